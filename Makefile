@@ -1,0 +1,23 @@
+# Two commands do everything from a bare clone: `make quickstart` and `make test`.
+PY := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: help install quickstart test clean
+help:
+	@echo "make quickstart  distil a real teacher, fine-tune, translate, table and plot (30 minutes on 2 cores)"
+	@echo "make test        all tests"
+	@echo "make install     only create or complete .venv"
+
+install: $(STAMP)
+$(STAMP): setup.py scripts/setup_venv.sh
+	bash scripts/setup_venv.sh
+	touch $(STAMP)
+
+quickstart: $(STAMP)
+	PATH="$(CURDIR)/.venv/bin:$$PATH" bash examples/quickstart/run.sh
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+clean:
+	rm -rf .venv build *.egg-info

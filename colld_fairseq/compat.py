@@ -1,0 +1,91 @@
+"""The only file that knows about version trouble of fairseq, torch, numpy and torchaudio.
+
+`prepare()` runs once when colld_fairseq is imported. It never needs a GPU, a download or `sys.argv`.
+"""
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+_prepared = False
+
+INSTALL_FAIRSEQ = "pip install --no-deps ve-fairseq==0.12.3"
+
+
+def prepare() -> None:
+    """Make the installed fairseq usable; raise ImportError with the remedy where it cannot be."""
+    global _prepared
+    if _prepared:
+        return
+    hide_broken_torchaudio()
+    check_fairseq()
+    register_safe_globals()
+    copy_checkpoints_atomically()
+    _prepared = True
+
+
+def hide_broken_torchaudio() -> None:
+    """Treat a torchaudio that cannot load as absent.
+
+    Its registry wheel is linked against CUDA and raises OSError beside a CPU torch, which neither fairseq nor
+    transformers expects: they catch ImportError only. A None entry in sys.modules makes both see "not installed".
+    """
+    if "torchaudio" in sys.modules or importlib.util.find_spec("torchaudio") is None:
+        return
+    try:
+        import torchaudio  # noqa: F401
+    except Exception:  # noqa: BLE001 - OSError, RuntimeError or ImportError, all mean "not usable"
+        for name in [n for n in sys.modules if n == "torchaudio" or n.startswith("torchaudio.")]:
+            del sys.modules[name]
+        sys.modules["torchaudio"] = None
+
+
+def check_fairseq() -> None:
+    """Raise ImportError, with the command that mends it, unless a usable fairseq is installed."""
+    import hydra
+
+    if tuple(int(part) for part in hydra.__version__.split(".")[:2]) < (1, 3):
+        raise ImportError(
+            f"hydra-core {hydra.__version__} does not work on Python {sys.version_info[0]}.{sys.version_info[1]}: "
+            "pip install 'hydra-core>=1.3.2' 'omegaconf>=2.3'"
+        )
+    try:
+        import fairseq  # noqa: F401
+        import fairseq.data.data_utils_fast  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"fairseq is missing or not usable ({error}): {INSTALL_FAIRSEQ}") from error
+
+
+def register_safe_globals() -> None:
+    """Allow the two harmless classes of fairseq checkpoints under `torch.load(weights_only=True)`.
+
+    With them fairseq's own loading works with torch's safe default; nothing else in a pickle is executed.
+    """
+    import argparse
+
+    import torch
+    from fairseq.data.dictionary import Dictionary
+
+    torch.serialization.add_safe_globals([argparse.Namespace, Dictionary])
+
+
+def copy_checkpoints_atomically() -> None:
+    """Make fairseq's copy of a checkpoint to checkpoint_last.pt / checkpoint_best.pt whole or not at all.
+
+    fairseq writes the first file under a temporary name and renames it, but copies it to the others in place: a
+    run killed during that copy would leave a truncated checkpoint_last.pt and could not resume.
+    """
+    from fairseq.file_io import PathManager
+
+    plain_copy = PathManager.copy
+
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        if PathManager.path_requires_pathmanager(dst_path):
+            return plain_copy(src_path, dst_path, overwrite=overwrite)
+        partial = f"{dst_path}.partial"
+        plain_copy(src_path, partial, overwrite=True)
+        os.replace(partial, dst_path)
+        return True
+
+    PathManager.copy = staticmethod(copy)

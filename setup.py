@@ -1,0 +1,48 @@
+"""Packaging. fairseq itself is installed separately and without its dependencies: see README, "Install"."""
+from setuptools import find_packages, setup
+
+# What ve-fairseq really needs at run time. It is installed with --no-deps because it also asks for torchaudio,
+# whose wheel cannot load beside a CPU torch and then breaks transformers' audio models.
+FAIRSEQ_NEEDS = [
+    "hydra-core>=1.3.2",
+    "omegaconf>=2.3",
+    "bitarray",
+    "cffi",
+    "cython",
+    "packaging",
+    "regex",
+    "sacrebleu>=2.4",
+    "scikit-learn",
+    "tqdm",
+]
+
+setup(
+    name="colld_fairseq",
+    version="0.1.0",
+    description="Distil large speech encoders into small multilingual recognisers and translators, with fairseq",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["colld_fairseq", "colld_fairseq.*"]),
+    package_data={"colld_fairseq": ["py.typed"]},
+    install_requires=FAIRSEQ_NEEDS
+    + [
+        "torch>=2.4",
+        "numpy",
+        "jiwer>=3.1",
+        "kaldi-native-fbank>=1.20",
+        "matplotlib",
+        "pyarrow>=14",
+        "pyyaml",
+        "rich",
+        "safetensors",
+        "sentencepiece",
+        "soundfile>=0.13",
+        "soxr",
+        "tensorboardX",
+        "transformers>=5.0",
+    ],
+    extras_require={"lm": ["kenlm"], "test": ["pytest"]},
+    entry_points={"console_scripts": ["colld = colld_fairseq.cli:main"]},
+)
