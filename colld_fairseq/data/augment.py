@@ -1,0 +1,42 @@
+"""SpecAugment: time and frequency masks on filterbanks (Park et al. 2019, https://arxiv.org/abs/1904.08779)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SpecAugment:
+    """Masks blocks of frames and of mel bins with the utterance's mean value; no time warping.
+
+    Widths are uniform on 0..max as in the paper; the defaults are its LibriSpeech double policy (table 1, LD). A time mask is
+    never wider than ``max_time_fraction`` of the utterance, so that short clips keep most of their frames.
+    """
+
+    num_freq_masks: int = 2
+    max_freq_width: int = 27  # mel bins
+    num_time_masks: int = 2
+    max_time_width: int = 100  # frames of 10 ms
+    max_time_fraction: float = 1.0
+
+    def __call__(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A masked copy of features [T, F]; all randomness comes from ``rng``."""
+        features = features.copy()
+        num_frames, num_bins = features.shape
+        if num_frames == 0:
+            return features
+        fill = features.mean()
+        for _ in range(self.num_freq_masks):
+            start, end = _span(rng, num_bins, self.max_freq_width)
+            features[:, start:end] = fill
+        widest = min(self.max_time_width, int(num_frames * self.max_time_fraction))
+        for _ in range(self.num_time_masks):
+            start, end = _span(rng, num_frames, widest)
+            features[start:end] = fill
+        return features
+
+
+def _span(rng: np.random.Generator, size: int, max_width: int) -> tuple:
+    width = int(rng.integers(0, min(max_width, size) + 1))
+    start = int(rng.integers(0, size - width + 1))
+    return start, start + width

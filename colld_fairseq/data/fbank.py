@@ -1,0 +1,97 @@
+"""Log-mel filterbanks as Kaldi makes them (by kaldi-native-fbank), and mean and variance normalisation of them."""
+
+from dataclasses import dataclass
+from typing import Iterable
+
+import kaldi_native_fbank
+import numpy as np
+
+from colld_fairseq.errors import AudioError
+
+SAMPLE_RATE = 16000
+WINDOW = 400  # samples, 25 ms
+SHIFT = 160  # samples, 10 ms
+_KALDI_SCALE = 32768.0  # Kaldi's waveforms are 16-bit integers
+_STD_FLOOR = 1e-5  # a constant channel stays 0 instead of becoming inf
+
+
+def fbank_length(num_samples: int) -> int:
+    """Frames of a clip of ``num_samples`` at 16 kHz: only whole 25 ms windows count (Kaldi's snip_edges). Also for arrays."""
+    return np.maximum(0, 1 + (np.asarray(num_samples) - WINDOW) // SHIFT)[()]
+
+
+def log_mel_fbank(waveform: np.ndarray, num_bins: int = 80) -> np.ndarray:
+    """Filterbank energies of a waveform [N] in [-1, 1] at 16 kHz: float32 [fbank_length(N), num_bins], natural logarithm.
+
+    Kaldi's defaults (Povey window, pre-emphasis 0.97, DC removal, 20 Hz to 8 kHz, power spectrum) without dither, so that the
+    same clip always gives the same features. Clips under 25 ms give 0 frames.
+    """
+    if waveform.ndim != 1:
+        raise AudioError(f"a filterbank needs a mono waveform [N], not an array of shape {waveform.shape}")
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.samp_freq = SAMPLE_RATE
+    options.frame_opts.dither = 0.0
+    options.frame_opts.snip_edges = True
+    options.mel_opts.num_bins = num_bins
+    extractor = kaldi_native_fbank.OnlineFbank(options)
+    extractor.accept_waveform(SAMPLE_RATE, waveform.astype(np.float32) * np.float32(_KALDI_SCALE))
+    extractor.input_finished()
+    features = np.empty((extractor.num_frames_ready, num_bins), dtype=np.float32)
+    for frame in range(len(features)):  # the library hands out single frames; this loop is 5 % of the time
+        features[frame] = extractor.get_frame(frame)
+    return features
+
+
+def utterance_cmvn(features: np.ndarray) -> np.ndarray:
+    """Features [T, F] of one utterance with mean 0 and standard deviation 1 in every channel."""
+    if len(features) == 0:
+        return features
+    mean = features.mean(axis=0, dtype=np.float64)
+    std = features.std(axis=0, dtype=np.float64)
+    return ((features - mean) / np.maximum(std, _STD_FLOOR)).astype(np.float32)
+
+
+@dataclass
+class GlobalCmvn:
+    """Mean and variance normalisation with statistics of a whole corpus: ``mean`` and ``std``, float [F] each."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Normalise features [T, F]; returns float32 [T, F]."""
+        return ((features - self.mean) / np.maximum(self.std, _STD_FLOOR)).astype(np.float32)
+
+    @classmethod
+    def fit(cls, features: Iterable[np.ndarray]) -> "GlobalCmvn":
+        """Statistics over the frames of all the given [T, F] arrays, in float64 (merged with Chan's update)."""
+        count, mean, squares = 0, None, None
+        for block in features:
+            if len(block) == 0:
+                continue
+            block = block.astype(np.float64)
+            block_mean = block.mean(axis=0)
+            block_squares = ((block - block_mean) ** 2).sum(axis=0)
+            if mean is None:
+                count, mean, squares = len(block), block_mean, block_squares
+                continue
+            total = count + len(block)
+            delta = block_mean - mean
+            mean = mean + delta * len(block) / total
+            squares = squares + block_squares + delta**2 * count * len(block) / total
+            count = total
+        if mean is None:
+            raise AudioError("no frames to take mean and variance from; give at least one clip of 25 ms or more")
+        return cls(mean=mean, std=np.sqrt(squares / count))
+
+    def save(self, path: str) -> None:
+        np.savez(path, mean=self.mean, std=self.std)
+
+    @classmethod
+    def load(cls, path: str) -> "GlobalCmvn":
+        """Read what :meth:`save` wrote; AudioError if it is missing or lacks an array."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(mean=arrays["mean"], std=arrays["std"])
+        except (OSError, KeyError, ValueError) as error:
+            raise AudioError(f"{path}: no CMVN statistics (npz with mean and std): {error}") from error

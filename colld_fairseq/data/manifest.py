@@ -1,0 +1,337 @@
+"""Manifests: which utterances there are, where their audio lies and what was said (formats: manifests/README.md).
+
+Two formats, told apart by the first line of the file:
+
+- audio-only: a line with the root folder, then ``path<TAB>n_samples`` rows (the format of wav2vec 2.0 and HuBERT in fairseq);
+- speech-to-text: a header with at least ``id audio n_frames tgt_text``, then one row an utterance (fairseq's speech_to_text).
+
+Rows live in Arrow columns, not in Python objects: about 200 bytes a row instead of two thousand, shared between forked
+loader workers without copying. Everything that can be checked without opening audio is checked once, vectorised, at load.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from colld_fairseq.errors import ManifestError
+
+REQUIRED_COLUMNS = ("id", "audio", "n_frames", "tgt_text")
+OPTIONAL_COLUMNS = ("speaker", "src_text", "src_lang", "tgt_lang")
+CODED_COLUMNS = ("speaker", "src_lang", "tgt_lang")  # few distinct values: stored as dictionary codes
+_BLOCK_BYTES = 8 << 20  # parsed at a time; bounds the memory beside the table itself
+_SHOWN = 3  # examples quoted in an error
+
+
+class Row(NamedTuple):
+    """One utterance. ``audio`` is ready for :func:`colld_fairseq.data.audio.read_audio`; ``n_samples`` counts at 16 kHz."""
+
+    id: str
+    audio: str
+    n_samples: int
+    tgt_text: str = ""
+    speaker: str = ""
+    src_text: str = ""
+    src_lang: str = ""
+    tgt_lang: str = ""
+    line: int = 0
+
+
+@dataclass
+class Manifest:
+    """The rows of one manifest file; made by :func:`read_manifest`."""
+
+    path: str
+    audio_root: str
+    has_text: bool  # speech-to-text format; False for audio-only
+    table: pa.Table  # columns id, audio and those of OPTIONAL_COLUMNS and tgt_text that the file has
+    n_samples: np.ndarray  # int64 [rows], samples at 16 kHz
+    blank_lines: Tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.n_samples)
+
+    @property
+    def corpus(self) -> str:
+        """Name of the corpus: the file name without its extension."""
+        return os.path.splitext(os.path.basename(self.path))[0]
+
+    def line(self, index: int) -> int:
+        """Line of row ``index`` in the file, counted from 1."""
+        line = index + 2
+        for blank in self.blank_lines:
+            line += blank <= line
+        return line
+
+    def where(self, index: int) -> str:
+        """``file:line`` of a row, for messages."""
+        return f"{self.path}:{self.line(index)}"
+
+    def text(self, name: str, index: int) -> str:
+        """Value of one column in one row; "" where the file has no such column."""
+        if name not in self.table.column_names:
+            return ""
+        return self.table.column(name)[index].as_py()
+
+    def audio_path(self, index: int) -> str:
+        """Full path of the row's audio: ``file`` or ``archive.zip:offset:length``."""
+        return os.path.join(self.audio_root, self.text("audio", index))
+
+    def row(self, index: int) -> Row:
+        """Row ``index`` (0-based); IndexError outside the manifest."""
+        index = range(len(self))[index]
+        texts = {name: self.text(name, index) for name in ("tgt_text", *OPTIONAL_COLUMNS)}
+        return Row(
+            id=self.text("id", index),
+            audio=self.audio_path(index),
+            n_samples=int(self.n_samples[index]),
+            line=self.line(index),
+            **texts,
+        )
+
+    def codes(self, name: str) -> Tuple[np.ndarray, List[str]]:
+        """A column of few values as (int64 codes [rows], the values): speaker, src_lang, tgt_lang or corpus."""
+        if name == "corpus":
+            return np.zeros(len(self), dtype=np.int64), [self.corpus]
+        if name not in CODED_COLUMNS:
+            raise ManifestError(f"no coded column {name!r}; there are corpus, {', '.join(CODED_COLUMNS)}")
+        if name not in self.table.column_names:
+            return np.zeros(len(self), dtype=np.int64), [""]
+        column = self.table.column(name)
+        codes = [chunk.indices.to_numpy(zero_copy_only=False) for chunk in column.chunks]
+        return np.concatenate(codes).astype(np.int64), column.chunk(0).dictionary.to_pylist()
+
+
+class JoinedManifest:
+    """Several manifests seen as one, in order; the same reading interface as :class:`Manifest`."""
+
+    def __init__(self, parts: Sequence[Manifest]):
+        self.parts = list(parts)
+        self.path = ",".join(part.path for part in self.parts)
+        self.has_text = all(part.has_text for part in self.parts)
+        self.n_samples = np.concatenate([part.n_samples for part in self.parts])
+        self._ends = np.cumsum([len(part) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def locate(self, index: int) -> Tuple[Manifest, int]:
+        """The manifest that holds row ``index`` and the row's number there."""
+        index = range(len(self))[index]
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self.parts[part], index - int(self._ends[part]) + len(self.parts[part])
+
+    def line(self, index: int) -> int:
+        part, row = self.locate(index)
+        return part.line(row)
+
+    def where(self, index: int) -> str:
+        part, row = self.locate(index)
+        return part.where(row)
+
+    def text(self, name: str, index: int) -> str:
+        part, row = self.locate(index)
+        return part.text(name, row)
+
+    def audio_path(self, index: int) -> str:
+        part, row = self.locate(index)
+        return part.audio_path(row)
+
+    def row(self, index: int) -> Row:
+        part, row = self.locate(index)
+        return part.row(row)
+
+    def codes(self, name: str) -> Tuple[np.ndarray, List[str]]:
+        values: Dict[str, int] = {}
+        codes = []
+        for part in self.parts:
+            part_codes, part_values = part.codes(name)
+            codes.append(np.array([values.setdefault(v, len(values)) for v in part_values], dtype=np.int64)[part_codes])
+        return np.concatenate(codes), list(values)
+
+
+AnyManifest = Union[Manifest, JoinedManifest]
+
+
+def read_manifest(path: str, audio_root: Optional[str] = None) -> Manifest:
+    """Read and check one manifest of either format.
+
+    ``audio_root`` is the folder that audio paths are relative to. Default: the root line of an audio-only manifest (itself
+    relative to the manifest's folder if it is not absolute), or the folder of a speech-to-text manifest.
+
+    Raises ManifestError naming file and line: unreadable file, no rows, missing columns, wrong number of fields, invalid
+    UTF-8, ``n_frames`` that is not a whole number >= 0, empty or duplicate ids.
+    """
+    path = os.fspath(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    header = _first_line(path)
+    if "\t" in header:
+        columns, audio_column, length_column = header.split("\t"), "audio", "n_frames"
+        _check_header(path, columns)
+        root = folder
+    else:
+        columns, audio_column, length_column = ["id", "n_samples"], "id", "n_samples"
+        root = os.path.join(folder, header.strip())
+    table = _read_rows(path, columns)
+    table, blank_lines = _drop_blank_lines(path, table, length_column)
+    if len(table) == 0:
+        raise ManifestError(f"{path}: no rows below the first line; write one line an utterance")
+    has_text = length_column == "n_frames"
+    manifest = Manifest(path, os.path.abspath(audio_root or root), has_text, table, np.zeros(0), blank_lines)
+    for name in dict.fromkeys(("id", audio_column)):
+        empty = pc.index(table.column(name), "").as_py()
+        if empty >= 0:
+            raise ManifestError(f"{path}:{manifest.line(empty)}: the field {name!r} is empty; fill it in or remove the row")
+    manifest.n_samples = _whole_numbers(manifest, length_column)
+    manifest.table = table.drop_columns([length_column])
+    if not has_text:  # the path is the id: one column serves both
+        manifest.table = manifest.table.append_column("audio", table.column("id"))
+    _check_unique_ids(manifest)
+    return manifest
+
+
+def join_manifests(manifests: Sequence[Manifest]) -> JoinedManifest:
+    """Join manifests in the given order.
+
+    An id may occur in several files (one clip with two translations), but always with the same audio: feature caches and
+    reports go by id. ManifestError names both places otherwise.
+    """
+    if not manifests:
+        raise ManifestError("no manifest given; name at least one")
+    joined = JoinedManifest(manifests)
+    ids = pa.chunked_array([chunk for part in joined.parts for chunk in part.table.column("id").chunks])
+    if len(joined.parts) > 1 and pc.count_distinct(ids).as_py() < len(ids):
+        seen: Dict[str, int] = {}
+        repeated = set(_repeated(ids))
+        for index in np.flatnonzero(pc.is_in(ids, value_set=pa.array(repeated, pa.string()))):
+            first = seen.setdefault(joined.text("id", index), int(index))
+            if joined.audio_path(first) != joined.audio_path(index):
+                raise ManifestError(
+                    f"{joined.where(index)}: id {joined.text('id', index)!r} names other audio than at "
+                    f"{joined.where(first)}; make ids unique, for example with the corpus name in front"
+                )
+    return joined
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, "rb") as handle:
+            raw = handle.readline()
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the manifest's path") from error
+    try:
+        line = raw.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}:1: not UTF-8 ({error.reason}); convert the file to UTF-8") from error
+    if not line:
+        raise ManifestError(f"{path}:1: the first line is empty; it must be the audio root folder or the column names")
+    if not raw.endswith(b"\n"):
+        raise ManifestError(f"{path}: no rows below the first line; write one line an utterance")
+    return line
+
+
+def _check_header(path: str, columns: Sequence[str]) -> None:
+    missing = [name for name in REQUIRED_COLUMNS if name not in columns]
+    if missing:
+        raise ManifestError(
+            f"{path}:1: the header lacks the column(s) {', '.join(missing)} (it has: {', '.join(columns)}); a speech-to-text "
+            "manifest starts with column names, an audio-only manifest with its root folder on a line of its own"
+        )
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise ManifestError(f"{path}:1: the header names the column(s) {', '.join(twice)} twice; keep one of each")
+
+
+def _read_rows(path: str, columns: Sequence[str]) -> pa.Table:
+    """All rows below line 1 as strings, in the known columns only. Blank lines come back as rows of empty fields."""
+    malformed: List[Tuple[int, int]] = []
+    count = 0
+
+    def on_malformed(row) -> str:
+        nonlocal count
+        count += 1
+        if len(malformed) < _SHOWN:
+            malformed.append((row.number, row.actual_columns))
+        return "skip"
+
+    known = [name for name in columns if name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, "n_samples")]
+    coded = pa.dictionary(pa.int32(), pa.string())
+    try:
+        table = pa_csv.read_csv(
+            path,
+            # one thread: line numbers of bad rows are only known when blocks are parsed in order
+            read_options=pa_csv.ReadOptions(
+                use_threads=False, block_size=_BLOCK_BYTES, column_names=list(columns), skip_rows=1
+            ),
+            parse_options=pa_csv.ParseOptions(
+                delimiter="\t", quote_char=False, ignore_empty_lines=False, invalid_row_handler=on_malformed
+            ),
+            convert_options=pa_csv.ConvertOptions(
+                include_columns=known,
+                column_types={name: coded if name in CODED_COLUMNS else pa.string() for name in known},
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise ManifestError(_explain(path, error)) from error
+    if count:
+        examples = ", ".join(f"line {line}: {fields} field(s)" for line, fields in malformed)
+        raise ManifestError(
+            f"{path}:{malformed[0][0]}: {count} row(s) do not have {len(columns)} tab-separated fields ({examples}); a tab or "
+            "line break inside a field splits it (fields are never quoted): replace it with a space"
+        )
+    return table.unify_dictionaries()
+
+
+def _explain(path: str, error: Exception) -> str:
+    """Arrow does not say where in the file invalid UTF-8 is; look for it once something went wrong."""
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as bad:
+                return f"{path}:{number}: byte {bad.start + 1} of the line is not UTF-8; convert the file to UTF-8"
+    return f"{path}: cannot be parsed as a tab-separated file ({error})"
+
+
+def _drop_blank_lines(path: str, table: pa.Table, length_column: str) -> Tuple[pa.Table, Tuple[int, ...]]:
+    """Remove the rows that blank lines became, and say on which lines they were."""
+    if pc.index(table.column(length_column), "").as_py() < 0:
+        return table, ()
+    with open(path, "rb") as handle:
+        blank = [number for number, line in enumerate(handle, start=1) if number > 1 and not line.strip(b"\r\n")]
+    keep = np.ones(len(table), dtype=bool)
+    keep[np.array(blank, dtype=np.int64) - 2] = False
+    return table.filter(pa.array(keep)), tuple(blank)
+
+
+def _whole_numbers(manifest: Manifest, name: str) -> np.ndarray:
+    column = manifest.table.column(name)
+    valid = pc.match_substring_regex(column, r"^[0-9]{1,18}$")
+    first = pc.index(valid, False).as_py()
+    if first >= 0:
+        raise ManifestError(
+            f"{manifest.where(first)}: {name} is {column[first].as_py()!r}; it must be a whole number of samples at 16 kHz, "
+            "0 or more"
+        )
+    return pc.cast(column, pa.int64()).to_numpy()
+
+
+def _repeated(ids: pa.ChunkedArray) -> List[str]:
+    counts = pc.value_counts(ids)
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist()
+
+
+def _check_unique_ids(manifest: Manifest) -> None:
+    ids = manifest.table.column("id")
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    repeated = _repeated(ids)
+    lines = [manifest.line(int(i)) for i in np.flatnonzero(pc.equal(ids, repeated[0]))]
+    raise ManifestError(
+        f"{manifest.path}:{lines[1]}: id {repeated[0]!r} is already on line {lines[0]}; {len(repeated)} id(s) occur more than "
+        "once: give every row an id of its own"
+    )
