@@ -1,0 +1,81 @@
+"""Conformer block (Gulati et al. 2020, arXiv 2005.08100) in the form w2v-BERT 2.0 uses."""
+
+from typing import Optional, Tuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colld_fairseq.modules.attention import SelfAttention
+from colld_fairseq.modules.depthwise import DepthwiseConv
+from colld_fairseq.modules.dropout import Dropout
+from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.modules.feed_forward import FeedForward, get_activation
+from colld_fairseq.modules.norms import MaskedBatchNorm
+from colld_fairseq.modules.positions import Rotary
+
+
+class ConvolutionModule(nn.Module):
+    """LayerNorm, pointwise D -> 2D, GLU, depthwise over time, norm, activation, pointwise D -> D, on [B, T, D].
+
+    Padded frames are zeroed before the depthwise convolution; with ``conv_norm="batch"`` they are also left out of the statistics.
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        width = config.embed_dim
+        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.pointwise_in = nn.Linear(width, 2 * width, bias=False)
+        self.depthwise = DepthwiseConv(width, config.depthwise_conv_kernel, config.causal_conv)
+        batch_norm = config.conv_norm == "batch"
+        self.norm = MaskedBatchNorm(width) if batch_norm else nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.activation = get_activation(config.activation)
+        self.pointwise_out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
+        x = F.glu(self.pointwise_in(self.layer_norm(x)), dim=-1)
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        x = self.depthwise(x)
+        x = self.norm(x, padding_mask) if isinstance(self.norm, MaskedBatchNorm) else self.norm(x)
+        return self.pointwise_out(self.activation(x))
+
+
+class ConformerBlock(nn.Module):
+    """Half-step feed-forward, self-attention, convolution, half-step feed-forward, LayerNorm."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        width, eps = config.embed_dim, config.layer_norm_eps
+        relative_key = (config.max_left_position, config.max_right_position)
+        self.ffn1_layer_norm = nn.LayerNorm(width, eps=eps)
+        self.ffn1 = FeedForward(width, config.ffn_dim, config.activation, config.activation_dropout)
+        self.attention_layer_norm = nn.LayerNorm(width, eps=eps)
+        self.attention = SelfAttention(
+            width,
+            config.attention_heads,
+            config.attention_dropout,
+            relative_key if config.position == "relative_key" else None,
+        )
+        self.conv = ConvolutionModule(config)
+        self.ffn2_layer_norm = nn.LayerNorm(width, eps=eps)
+        self.ffn2 = FeedForward(width, config.ffn_dim, config.activation, config.activation_dropout)
+        self.final_layer_norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        key_bias: Optional[Tensor] = None,
+        rotary: Optional[Rotary] = None,
+    ) -> Tuple[Tensor, Tensor]:
+        """[B, T, D] -> block output [B, T, D] and raw output of the second feed-forward [B, T, D].
+
+        The feed-forward output is what its last linear layer gives: before dropout, the factor 1/2, the residual and the norm.
+        """
+        x = x + 0.5 * self.dropout(self.ffn1(self.ffn1_layer_norm(x)))
+        x = x + self.dropout(self.attention(self.attention_layer_norm(x), key_bias, rotary))
+        x = x + self.dropout(self.conv(x, padding_mask))
+        ffn = self.ffn2(self.ffn2_layer_norm(x))
+        x = self.final_layer_norm(x + 0.5 * self.dropout(ffn))
+        return x, ffn

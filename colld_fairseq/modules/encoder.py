@@ -1,0 +1,196 @@
+"""The student encoder: front-end, mask embedding, positions, Transformer or Conformer blocks."""
+
+from dataclasses import dataclass
+from typing import Callable, Dict, Optional, Sequence, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.conformer import ConformerBlock
+from colld_fairseq.modules.dropout import Dropout
+from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.modules.frontends import FRONT_ENDS
+from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.modules.positions import ConvPositionalEmbedding, attention_key_bias, rotary_table
+from colld_fairseq.modules.transformer import TransformerBlock
+
+Mask = Union[Tensor, Callable[[Tensor], Tensor]]
+
+__all__ = ["EncoderConfig", "EncoderOutput", "StudentEncoder"]
+
+
+@dataclass
+class EncoderOutput:
+    """What a student encoder returns.
+
+    Attributes:
+        x: [B, T, D], after the final norm where there is one. Padded frames hold arbitrary values.
+        lengths: [B] frames.
+        padding_mask: bool [B, T], True on padding.
+        features: the requested layers, number -> [B, T, D].
+        mask: bool [B, T], the frames replaced by the mask embedding, or None.
+    """
+
+    x: Tensor
+    lengths: Tensor
+    padding_mask: Tensor
+    features: Dict[int, Tensor]
+    mask: Optional[Tensor]
+
+
+class StudentEncoder(nn.Module):
+    """Speech encoder configured by an :class:`EncoderConfig`.
+
+    With post-norm or pre-norm Transformer blocks, "conv" positions and the waveform front-end it is HuBERT / wav2vec 2.0; with
+    Conformer blocks, "relative_key" positions, causal convolution and two stacked filterbank frames it is w2v-BERT 2.0; weights of
+    those load exactly (see :mod:`colld_fairseq.modules.initialise`). A clip's frames do not depend on its batch.
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        width = config.embed_dim
+        transformer = config.block == "transformer"
+        self.front_end = FRONT_ENDS[config.front_end](config)
+        stride = config.time_reduction
+        self.time_reduction = nn.Conv1d(width, width, stride, stride=stride) if stride > 1 else None
+        self.dropout_input = Dropout(config.dropout_input)
+        self.mask_emb = nn.Parameter(torch.empty(width).uniform_())
+        self.pos_conv = None
+        if config.position == "conv":
+            self.pos_conv = ConvPositionalEmbedding(width, config.conv_pos, config.conv_pos_groups)
+        self.dropout = Dropout(config.dropout)
+        block = TransformerBlock if transformer else ConformerBlock
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
+        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if transformer else None
+        if transformer:
+            self.blocks.apply(_init_bert)
+
+    @property
+    def width(self) -> int:
+        """Width D of every layer."""
+        return self.config.embed_dim
+
+    @property
+    def num_layers(self) -> int:
+        return self.config.layers
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Frames per second of every layer."""
+        return self.front_end.frame_rate_hz / self.config.time_reduction
+
+    def output_lengths(self, source_lengths: Tensor) -> Tensor:
+        """Samples or filterbank frames [B] -> encoder frames [B]."""
+        lengths = self.front_end.output_lengths(source_lengths)
+        return torch.div(lengths, self.config.time_reduction, rounding_mode="floor")
+
+    def num_parameters(self) -> int:
+        """Parameters of the deployed encoder: all but the mask embedding, which only training uses.
+
+        This is how the published sizes count (DistilHuBERT 23,491,200).
+        """
+        return sum(p.numel() for p in self.parameters()) - self.mask_emb.numel()
+
+    def forward(
+        self,
+        source: Tensor,
+        source_lengths: Optional[Tensor] = None,
+        mask: Optional[Mask] = None,
+        layers: Sequence[int] = (),
+        kind: str = "layer",
+    ) -> EncoderOutput:
+        """Encode a batch.
+
+        Args:
+            source: samples [B, N] in [-1, 1] at 16 kHz for the waveform front-end, else filterbanks [B, T, bins] at 100 Hz.
+            source_lengths: [B] valid samples or frames; None when no clip is padded.
+            mask: frames to replace by the learned mask embedding, bool [B, T] at the encoder's rate, or a function from encoder
+                lengths [B] to such a mask.
+            layers: layers to return: 0 = input of the first block, k = output of block k (before the final norm of a pre-norm
+                encoder).
+            kind: "layer", or "ffn" for the raw output of block k's (second) feed-forward, before dropout, the Conformer's factor
+                1/2, residual and norm.
+
+        A block skipped by layerdrop passes its input on: that is its "layer" feature, and its "ffn" feature is zero.
+        """
+        self._check_layers(layers, kind)
+        if source_lengths is not None and _is_unpadded(source, source_lengths):
+            source_lengths = None
+        x, lengths = self.front_end(source, source_lengths)
+        if self.time_reduction is not None:
+            x = self.time_reduction(x.transpose(1, 2)).transpose(1, 2)
+            lengths = torch.div(lengths, self.config.time_reduction, rounding_mode="floor")
+        padding_mask = lengths_to_padding_mask(lengths, x.size(1))
+        x, mask = self._apply_mask(self.dropout_input(x), lengths, padding_mask, mask)
+        # Without padding the blocks get no mask, which lets attention take its fastest path.
+        block_padding = None if source_lengths is None else padding_mask
+        x = self._add_positions(x, block_padding)
+        key_bias = attention_key_bias(block_padding, x.dtype)
+        rotary = None
+        if self.config.position == "rotary":
+            rotary = rotary_table(x.size(1), self.width // self.config.attention_heads, x)
+
+        features = {0: x} if 0 in layers else {}
+        skip = self._skipped_blocks()
+        for number, block in enumerate(self.blocks, start=1):
+            if skip[number - 1]:
+                ffn = torch.zeros_like(x)
+            else:
+                x, ffn = block(x, block_padding, key_bias, rotary)
+            if number in layers:
+                features[number] = x if kind == "layer" else ffn
+        if self.layer_norm is not None and self.config.norm_first:
+            x = self.layer_norm(x)
+        return EncoderOutput(x, lengths, padding_mask, features, mask)
+
+    def _apply_mask(self, x: Tensor, lengths: Tensor, padding_mask: Tensor, mask: Optional[Mask]):
+        """Replace masked frames; returns the features and the mask used, without padded frames."""
+        if mask is None:
+            return x, None
+        if callable(mask):
+            mask = mask(lengths).to(x.device)
+            mask = F.pad(mask, (0, x.size(1) - mask.size(1)))
+        if mask.shape != x.shape[:2]:
+            raise ConfigError(f"mask has shape {tuple(mask.shape)}; the encoder has {tuple(x.shape[:2])} frames")
+        mask = mask & ~padding_mask
+        return torch.where(mask.unsqueeze(-1), self.mask_emb.to(x.dtype), x), mask
+
+    def _add_positions(self, x: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
+        if self.pos_conv is not None:
+            if padding_mask is not None:
+                x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+            x = x + self.pos_conv(x)
+        if self.layer_norm is not None and not self.config.norm_first:
+            x = self.layer_norm(x)
+        return self.dropout(x)
+
+    def _skipped_blocks(self) -> Sequence[bool]:
+        """One decision a block, from torch's generator so that a resumed run repeats them."""
+        if not self.training or self.config.layerdrop == 0.0:
+            return [False] * self.num_layers
+        return (torch.rand(self.num_layers) < self.config.layerdrop).tolist()
+
+    def _check_layers(self, layers: Sequence[int], kind: str) -> None:
+        if kind not in ("layer", "ffn"):
+            raise ConfigError(f"kind={kind!r} is not known; choose 'layer' or 'ffn'")
+        first = 0 if kind == "layer" else 1
+        wrong = [layer for layer in layers if not first <= layer <= self.num_layers]
+        if wrong:
+            raise ConfigError(f"student layers {wrong} do not exist: kind={kind!r} has {first}..{self.num_layers}")
+
+
+def _is_unpadded(source: Tensor, lengths: Tensor) -> bool:
+    """Whether every clip fills the batch, where asking is free: eager mode, lengths on the CPU."""
+    if torch.compiler.is_compiling() or lengths.device.type != "cpu":
+        return False
+    return bool((lengths == source.size(1)).all())
+
+
+def _init_bert(module: nn.Module) -> None:
+    """Normal weights with deviation 0.02 and zero biases, as wav2vec 2.0 and HuBERT start their Transformer."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

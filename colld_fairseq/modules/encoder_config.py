@@ -1,0 +1,101 @@
+"""Everything that fixes the shape of a student encoder, as plain fields that a checkpoint or an export can carry."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Dict, List
+
+from colld_fairseq.errors import ConfigError
+
+#: (channels, kernel, stride) of the wav2vec 2.0 / HuBERT feature extractor: 320 samples a frame.
+WAV2VEC_CONV_LAYERS = [[512, 10, 5]] + [[512, 3, 2]] * 4 + [[512, 2, 2]] * 2
+
+CHOICES = {
+    "front_end": ("waveform", "fbank", "fbank_stack"),
+    "block": ("transformer", "conformer"),
+    "position": ("conv", "relative_key", "rotary", "none"),
+    "extractor_norm": ("group", "layer"),
+    "conv_norm": ("layer", "batch"),
+}
+
+
+@dataclass
+class EncoderConfig:
+    """Configuration of :class:`~colld_fairseq.modules.encoder.StudentEncoder`; raises ConfigError on values that contradict.
+
+    Front-end:
+        front_end: "waveform" (samples at 16 kHz), "fbank" (80 bins at 100 Hz, strided convolution) or "fbank_stack".
+        conv_layers: (channels, kernel, stride) of each convolution of the waveform extractor.
+        extractor_norm: "group" (first convolution only: HuBERT Base) or "layer" (each convolution: HuBERT Large).
+        conv_bias: bias in the waveform extractor's convolutions.
+        feature_norm: LayerNorm before the projection to ``embed_dim`` (waveform and fbank_stack; DistilHuBERT has none).
+        feature_grad_mult: factor on the gradient that reaches the waveform extractor; 0 freezes it.
+        fbank_bins, fbank_stack: filterbank bins; frames stacked by "fbank_stack" (2 = 50 Hz, 4 = 25 Hz).
+        time_reduction: stride of a convolution after the projection (FitHuBERT: 2 = 25 Hz); 1 = none.
+    Blocks:
+        block, layers, embed_dim, ffn_dim, attention_heads, activation ("gelu", "relu", "swish").
+        norm_first: Transformer only. False = post-norm with a LayerNorm before the first block (HuBERT Base); True = pre-norm with
+            a LayerNorm after the last block (HuBERT Large).
+        position: "conv" (wav2vec 2.0), "relative_key" (w2v-BERT 2.0), "rotary" or "none".
+        conv_pos, conv_pos_groups: kernel and groups of "conv"; max_left_position, max_right_position: frames of "relative_key".
+        depthwise_conv_kernel, causal_conv, conv_norm: the Conformer's convolution; causal looks at past frames only.
+    Regularisation, in training only:
+        dropout (residual branches), attention_dropout, activation_dropout, dropout_input (projected features),
+        layerdrop (probability of skipping a whole block).
+    """
+
+    front_end: str = "fbank_stack"
+    conv_layers: List[List[int]] = field(default_factory=lambda: [list(layer) for layer in WAV2VEC_CONV_LAYERS])
+    extractor_norm: str = "group"
+    conv_bias: bool = False
+    feature_norm: bool = True
+    feature_grad_mult: float = 1.0
+    fbank_bins: int = 80
+    fbank_stack: int = 2
+    time_reduction: int = 1
+    block: str = "conformer"
+    layers: int = 12
+    embed_dim: int = 768
+    ffn_dim: int = 3072
+    attention_heads: int = 12
+    activation: str = "gelu"
+    norm_first: bool = False
+    position: str = "rotary"
+    conv_pos: int = 128
+    conv_pos_groups: int = 16
+    max_left_position: int = 64
+    max_right_position: int = 8
+    depthwise_conv_kernel: int = 31
+    causal_conv: bool = False
+    conv_norm: str = "layer"
+    layer_norm_eps: float = 1e-5
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    dropout_input: float = 0.0
+    layerdrop: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is not known; choose one of {list(choices)}")
+        if self.embed_dim % self.attention_heads:
+            raise ConfigError(f"embed_dim={self.embed_dim} is not a multiple of attention_heads={self.attention_heads}")
+        if self.position == "rotary" and self.embed_dim // self.attention_heads % 2:
+            raise ConfigError("rotary positions need an even width per head; change embed_dim or attention_heads")
+        if self.position == "conv" and self.embed_dim % self.conv_pos_groups:
+            raise ConfigError(f"embed_dim={self.embed_dim} is not a multiple of conv_pos_groups={self.conv_pos_groups}")
+        for name in ("layers", "fbank_stack", "time_reduction", "depthwise_conv_kernel"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        self.conv_layers = [list(map(int, layer)) for layer in self.conv_layers]
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Plain values only: what :meth:`from_dict` takes, and JSON and YAML keep."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Dict[str, Any]) -> "EncoderConfig":
+        """The configuration with these fields; ConfigError names the fields this version does not know."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown encoder fields {unknown}; was the checkpoint written by a newer version?")
+        return cls(**values)

@@ -1,0 +1,50 @@
+"""Normalisation layers whose statistics ignore padded frames."""
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MaskedChannelNorm(nn.Module):
+    """Group norm with one group per channel over the valid frames of each clip (first layer of wav2vec 2.0 Base and HuBERT Base).
+
+    torch's GroupNorm counts padded frames, so that a clip's features depend on what else is in its batch. Without padding this
+    equals it.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
+        """[B, C, T], mask [B, T] (True on padding) or None when no clip is padded -> [B, C, T]."""
+        if padding_mask is None:
+            return F.group_norm(x, x.size(1), self.weight, self.bias, self.eps)
+        valid = (~padding_mask).to(x.dtype).unsqueeze(-1)
+        count = valid.sum(1, keepdim=True).clamp(min=1.0)
+        x = x - torch.bmm(x, valid) / count
+        scale = self.weight[:, None] * torch.rsqrt(torch.bmm(x.square(), valid) / count + self.eps)
+        return torch.addcmul(self.bias[:, None], x, scale)
+
+
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """Batch norm over the valid frames of [B, T, C]; in evaluation the running statistics are used, as usual."""
+
+    def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
+        """[B, T, C], mask [B, T] (True on padding) or None -> [B, T, C]."""
+        if padding_mask is None or not self.training:
+            return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        valid = (~padding_mask).to(x.dtype).unsqueeze(-1)
+        count = valid.sum().clamp(min=1.0)
+        mean = (x * valid).sum((0, 1)) / count
+        var = ((x - mean).square() * valid).sum((0, 1)) / count
+        with torch.no_grad():
+            unbiased = var * (count / (count - 1).clamp(min=1.0))
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+            self.num_batches_tracked.add_(1)
+        return (x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias

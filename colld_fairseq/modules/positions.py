@@ -1,0 +1,83 @@
+"""Ways to tell an encoder where a frame is: convolutional, rotary, and relative-key position embeddings."""
+
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Rotary = Tuple[Tensor, Tensor]
+
+
+class ConvPositionalEmbedding(nn.Module):
+    """Weight-normalised grouped convolution over time, then GELU (wav2vec 2.0 and HuBERT).
+
+    The weight is ``weight_g * weight_v / |weight_v|``, the norm taken per kernel position over the other two axes as in the
+    published checkpoints. Kernels of even size drop the last output frame. The caller zeroes padded frames.
+    """
+
+    def __init__(self, embed_dim: int, kernel: int = 128, groups: int = 16):
+        super().__init__()
+        self.kernel, self.groups = kernel, groups
+        self.weight_v = nn.Parameter(torch.empty(embed_dim, embed_dim // groups, kernel))
+        self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
+        self.bias = nn.Parameter(torch.zeros(embed_dim))
+        # The standard deviation fairseq uses: the sum over the receptive field keeps a variance of about 4 / groups.
+        nn.init.normal_(self.weight_v, std=(4.0 / (kernel * embed_dim)) ** 0.5)
+        with torch.no_grad():
+            self.weight_g.copy_(self.weight_v.norm(dim=(0, 1), keepdim=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D], to be added to ``x``."""
+        weight = self.weight_v * (self.weight_g / self.weight_v.norm(dim=(0, 1), keepdim=True))
+        y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+        return F.gelu(y[..., : x.size(1)]).transpose(1, 2)
+
+
+def rotary_table(length: int, head_dim: int, like: Tensor, base: float = 10000.0) -> Rotary:
+    """Cosines and sines [T, 1, head_dim / 2] of rotary embeddings (RoFormer, arXiv 2104.09864), on ``like``'s device."""
+    steps = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32)
+    angles = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * base ** (-steps / head_dim)
+    return angles.cos()[:, None].to(like.dtype), angles.sin()[:, None].to(like.dtype)
+
+
+def apply_rotary(x: Tensor, table: Rotary) -> Tensor:
+    """Rotate [B, T, ..., H, head_dim] by the angles of its frame; only differences of positions reach the attention scores."""
+    cos, sin = table
+    if x.dim() == 5:
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class RelativeKeyBias(nn.Module):
+    """Attention bias ``query . embedding[clamp(key - query)]`` (Shaw et al. 2018), as w2v-BERT 2.0 uses it.
+
+    Distances are clamped to ``[-max_left, max_right]`` frames. The product with all ``max_left + max_right + 1`` embeddings is
+    made once and then indexed, which avoids a [T, T, head_dim] table.
+    """
+
+    def __init__(self, head_dim: int, max_left: int = 64, max_right: int = 8):
+        super().__init__()
+        self.max_left, self.max_right = max_left, max_right
+        self.weight = nn.Parameter(torch.randn(max_left + max_right + 1, head_dim))
+
+    def forward(self, query: Tensor) -> Tensor:
+        """[B, H, T, head_dim] -> [B, H, T, T], scaled like the attention scores."""
+        batch, heads, length, head_dim = query.shape
+        scores = torch.matmul(query, self.weight.to(query.dtype).t()) * head_dim**-0.5
+        positions = torch.arange(length, device=query.device)
+        distance = (positions[None] - positions[:, None]).clamp(-self.max_left, self.max_right) + self.max_left
+        return scores.gather(-1, distance.expand(batch, heads, length, length))
+
+
+def attention_key_bias(padding_mask: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:
+    """[B, T] (True on padding) -> additive bias [B, 1, 1, T] for attention scores; None stays None.
+
+    Finite rather than -inf: a clip that is all padding then gives a finite output instead of NaN gradients, and for every other
+    clip the padded keys' weight is exactly 0.
+    """
+    if padding_mask is None:
+        return None
+    bias = torch.zeros(padding_mask.shape, dtype=dtype, device=padding_mask.device)
+    return bias.masked_fill(padding_mask, torch.finfo(dtype).min / 2)[:, None, None]
