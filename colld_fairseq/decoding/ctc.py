@@ -1,0 +1,307 @@
+"""CTC decoding: best path, prefix beam search with optional language model, and alignment of a labelling.
+
+Shapes: B utterances, T frames, V tokens, W prefixes in the beam, K tokens considered at a frame, U labels.
+Everything is computed one utterance at a time in float64 on its valid frames only, so results depend neither on padding nor
+on what else is in the batch. Source: Graves et al. 2006 (CTC); Hannun et al. 2014 (prefix search).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from colld_fairseq.errors import ColldError
+
+NEG_INF = -np.inf
+
+
+class LanguageModel(Protocol):
+    """What prefix beam search asks of a language model. Log-probabilities are natural."""
+
+    def start(self) -> Any:
+        """State before the first token."""
+
+    def score(self, state: Any, token: int) -> Tuple[Any, float, int]:
+        """New state, ln p of the units the token completes, and how many units (words or tokens) that is."""
+
+    def finish(self, state: Any) -> Tuple[float, int]:
+        """ln p and number of the units that the end of the utterance completes, end-of-sentence included in ln p."""
+
+
+@dataclass
+class CtcHypothesis:
+    """One labelling of an utterance.
+
+    Attributes:
+        tokens: token ids without blanks.
+        score: what hypotheses are ranked by: ctc_score + lm_weight * lm_score + length_score * units.
+        ctc_score: ln p of the best path (greedy) or of all paths the beam kept (prefix search).
+        lm_score: ln p by the language model, 0 without one.
+        frames: frame at which each token begins on the most probable path of this labelling.
+        token_scores: ln p of that path, cut at the token beginnings (leading blanks go to the first token).
+    """
+
+    tokens: List[int]
+    score: float
+    ctc_score: float
+    lm_score: float
+    frames: List[int]
+    token_scores: List[float]
+
+
+def _utterances(log_probs: Tensor, lengths: Tensor) -> List[np.ndarray]:
+    """[B, T, V] and lengths [B] to B arrays [T_u, V] of float64; raises ColldError on NaN or a length beyond T."""
+    if log_probs.dim() != 3 or lengths.numel() != log_probs.size(0):
+        raise ColldError(f"expected log_probs [B, T, V] and lengths [B], got {tuple(log_probs.shape)} and "
+                         f"{tuple(lengths.shape)}")
+    array = log_probs.detach().to("cpu", torch.float64).numpy()
+    frames = [int(n) for n in lengths.tolist()]
+    for i, n in enumerate(frames):
+        if not 0 <= n <= array.shape[1]:
+            raise ColldError(f"utterance {i} of the batch: length {n}, but log_probs have {array.shape[1]} frames")
+        if np.isnan(array[i, :n]).any():
+            raise ColldError(f"utterance {i} of the batch: log-probabilities are NaN; the model has diverged, or its "
+                             "input holds NaN")
+    return [array[i, :n] for i, n in enumerate(frames)]
+
+
+def _cut_at(path_scores: np.ndarray, starts: Sequence[int]) -> List[float]:
+    """Sums of path_scores [T] over [0, starts[1]), [starts[1], starts[2]), ...; empty without starts."""
+    if len(starts) == 0:
+        return []
+    return np.add.reduceat(path_scores, [0, *starts[1:]]).tolist()
+
+
+def greedy_ctc(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> List[CtcHypothesis]:
+    """Best-path decoding: most probable token of every frame, repeats merged, blanks dropped.
+
+    Args:
+        log_probs: [B, T, V], natural log-probabilities.
+        lengths: int64 [B], valid frames.
+
+    Returns:
+        One hypothesis an utterance; ``score`` is ln p of the best path.
+    """
+    hypotheses = []
+    for frames in _utterances(log_probs, lengths):
+        if len(frames) == 0:
+            hypotheses.append(CtcHypothesis([], 0.0, 0.0, 0.0, [], []))
+            continue
+        path = frames.argmax(axis=1)
+        path_scores = frames.max(axis=1)
+        is_start = (path != blank) & np.concatenate([[True], path[1:] != path[:-1]])
+        starts = np.flatnonzero(is_start)
+        score = float(path_scores.sum())
+        hypotheses.append(CtcHypothesis(path[starts].tolist(), score, score, 0.0, starts.tolist(),
+                                        _cut_at(path_scores, starts)))
+    return hypotheses
+
+
+def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -> Tuple[List[int], np.ndarray]:
+    """The most probable CTC path of a labelling (Viterbi over the 2U+1 states blank, token, blank, ...).
+
+    Args:
+        log_probs: [T, V].
+
+    Returns:
+        Frame at which each token begins, and ln p of the path at every frame [T].
+
+    Raises:
+        ColldError: the labelling needs more frames than there are.
+    """
+    num_frames, num_states = len(log_probs), 2 * len(tokens) + 1
+    needed = len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:]))
+    if num_frames < needed:
+        raise ColldError(f"a labelling of {len(tokens)} tokens needs at least {needed} frames, there are {num_frames}")
+    if num_frames == 0:
+        return [], np.zeros(0)
+    labels = np.full(num_states, blank, dtype=np.int64)
+    labels[1::2] = tokens
+    may_skip = np.zeros(num_states, dtype=bool)
+    may_skip[3::2] = labels[3::2] != labels[1:-2:2]
+    emissions = log_probs[:, labels]  # [T, S]
+    best = np.full(num_states, NEG_INF)
+    best[:2] = emissions[0, :2]
+    steps = np.zeros((num_frames, num_states), dtype=np.int8)  # how many states back the best predecessor is
+    columns = np.arange(num_states)
+    for t in range(1, num_frames):
+        arrivals = np.full((3, num_states), NEG_INF)
+        arrivals[0] = best
+        arrivals[1, 1:] = best[:-1]
+        arrivals[2, 2:] = np.where(may_skip[2:], best[:-2], NEG_INF)
+        steps[t] = arrivals.argmax(axis=0)
+        best = arrivals[steps[t], columns] + emissions[t]
+    state = num_states - 1
+    if num_states > 1 and best[-2] > best[-1]:
+        state -= 1
+    starts = [0] * len(tokens)
+    path_scores = np.empty(num_frames)
+    for t in range(num_frames - 1, -1, -1):
+        path_scores[t] = emissions[t, state]
+        if state % 2:
+            starts[state // 2] = t
+        state -= int(steps[t, state])
+    return starts, path_scores
+
+
+class _PrefixTree:
+    """All prefixes met during a search. A prefix is a node; the same prefix always gets the same node, which is what makes
+    merging of paths correct when a prefix leaves the beam and returns."""
+
+    def __init__(self, lm: Optional[LanguageModel], lm_weight: float, length_score: float):
+        self.parents: List[int] = [-1]
+        self.tokens: List[int] = [-1]
+        self.children: List[Dict[int, int]] = [{}]
+        self.lm, self.lm_weight, self.length_score = lm, lm_weight, length_score
+        self.bonus: List[float] = [0.0]  # weighted language-model and length score of the prefix
+        self.lm_scores: List[float] = [0.0]
+        self.lm_states: List[Any] = [lm.start() if lm is not None else None]
+        self._cache: List[Dict[int, Tuple[Any, float, int]]] = [{}]
+
+    def _lm_step(self, node: int, token: int) -> Tuple[Any, float, int]:
+        if self.lm is None:
+            return None, 0.0, 1
+        cache = self._cache[node]
+        if token not in cache:
+            cache[token] = self.lm.score(self.lm_states[node], token)
+        return cache[token]
+
+    def extension_bonus(self, node: int, tokens: Sequence[int]) -> List[float]:
+        """Bonus of the prefix extended by each token."""
+        base = self.bonus[node]
+        steps = [self._lm_step(node, token) for token in tokens]
+        return [base + self.lm_weight * log_prob + self.length_score * units for _, log_prob, units in steps]
+
+    def extend(self, node: int, token: int) -> int:
+        child = self.children[node].get(token)
+        if child is None:
+            state, log_prob, units = self._lm_step(node, token)
+            child = len(self.parents)
+            self.children[node][token] = child
+            self.parents.append(node)
+            self.tokens.append(token)
+            self.children.append({})
+            self.lm_states.append(state)
+            self.lm_scores.append(self.lm_scores[node] + log_prob)
+            self.bonus.append(self.bonus[node] + self.lm_weight * log_prob + self.length_score * units)
+            self._cache.append({})
+        return child
+
+    def finish(self, node: int) -> Tuple[float, float]:
+        """(bonus, lm_score) of the prefix as a complete utterance."""
+        if self.lm is None:
+            return self.bonus[node], 0.0
+        log_prob, units = self.lm.finish(self.lm_states[node])
+        return (self.bonus[node] + self.lm_weight * log_prob + self.length_score * units,
+                self.lm_scores[node] + log_prob)
+
+    def labels(self, node: int) -> List[int]:
+        tokens = []
+        while node > 0:
+            tokens.append(self.tokens[node])
+            node = self.parents[node]
+        return tokens[::-1]
+
+
+def _search(frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: _PrefixTree) -> List[Tuple[int, float]]:
+    """Prefix beam search over one utterance [T, V]: (node, ln p of the prefix over the paths kept), unordered."""
+    fused = tree.lm is not None or tree.length_score != 0.0
+    nodes = np.zeros(1, dtype=np.int64)
+    lasts = np.full(1, -1, dtype=np.int64)  # last token of each prefix
+    ends_blank = np.zeros(1)  # ln p of the paths of each prefix that end in a blank [W]
+    ends_token = np.full(1, NEG_INF)  # ... that end in its last token [W]
+    for frame in frames:
+        if num_tokens < len(frame):
+            # By value rather than by rank: ties are then all considered, on every machine alike.
+            considered = np.flatnonzero(frame >= np.partition(frame, -num_tokens)[-num_tokens])
+        else:
+            considered = np.arange(len(frame))
+        considered = considered[considered != blank]
+        total = np.logaddexp(ends_blank, ends_token)
+        stay_blank = total + frame[blank]
+        stay_token = np.where(lasts >= 0, ends_token + frame[lasts], NEG_INF)
+        grown = np.where(considered[None, :] == lasts[:, None], ends_blank[:, None], total[:, None]) + frame[considered]
+
+        # A prefix whose parent is in the beam is also reached from there: its mass is added here, and the same extension
+        # of the parent is struck out, so that every prefix appears once.
+        parents = np.array([tree.parents[node] for node in nodes.tolist()])
+        child_slots, parent_slots = np.nonzero(parents[:, None] == nodes[None, :])
+        if len(child_slots):
+            tokens = lasts[child_slots]
+            mass = np.where(lasts[parent_slots] == tokens, ends_blank[parent_slots], total[parent_slots]) + frame[tokens]
+            stay_token[child_slots] = np.logaddexp(stay_token[child_slots], mass)
+            columns = np.searchsorted(considered, tokens)
+            found = columns < len(considered)
+            found[found] = considered[columns[found]] == tokens[found]
+            grown[parent_slots[found], columns[found]] = NEG_INF
+
+        stay_total = np.logaddexp(stay_blank, stay_token)
+        if fused:
+            node_list, token_list = nodes.tolist(), considered.tolist()
+            stay_rank = stay_total + np.array([tree.bonus[node] for node in node_list])
+            grown_rank = grown + np.array([tree.extension_bonus(node, token_list) for node in node_list])
+        else:
+            stay_rank, grown_rank = stay_total, grown
+        ranks = np.concatenate([stay_rank, grown_rank.ravel()])
+        kept = np.argsort(-ranks, kind="stable")[:beam]
+        kept = kept[ranks[kept] > NEG_INF]
+
+        stays = kept[kept < len(nodes)]
+        slots, columns = np.divmod(kept[kept >= len(nodes)] - len(nodes), max(len(considered), 1))
+        new_tokens = considered[columns]
+        new_nodes = [tree.extend(node, token) for node, token in zip(nodes[slots].tolist(), new_tokens.tolist())]
+        nodes = np.concatenate([nodes[stays], np.array(new_nodes, dtype=np.int64)])
+        lasts = np.concatenate([lasts[stays], new_tokens])
+        ends_blank = np.concatenate([stay_blank[stays], np.full(len(new_nodes), NEG_INF)])
+        ends_token = np.concatenate([stay_token[stays], grown[slots, columns]])
+        if len(nodes) == 0:
+            raise ColldError("no path has a probability above zero: every token of some frame is -inf")
+    return list(zip(nodes.tolist(), np.logaddexp(ends_blank, ends_token).tolist()))
+
+
+def prefix_beam_search(
+    log_probs: Tensor,
+    lengths: Tensor,
+    blank: int = 0,
+    beam: int = 10,
+    nbest: int = 1,
+    beam_size_token: int = 40,
+    lm: Optional[LanguageModel] = None,
+    lm_weight: float = 0.0,
+    length_score: float = 0.0,
+) -> List[List[CtcHypothesis]]:
+    """The most probable labellings, each summed over its alignments (exact when ``beam`` and ``beam_size_token`` are large).
+
+    Args:
+        log_probs: [B, T, V], natural log-probabilities.
+        lengths: int64 [B], valid frames.
+        beam: prefixes kept after every frame.
+        nbest: hypotheses returned an utterance, at most ``beam``.
+        beam_size_token: most probable tokens considered at every frame.
+        lm: see :class:`LanguageModel`; its units are words or tokens.
+        lm_weight: weight of its ln p.
+        length_score: added for every unit (every token without a language model); makes up for the shortening that a
+            language model causes.
+
+    Returns:
+        For each utterance its hypotheses, best first.
+    """
+    if beam < 1 or nbest < 1 or beam_size_token < 1:
+        raise ColldError(f"beam ({beam}), nbest ({nbest}) and beam_size_token ({beam_size_token}) must be at least 1")
+    results = []
+    for frames in _utterances(log_probs, lengths):
+        tree = _PrefixTree(lm, lm_weight, length_score)
+        ranked = []
+        for node, ctc_score in _search(frames, blank, beam, beam_size_token, tree):
+            bonus, lm_score = tree.finish(node)
+            ranked.append((ctc_score + bonus, ctc_score, lm_score, tree.labels(node)))
+        # Equal scores are ordered by the labels: the result then does not depend on the order of the search.
+        ranked.sort(key=lambda item: (-item[0], item[3]))
+        hypotheses = []
+        for score, ctc_score, lm_score, tokens in ranked[:nbest]:
+            starts, path_scores = align_labels(frames, tokens, blank)
+            hypotheses.append(CtcHypothesis(tokens, score, ctc_score, lm_score, starts, _cut_at(path_scores, starts)))
+        results.append(hypotheses)
+    return results

@@ -1,0 +1,122 @@
+"""CtcGenerator behind the interface fairseq-generate uses."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from colld_fairseq.decoding.generators import CtcGenerator
+from colld_fairseq.errors import ColldError
+
+
+class Dictionary:
+    """The part of fairseq's Dictionary a generator reads."""
+
+    def bos(self):
+        return 0
+
+    def pad(self):
+        return 1
+
+    def eos(self):
+        return 2
+
+
+class Model(nn.Module):
+    """Log-probabilities are a projection of the input, so that they are known to the test."""
+
+    def __init__(self, seed=0, vocabulary=9, extra_frames=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(3 * torch.randn(4, vocabulary, generator=generator))
+        self.extra_frames = extra_frames
+        self.modes = []
+
+    def get_ctc_log_probs(self, src_tokens, src_lengths):
+        self.modes.append((self.training, torch.is_grad_enabled()))
+        return (src_tokens @ self.weight).log_softmax(-1), src_lengths + self.extra_frames
+
+
+def make_sample(lengths=(7, 4, 9), seed=1):
+    lengths = torch.tensor(lengths)
+    source = torch.randn(len(lengths), int(lengths.max()), 4, generator=torch.Generator().manual_seed(seed))
+    return {"id": torch.arange(len(lengths)), "net_input": {"src_tokens": source, "src_lengths": lengths}}
+
+
+def flat(n_best):
+    return [[(h["tokens"].tolist(), h["score"], h["positional_scores"].tolist()) for h in hypotheses] for hypotheses in n_best]
+
+
+@pytest.mark.parametrize("beam,nbest", [(1, 1), (5, 3)])
+def test_n_best_lists_have_the_fields_fairseq_generate_reads(beam, nbest):
+    n_best = CtcGenerator(Dictionary(), beam=beam, nbest=nbest).generate([Model()], make_sample())
+    assert [len(hypotheses) for hypotheses in n_best] == [nbest] * 3
+    for hypotheses in n_best:
+        assert [h["score"] for h in hypotheses] == sorted((h["score"] for h in hypotheses), reverse=True)
+        for h in hypotheses:
+            assert h["tokens"].dtype == torch.int64 and h["positional_scores"].dtype == torch.float32
+            assert len(h["tokens"]) == len(h["positional_scores"]) == len(h["frames"])
+            assert h["attention"] is None and len(h["alignment"]) == 0
+            h["positional_scores"].div_(math.log(2))  # as fairseq-generate does
+
+
+def test_scores_can_be_divided_in_place_without_changing_the_next_call():
+    generator, models, sample = CtcGenerator(Dictionary(), beam=3, nbest=2), [Model()], make_sample()
+    first = generator.generate(models, sample)
+    before = flat(first)
+    first[0][0]["positional_scores"].div_(math.log(2))
+    assert flat(generator.generate(models, sample)) == before
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_results_do_not_depend_on_batch_size(beam):
+    generator, models, sample = CtcGenerator(Dictionary(), beam=beam, nbest=beam), [Model()], make_sample()
+    together = flat(generator.generate(models, sample))
+    for i, n in enumerate(sample["net_input"]["src_lengths"].tolist()):
+        alone = {"net_input": {"src_tokens": sample["net_input"]["src_tokens"][i : i + 1, :n],
+                               "src_lengths": torch.tensor([n])}}
+        (single,) = flat(generator.generate(models, alone))
+        assert [h[0] for h in single] == [h[0] for h in together[i]]
+        assert [h[1] for h in single] == pytest.approx([h[1] for h in together[i]], abs=1e-5)
+
+
+def test_padding_and_end_of_sentence_are_never_emitted():
+    model = Model()
+    with torch.no_grad():
+        model.weight[:, 1:3] *= 50  # <pad> and </s> would win half of the frames
+    for beam in (1, 4):
+        for hypotheses in CtcGenerator(Dictionary(), beam=beam).generate([model], make_sample()):
+            assert not set(hypotheses[0]["tokens"].tolist()) & {0, 1, 2}
+
+
+def test_an_ensemble_averages_probabilities():
+    a, b, sample = Model(0), Model(1), make_sample()
+
+    class Mean(nn.Module):
+        def get_ctc_log_probs(self, src_tokens, src_lengths):
+            p = [m.get_ctc_log_probs(src_tokens, src_lengths)[0].exp() for m in (a, b)]
+            return ((p[0] + p[1]) / 2).log(), src_lengths
+
+    generator = CtcGenerator(Dictionary(), beam=4, nbest=4)
+    ensemble, mean = flat(generator.generate([a, b], sample)), flat(generator.generate([Mean()], sample))
+    assert [[h[0] for h in u] for u in ensemble] == [[h[0] for h in u] for u in mean]
+    assert ensemble[0][0][1] == pytest.approx(mean[0][0][1], abs=1e-5)
+    assert [h[0][0] for h in ensemble] != [h[0][0] for h in flat(generator.generate([a], sample))]
+    with pytest.raises(ColldError, match="different numbers of frames"):
+        generator.generate([a, Model(1, extra_frames=-1)], sample)
+
+
+def test_models_run_in_eval_mode_without_gradients_and_are_put_back():
+    model = Model()
+    model.train()
+    CtcGenerator(Dictionary()).generate([model], make_sample())
+    assert model.modes == [(False, False)] and model.training
+
+
+def test_blank_and_stripped_symbols():
+    generator = CtcGenerator(Dictionary(), blank=8, symbols_to_strip_from_output=[5])
+    assert generator.symbols_to_strip_from_output == {2, 5}
+    sample = make_sample()
+    for hypotheses in generator.generate([Model()], sample):
+        assert 8 not in hypotheses[0]["tokens"].tolist()
