@@ -1,0 +1,160 @@
+"""What a frozen teacher is: waveforms in, features of chosen layers out.
+
+A teacher is deliberately not an `nn.Module`: as a plain attribute of a task or criterion it is never saved in
+a checkpoint, switched to train mode by `model.train()`, halved by `--fp16`, copied by an EMA or broadcast.
+"""
+
+from dataclasses import dataclass
+from typing import Dict, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from colld_fairseq.errors import TeacherError
+from colld_fairseq.modules.lengths import lengths_to_padding_mask
+
+KINDS = ("layer", "ffn")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class TeacherOutput:
+    """Features of one batch.
+
+    features: layer number -> [B, T, D] in the teacher's dtype; frames beyond an utterance's length are zero.
+    lengths: int64 [B], valid frames of each utterance.
+    frame_rate_hz: frames a second.
+    """
+
+    features: Dict[int, Tensor]
+    lengths: Tensor
+    frame_rate_hz: float
+
+
+def check_request(spec: str, layers: Sequence[int], kind: str, num_layers: int) -> Tuple[int, ...]:
+    """The requested layer numbers, checked. 0 = input of the first block, k = output of block k."""
+    if kind not in KINDS:
+        raise TeacherError(f"teacher {spec}: kind is {kind!r}, choose one of {', '.join(KINDS)}")
+    first = 1 if kind == "ffn" else 0
+    wrong = [layer for layer in layers if not first <= layer <= num_layers]
+    if wrong or not layers:
+        asked = f"layer {', '.join(map(str, wrong))} does not exist" if wrong else "no layer was requested"
+        raise TeacherError(
+            f"teacher {spec}: {asked}; kind {kind!r} offers layers {first} to {num_layers}"
+            + (" (0 is the input of the first block)" if first == 0 else "")
+        )
+    return tuple(sorted(set(int(layer) for layer in layers)))
+
+
+class Teacher:
+    """A frozen encoder: `teacher(waveforms, lengths) -> TeacherOutput`.
+
+    Subclasses implement `extract` and `output_lengths`.
+
+    Attributes:
+        spec: the text the teacher was loaded from; content_hash: sha256 of its configuration and weights.
+        layers, kind: what is extracted: block outputs ("layer") or feed-forward outputs before the residual
+            ("ffn").
+        num_layers: blocks of the complete encoder; width: D; frame_rate_hz: frames a second.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        spec: str,
+        content_hash: str,
+        layers: Sequence[int],
+        kind: str,
+        num_layers: int,
+        width: int,
+        frame_rate_hz: float,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ):
+        self.spec, self.content_hash = spec, content_hash
+        self.layers = check_request(spec, layers, kind, num_layers)
+        self.kind = kind
+        self.num_layers, self.width, self.frame_rate_hz = num_layers, width, frame_rate_hz
+        self.dtype = dtype
+        self.module = module.eval().requires_grad_(False).to(device=device, dtype=dtype)
+        self.device = torch.device(device)
+
+    def to(self, device) -> "Teacher":
+        """Moves the weights; `__call__` does it by itself when the waveforms live elsewhere."""
+        device = torch.device(device)
+        if device != self.device:
+            self.module.to(device)
+            self.device = device
+        return self
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Frames, int64 [B], that clips of `lengths` samples give; 0 where a clip is too short."""
+        raise NotImplementedError
+
+    def extract(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
+        """Layer -> [B, max frames, D] of float32 waveforms [B, max(lengths)], zero beyond `lengths` [B]."""
+        raise NotImplementedError
+
+    @torch.no_grad()  # not inference_mode: its tensors may not take part in the student's backward pass
+    def __call__(self, waveforms: Tensor, lengths: Tensor) -> TeacherOutput:
+        """Features of 16 kHz waveforms [B, N] in [-1, 1] of `lengths` samples [B].
+
+        The features of an utterance do not depend on its padding, nor on what else is in the batch.
+        Raises TeacherError when a clip is too short to give one frame.
+        """
+        if waveforms.dim() != 2 or lengths.shape != waveforms.shape[:1]:
+            raise TeacherError(
+                f"teacher {self.spec}: expected waveforms [B, N] and lengths [B], got "
+                f"{tuple(waveforms.shape)} and {tuple(lengths.shape)}"
+            )
+        self.to(waveforms.device)
+        lengths = lengths.to(device=waveforms.device, dtype=torch.int64)
+        frames = self.output_lengths(lengths)
+        sizes = frames.tolist()
+        if min(sizes) < 1:
+            row = sizes.index(min(sizes))
+            raise TeacherError(
+                f"teacher {self.spec}: utterance {row} of the batch has {int(lengths[row])} samples, too few "
+                f"for one frame; drop clips this short from the manifest"
+            )
+        waveforms = waveforms[:, : int(lengths.max())].float()
+        padded = lengths_to_padding_mask(lengths, waveforms.size(1))
+        self.module.eval()
+        with torch.autocast(waveforms.device.type, enabled=False):
+            features = self.extract(waveforms.masked_fill(padded, 0.0), lengths)
+        if min(sizes) < max(sizes):
+            padding = lengths_to_padding_mask(frames, max(sizes)).unsqueeze(-1)
+            features = {layer: value.masked_fill(padding, 0.0) for layer, value in features.items()}
+        return TeacherOutput(features, frames, self.frame_rate_hz)
+
+
+class FeatureTap:
+    """Forward hooks that note raw block outputs (or feed-forward outputs) while a module runs.
+
+    blocks are the encoder's, in order; feed_forward maps a block to its feed-forward module.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], layers: Sequence[int], kind: str, feed_forward):
+        self.found: Dict[int, Tensor] = {}
+        for layer in layers:
+            if layer == 0:
+                blocks[0].register_forward_pre_hook(self._note_input)
+            elif kind == "layer":
+                blocks[layer - 1].register_forward_hook(self._noting(layer))
+            else:
+                feed_forward(blocks[layer - 1]).register_forward_hook(self._noting(layer))
+
+    def _note_input(self, module, arguments) -> None:
+        self.found[0] = arguments[0]
+
+    def _noting(self, layer: int):
+        def note(module, arguments, output) -> None:
+            self.found[layer] = output[0] if isinstance(output, tuple) else output
+
+        return note
+
+    def take(self) -> Dict[int, Tensor]:
+        """What the last forward pass left here, in the order of the layers; forgets it."""
+        found, self.found = self.found, {}
+        return {layer: found[layer] for layer in sorted(found)}

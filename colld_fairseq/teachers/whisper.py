@@ -1,0 +1,155 @@
+"""The encoder of Whisper (Radford et al. 2022) as a teacher, without computing 30 s of silence for each clip.
+
+Whisper was trained on windows padded to 30 s. Here a clip costs its own length only: the log-mel is computed
+over the clip and a few frames of the silence that follows it, the positions are cut to the clip, and the blocks
+attend to the clip alone. Up to the first block this equals the padded computation; above, it differs by what the
+blocks would have taken from the silence. On an exactly 30 s clip both are the same.
+Clips longer than 30 s are processed in consecutive windows of 30 s and joined.
+"""
+
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.teachers.base import FeatureTap, Teacher, check_request
+from colld_fairseq.teachers.weights import content_hash, load_into, read_state, weight_files
+
+HOP = 160  # samples between mel frames
+WINDOW = 400  # samples of one mel frame
+SAMPLES_PER_FRAME = 2 * HOP  # the second convolution halves the 100 Hz mel rate
+PREFIXES = ("model.encoder.", "encoder.", "")
+
+
+class LogMel(nn.Module):
+    """Whisper's log-mel, batched: what WhisperFeatureExtractor gives for clips padded to `max_samples`."""
+
+    def __init__(self, num_bins: int, max_samples: int):
+        super().__init__()
+        from transformers.audio_utils import mel_filter_bank
+
+        self.max_samples = max_samples
+        filters = mel_filter_bank(
+            num_frequency_bins=1 + WINDOW // 2,
+            num_mel_filters=num_bins,
+            min_frequency=0.0,
+            max_frequency=8000.0,
+            sampling_rate=16000,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        # plain attributes: they stay float32 whatever the dtype of the teacher
+        self.filters = torch.from_numpy(filters).float().t().contiguous()
+        self.window = torch.hann_window(WINDOW)
+
+    def forward(self, waveforms: Tensor, num_frames: int) -> Tensor:
+        """[B, bins, num_frames] from float32 waveforms [B, N], zero beyond each clip, N <= max_samples.
+
+        num_frames must reach 3 frames beyond the longest clip, or the end of the window: the dynamic range is
+        cut at 8 below the loudest value of the clip, so no frame that holds some of it may be left out.
+        """
+        total = min(self.max_samples, num_frames * HOP + WINDOW)
+        waveforms = F.pad(waveforms, (0, total - waveforms.size(1)))
+        spectrum = torch.stft(
+            waveforms, WINDOW, HOP, window=self.window.to(waveforms.device), return_complex=True
+        )
+        spectrum = torch.view_as_real(spectrum[..., :num_frames])
+        mel = self.filters.to(waveforms.device) @ spectrum.square().sum(-1)
+        log_mel = mel.clamp(min=1e-10).log10()
+        floor = log_mel.amax(dim=(1, 2), keepdim=True) - 8.0
+        return (torch.maximum(log_mel, floor) + 4.0) / 4.0
+
+
+class WhisperTeacher(Teacher):
+    """Features at 50 Hz: a clip of N samples gives ceil(floor(N / 160) / 2) frames."""
+
+    def __init__(self, encoder: nn.Module, max_frames: int, **description):
+        super().__init__(encoder, frame_rate_hz=16000 / SAMPLES_PER_FRAME, **description)
+        self.max_samples = max_frames * SAMPLES_PER_FRAME
+        self.log_mel = LogMel(encoder.conv1.in_channels, self.max_samples)
+        self.tap = FeatureTap(encoder.layers, self.layers, self.kind, lambda block: block.fc2)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        full = lengths // self.max_samples
+        return full * (self.max_samples // SAMPLES_PER_FRAME) + _window_frames(lengths % self.max_samples)
+
+    def extract(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
+        if waveforms.size(1) <= self.max_samples:
+            return self._extract_windows(waveforms, lengths)
+        pieces, piece_lengths, counts = self._cut(waveforms, lengths)
+        found = self._extract_windows(pieces, piece_lengths)
+        return {layer: self._join(value, piece_lengths, counts) for layer, value in found.items()}
+
+    def _extract_windows(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
+        """Layer -> [B, T, D] of waveforms [B, N] that fit in one window."""
+        encoder, mels = self.module, lengths // HOP
+        longest = int(mels.max())
+        mel = self.log_mel(waveforms, min(self.max_samples // HOP, longest + 3)).to(self.dtype)
+        hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).transpose(1, 2)
+        frames = _window_frames(lengths)
+        longest = int(frames.max())
+        # a padded frame holds the silence after the clip, as in the 30 s window; attention is kept off it
+        hidden = hidden[:, :longest] + encoder.embed_positions.weight[:longest]
+        mask = None
+        if int(frames.min()) < longest:
+            mask = ~lengths_to_padding_mask(frames, longest)[:, None, None, :]
+        for block in encoder.layers:
+            hidden = block(hidden, mask)
+        return self.tap.take()
+
+    def _cut(self, waveforms: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor, List[int]]:
+        """Windows [W, max_samples] of all clips in order, their lengths [W], and how many each clip has."""
+        pieces, piece_lengths, counts = [], [], []
+        for waveform, length in zip(waveforms, lengths.tolist()):
+            starts = [s for s in range(0, length, self.max_samples) if length - s >= HOP]
+            counts.append(len(starts))
+            for start in starts:
+                piece = waveform[start : start + self.max_samples]
+                pieces.append(F.pad(piece, (0, self.max_samples - piece.numel())))
+                piece_lengths.append(min(length - start, self.max_samples))
+        return torch.stack(pieces), torch.tensor(piece_lengths, device=lengths.device), counts
+
+    def _join(self, features: Tensor, piece_lengths: Tensor, counts: List[int]) -> Tensor:
+        """[B, T, D] from the windows' features [W, T', D]."""
+        valid = [window[:size] for window, size in zip(features, _window_frames(piece_lengths).tolist())]
+        clips = [torch.cat(valid[end - count : end]) for count, end in zip(counts, _running_sum(counts))]
+        return nn.utils.rnn.pad_sequence(clips, batch_first=True)
+
+
+def _window_frames(lengths: Tensor) -> Tensor:
+    return (lengths // HOP + 1) // 2
+
+
+def _running_sum(counts: List[int]) -> List[int]:
+    return torch.tensor(counts).cumsum(0).tolist()
+
+
+def load_whisper(spec: str, directory: Path, config: Dict, *, layers, kind, dtype, device) -> WhisperTeacher:
+    """The Whisper encoder in `directory`; decoder weights may be absent. Raises TeacherError."""
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    settings = WhisperConfig.from_dict(config)
+    num_layers = settings.encoder_layers
+    layers = check_request(spec, layers, kind, num_layers)
+    settings.encoder_layers = max(1, max(layers))
+    settings.encoder_layerdrop = 0.0
+    settings._attn_implementation = "sdpa"
+    encoder = WhisperEncoder(settings)
+    encoder.layer_norm = nn.Identity()  # the norm after the last block is not part of any layer's raw output
+    load_into(encoder, read_state(directory), PREFIXES, directory)
+    return WhisperTeacher(
+        encoder,
+        settings.max_source_positions,
+        spec=spec,
+        content_hash=content_hash([directory / "config.json", *weight_files(directory)]),
+        layers=layers,
+        kind=kind,
+        num_layers=num_layers,
+        width=settings.d_model,
+        dtype=dtype,
+        device=device,
+    )
