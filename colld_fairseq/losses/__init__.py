@@ -1,0 +1,20 @@
+"""Training objectives as pure functions on tensors. Nothing here imports fairseq.
+
+Every loss returns a *sum* over the frames that count together with their number; whoever calls it divides,
+weighs and logs. Arithmetic is done in float32 (float64 stays float64) whatever the dtype of the inputs.
+"""
+
+from .contrastive import ContrastiveOutput, NegativePlan, contrastive_loss, sample_negatives
+from .regression import RegressionOutput, regression_loss
+from .targets import average_layers, normalise_targets
+
+__all__ = [
+    "ContrastiveOutput",
+    "NegativePlan",
+    "RegressionOutput",
+    "average_layers",
+    "contrastive_loss",
+    "normalise_targets",
+    "regression_loss",
+    "sample_negatives",
+]

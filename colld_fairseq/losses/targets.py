@@ -1,0 +1,72 @@
+"""What the student is asked to predict: teacher features, normalised and averaged."""
+
+from typing import Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NORMALISATIONS = ("none", "instance", "layer")
+
+
+def normalise_targets(
+    targets: Tensor, padding_mask: Optional[Tensor] = None, how: str = "none", eps: float = 1e-5
+) -> Tensor:
+    """Normalise the features of one teacher layer, without regard to other utterances or to padding.
+
+    Args:
+        targets: ``[B, T, D]``.
+        padding_mask: ``[B, T]`` bool, True on padding; None if there is none.
+        how: ``"none"``; ``"instance"``: every channel of an utterance to mean 0 and variance 1 over its valid
+            frames (it removes what all frames share, which otherwise brings all cosines close to 1);
+            ``"layer"``: every frame to mean 0 and variance 1 over its channels (LayerNorm without weights, as
+            data2vec does).
+        eps: added to the variance.
+
+    Returns:
+        ``[B, T, D]``; for ``"none"`` the very tensor given, else float32 (or float64) with zeros on padding.
+
+    Raises:
+        ValueError: for an unknown ``how``.
+    """
+    if how not in NORMALISATIONS:
+        raise ValueError(f"unknown target normalisation {how!r}: choose one of {', '.join(NORMALISATIONS)}")
+    if how == "none":
+        return targets
+    targets = targets.to(torch.promote_types(targets.dtype, torch.float32))
+    if padding_mask is None:
+        padding_mask = torch.zeros(targets.shape[:2], dtype=torch.bool, device=targets.device)
+    padding = padding_mask[:, :, None]
+    if how == "layer":
+        return F.layer_norm(targets, targets.shape[-1:], eps=eps).masked_fill(padding, 0.0)
+    frames = (~padding).sum(1, keepdim=True).clamp_min(1)  # [B, 1, 1]
+    mean = targets.masked_fill(padding, 0.0).sum(1, keepdim=True) / frames
+    centred = (targets - mean).masked_fill(padding, 0.0)
+    variance = centred.square().sum(1, keepdim=True) / frames
+    return centred * torch.rsqrt(variance + eps)
+
+
+def average_layers(
+    layers: Sequence[Tensor], padding_mask: Optional[Tensor] = None, how: str = "none"
+) -> Tensor:
+    """Mean of several teacher layers, each normalised first (data2vec; LightHuBERT: the last eight).
+
+    Args:
+        layers: tensors ``[B, T, D]``.
+        padding_mask: ``[B, T]`` bool, True on padding.
+        how: see :func:`normalise_targets`; applied to each layer.
+
+    Returns:
+        ``[B, T, D]``, float32 (or float64).
+
+    Raises:
+        ValueError: if there is no layer.
+    """
+    if not layers:
+        raise ValueError("cannot average over an empty range of layers")
+    # Layer by layer instead of through a stack: the peak is two layers, not all of them.
+    total = 0.0
+    for layer in layers:
+        layer = normalise_targets(layer, padding_mask, how)
+        total = total + layer.to(torch.promote_types(layer.dtype, torch.float32))
+    return total / len(layers)
