@@ -50,8 +50,8 @@ def regression_loss(
     """
     if predictions.shape != targets.shape or mask.shape != targets.shape[:2]:
         raise ValueError(
-            f"predictions {tuple(predictions.shape)}, targets {tuple(targets.shape)} and mask
-            {tuple(mask.shape)} " "must be [B, T, D], [B, T, D] and [B, T]"
+            f"predictions {tuple(predictions.shape)}, targets {tuple(targets.shape)} and mask "
+            f"{tuple(mask.shape)} must be [B, T, D], [B, T, D] and [B, T]"
         )
     weights = {"l1": l1, "mse": mse, "cosine": cosine, "log_sigmoid_cosine": log_sigmoid_cosine}
     weights = {name: weight for name, weight in weights.items() if weight}

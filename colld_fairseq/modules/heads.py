@@ -11,8 +11,8 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 class Upsample(nn.Module):
     """Raises the frame rate by an integer factor: ``[B, T, D] -> [B, factor * T, D]``.
 
-    A transposed convolution, used by FitHuBERT (2207.00555) after its time reduction. As kernel and stride are
-    equal, every input frame makes ``factor`` output frames of its own and padding never reaches valid frames.
+    A transposed convolution, used by FitHuBERT (2207.00555) after its time reduction. As kernel and stride
+    are equal, every input frame makes ``factor`` output frames of its own and padding never reaches valid frames.
     """
 
     def __init__(self, width: int, factor: int):
@@ -112,7 +112,7 @@ class DistillationHeads(nn.Module):
         features = list(features)
         expected_inputs = 1 if self.kind == "shared" else len(self.heads)
         if len(features) != expected_inputs:
-            raise ValueError(f"{self.kind} heads take {expected_inputs} student features, got {len(features)}")
+            raise ValueError(f"{self.kind} heads take {expected_inputs} features, got {len(features)}")
         if self.upsamplers:
             features = [upsampler(x) for upsampler, x in zip(self.upsamplers, features)]
         if self.kind == "shared":
