@@ -1,7 +1,8 @@
-"""Audio of any format libsndfile reads (wav, flac, ogg, opus, mp3, ...), rate and channel count, as 16 kHz mono float32.
+"""Audio of any format libsndfile reads (wav, flac, ogg, opus, mp3, ...) as 16 kHz mono float32.
 
-A path is a file or ``archive.zip:offset:length``, the bytes of an uncompressed ("stored") zip member. Nothing is repaired
-silently: a truncated file, NaN samples or an empty clip raise AudioError, which names the path and the remedy.
+A path is a file or ``archive.zip:offset:length``, the bytes of an uncompressed ("stored") zip member. Nothing
+is repaired silently: a truncated file, NaN samples or an empty clip raise AudioError, which names the path
+and the remedy.
 """
 
 import io
@@ -21,11 +22,12 @@ SAMPLE_RATE = 16000
 _ZIP_SPEC = re.compile(r"(?P<zip>.+\.zip):(?P<offset>\d+):(?P<length>\d+)", re.IGNORECASE | re.DOTALL)
 _LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's local header
 _OGG_PAGE_MAX = 27 + 255 + 255 * 255
-_LOSSLESS = ("WAV", "WAVEX", "FLAC", "AIFF", "RF64")  # seeking in these gives exactly the samples of a full decode
+# seeking in these gives exactly the samples of a full decode
+_LOSSLESS = ("WAV", "WAVEX", "FLAC", "AIFF", "RF64")
 
 
 class AudioInfo(NamedTuple):
-    """What the header says: samples after resampling to the asked rate, the file's own rate in Hz, its channels."""
+    """What the header says: samples after resampling, the file's own rate in Hz, its channels."""
 
     num_samples: int
     sample_rate: int
@@ -33,7 +35,7 @@ class AudioInfo(NamedTuple):
 
 
 def split_zip_spec(path_spec: str) -> Optional[Tuple[str, int, int]]:
-    """``archive.zip:offset:length`` as its three parts, or None for a plain file (colons elsewhere in a path are fine)."""
+    """``archive.zip:offset:length`` as its three parts, or None for a plain file (colons included)."""
     match = _ZIP_SPEC.fullmatch(path_spec)
     return match and (match["zip"], int(match["offset"]), int(match["length"]))
 
@@ -41,7 +43,9 @@ def split_zip_spec(path_spec: str) -> Optional[Tuple[str, int, int]]:
 def audio_info(path_spec: str, sample_rate: int = SAMPLE_RATE) -> AudioInfo:
     """Length, rate and channels from the header, without decoding. AudioError as in :func:`read_audio`."""
     with _open_bytes(path_spec) as handle, _open_sound(path_spec, handle) as sound:
-        return AudioInfo(resampled_length(sound.frames, sound.samplerate, sample_rate), sound.samplerate, sound.channels)
+        return AudioInfo(
+            resampled_length(sound.frames, sound.samplerate, sample_rate), sound.samplerate, sound.channels
+        )
 
 
 def read_audio(
@@ -49,8 +53,9 @@ def read_audio(
 ) -> np.ndarray:
     """Mono waveform, float32 [N], at ``sample_rate`` Hz: mean of the channels, soxr "HQ" resampling.
 
-    ``start`` and ``frames`` select a segment, in samples at ``sample_rate``; the samples equal a slice of the whole clip.
-    Raises AudioError: missing file, not audio, truncated, no samples (in the segment), NaN or infinite samples.
+    ``start`` and ``frames`` select a segment, in samples at ``sample_rate``; the samples equal a slice of the
+    whole clip. Raises AudioError: missing file, not audio, truncated, no samples (in the segment), NaN or
+    infinite samples.
     """
     with _open_bytes(path_spec) as handle, _open_sound(path_spec, handle) as sound:
         native_rate = sound.samplerate
@@ -64,15 +69,20 @@ def read_audio(
         try:
             samples = sound.read(expected, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(f"{path_spec}: cannot be decoded to the end ({error}); copy or encode it again") from error
+            raise AudioError(
+                f"{path_spec}: cannot be decoded to the end ({error}); copy or encode it again"
+            ) from error
     if len(samples) < expected:
         raise AudioError(
-            f"{path_spec}: truncated, {len(samples)} of {expected} samples are there; copy or encode the file again"
+            f"{path_spec}: truncated, {len(samples)} of {expected} samples are there; "
+            "copy or encode the file again"
         )
     waveform = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if not np.isfinite(waveform).all():
         bad = int(len(waveform) - np.isfinite(waveform).sum())
-        raise AudioError(f"{path_spec}: {bad} sample(s) are NaN or infinite; write the file again or remove its row")
+        raise AudioError(
+            f"{path_spec}: {bad} sample(s) are NaN or infinite; write the file again or remove its row"
+        )
     if native_rate != sample_rate and len(waveform):
         waveform = soxr.resample(waveform, native_rate, sample_rate, quality="HQ")
     if start or frames is not None:
@@ -88,7 +98,7 @@ def resampled_length(num_samples: int, source_rate: int, target_rate: int) -> in
 
 
 def find_zip_members(zip_path: str) -> Dict[str, str]:
-    """Every stored member of a zip as name -> ``zip_path:offset:length``, ready for a manifest's audio column.
+    """Every stored member of a zip as name -> ``zip_path:offset:length``, for a manifest's audio column.
 
     AudioError if a member is compressed: its bytes could not be read in place.
     """
@@ -102,7 +112,9 @@ def find_zip_members(zip_path: str) -> Dict[str, str]:
                     raise AudioError(f"{zip_path}: member {member.filename!r} is compressed; {_REZIP}")
                 specs[member.filename] = f"{zip_path}:{_data_offset(handle, member)}:{member.file_size}"
     except (OSError, zipfile.BadZipFile) as error:
-        raise AudioError(f"{zip_path}: cannot be read as a zip archive ({error}); check the path or copy it again") from error
+        raise AudioError(
+            f"{zip_path}: cannot be read as a zip archive ({error}); check the path or copy it again"
+        ) from error
     return specs
 
 
@@ -110,7 +122,7 @@ _REZIP = "make the archive without compression (zip -0) and write the manifest a
 
 
 def _data_offset(handle: BinaryIO, member: zipfile.ZipInfo) -> int:
-    """Where a member's bytes start; only its local header knows (its extra field differs from the directory's)."""
+    """Where a member's bytes start; its local header knows, the central directory does not."""
     handle.seek(member.header_offset)
     header = handle.read(_LOCAL_HEADER_BYTES)
     name_length, extra_length = struct.unpack("<HH", header[26:30])
@@ -128,18 +140,23 @@ def _open_bytes(path_spec: str) -> BinaryIO:
             data = handle.read(zip_spec[2])
     except OSError as error:
         raise AudioError(
-            f"{path_spec}: cannot be read ({error.strerror}); check the manifest's root folder or --audio-root"
+            f"{path_spec}: cannot be read ({error.strerror}); check the manifest's root line or audio_root"
         ) from error
     if len(data) < zip_spec[2]:
-        raise AudioError(f"{path_spec}: the archive ends before this member does; copy it again or rewrite the manifest")
+        raise AudioError(
+            f"{path_spec}: the archive ends before this member does; copy it again or rewrite the manifest"
+        )
     return io.BytesIO(data)
 
 
 def _open_sound(path_spec: str, handle: BinaryIO) -> soundfile.SoundFile:
-    # libsndfile shortens truncated wav and ogg clips without a word, so these two are looked at before it opens them
-    magic = handle.read(4)
-    if (magic in (b"RIFF", b"RIFX") and _wav_is_truncated(handle)) or (magic == b"OggS" and _ogg_is_truncated(handle)):
-        raise AudioError(f"{path_spec}: truncated, the file ends before its audio does; copy or encode the file again")
+    # libsndfile shortens truncated wav and ogg clips without a word: look at these two before it opens them
+    is_truncated = {b"RIFF": _wav_is_truncated, b"RIFX": _wav_is_truncated, b"OggS": _ogg_is_truncated}
+    check = is_truncated.get(handle.read(4))
+    if check and check(handle):
+        raise AudioError(
+            f"{path_spec}: truncated, the file ends before its audio does; copy or encode the file again"
+        )
     handle.seek(0)
     try:
         # by path where there is one: libsndfile's own file access is faster than callbacks into Python
@@ -184,7 +201,7 @@ def _wav_is_truncated(handle: BinaryIO) -> bool:
             # 0 and 2^32-1 (and what ffmpeg writes to a pipe) mean "until the end of the file"
             return length < 0xFFFFF000 and handle.tell() + length > size
         handle.seek(length + length % 2, os.SEEK_CUR)
-    return riff[8:] == b"WAVE"  # a header without data; other RIFF files are no audio, which libsndfile will say
+    return riff[8:] == b"WAVE"  # ends before its data; other RIFF files are no audio, as libsndfile will say
 
 
 def _ogg_is_truncated(handle: BinaryIO) -> bool:

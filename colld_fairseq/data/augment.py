@@ -1,4 +1,4 @@
-"""SpecAugment: time and frequency masks on filterbanks (Park et al. 2019, https://arxiv.org/abs/1904.08779)."""
+"""SpecAugment: time and frequency masks on filterbanks (Park et al. 2019, arXiv:1904.08779)."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,9 @@ import numpy as np
 class SpecAugment:
     """Masks blocks of frames and of mel bins with the utterance's mean value; no time warping.
 
-    Widths are uniform on 0..max as in the paper; the defaults are its LibriSpeech double policy (table 1, LD). A time mask is
-    never wider than ``max_time_fraction`` of the utterance, so that short clips keep most of their frames.
+    Widths are uniform on 0..max as in the paper; the defaults are its LibriSpeech double policy (table 1,
+    LD). A time mask is never wider than ``max_time_fraction`` of the utterance, so that short clips keep most
+    of their frames.
     """
 
     num_freq_masks: int = 2

@@ -1,4 +1,4 @@
-"""Log-mel filterbanks as Kaldi makes them (by kaldi-native-fbank), and mean and variance normalisation of them."""
+"""Log-mel filterbanks as Kaldi makes them (by kaldi-native-fbank), and their normalisation (CMVN)."""
 
 from dataclasses import dataclass
 from typing import Iterable
@@ -16,15 +16,17 @@ _STD_FLOOR = 1e-5  # a constant channel stays 0 instead of becoming inf
 
 
 def fbank_length(num_samples: int) -> int:
-    """Frames of a clip of ``num_samples`` at 16 kHz: only whole 25 ms windows count (Kaldi's snip_edges). Also for arrays."""
+    """Frames of a clip of ``num_samples`` (int or array) at 16 kHz: whole 25 ms windows, as snip_edges
+    does."""
     return np.maximum(0, 1 + (np.asarray(num_samples) - WINDOW) // SHIFT)[()]
 
 
 def log_mel_fbank(waveform: np.ndarray, num_bins: int = 80) -> np.ndarray:
-    """Filterbank energies of a waveform [N] in [-1, 1] at 16 kHz: float32 [fbank_length(N), num_bins], natural logarithm.
+    """Natural log of the mel energies of a waveform [N] in [-1, 1] at 16 kHz: float32 [T, num_bins].
 
-    Kaldi's defaults (Povey window, pre-emphasis 0.97, DC removal, 20 Hz to 8 kHz, power spectrum) without dither, so that the
-    same clip always gives the same features. Clips under 25 ms give 0 frames.
+    Kaldi's defaults (Povey window, pre-emphasis 0.97, DC removal, 20 Hz to 8 kHz, power spectrum) without
+    dither, so that the same clip always gives the same features. T = fbank_length(N); clips under 25 ms give
+    0 frames.
     """
     if waveform.ndim != 1:
         raise AudioError(f"a filterbank needs a mono waveform [N], not an array of shape {waveform.shape}")
@@ -53,7 +55,7 @@ def utterance_cmvn(features: np.ndarray) -> np.ndarray:
 
 @dataclass
 class GlobalCmvn:
-    """Mean and variance normalisation with statistics of a whole corpus: ``mean`` and ``std``, float [F] each."""
+    """Normalisation with the statistics of a whole corpus: ``mean`` [F] and ``std`` [F]."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -64,7 +66,7 @@ class GlobalCmvn:
 
     @classmethod
     def fit(cls, features: Iterable[np.ndarray]) -> "GlobalCmvn":
-        """Statistics over the frames of all the given [T, F] arrays, in float64 (merged with Chan's update)."""
+        """Statistics over the frames of all given [T, F] arrays, in float64 (merged by Chan's formula)."""
         count, mean, squares = 0, None, None
         for block in features:
             if len(block) == 0:
@@ -81,7 +83,9 @@ class GlobalCmvn:
             squares = squares + block_squares + delta**2 * count * len(block) / total
             count = total
         if mean is None:
-            raise AudioError("no frames to take mean and variance from; give at least one clip of 25 ms or more")
+            raise AudioError(
+                "no frames to take mean and variance from; give at least one clip of 25 ms or more"
+            )
         return cls(mean=mean, std=np.sqrt(squares / count))
 
     def save(self, path: str) -> None:

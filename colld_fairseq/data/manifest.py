@@ -1,12 +1,15 @@
-"""Manifests: which utterances there are, where their audio lies and what was said (formats: manifests/README.md).
+"""Manifests: which utterances there are, where their audio lies, what was said (see manifests/README.md).
 
 Two formats, told apart by the first line of the file:
 
-- audio-only: a line with the root folder, then ``path<TAB>n_samples`` rows (the format of wav2vec 2.0 and HuBERT in fairseq);
-- speech-to-text: a header with at least ``id audio n_frames tgt_text``, then one row an utterance (fairseq's speech_to_text).
+- audio-only: a line with the root folder, then ``path<TAB>n_samples`` rows (the format of wav2vec 2.0 and
+  HuBERT in fairseq);
+- speech-to-text: a header with at least ``id audio n_frames tgt_text``, then one row an utterance (fairseq's
+  speech_to_text).
 
-Rows live in Arrow columns, not in Python objects: about 200 bytes a row instead of two thousand, shared between forked
-loader workers without copying. Everything that can be checked without opening audio is checked once, vectorised, at load.
+Rows live in Arrow columns, not in Python objects: about 200 bytes a row instead of two thousand, shared
+between forked loader workers without copying. Everything that can be checked without opening audio is checked
+once, vectorised, at load.
 """
 
 import os
@@ -23,12 +26,12 @@ from colld_fairseq.errors import ManifestError
 REQUIRED_COLUMNS = ("id", "audio", "n_frames", "tgt_text")
 OPTIONAL_COLUMNS = ("speaker", "src_text", "src_lang", "tgt_lang")
 CODED_COLUMNS = ("speaker", "src_lang", "tgt_lang")  # few distinct values: stored as dictionary codes
-_BLOCK_BYTES = 8 << 20  # parsed at a time; bounds the memory beside the table itself
+_BLOCK_BYTES = 4 << 20  # parsed at a time; bounds the memory beside the table itself
 _SHOWN = 3  # examples quoted in an error
 
 
 class Row(NamedTuple):
-    """One utterance. ``audio`` is ready for :func:`colld_fairseq.data.audio.read_audio`; ``n_samples`` counts at 16 kHz."""
+    """One utterance: ``audio`` as ``read_audio`` takes it (full path), ``n_samples`` counted at 16 kHz."""
 
     id: str
     audio: str
@@ -94,7 +97,7 @@ class Manifest:
         )
 
     def codes(self, name: str) -> Tuple[np.ndarray, List[str]]:
-        """A column of few values as (int64 codes [rows], the values): speaker, src_lang, tgt_lang or corpus."""
+        """speaker, src_lang, tgt_lang or corpus of all rows as (int64 codes [rows], the values)."""
         if name == "corpus":
             return np.zeros(len(self), dtype=np.int64), [self.corpus]
         if name not in CODED_COLUMNS:
@@ -150,7 +153,9 @@ class JoinedManifest:
         codes = []
         for part in self.parts:
             part_codes, part_values = part.codes(name)
-            codes.append(np.array([values.setdefault(v, len(values)) for v in part_values], dtype=np.int64)[part_codes])
+            codes.append(
+                np.array([values.setdefault(v, len(values)) for v in part_values], dtype=np.int64)[part_codes]
+            )
         return np.concatenate(codes), list(values)
 
 
@@ -160,11 +165,12 @@ AnyManifest = Union[Manifest, JoinedManifest]
 def read_manifest(path: str, audio_root: Optional[str] = None) -> Manifest:
     """Read and check one manifest of either format.
 
-    ``audio_root`` is the folder that audio paths are relative to. Default: the root line of an audio-only manifest (itself
-    relative to the manifest's folder if it is not absolute), or the folder of a speech-to-text manifest.
+    ``audio_root`` is the folder that audio paths are relative to. Default: the root line of an audio-only
+    manifest (itself relative to the manifest's folder if it is not absolute), or the folder of a
+    speech-to-text manifest.
 
-    Raises ManifestError naming file and line: unreadable file, no rows, missing columns, wrong number of fields, invalid
-    UTF-8, ``n_frames`` that is not a whole number >= 0, empty or duplicate ids.
+    Raises ManifestError naming file and line: unreadable file, no rows, missing columns, wrong number of
+    fields, invalid UTF-8, ``n_frames`` that is not a whole number >= 0, empty or duplicate ids.
     """
     path = os.fspath(path)
     folder = os.path.dirname(os.path.abspath(path))
@@ -185,7 +191,9 @@ def read_manifest(path: str, audio_root: Optional[str] = None) -> Manifest:
     for name in dict.fromkeys(("id", audio_column)):
         empty = pc.index(table.column(name), "").as_py()
         if empty >= 0:
-            raise ManifestError(f"{path}:{manifest.line(empty)}: the field {name!r} is empty; fill it in or remove the row")
+            raise ManifestError(
+                f"{path}:{manifest.line(empty)}: the field {name!r} is empty; fill it in or remove the row"
+            )
     manifest.n_samples = _whole_numbers(manifest, length_column)
     manifest.table = table.drop_columns([length_column])
     if not has_text:  # the path is the id: one column serves both
@@ -197,14 +205,14 @@ def read_manifest(path: str, audio_root: Optional[str] = None) -> Manifest:
 def join_manifests(manifests: Sequence[Manifest]) -> JoinedManifest:
     """Join manifests in the given order.
 
-    An id may occur in several files (one clip with two translations), but always with the same audio: feature caches and
-    reports go by id. ManifestError names both places otherwise.
+    An id may occur in several files (one clip with two translations), but always with the same audio: feature
+    caches and reports go by id. ManifestError names both places otherwise.
     """
     if not manifests:
         raise ManifestError("no manifest given; name at least one")
     joined = JoinedManifest(manifests)
     ids = pa.chunked_array([chunk for part in joined.parts for chunk in part.table.column("id").chunks])
-    if len(joined.parts) > 1 and pc.count_distinct(ids).as_py() < len(ids):
+    if len(joined.parts) > 1 and not _all_distinct(ids):
         seen: Dict[str, int] = {}
         repeated = set(_repeated(ids))
         for index in np.flatnonzero(pc.is_in(ids, value_set=pa.array(repeated, pa.string()))):
@@ -222,13 +230,17 @@ def _first_line(path: str) -> str:
         with open(path, "rb") as handle:
             raw = handle.readline()
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the manifest's path") from error
+        raise ManifestError(
+            f"{path}: cannot be read ({error.strerror}); check the manifest's path"
+        ) from error
     try:
         line = raw.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}:1: not UTF-8 ({error.reason}); convert the file to UTF-8") from error
     if not line:
-        raise ManifestError(f"{path}:1: the first line is empty; it must be the audio root folder or the column names")
+        raise ManifestError(
+            f"{path}:1: the first line is empty; it must be the audio root folder or the column names"
+        )
     if not raw.endswith(b"\n"):
         raise ManifestError(f"{path}: no rows below the first line; write one line an utterance")
     return line
@@ -238,16 +250,18 @@ def _check_header(path: str, columns: Sequence[str]) -> None:
     missing = [name for name in REQUIRED_COLUMNS if name not in columns]
     if missing:
         raise ManifestError(
-            f"{path}:1: the header lacks the column(s) {', '.join(missing)} (it has: {', '.join(columns)}); a speech-to-text "
-            "manifest starts with column names, an audio-only manifest with its root folder on a line of its own"
+            f"{path}:1: the header lacks the column(s) {', '.join(missing)} (it has: {', '.join(columns)}); "
+            "a speech-to-text manifest starts with column names, an audio-only one with its root folder"
         )
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
-        raise ManifestError(f"{path}:1: the header names the column(s) {', '.join(twice)} twice; keep one of each")
+        raise ManifestError(
+            f"{path}:1: the header names the column(s) {', '.join(twice)} twice; keep one of each"
+        )
 
 
 def _read_rows(path: str, columns: Sequence[str]) -> pa.Table:
-    """All rows below line 1 as strings, in the known columns only. Blank lines come back as rows of empty fields."""
+    """All rows below line 1 as strings, known columns only; blank lines become rows of empty fields."""
     malformed: List[Tuple[int, int]] = []
     count = 0
 
@@ -280,8 +294,9 @@ def _read_rows(path: str, columns: Sequence[str]) -> pa.Table:
     if count:
         examples = ", ".join(f"line {line}: {fields} field(s)" for line, fields in malformed)
         raise ManifestError(
-            f"{path}:{malformed[0][0]}: {count} row(s) do not have {len(columns)} tab-separated fields ({examples}); a tab or "
-            "line break inside a field splits it (fields are never quoted): replace it with a space"
+            f"{path}:{malformed[0][0]}: {count} row(s) do not have {len(columns)} tab-separated fields "
+            f"({examples}); a tab or line break inside a field splits it, fields are never quoted: "
+            "replace it with a space"
         )
     return table.unify_dictionaries()
 
@@ -293,7 +308,7 @@ def _explain(path: str, error: Exception) -> str:
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as bad:
-                return f"{path}:{number}: byte {bad.start + 1} of the line is not UTF-8; convert the file to UTF-8"
+                return f"{path}:{number}: byte {bad.start + 1} is not UTF-8; convert the file to UTF-8"
     return f"{path}: cannot be parsed as a tab-separated file ({error})"
 
 
@@ -302,7 +317,9 @@ def _drop_blank_lines(path: str, table: pa.Table, length_column: str) -> Tuple[p
     if pc.index(table.column(length_column), "").as_py() < 0:
         return table, ()
     with open(path, "rb") as handle:
-        blank = [number for number, line in enumerate(handle, start=1) if number > 1 and not line.strip(b"\r\n")]
+        blank = [
+            number for number, line in enumerate(handle, start=1) if number > 1 and not line.strip(b"\r\n")
+        ]
     keep = np.ones(len(table), dtype=bool)
     keep[np.array(blank, dtype=np.int64) - 2] = False
     return table.filter(pa.array(keep)), tuple(blank)
@@ -314,10 +331,20 @@ def _whole_numbers(manifest: Manifest, name: str) -> np.ndarray:
     first = pc.index(valid, False).as_py()
     if first >= 0:
         raise ManifestError(
-            f"{manifest.where(first)}: {name} is {column[first].as_py()!r}; it must be a whole number of samples at 16 kHz, "
-            "0 or more"
+            f"{manifest.where(first)}: {name} is {column[first].as_py()!r}; "
+            "it must be a whole number of samples at 16 kHz, 0 or more"
         )
     return pc.cast(column, pa.int64()).to_numpy()
+
+
+def _all_distinct(ids: pa.ChunkedArray) -> bool:
+    """True if no two ids are equal. Compares 64-bit hashes, which takes 8 bytes an id instead of a hash
+    table."""
+    hashes = np.concatenate(
+        [np.array([hash(i) for i in chunk.to_pylist()], dtype=np.int64) for chunk in ids.chunks]
+    )
+    hashes.sort()
+    return bool((hashes[1:] != hashes[:-1]).all()) or pc.count_distinct(ids).as_py() == len(ids)
 
 
 def _repeated(ids: pa.ChunkedArray) -> List[str]:
@@ -327,11 +354,11 @@ def _repeated(ids: pa.ChunkedArray) -> List[str]:
 
 def _check_unique_ids(manifest: Manifest) -> None:
     ids = manifest.table.column("id")
-    if pc.count_distinct(ids).as_py() == len(ids):
+    if _all_distinct(ids):
         return
     repeated = _repeated(ids)
     lines = [manifest.line(int(i)) for i in np.flatnonzero(pc.equal(ids, repeated[0]))]
     raise ManifestError(
-        f"{manifest.path}:{lines[1]}: id {repeated[0]!r} is already on line {lines[0]}; {len(repeated)} id(s) occur more than "
-        "once: give every row an id of its own"
+        f"{manifest.path}:{lines[1]}: id {repeated[0]!r} is already on line {lines[0]}; "
+        f"{len(repeated)} id(s) occur more than once: give every row an id of its own"
     )

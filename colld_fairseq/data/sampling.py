@@ -1,6 +1,7 @@
-"""Temperature sampling over groups of rows: languages, corpora, or both (Arivazhagan et al. 2019, arXiv:1907.05019).
+"""Temperature sampling over groups of rows: languages, corpora or both (arXiv:1907.05019).
 
-Groups are read from the rows themselves, so one file may mix languages and one language may lie in many files.
+Groups are read from the rows themselves, so one file may mix languages and one language may lie in many
+files.
 """
 
 from typing import Optional, Sequence, Tuple, Union
@@ -13,7 +14,7 @@ Keys = Union[np.ndarray, Sequence]
 
 
 def group_codes(keys: Union[Keys, Tuple[Keys, ...]]) -> np.ndarray:
-    """Group number of every row, int64 [rows]. A tuple of columns groups by their combination (language and corpus)."""
+    """Group number of every row, int64 [rows]; a tuple of columns groups by their combination."""
     columns = keys if isinstance(keys, tuple) else (keys,)
     codes = np.zeros(len(columns[0]), dtype=np.int64)
     for column in columns:
@@ -23,9 +24,11 @@ def group_codes(keys: Union[Keys, Tuple[Keys, ...]]) -> np.ndarray:
 
 
 def group_probabilities(counts: np.ndarray, alpha: float) -> np.ndarray:
-    """p_group proportional to share ** alpha, from the groups' row counts [G]; 1 keeps the shares, 0 makes them equal."""
+    """p_group proportional to share ** alpha, from row counts [G]; 1 keeps the shares, 0 makes them equal."""
     if not 0.0 <= alpha <= 1.0:
-        raise ConfigError(f"the sampling exponent alpha is {alpha}; it must lie between 0 (equal groups) and 1 (as in the data)")
+        raise ConfigError(
+            f"the sampling exponent alpha is {alpha}; it must lie between 0 (equal groups) and 1"
+        )
     weights = (counts / counts.sum()) ** alpha
     return weights / weights.sum()
 
@@ -35,14 +38,16 @@ def sampling_indices(
 ) -> np.ndarray:
     """Row numbers of one epoch in random order, int64 [size] (default: as many as there are rows).
 
-    A group gets p_group * size rows (rounded up or down so that the expectation is exact). Within a group rows repeat only
-    after all of its rows were taken, so no row is seen twice while another is missing, and alpha = 1 with the default size
-    is a permutation of all rows. Depends on (seed, epoch) only.
+    A group gets p_group * size rows (rounded up or down so that the expectation is exact). Within a group
+    rows repeat only after all of its rows were taken, so no row is seen twice while another is missing, and
+    alpha = 1 with the default size is a permutation of all rows. Depends on (seed, epoch) only.
     """
     codes = group_codes(keys)
     size = len(codes) if size is None else size
     if len(codes) == 0 or size < 0:
-        raise ConfigError(f"cannot sample {size} rows from {len(codes)}; give at least one row and a size of 0 or more")
+        raise ConfigError(
+            f"cannot sample {size} rows from {len(codes)}; give at least one row and a size of 0 or more"
+        )
     counts = np.bincount(codes)
     rng = np.random.default_rng([seed, epoch])
     # Systematic rounding: one offset for all groups keeps the sum at size and every expectation at p * size.
