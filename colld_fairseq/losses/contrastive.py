@@ -132,18 +132,21 @@ def contrastive_loss(
         with torch.no_grad():
             codes = _row_codes(z).view(batch, most)
             duplicate = codes[:, :, None] == codes[:, None, :]  # [B, M, M], true on the diagonal
-            offsets = plan.log_counts.masked_fill(duplicate, -torch.inf)
-            no_negative = offsets == -torch.inf
+            offsets = torch.where(duplicate, -torch.inf, plan.log_counts)
+            is_negative = offsets > -torch.inf
             offsets.diagonal(dim1=1, dim2=2).zero_()
-        p = F.normalize(p, dim=-1, eps=1e-6) / logit_temp
-        z = F.normalize(z, dim=-1, eps=1e-6)
-        similarities = torch.bmm(p.view(batch, most, -1), z.view(batch, most, -1).transpose(1, 2))
+        # The norms divide the products and not the vectors: for M < D that is less arithmetic, above all in the
+        # backward pass, and no normalised copies are kept.
+        scale_p = 1.0 / (torch.linalg.vector_norm(p, dim=-1).clamp_min(1e-6) * logit_temp)
+        scale_z = 1.0 / torch.linalg.vector_norm(z, dim=-1).clamp_min(1e-6)
+        products = torch.bmm(p.view(batch, most, -1), z.view(batch, most, -1).transpose(1, 2))
+        similarities = products * (scale_p.view(batch, most, 1) * scale_z.view(batch, 1, most))
         logits = (similarities + offsets).view(batch * most, most)
         loss_sum = F.cross_entropy(logits, plan.labels, ignore_index=-100, reduction="sum")
 
         with torch.no_grad():
             positive = similarities.diagonal(dim1=1, dim2=2)
-            hardest = similarities.masked_fill(no_negative, -torch.inf).amax(-1)
+            hardest = torch.where(is_negative, similarities, -torch.inf).amax(-1)
             # Rows without a frame have no negatives either, so they drop out here.
             correct = ((positive > hardest) & (hardest > -torch.inf)).sum()
     return ContrastiveOutput(loss_sum, plan.count, correct)

@@ -12,7 +12,7 @@ class Upsample(nn.Module):
     """Raises the frame rate by an integer factor: ``[B, T, D] -> [B, factor * T, D]``.
 
     A transposed convolution, used by FitHuBERT (2207.00555) after its time reduction. As kernel and stride
-    are equal, every input frame makes ``factor`` output frames of its own and padding never reaches valid frames.
+    are equal, every input frame makes ``factor`` output frames of its own: padding stays outside.
     """
 
     def __init__(self, width: int, factor: int):
