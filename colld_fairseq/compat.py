@@ -89,3 +89,18 @@ def copy_checkpoints_atomically() -> None:
         return True
 
     PathManager.copy = staticmethod(copy)
+
+
+def absolute_path(path: str) -> str:
+    """`path` made absolute from the folder the user started in.
+
+    fairseq-hydra-train changes the working directory to outputs/<date>/<time> before anything is read, where
+    relative paths lead nowhere; hydra remembers the original one.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import get_original_cwd
+
+    path = os.path.expanduser(path)
+    if os.path.isabs(path) or not HydraConfig.initialized():
+        return os.path.abspath(path)
+    return os.path.abspath(os.path.join(get_original_cwd(), path))

@@ -1,0 +1,2 @@
+"""One thin file per training objective; importing the package registers them."""
+from colld_fairseq.criterions import colld, feature_regression  # noqa: F401

@@ -1,0 +1,80 @@
+"""Criterion `colld`: masked prediction and contrastive layer-to-layer distillation (CoLLD-style, reconstructed).
+
+For every masked frame t and layer pair k the head's prediction p_kt must pick the teacher's frame z_kt out of N other
+masked frames of the same utterance (Chang et al. 2023, 2309.07707, described in USAD 2506.18843):
+
+    l_kt = -log exp(cos(p_kt, z_kt) / temp) / ( exp(cos(p_kt, z_kt) / temp) + sum_n exp(cos(p_kt, z_kn) / temp) )
+
+    loss = contrastive_weight * sum_k w_k mean_t l_kt + the terms of `feature_regression`, whose weights are 0 here
+    unless given: at a small budget the mixture learns faster than either (see RESULTS.md).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.logging import metrics
+from torch import Tensor
+
+from colld_fairseq.criterions.feature_regression import (
+    FeatureRegressionConfig,
+    FeatureRegressionCriterion,
+    TargetNorm,
+    sum_logs,
+)
+from colld_fairseq.losses.contrastive import contrastive_loss, sample_negatives
+
+# Validation draws its negatives with this seed, so that losses of different checkpoints are comparable.
+VALID_NEGATIVES_SEED = 1
+
+
+@dataclass
+class ColldConfig(FeatureRegressionConfig):
+    contrastive_weight: float = field(default=1.0, metadata={"help": "weight of the contrastive term"})
+    num_negatives: int = field(
+        default=100, metadata={"help": "negatives a frame, from the same utterance; 0 = all its other masked frames (w2v-BERT: 100)"}
+    )
+    logit_temp: float = field(default=0.1, metadata={"help": "temperature dividing the cosines (w2v-BERT: 0.1)"})
+    l1_weight: float = field(default=0.0, metadata={"help": "weight of the mean absolute difference"})
+    log_sigmoid_cosine_weight: float = field(default=0.0, metadata={"help": "weight of -log sigmoid(cos)"})
+    target_norm: TargetNorm = field(
+        default="instance",
+        metadata={"help": "teacher features: none, per channel over the utterance (our choice), or affine-free LayerNorm"},
+    )
+
+
+@register_criterion("colld", dataclass=ColldConfig)
+class ColldCriterion(FeatureRegressionCriterion):
+    cfg: ColldConfig
+
+    def compute_loss(self, predictions, targets, weights, valid: Tensor, masked: Tensor):
+        """Each term is a mean over its own frames; the sample size is the number of contrasted frames."""
+        contrastive, frames, correct = self.contrastive(predictions, targets, weights, masked)
+        loss = self.cfg.contrastive_weight * contrastive
+        log = {"contrastive": contrastive, "correct": correct, "contrasted": frames * len(predictions)}
+        if any(self.regression_weights.values()):
+            regression, count, parts = super().compute_loss(predictions, targets, weights, valid, masked)
+            scale = frames / count.clamp_min(1)
+            loss = loss + scale * regression
+            log.update({name: scale * value for name, value in parts.items()})
+        return loss, frames, log
+
+    def contrastive(self, predictions, targets, weights, masked: Tensor):
+        """Loss summed over layer pairs and frames, contrasted frames [0-dim], correct decisions [0-dim]."""
+        generator = None
+        if not self.training:
+            generator = torch.Generator(masked.device).manual_seed(VALID_NEGATIVES_SEED)
+        plan = sample_negatives(masked, self.cfg.num_negatives, generator)
+        loss, correct = 0.0, 0
+        for prediction, target, weight in zip(predictions, targets, weights):
+            term = contrastive_loss(prediction, target, plan, self.cfg.logit_temp)
+            loss = loss + weight * term.loss_sum
+            correct = correct + term.correct
+        return loss, plan.count, correct
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs) -> None:
+        super().reduce_metrics(logging_outputs)
+        totals = sum_logs(logging_outputs)
+        contrasted = max(totals["contrasted"], 1)
+        metrics.log_scalar("accuracy", 100 * totals["correct"] / contrasted, contrasted, round=2)

@@ -1,0 +1,185 @@
+"""fairseq datasets over manifests: audio for distillation, audio and text for recognition and translation."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+import torch
+from fairseq.data import FairseqDataset, data_utils
+
+from colld_fairseq.data.audio import read_audio
+from colld_fairseq.data.bad_audio import BadAudioLedger
+from colld_fairseq.data.inputs import StudentInput
+from colld_fairseq.data.manifest import Row
+from colld_fairseq.errors import AudioError
+
+# Clips are batched with others of about their own length, but not always with the same ones: lengths are
+# multiplied by a factor drawn from [1 - x, 1 + x] before sorting. Our choice.
+LENGTH_JITTER = 0.1
+SAMPLE_RATE = 16000
+
+
+@dataclass
+class DatasetOptions:
+    """What a SpeechDataset does beside reading."""
+
+    train: bool = False  # crop at random, augment, take the rows that epoch_rows gives
+    seed: int = 1
+    max_samples: Optional[int] = None  # longer clips are cropped (training: at random, else at the start)
+    keep_waveform: bool = False  # for an online teacher
+    bad_audio_share: float = 0.001  # share of unreadable rows past which reading is fatal
+    epoch_rows: Optional[Callable[[int], np.ndarray]] = None  # training: epoch -> row numbers in random order
+
+
+class SpeechDataset(FairseqDataset):
+    """Audio rows of one or several manifests.
+
+    A batch: `id` [B], `utt_id` (names), `net_input.src_tokens` ([B, T, 80] filterbanks or [B, N] waveforms, zero
+    padded) and `src_lengths` [B], `audio_seconds`, and, for an online teacher, `teacher_input.waveforms` [B, N] and
+    `lengths` [B]. Waveforms for the teacher are float64: fairseq's --fp16/--bf16 rounds every float32 tensor of a
+    batch to half precision, which would hand the teacher 8 to 11 bit audio.
+    """
+
+    def __init__(self, rows, student_input: StudentInput, options: DatasetOptions) -> None:
+        super().__init__()
+        self.rows = rows
+        self.student_input = student_input
+        self.options = options
+        self.sizes = np.asarray(rows.n_samples)
+        if options.max_samples is not None:
+            self.sizes = np.minimum(self.sizes, options.max_samples)
+        self.bad_audio = BadAudioLedger(len(rows), options.bad_audio_share)
+        self.epoch = 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def num_tokens_vec(self, indices) -> np.ndarray:
+        return self.sizes[indices]
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        return not self.options.train  # the order and the sample of rows change every epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def ordered_indices(self) -> np.ndarray:
+        """Rows of this epoch, sorted by (jittered) length; fairseq shuffles the batches afterwards."""
+        if not self.options.train:
+            return np.argsort(self.sizes, kind="stable")
+        indices = self.options.epoch_rows(self.epoch)
+        generator = np.random.default_rng((self.options.seed, self.epoch))
+        jitter = generator.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(indices))
+        return indices[np.argsort(self.sizes[indices] * jitter, kind="stable")]
+
+    def __getitem__(self, index: int) -> Optional[Dict]:
+        """One utterance, or None when its audio cannot be read (see BadAudioLedger)."""
+        index = int(index)
+        if self.bad_audio.is_bad(index):
+            return None
+        row = self.rows.row(index)
+        try:
+            waveform = read_audio(row.audio)
+        except AudioError as error:
+            self.bad_audio.report(index, row.id, error)
+            return None
+        return self.make_item(index, row, waveform)
+
+    def make_item(self, index: int, row: Row, waveform: np.ndarray) -> Dict:
+        generator = None
+        if self.options.train:  # the same draw whichever worker reads the clip, and after a resume
+            generator = np.random.default_rng((self.options.seed, self.epoch, index))
+        waveform = self.crop(waveform, generator)
+        item = {
+            "index": index,
+            "utt_id": row.id,
+            "seconds": len(waveform) / SAMPLE_RATE,
+            "source": self.student_input(waveform, generator),
+        }
+        if self.options.keep_waveform:
+            item["waveform"] = waveform
+        return item
+
+    def crop(self, waveform: np.ndarray, generator: Optional[np.random.Generator]) -> np.ndarray:
+        limit = self.options.max_samples
+        if limit is None or len(waveform) <= limit:
+            return waveform
+        start = 0 if generator is None else int(generator.integers(len(waveform) - limit + 1))
+        return waveform[start : start + limit]
+
+    def collater(self, items: Sequence[Optional[Dict]]) -> Dict:
+        items = [item for item in items if item is not None]
+        if not items:
+            return {}  # fairseq skips an empty batch
+        source, source_lengths = pad([item["source"] for item in items])
+        batch = {
+            "id": torch.tensor([item["index"] for item in items]),
+            "utt_id": [item["utt_id"] for item in items],
+            "nsentences": len(items),
+            "ntokens": int(source_lengths.sum()),
+            "audio_seconds": sum(item["seconds"] for item in items),
+            "net_input": {"src_tokens": source, "src_lengths": source_lengths},
+        }
+        if self.options.keep_waveform:
+            waveforms, lengths = pad([item["waveform"] for item in items])
+            batch["teacher_input"] = {"waveforms": waveforms.double(), "lengths": lengths}
+        return batch
+
+
+class SpeechToTextDataset(SpeechDataset):
+    """Audio and text. Adds `target` [B, U], `target_lengths` [B], `ctc_target` [B, U'], `ctc_target_lengths` [B],
+    `net_input.prev_output_tokens` [B, U], `src_langs`, `tgt_langs`; `ntokens` counts target tokens.
+
+    `encode(row)` gives the decoder's token ids (language tag first where the task uses tags, end of sentence
+    last), `encode_ctc(row)` the token ids CTC aligns with the audio.
+    """
+
+    def __init__(self, rows, student_input, options, dictionary, encode, encode_ctc) -> None:
+        super().__init__(rows, student_input, options)
+        self.dictionary = dictionary
+        self.encode = encode
+        self.encode_ctc = encode_ctc
+
+    def make_item(self, index: int, row: Row, waveform: np.ndarray) -> Dict:
+        item = super().make_item(index, row, waveform)
+        item.update(
+            target=self.encode(row), ctc_target=self.encode_ctc(row), src_lang=row.src_lang, tgt_lang=row.tgt_lang
+        )
+        return item
+
+    def collater(self, items: Sequence[Optional[Dict]]) -> Dict:
+        items = [item for item in items if item is not None]
+        batch = super().collater(items)
+        if not batch:
+            return batch
+        pad_id, eos_id = self.dictionary.pad(), self.dictionary.eos()
+        targets = [item["target"] for item in items]
+        ctc_targets = [item["ctc_target"] for item in items]
+        batch["target"] = data_utils.collate_tokens(targets, pad_id, eos_id)
+        batch["target_lengths"] = torch.tensor([len(target) for target in targets])
+        batch["net_input"]["prev_output_tokens"] = data_utils.collate_tokens(
+            targets, pad_id, eos_id, move_eos_to_beginning=True
+        )
+        batch["ctc_target"] = data_utils.collate_tokens(ctc_targets, pad_id)
+        batch["ctc_target_lengths"] = torch.tensor([len(target) for target in ctc_targets])
+        batch["src_langs"] = [item["src_lang"] for item in items]
+        batch["tgt_langs"] = [item["tgt_lang"] for item in items]
+        batch["ntokens"] = int(batch["target_lengths"].sum())
+        return batch
+
+
+def pad(arrays: List[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Zero-pad arrays of shape [N_i, ...] to one tensor [B, max N, ...]; return it and the lengths [B]."""
+    lengths = torch.tensor([len(array) for array in arrays])
+    padded = torch.zeros(len(arrays), int(lengths.max()), *arrays[0].shape[1:])
+    for i, array in enumerate(arrays):
+        padded[i, : len(array)] = torch.from_numpy(np.ascontiguousarray(array))
+    return padded, lengths

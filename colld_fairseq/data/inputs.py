@@ -1,0 +1,49 @@
+"""What the student hears: a waveform in, the array its front-end takes out."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+import numpy as np
+
+from colld_fairseq.data.augment import SpecAugment
+from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank, utterance_cmvn
+
+
+@dataclass
+class StudentInput:
+    """Turns waveforms [N] (16 kHz) into the student's input: fbank [T, 80] at 100 Hz, or the waveform [N] itself.
+
+    `cmvn` (for filterbanks): "utterance" (mean and variance of the clip), "none", or the path of a file written by
+    `GlobalCmvn.save`. `normalize` (for waveforms): zero mean and unit variance over the clip, as layer-norm
+    front-ends of HuBERT / wav2vec 2.0 expect; off unless asked for (fairseq's S2T forces it on by mistake).
+    """
+
+    kind: str = "fbank"
+    cmvn: str = "utterance"
+    normalize: bool = False
+    spec_augment: Optional[SpecAugment] = None
+    _global_cmvn: Optional[GlobalCmvn] = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.kind == "fbank" and self.cmvn not in ("utterance", "none"):
+            self._global_cmvn = GlobalCmvn.load(self.cmvn)
+
+    def __call__(self, waveform: np.ndarray, generator: Optional[np.random.Generator] = None) -> np.ndarray:
+        """`generator` given = training: SpecAugment is applied, and draws from it."""
+        if self.kind == "waveform":
+            return standardize(waveform) if self.normalize else waveform
+        features = log_mel_fbank(waveform)
+        if self._global_cmvn is not None:
+            features = self._global_cmvn(features)
+        elif self.cmvn == "utterance":
+            features = utterance_cmvn(features)
+        if generator is not None and self.spec_augment is not None:
+            features = self.spec_augment(features, generator)
+        return features
+
+
+def standardize(waveform: np.ndarray) -> np.ndarray:
+    """Zero mean, unit variance over the clip (epsilon 1e-5 as torch's layer_norm)."""
+    centred = waveform - waveform.mean()
+    return (centred / np.sqrt(centred.var() + 1e-5)).astype(np.float32)

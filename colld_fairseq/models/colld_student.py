@@ -1,0 +1,107 @@
+"""Model `colld_student`: a student encoder and the heads that predict teacher features from its layers."""
+
+from dataclasses import dataclass, field
+from typing import List, NamedTuple, Optional
+
+import torch
+from fairseq.dataclass import ChoiceEnum
+from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
+from torch import Tensor
+
+from colld_fairseq.models import layer_map
+from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, set_preset
+from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.modules.encoder import StudentEncoder
+from colld_fairseq.modules.heads import DistillationHeads
+from colld_fairseq.modules.masking import sample_span_mask
+
+# Validation draws its masks with this seed, so that losses of different checkpoints are comparable.
+VALID_MASK_SEED = 1
+
+
+@dataclass
+class ColldStudentConfig(EncoderOptions):
+    layer_map: str = field(default="sparse:3", metadata={"help": layer_map.HELP})
+    head: ChoiceEnum(["linear", "mlp", "shared"]) = field(
+        default="linear",
+        metadata={"help": "prediction heads: one Linear each, Linear-activation-Linear each (USAD), or shared trunk (DistilHuBERT)"},
+    )
+    head_activation: ChoiceEnum(["relu", "gelu"]) = field(default="gelu", metadata={"help": "of mlp and shared heads"})
+    head_hidden: int = field(default=0, metadata={"help": "hidden width of mlp and shared heads; 0 = student width"})
+    no_head_bias: bool = field(default=False, metadata={"help": "last Linear of each head without bias (LightHuBERT)"})
+    upsample_heads: bool = field(
+        default=False, metadata={"help": "undo the encoder's time reduction inside the heads (FitHuBERT)"}
+    )
+    mask_prob: float = field(
+        default=0.65, metadata={"help": "share of frames that masked spans would cover without overlap (w2v-BERT: 0.65); 0 = no mask"}
+    )
+    mask_length: int = field(default=10, metadata={"help": "frames of a masked span, at the student's rate (w2v-BERT: 10)"})
+    min_masks: int = field(default=2, metadata={"help": "least number of spans in an utterance (w2v-BERT: 2)"})
+
+
+class StudentOutput(NamedTuple):
+    """predictions: one [B, T, D_teacher] for each layer pair; lengths [B] of them; mask [B, T] (True = predicted from
+    masked input) or None when nothing is masked."""
+
+    predictions: List[Tensor]
+    lengths: Tensor
+    mask: Optional[Tensor]
+
+
+@register_model("colld_student", dataclass=ColldStudentConfig)
+class ColldStudent(BaseFairseqModel):
+    """`encoder.` is the student; `heads.` exists in distillation only and is dropped on export and fine-tuning."""
+
+    def __init__(self, cfg: ColldStudentConfig, encoder: StudentEncoder, heads: DistillationHeads, pairs) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.prediction_rate_hz = encoder.frame_rate_hz * heads.upsample_factor
+        self.encoder = encoder
+        self.heads = heads
+        self.pairs = pairs
+
+    @classmethod
+    def build_model(cls, cfg: ColldStudentConfig, task) -> "ColldStudent":
+        encoder = build_encoder(cfg)
+        teacher = task.teacher_info
+        pairs = layer_map.parse_layer_map(cfg.layer_map, encoder.num_layers, teacher.num_layers)
+        upsample = encoder.config.time_reduction if cfg.upsample_heads else 1
+        target_width = task.target_width(encoder.frame_rate_hz * upsample)
+        heads = DistillationHeads(
+            [encoder.width] * (1 if cfg.head == "shared" else len(pairs)),
+            [target_width] * len(pairs),
+            kind=cfg.head,
+            hidden_width=cfg.head_hidden or None,
+            activation=cfg.head_activation,
+            upsample=upsample,
+            bias=not cfg.no_head_bias,
+        )
+        return cls(cfg, encoder, heads, pairs)
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor, **unused) -> StudentOutput:
+        """Predict teacher features from masked input. src_tokens [B, T, 80] or [B, N], src_lengths [B]."""
+        layers = [pair.student for pair in self.pairs]
+        mask = self.mask if self.cfg.mask_prob > 0 else None
+        output = self.encoder(src_tokens, src_lengths, mask=mask, layers=layers)
+        features = [output.features[layer] for layer in layers]
+        if self.cfg.head == "shared":
+            features = features[:1]  # one trunk, fed by one layer
+        factor = self.heads.upsample_factor
+        mask = output.mask
+        if mask is not None and factor > 1:
+            mask = mask.repeat_interleave(factor, dim=1)
+        return StudentOutput(self.heads(features), output.lengths * factor, mask)
+
+    def mask(self, lengths: Tensor) -> Tensor:
+        """Spans to mask, bool [B, T], for frame counts `lengths` [B]."""
+        generator = None
+        if not self.training:
+            generator = torch.Generator(lengths.device).manual_seed(VALID_MASK_SEED)
+        return sample_span_mask(lengths, self.cfg.mask_prob, self.cfg.mask_length, self.cfg.min_masks, generator)
+
+    def max_positions(self):
+        return None
+
+
+for _name in PRESETS:
+    register_model_architecture("colld_student", f"colld_student_{_name}")(set_preset(_name))

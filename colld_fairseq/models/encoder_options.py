@@ -1,0 +1,95 @@
+"""From fairseq options to a StudentEncoder: a preset, a few overrides, or the encoder of a checkpoint."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+from fairseq.dataclass import FairseqDataclass
+from omegaconf import DictConfig, open_dict
+
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
+
+# option name -> EncoderConfig field
+OVERRIDES = {
+    "front_end": "front_end",
+    "fbank_stack": "fbank_stack",
+    "encoder_block": "block",
+    "encoder_layers": "layers",
+    "encoder_embed_dim": "embed_dim",
+    "encoder_ffn_embed_dim": "ffn_dim",
+    "encoder_attention_heads": "attention_heads",
+    "encoder_position": "position",
+    "depthwise_conv_kernel": "depthwise_conv_kernel",
+}
+REGULARISERS = {
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "encoder_layerdrop": "layerdrop",
+}
+
+
+@dataclass
+class EncoderOptions(FairseqDataclass):
+    encoder_preset: str = field(default="tiny", metadata={"help": f"shape of the student: {', '.join(PRESETS)}"})
+    front_end: Optional[str] = field(default=None, metadata={"help": "waveform, fbank or fbank_stack; default: the preset's"})
+    fbank_stack: Optional[int] = field(default=None, metadata={"help": "filterbank frames a step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz"})
+    encoder_block: Optional[str] = field(default=None, metadata={"help": "conformer or transformer; default: the preset's"})
+    encoder_layers: Optional[int] = field(default=None, metadata={"help": "number of blocks; default: the preset's"})
+    encoder_embed_dim: Optional[int] = field(default=None, metadata={"help": "width; default: the preset's"})
+    encoder_ffn_embed_dim: Optional[int] = field(default=None, metadata={"help": "feed-forward width; default: the preset's"})
+    encoder_attention_heads: Optional[int] = field(default=None, metadata={"help": "attention heads; default: the preset's"})
+    encoder_position: Optional[str] = field(default=None, metadata={"help": "conv, relative_key, rotary or none; default: the preset's"})
+    depthwise_conv_kernel: Optional[int] = field(default=None, metadata={"help": "Conformer convolution (frames); default: the preset's"})
+    dropout: float = field(default=0.0, metadata={"help": "on residual branches; 0 in distillation (a deterministic student)"})
+    attention_dropout: float = field(default=0.0, metadata={"help": "on attention weights"})
+    activation_dropout: float = field(default=0.0, metadata={"help": "after the feed-forward activation"})
+    encoder_layerdrop: float = field(default=0.0, metadata={"help": "probability of skipping a whole block in training"})
+    encoder_config: str = field(
+        default="", metadata={"help": "the complete encoder as JSON; filled in by the program and kept in the checkpoint"}
+    )
+
+
+def encoder_config(cfg: EncoderOptions) -> EncoderConfig:
+    """The encoder these options describe: the recorded configuration where there is one, else preset and overrides.
+
+    Dropout and layer-drop always come from the options: they belong to a training run, not to a shape.
+    """
+    if cfg.encoder_config:
+        values = json.loads(cfg.encoder_config)
+    else:
+        if cfg.encoder_preset not in PRESETS:
+            raise ConfigError(f"--encoder-preset {cfg.encoder_preset!r}: choose one of {', '.join(PRESETS)}")
+        values = dict(PRESETS[cfg.encoder_preset])
+        for option, name in OVERRIDES.items():
+            if getattr(cfg, option) is not None:
+                values[name] = getattr(cfg, option)
+    values.update({name: getattr(cfg, option) for option, name in REGULARISERS.items()})
+    return EncoderConfig.from_dict(values)
+
+
+def build_encoder(cfg: EncoderOptions) -> StudentEncoder:
+    """Build the encoder and record its complete configuration in `cfg`, which fairseq saves with the checkpoint."""
+    encoder = StudentEncoder(encoder_config(cfg))
+    record(cfg, "encoder_config", json.dumps(encoder.config.to_dict(), sort_keys=True))
+    return encoder
+
+
+def record(cfg: Any, name: str, value: Any) -> None:
+    """Set a field of a configuration that may be a Namespace or a read-only DictConfig."""
+    if isinstance(cfg, DictConfig):
+        with open_dict(cfg):
+            cfg[name] = value
+    else:
+        setattr(cfg, name, value)
+
+
+def set_preset(name: str) -> Callable[[Any], None]:
+    """Architecture function: choose the preset unless the user chose another."""
+
+    def architecture(args: Any) -> None:
+        args.encoder_preset = getattr(args, "encoder_preset", name)
+
+    return architecture

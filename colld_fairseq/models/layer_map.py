@@ -1,0 +1,79 @@
+"""Which student layer learns from which teacher layers."""
+
+from dataclasses import dataclass
+from typing import List, Tuple
+
+from colld_fairseq.errors import ConfigError
+
+HELP = (
+    "which student layer predicts which teacher layer: 'dense' (every student layer, student k <- teacher "
+    "round(k*L_T/L_S)), 'sparse:K' (K pairs floor(k*L_S/K) <- floor(k*L_T/K)), or a list 'S:T,S:T'; "
+    "'S:A-B' takes the average of teacher layers A to B. Layer 0 = input of the first block, k = output of block k"
+)
+
+
+@dataclass(frozen=True)
+class LayerPair:
+    """Student layer `student` predicts the mean of the teacher layers `teachers` (usually one)."""
+
+    student: int
+    teachers: Tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.student}<-{'+'.join(map(str, self.teachers))}"
+
+
+def parse_layer_map(text: str, student_layers: int, teacher_layers: int) -> List[LayerPair]:
+    """Parse a layer map (see HELP). "sparse" is USAD's rule (2506.18843), "dense" our reading of CoLLD's.
+
+    Raises ConfigError for a map that cannot be parsed or names a layer that does not exist.
+    """
+    if text == "dense":
+        pairs = [
+            LayerPair(k, (round_half_up(k * teacher_layers, student_layers),)) for k in range(1, student_layers + 1)
+        ]
+    elif text.startswith("sparse:"):
+        count = as_number(text, text[len("sparse:") :])
+        if not 1 <= count <= min(student_layers, teacher_layers):
+            raise ConfigError(
+                f"layer map {text!r}: the number of pairs must be 1 to {min(student_layers, teacher_layers)} "
+                f"(student {student_layers} layers, teacher {teacher_layers})"
+            )
+        pairs = [
+            LayerPair(k * student_layers // count, (k * teacher_layers // count,)) for k in range(1, count + 1)
+        ]
+    else:
+        pairs = [parse_pair(text, part) for part in text.split(",")]
+    for pair in pairs:
+        check_layer(text, "student", pair.student, student_layers)
+        for layer in pair.teachers:
+            check_layer(text, "teacher", layer, teacher_layers)
+    return pairs
+
+
+def round_half_up(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def parse_pair(text: str, part: str) -> LayerPair:
+    student, colon, teachers = part.partition(":")
+    if not colon:
+        raise ConfigError(f"layer map {text!r}: {part!r} is not STUDENT:TEACHER; {HELP}")
+    first, dash, last = teachers.partition("-")
+    low = as_number(text, first)
+    high = as_number(text, last) if dash else low
+    if high < low:
+        raise ConfigError(f"layer map {text!r}: the range {teachers!r} is empty")
+    return LayerPair(as_number(text, student), tuple(range(low, high + 1)))
+
+
+def as_number(text: str, part: str) -> int:
+    try:
+        return int(part)
+    except ValueError:
+        raise ConfigError(f"layer map {text!r}: {part!r} is not a layer number; {HELP}") from None
+
+
+def check_layer(text: str, who: str, layer: int, count: int) -> None:
+    if not 0 <= layer <= count:
+        raise ConfigError(f"layer map {text!r}: the {who} has layers 0 to {count}, there is no layer {layer}")

@@ -1,0 +1,5 @@
+"""Load student checkpoints in plain Python."""
+
+
+def load_student(path):
+    raise RuntimeError("not available yet")

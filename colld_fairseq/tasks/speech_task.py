@@ -1,0 +1,150 @@
+"""What both tasks share: options about audio, manifests found and checked, batches of which none is lost."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Callable, List, Optional
+
+import numpy as np
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.tasks import FairseqTask
+from omegaconf import II, MISSING
+
+from colld_fairseq.compat import absolute_path
+from colld_fairseq.data.augment import SpecAugment
+from colld_fairseq.data.datasets import SAMPLE_RATE, DatasetOptions
+from colld_fairseq.data.inputs import StudentInput
+from colld_fairseq.data.manifest import join_manifests, read_manifest
+from colld_fairseq.data.sampling import sampling_indices
+from colld_fairseq.errors import ConfigError, ManifestError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SpeechTaskConfig(FairseqDataclass):
+    data: str = field(
+        default=MISSING,
+        metadata={"help": "folder of the manifests; the split NAME is read from NAME.tsv there, several as NAME,NAME"},
+    )
+    audio_root: str = field(
+        default="", metadata={"help": "folder that audio paths are relative to (default: the manifest's own root)"}
+    )
+    cmvn: str = field(
+        default="utterance",
+        metadata={"help": "filterbank normalisation: utterance, none, or an .npz file of global statistics"},
+    )
+    normalize_waveform: bool = field(
+        default=False,
+        metadata={"help": "zero mean and unit variance of each clip, for students with a waveform front-end"},
+    )
+    min_seconds: float = field(
+        default=0.1, metadata={"help": "shorter clips are left out of training (seconds; our choice)"}
+    )
+    max_seconds: float = field(
+        default=30.0,
+        metadata={"help": "longer clips: cropped in distillation, left out of fine-tuning (seconds; our choice)"},
+    )
+    max_bad_audio: float = field(
+        default=0.001, metadata={"help": "share of clips that may be unreadable before training stops (our choice)"}
+    )
+    sampling_alpha: float = field(
+        default=1.0,
+        metadata={"help": "temperature of group sampling: p ~ share^alpha; 1 = every row once an epoch, 0 = uniform"},
+    )
+    sampling_by: ChoiceEnum(["language", "corpus"]) = field(
+        default="language", metadata={"help": "what sampling_alpha balances: src_lang of the rows, or manifests"}
+    )
+    freq_masks: int = field(default=0, metadata={"help": "SpecAugment: frequency masks per clip (filterbank input)"})
+    freq_mask_width: int = field(default=27, metadata={"help": "SpecAugment F: widest frequency mask (bins)"})
+    time_masks: int = field(default=0, metadata={"help": "SpecAugment: time masks per clip (filterbank input)"})
+    time_mask_width: int = field(default=40, metadata={"help": "SpecAugment T: longest time mask (10 ms frames)"})
+    time_mask_share: float = field(default=0.2, metadata={"help": "SpecAugment p: longest time mask as share of the clip"})
+    seed: int = II("common.seed")
+
+
+class SpeechTask(FairseqTask):
+    """Manifests to datasets. Subclasses implement `make_dataset(split, rows, student_input, options)`."""
+
+    cfg: SpeechTaskConfig
+
+    def __init__(self, cfg: SpeechTaskConfig) -> None:
+        super().__init__(cfg)
+        self.front_end: Optional[str] = None  # of the student; known once the model is built
+
+    def build_model(self, cfg, from_checkpoint: bool = False):
+        model = super().build_model(cfg, from_checkpoint)
+        self.front_end = model.encoder.config.front_end
+        return model
+
+    def manifest_paths(self, split: str) -> List[str]:
+        folder = absolute_path(self.cfg.data)
+        paths = [os.path.join(folder, f"{name}.tsv") for name in split.split(",")]
+        missing = [path for path in paths if not os.path.isfile(path)]
+        if missing:
+            raise ManifestError(f"no manifest {missing[0]}: the split {split!r} is read from {folder}/NAME.tsv")
+        return paths
+
+    def load_dataset(self, split: str, combine: bool = False, task_cfg=None, **kwargs) -> None:
+        root = absolute_path(self.cfg.audio_root) if self.cfg.audio_root else None
+        rows = join_manifests([read_manifest(path, audio_root=root) for path in self.manifest_paths(split)])
+        train = split.split(",")[0].startswith("train")
+        options = DatasetOptions(train=train, seed=self.cfg.seed, bad_audio_share=self.cfg.max_bad_audio)
+        if train:
+            options.epoch_rows = self.epoch_sampler(rows, self.training_rows(rows))
+        self.datasets[split] = dataset = self.make_dataset(split, rows, self.student_input(train), options)
+        logger.info("%s: %d utterances, %.2f hours", split, len(rows), dataset.sizes.sum() / SAMPLE_RATE / 3600)
+
+    def training_rows(self, rows) -> np.ndarray:
+        """Row numbers within the length limits; raises ManifestError when there are none."""
+        seconds = rows.n_samples / SAMPLE_RATE
+        keep = seconds >= self.cfg.min_seconds
+        if not self.crops_long_clips:
+            keep &= seconds <= self.cfg.max_seconds
+        if not keep.any():
+            raise ManifestError(
+                f"{rows.path}: no clip between {self.cfg.min_seconds} and {self.cfg.max_seconds} seconds; "
+                "is n_frames given in samples at 16 kHz?"
+            )
+        if not keep.all():
+            logger.warning("%s: %d clips outside the length limits are left out", rows.path, int((~keep).sum()))
+        return keep.nonzero()[0]
+
+    def epoch_sampler(self, rows, usable: np.ndarray) -> Callable[[int], np.ndarray]:
+        """epoch -> row numbers, in random order, balanced over languages or corpora by the temperature."""
+        groups = rows.codes("src_lang" if self.cfg.sampling_by == "language" else "corpus")[0][usable]
+
+        def sample(epoch: int) -> np.ndarray:
+            return usable[sampling_indices(groups, self.cfg.sampling_alpha, epoch, self.cfg.seed)]
+
+        return sample
+
+    crops_long_clips = False
+
+    def student_input(self, train: bool) -> StudentInput:
+        if self.front_end is None:
+            raise ConfigError("the datasets need the student's front-end: build the model before loading data")
+        cmvn = self.cfg.cmvn if self.cfg.cmvn in ("utterance", "none") else absolute_path(self.cfg.cmvn)
+        augment = None
+        if train and (self.cfg.freq_masks or self.cfg.time_masks):
+            augment = SpecAugment(
+                num_freq_masks=self.cfg.freq_masks,
+                max_freq_width=self.cfg.freq_mask_width,
+                num_time_masks=self.cfg.time_masks,
+                max_time_width=self.cfg.time_mask_width,
+                max_time_fraction=self.cfg.time_mask_share,
+            )
+        kind = "waveform" if self.front_end == "waveform" else "fbank"
+        return StudentInput(kind, cmvn, self.cfg.normalize_waveform, augment)
+
+    def make_dataset(self, split: str, rows, student_input: StudentInput, options: DatasetOptions):
+        raise NotImplementedError
+
+    def get_batch_iterator(self, dataset, **kwargs):
+        """fairseq drops the last batch of every split when its size is no multiple of 8: here nothing is dropped."""
+        kwargs["required_batch_size_multiple"] = 1
+        return super().get_batch_iterator(dataset, **kwargs)
+
+    def max_positions(self):
+        return None  # lengths are limited in seconds, when the rows are selected
+
