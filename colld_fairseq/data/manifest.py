@@ -14,7 +14,7 @@ once, vectorised, at load.
 
 import os
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import pyarrow as pa
@@ -162,12 +162,12 @@ class JoinedManifest:
 AnyManifest = Union[Manifest, JoinedManifest]
 
 
-def read_manifest(path: str, audio_root: Optional[str] = None) -> Manifest:
+def read_manifest(path: str, audio_root: Optional[str] = None, check_ids: bool = True) -> Manifest:
     """Read and check one manifest of either format.
 
     ``audio_root`` is the folder that audio paths are relative to. Default: the root line of an audio-only
     manifest (itself relative to the manifest's folder if it is not absolute), or the folder of a
-    speech-to-text manifest.
+    speech-to-text manifest. ``check_ids=False`` lets duplicate ids pass, for a checker that lists them all.
 
     Raises ManifestError naming file and line: unreadable file, no rows, missing columns, wrong number of
     fields, invalid UTF-8, ``n_frames`` that is not a whole number >= 0, empty or duplicate ids.
@@ -198,7 +198,8 @@ def read_manifest(path: str, audio_root: Optional[str] = None) -> Manifest:
     manifest.table = table.drop_columns([length_column])
     if not has_text:  # the path is the id: one column serves both
         manifest.table = manifest.table.append_column("audio", table.column("id"))
-    _check_unique_ids(manifest)
+    if check_ids:
+        _check_unique_ids(manifest)
     return manifest
 
 
@@ -212,16 +213,12 @@ def join_manifests(manifests: Sequence[Manifest]) -> JoinedManifest:
         raise ManifestError("no manifest given; name at least one")
     joined = JoinedManifest(manifests)
     ids = pa.chunked_array([chunk for part in joined.parts for chunk in part.table.column("id").chunks])
-    if len(joined.parts) > 1 and not _all_distinct(ids):
-        seen: Dict[str, int] = {}
-        repeated = set(_repeated(ids))
-        for index in np.flatnonzero(pc.is_in(ids, value_set=pa.array(repeated, pa.string()))):
-            first = seen.setdefault(joined.text("id", index), int(index))
-            if joined.audio_path(first) != joined.audio_path(index):
-                raise ManifestError(
-                    f"{joined.where(index)}: id {joined.text('id', index)!r} names other audio than at "
-                    f"{joined.where(first)}; make ids unique, for example with the corpus name in front"
-                )
+    for row, first in repeated_rows(joined, ids):
+        if joined.audio_path(row) != joined.audio_path(first):
+            raise ManifestError(
+                f"{joined.where(row)}: id {joined.text('id', row)!r} names other audio than at "
+                f"{joined.where(first)}; make ids unique, for example with the corpus name in front"
+            )
     return joined
 
 
@@ -347,18 +344,28 @@ def _all_distinct(ids: pa.ChunkedArray) -> bool:
     return bool((hashes[1:] != hashes[:-1]).all()) or pc.count_distinct(ids).as_py() == len(ids)
 
 
-def _repeated(ids: pa.ChunkedArray) -> List[str]:
+def _repeated(ids: pa.ChunkedArray) -> pa.Array:
+    """The ids that occur more than once, each named once."""
     counts = pc.value_counts(ids)
-    return counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist()
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+
+
+def repeated_rows(manifest: AnyManifest, ids: pa.ChunkedArray) -> Iterator[Tuple[int, int]]:
+    """(row, first row with the same id) of every row whose id occurred before; ``ids`` are the manifest's."""
+    if _all_distinct(ids):
+        return
+    first: Dict[str, int] = {}
+    for index in np.flatnonzero(pc.is_in(ids, value_set=_repeated(ids))).tolist():
+        earlier = first.setdefault(manifest.text("id", index), index)
+        if earlier != index:
+            yield index, earlier
 
 
 def _check_unique_ids(manifest: Manifest) -> None:
-    ids = manifest.table.column("id")
-    if _all_distinct(ids):
-        return
-    repeated = _repeated(ids)
-    lines = [manifest.line(int(i)) for i in np.flatnonzero(pc.equal(ids, repeated[0]))]
-    raise ManifestError(
-        f"{manifest.path}:{lines[1]}: id {repeated[0]!r} is already on line {lines[0]}; "
-        f"{len(repeated)} id(s) occur more than once: give every row an id of its own"
-    )
+    repeated = list(repeated_rows(manifest, manifest.table.column("id")))
+    if repeated:
+        row, first = repeated[0]
+        raise ManifestError(
+            f"{manifest.where(row)}: the id {manifest.text('id', row)!r} of line {manifest.line(first)} again; "
+            f"{len(repeated)} row(s) repeat an earlier id: give every row an id of its own"
+        )

@@ -1,0 +1,268 @@
+"""Checks of a manifest before training: what would fail, or silently spoil, a run.
+
+:func:`text_findings` needs the manifest only and is cheap enough for every start of training;
+:func:`check_manifest` (behind ``colld doctor --manifest``) also opens every clip. Every finding carries the
+line of the manifest.
+"""
+
+import multiprocessing
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Collection, Counter, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import pyarrow.compute as pc
+import yaml
+
+from colld_fairseq.data.audio import SAMPLE_RATE, audio_info, read_audio
+from colld_fairseq.data.manifest import Manifest, read_manifest, repeated_rows
+from colld_fairseq.data.text import PIECE_BOUNDARY, TextCodec, load_text_codec
+from colld_fairseq.errors import AudioError, ManifestError
+
+# kind of finding -> (whether it is an error, what to do about it)
+REMEDIES: Dict[str, Tuple[bool, str]] = {
+    "missing audio": (True, "correct the path, the root line or the audio root, or remove the rows"),
+    "unreadable audio": (True, "copy or encode the clips again, or remove the rows"),
+    "wrong duration": (True, "write the clip's number of samples at 16 kHz into n_frames"),
+    "empty clip": (True, "remove the rows whose n_frames is 0"),
+    "duplicate id": (True, "give every row an id of its own"),
+    "empty text": (False, "fill in tgt_text, or remove the rows from training"),
+    "control characters": (False, "remove them from the text; they are usually traces of a wrong encoding"),
+    "unknown language": (False, "use ISO 639 codes (de, mdw, pt-BR), the same in all manifests"),
+    "out of vocabulary": (False, "normalise the text as the vocabulary does, or make the vocabulary again"),
+}
+# Unicode category Cc (tabs and line ends cannot occur in a field), line separators, replacement character
+_CONTROL = r"[\p{Cc}\x{2028}\x{2029}\x{FFFD}]"
+_LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+_ROWS_A_TASK = 64  # clips a worker opens before it reports back
+
+
+class Finding(NamedTuple):
+    """One problem: its kind (a key of REMEDIES), the manifest's line, the utterance, and what exactly is
+    wrong."""
+
+    kind: str
+    line: int
+    id: str
+    detail: str
+
+
+@dataclass
+class ManifestReport:
+    """What :func:`check_manifest` found in one manifest."""
+
+    path: str
+    rows: int
+    seconds: float
+    seconds_by_language: Dict[str, float]  # by "source>target", or the one that is given
+    findings: List[Finding] = field(default_factory=list)
+    tokens: int = 0  # of the target text, when a dictionary was given
+    unknown_tokens: Counter = field(default_factory=Counter)  # those that the dictionary lacks
+
+    @property
+    def oov_rate(self) -> float:
+        """Share of the target tokens that the dictionary lacks."""
+        return sum(self.unknown_tokens.values()) / max(1, self.tokens)
+
+    @property
+    def has_errors(self) -> bool:
+        return any(REMEDIES[finding.kind][0] for finding in self.findings)
+
+    def by_kind(self) -> Dict[str, List[Finding]]:
+        """Findings by kind, errors first, in the order of REMEDIES."""
+        grouped: Dict[str, List[Finding]] = {kind: [] for kind in REMEDIES}
+        for finding in self.findings:
+            grouped[finding.kind].append(finding)
+        return {kind: findings for kind, findings in grouped.items() if findings}
+
+
+def text_findings(manifest: Manifest, languages: Optional[Collection[str]] = None) -> Iterator[Finding]:
+    """Empty clips, empty or control-character text, unknown languages: vectorised, without opening audio.
+
+    ``languages`` are the codes that may occur; default: anything shaped like an ISO 639 code of two or three
+    letters.
+    """
+
+    def findings(kind: str, rows: np.ndarray, detail: Callable[[int], str]) -> Iterator[Finding]:
+        for row in rows.tolist():
+            yield Finding(kind, manifest.line(row), manifest.text("id", row), detail(row))
+
+    yield from findings("empty clip", np.flatnonzero(manifest.n_samples == 0), lambda row: "n_frames is 0")
+    columns = manifest.table.column_names
+    if "tgt_text" in columns:
+        blank = pc.equal(pc.utf8_trim_whitespace(manifest.table.column("tgt_text")), "")
+        yield from findings("empty text", np.flatnonzero(blank), lambda row: "tgt_text is empty")
+    for name in ("tgt_text", "src_text"):
+        if name in columns:
+            control = np.flatnonzero(pc.match_substring_regex(manifest.table.column(name), _CONTROL))
+            yield from findings(
+                "control characters", control, lambda row: f"{name} {manifest.text(name, row)!r}"
+            )
+    for name in ("src_lang", "tgt_lang"):
+        codes, values = manifest.codes(name)
+        unknown = [
+            code
+            for code, value in enumerate(values)
+            if (value not in languages if languages else not _LANGUAGE.fullmatch(value)) and values != [""]
+        ]
+        rows = np.flatnonzero(np.isin(codes, unknown))
+        yield from findings("unknown language", rows, lambda row: f"{name} {manifest.text(name, row)!r}")
+
+
+def load_warnings(manifest: Manifest, languages: Optional[Collection[str]] = None) -> List[str]:
+    """:func:`text_findings` as one line a kind, for the log of a training run."""
+    lines: Dict[str, List[int]] = {}
+    for finding in text_findings(manifest, languages):
+        lines.setdefault(finding.kind, []).append(finding.line)
+    return [
+        f"{manifest.path}: {len(numbers)} row(s) with {kind} (line {', '.join(map(str, numbers[:5]))}"
+        f"{', ...' if len(numbers) > 5 else ''}): {REMEDIES[kind][1]}"
+        for kind, numbers in lines.items()
+    ]
+
+
+def check_manifest(
+    path: str,
+    audio_root: Optional[str] = None,
+    dictionary: Optional[str] = None,
+    languages: Optional[Collection[str]] = None,
+    workers: int = 1,
+    decode: bool = False,
+    tolerance: float = 0.1,
+    on_progress: Callable[[int, int], None] = lambda done, rows: None,
+) -> ManifestReport:
+    """All checks of one manifest. Raises ManifestError if its rows cannot even be read.
+
+    Args:
+        dictionary: fairseq dict.txt to take the out-of-vocabulary rate against; the config.yaml beside it
+        (``colld vocab``
+            writes one) says how text is normalised and cut. Without it: characters.
+        workers: processes that open audio.
+        decode: read every sample (finds NaN and damage inside a file) instead of the headers only.
+        tolerance: seconds by which n_frames may differ from the clip's length.
+        on_progress: called with (clips opened, rows).
+    """
+    manifest = read_manifest(path, audio_root, check_ids=False)
+    seconds = manifest.n_samples / SAMPLE_RATE
+    report = ManifestReport(
+        manifest.path, len(manifest), float(seconds.sum()), _by_language(manifest, seconds)
+    )
+    report.findings.extend(
+        Finding(
+            "duplicate id", manifest.line(row), manifest.text("id", row), f"as on line {manifest.line(first)}"
+        )
+        for row, first in repeated_rows(manifest, manifest.table.column("id"))
+    )
+    report.findings.extend(text_findings(manifest, languages))
+    if dictionary and manifest.has_text:
+        _count_unknown_tokens(manifest, dictionary, report)
+    report.findings.extend(_audio_findings(manifest, workers, decode, tolerance, on_progress))
+    return report
+
+
+def _by_language(manifest: Manifest, seconds: np.ndarray) -> Dict[str, float]:
+    source, source_names = manifest.codes("src_lang")
+    target, target_names = manifest.codes("tgt_lang")
+    totals = np.bincount(source * len(target_names) + target, weights=seconds)
+    names = [">".join(filter(None, (s, t))) or "(not given)" for s in source_names for t in target_names]
+    return {name: float(total) for name, total in zip(names, totals) if total}
+
+
+def _count_unknown_tokens(manifest: Manifest, dictionary: str, report: ManifestReport) -> None:
+    encode, known = load_tokens(dictionary)
+    for row in range(len(manifest)):
+        tokens = encode(manifest.text("tgt_text", row))
+        unknown = [token for token in tokens if token not in known]
+        report.tokens += len(tokens)
+        if unknown:
+            report.unknown_tokens.update(unknown)
+            shown = " ".join(f"{token!r}" for token in dict.fromkeys(unknown))
+            report.findings.append(
+                Finding("out of vocabulary", manifest.line(row), manifest.text("id", row), shown)
+            )
+
+
+def load_tokens(dictionary: str) -> Tuple[Callable[[str], List[str]], Collection[str]]:
+    """(function text -> tokens, the tokens known) of a fairseq dict.txt.
+
+    The config.yaml beside it names the tokenisation. Without one, text is taken apart into characters, and of
+    a sentencepiece dictionary the characters of all its pieces are known: what is missing there becomes <unk>
+    in any segmentation.
+    """
+    path = Path(dictionary)
+    try:
+        symbols = {
+            line.rsplit(" ", 1)[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+        }
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(
+            f"{dictionary}: no fairseq dictionary ({error}); make one with `colld vocab`"
+        ) from error
+    config = path.parent / "config.yaml"
+    if config.is_file():
+        return load_text_codec(
+            yaml.safe_load(config.read_text(encoding="utf-8")) or {}, path.parent
+        ).encode, symbols
+    if any(symbol.startswith(PIECE_BOUNDARY) for symbol in symbols):
+        known = set("".join(symbols)) | {TextCodec("char").boundary}
+        return TextCodec("char").encode, known
+    return TextCodec("char").encode, symbols
+
+
+def probe_clip(audio: str, n_samples: int, decode: bool, tolerance: float) -> Optional[Tuple[str, str]]:
+    """(kind, detail) of what is wrong with one clip, or None."""
+    try:
+        rate = audio_info(audio).sample_rate
+        actual = len(read_audio(audio)) if decode else audio_info(audio).num_samples
+    except AudioError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        return ("missing audio" if missing else "unreadable audio"), str(error)
+    if abs(actual - n_samples) <= tolerance * SAMPLE_RATE:
+        return None
+    detail = (
+        f"{audio}: {actual} samples at 16 kHz ({actual / SAMPLE_RATE:.2f} s), but n_frames is {n_samples}"
+    )
+    if abs(n_samples - actual / 160) < 5:
+        detail += ", which looks like filterbank frames of 10 ms"
+    elif abs(n_samples * SAMPLE_RATE / rate - actual) < 5:
+        detail += f", which looks like samples at the file's own {rate} Hz"
+    return "wrong duration", detail
+
+
+def _audio_findings(
+    manifest: Manifest, workers: int, decode: bool, tolerance: float, on_progress: Callable[[int, int], None]
+) -> Iterator[Finding]:
+    rows = len(manifest)
+    tasks = [range(start, min(start + _ROWS_A_TASK, rows)) for start in range(0, rows, _ROWS_A_TASK)]
+    settings = (manifest, decode, tolerance)
+    if workers <= 1 or len(tasks) == 1:
+        for task in tasks:
+            yield from _probe_rows(task, settings)
+            on_progress(task.stop, rows)
+        return
+    # fork, where there is one, shares the manifest instead of sending it to every process
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    with multiprocessing.get_context(method).Pool(workers, _keep_settings, (settings,)) as pool:
+        for task, findings in zip(tasks, pool.imap(_probe_rows, tasks)):
+            yield from findings
+            on_progress(task.stop, rows)
+
+
+_worker_settings: Optional[Tuple[Manifest, bool, float]] = None  # of this worker process
+
+
+def _keep_settings(settings: Tuple[Manifest, bool, float]) -> None:
+    global _worker_settings
+    _worker_settings = settings
+
+
+def _probe_rows(rows: range, settings: Optional[Tuple[Manifest, bool, float]] = None) -> List[Finding]:
+    manifest, decode, tolerance = settings or _worker_settings
+    findings = []
+    for row in rows:
+        n_samples = int(manifest.n_samples[row])
+        problem = probe_clip(manifest.audio_path(row), n_samples, decode, tolerance) if n_samples else None
+        if problem:
+            findings.append(Finding(problem[0], manifest.line(row), manifest.text("id", row), problem[1]))
+    return findings
