@@ -17,14 +17,18 @@ class SelfAttention(nn.Module):
         relative_key: ``(max_left, max_right)`` frames to learn Shaw-style relative keys, or None.
     """
 
-    def __init__(self, embed_dim: int, heads: int, dropout: float = 0.0, relative_key: Optional[tuple] = None):
+    def __init__(
+        self, embed_dim: int, heads: int, dropout: float = 0.0, relative_key: Optional[tuple] = None
+    ):
         super().__init__()
         self.heads, self.head_dim, self.dropout = heads, embed_dim // heads, dropout
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.out = nn.Linear(embed_dim, embed_dim)
         self.relative_key = RelativeKeyBias(self.head_dim, *relative_key) if relative_key else None
 
-    def forward(self, x: Tensor, key_bias: Optional[Tensor] = None, rotary: Optional[Rotary] = None) -> Tensor:
+    def forward(
+        self, x: Tensor, key_bias: Optional[Tensor] = None, rotary: Optional[Rotary] = None
+    ) -> Tensor:
         """[B, T, D] -> [B, T, D]; ``key_bias`` [B, 1, 1, T] is added to the scores, None = no padding."""
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, self.head_dim)

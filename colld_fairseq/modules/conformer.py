@@ -15,9 +15,10 @@ from colld_fairseq.modules.positions import Rotary
 
 
 class ConvolutionModule(nn.Module):
-    """LayerNorm, pointwise D -> 2D, GLU, depthwise over time, norm, activation, pointwise D -> D, on [B, T, D].
+    """LayerNorm, pointwise D -> 2D, GLU, depthwise over time, norm, activation, pointwise D -> D.
 
-    Padded frames are zeroed before the depthwise convolution; with ``conv_norm="batch"`` they are also left out of the statistics.
+    Padded frames are zeroed before the depthwise convolution; with ``conv_norm="batch"`` they are also left
+    out of the statistics.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -71,7 +72,8 @@ class ConformerBlock(nn.Module):
     ) -> Tuple[Tensor, Tensor]:
         """[B, T, D] -> block output [B, T, D] and raw output of the second feed-forward [B, T, D].
 
-        The feed-forward output is what its last linear layer gives: before dropout, the factor 1/2, the residual and the norm.
+        The feed-forward output is what its last linear layer gives: before dropout, the factor 1/2, the
+        residual and the norm.
         """
         x = x + 0.5 * self.dropout(self.ffn1(self.ffn1_layer_norm(x)))
         x = x + self.dropout(self.attention(self.attention_layer_norm(x), key_bias, rotary))

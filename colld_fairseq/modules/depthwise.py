@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class _ShiftAndAdd(torch.autograd.Function):
     """``y[t] = sum_k x[t + k] * w[k]`` channel by channel, accumulated in place.
 
-    Autograd through the plain sum would keep and pad a tensor for every kernel position; torch's grouped convolution is two to
-    three times slower than this at the widths of a small student on a CPU.
+    Autograd through the plain sum would keep and pad a tensor for every kernel position; torch's grouped
+    convolution is two to three times slower than this at the widths of a small student on a CPU.
     """
 
     @staticmethod
@@ -35,7 +35,7 @@ class _ShiftAndAdd(torch.autograd.Function):
 
 
 class DepthwiseConv(nn.Module):
-    """One filter of ``kernel`` frames per channel, no bias; ``causal`` looks at the past only, otherwise centred.
+    """One filter of ``kernel`` frames per channel, no bias; ``causal`` = past frames only, else centred.
 
     The weight has torch's Conv1d shape [D, 1, kernel], so that checkpoints of other libraries load unchanged.
     """
@@ -47,9 +47,13 @@ class DepthwiseConv(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]; frames outside the clip count as zero, and so must the caller's padded frames."""
+        """[B, T, D] -> [B, T, D]; frames outside the clip count as zero; the caller zeroes padded frames."""
         left = self.kernel - 1 if self.causal else (self.kernel - 1) // 2
         padded = F.pad(x, (0, 0, left, self.kernel - 1 - left))
-        if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
+        if (
+            x.device.type == "cpu"
+            and x.dtype in (torch.float32, torch.float64)
+            and not torch.compiler.is_compiling()
+        ):
             return _ShiftAndAdd.apply(padded, self.weight[:, 0].t().contiguous())
         return F.conv1d(padded.transpose(1, 2), self.weight, groups=self.weight.size(0)).transpose(1, 2)

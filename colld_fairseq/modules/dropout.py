@@ -1,8 +1,8 @@
 """Dropout whose random bits are cheap on a CPU.
 
-torch draws one Bernoulli sample per element from a serial generator, which on a CPU costs more than the matrix product
-beside it in a small student. Sixteen bits per element are enough for a dropout probability, so one 64-bit draw serves four
-elements.
+torch draws one Bernoulli sample per element from a serial generator, which on a CPU costs more than the
+matrix product beside it in a small student. Sixteen bits per element are enough for a dropout probability, so
+one 64-bit draw serves four elements.
 """
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Zero each element with probability ``p`` and scale the others by ``1 / (1 - p)``.
 
-    On a CPU ``p`` is rounded to a multiple of 2^-16 (the scale uses the rounded value, so the mean is kept). The bits come
-    from torch's default generator, so that a seed fixes them. Elsewhere this is :func:`torch.nn.functional.dropout`.
+    On a CPU ``p`` is rounded to a multiple of 2^-16 (the scale uses the rounded value, so the mean is kept).
+    The bits come from torch's default generator, so that a seed fixes them. Elsewhere this is
+    :func:`torch.nn.functional.dropout`.
     """
     if not training or p == 0.0:
         return x

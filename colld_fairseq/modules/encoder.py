@@ -11,8 +11,7 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.conformer import ConformerBlock
 from colld_fairseq.modules.dropout import Dropout
 from colld_fairseq.modules.encoder_config import EncoderConfig
-from colld_fairseq.modules.frontends import FRONT_ENDS
-from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.modules.frontends import FRONT_ENDS, frame_padding
 from colld_fairseq.modules.positions import ConvPositionalEmbedding, attention_key_bias, rotary_table
 from colld_fairseq.modules.transformer import TransformerBlock
 
@@ -43,9 +42,10 @@ class EncoderOutput:
 class StudentEncoder(nn.Module):
     """Speech encoder configured by an :class:`EncoderConfig`.
 
-    With post-norm or pre-norm Transformer blocks, "conv" positions and the waveform front-end it is HuBERT / wav2vec 2.0; with
-    Conformer blocks, "relative_key" positions, causal convolution and two stacked filterbank frames it is w2v-BERT 2.0; weights of
-    those load exactly (see :mod:`colld_fairseq.modules.initialise`). A clip's frames do not depend on its batch.
+    With post-norm or pre-norm Transformer blocks, "conv" positions and the waveform front-end it is HuBERT /
+    wav2vec 2.0; with Conformer blocks, "relative_key" positions, causal convolution and two stacked
+    filterbank frames it is w2v-BERT 2.0; weights of those load exactly (see
+    :mod:`colld_fairseq.modules.initialise`). A clip's frames do not depend on its batch.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -105,16 +105,18 @@ class StudentEncoder(nn.Module):
         """Encode a batch.
 
         Args:
-            source: samples [B, N] in [-1, 1] at 16 kHz for the waveform front-end, else filterbanks [B, T, bins] at 100 Hz.
+            source: samples [B, N] in [-1, 1] at 16 kHz for the waveform front-end, else filterbanks [B, T,
+                bins] at 100 Hz.
             source_lengths: [B] valid samples or frames; None when no clip is padded.
-            mask: frames to replace by the learned mask embedding, bool [B, T] at the encoder's rate, or a function from encoder
-                lengths [B] to such a mask.
-            layers: layers to return: 0 = input of the first block, k = output of block k (before the final norm of a pre-norm
-                encoder).
-            kind: "layer", or "ffn" for the raw output of block k's (second) feed-forward, before dropout, the Conformer's factor
-                1/2, residual and norm.
+            mask: frames to replace by the learned mask embedding, bool [B, T] at the encoder's rate, or a
+                function from encoder lengths [B] to such a mask.
+            layers: layers to return: 0 = input of the first block, k = output of block k (before the final
+                norm of a pre-norm encoder).
+            kind: "layer", or "ffn" for the raw output of block k's (second) feed-forward, before dropout, the
+                Conformer's factor 1/2, residual and norm.
 
-        A block skipped by layerdrop passes its input on: that is its "layer" feature, and its "ffn" feature is zero.
+        A block skipped by layerdrop passes its input on: that is its "layer" feature, and its "ffn" feature
+        is zero.
         """
         self._check_layers(layers, kind)
         if source_lengths is not None and _is_unpadded(source, source_lengths):
@@ -123,7 +125,7 @@ class StudentEncoder(nn.Module):
         if self.time_reduction is not None:
             x = self.time_reduction(x.transpose(1, 2)).transpose(1, 2)
             lengths = torch.div(lengths, self.config.time_reduction, rounding_mode="floor")
-        padding_mask = lengths_to_padding_mask(lengths, x.size(1))
+        padding_mask = frame_padding(lengths, x.size(1))
         x, mask = self._apply_mask(self.dropout_input(x), lengths, padding_mask, mask)
         # Without padding the blocks get no mask, which lets attention take its fastest path.
         block_padding = None if source_lengths is None else padding_mask
@@ -154,7 +156,9 @@ class StudentEncoder(nn.Module):
             mask = mask(lengths).to(x.device)
             mask = F.pad(mask, (0, x.size(1) - mask.size(1)))
         if mask.shape != x.shape[:2]:
-            raise ConfigError(f"mask has shape {tuple(mask.shape)}; the encoder has {tuple(x.shape[:2])} frames")
+            raise ConfigError(
+                f"mask has shape {tuple(mask.shape)}; the encoder has {tuple(x.shape[:2])} frames"
+            )
         mask = mask & ~padding_mask
         return torch.where(mask.unsqueeze(-1), self.mask_emb.to(x.dtype), x), mask
 
@@ -179,7 +183,9 @@ class StudentEncoder(nn.Module):
         first = 0 if kind == "layer" else 1
         wrong = [layer for layer in layers if not first <= layer <= self.num_layers]
         if wrong:
-            raise ConfigError(f"student layers {wrong} do not exist: kind={kind!r} has {first}..{self.num_layers}")
+            raise ConfigError(
+                f"student layers {wrong} do not exist: kind={kind!r} has {first}..{self.num_layers}"
+            )
 
 
 def _is_unpadded(source: Tensor, lengths: Tensor) -> bool:
@@ -190,7 +196,7 @@ def _is_unpadded(source: Tensor, lengths: Tensor) -> bool:
 
 
 def _init_bert(module: nn.Module) -> None:
-    """Normal weights with deviation 0.02 and zero biases, as wav2vec 2.0 and HuBERT start their Transformer."""
+    """Normal weights with deviation 0.02, zero biases: the start of wav2vec 2.0 and HuBERT."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

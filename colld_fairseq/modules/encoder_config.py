@@ -1,4 +1,4 @@
-"""Everything that fixes the shape of a student encoder, as plain fields that a checkpoint or an export can carry."""
+"""The shape of a student encoder as plain fields that a checkpoint or an export can carry."""
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Dict, List
@@ -19,31 +19,38 @@ CHOICES = {
 
 @dataclass
 class EncoderConfig:
-    """Configuration of :class:`~colld_fairseq.modules.encoder.StudentEncoder`; raises ConfigError on values that contradict.
+    """Configuration of a StudentEncoder; values that contradict each other raise ConfigError.
 
     Front-end:
-        front_end: "waveform" (samples at 16 kHz), "fbank" (80 bins at 100 Hz, strided convolution) or "fbank_stack".
+        front_end: "waveform" (samples at 16 kHz), "fbank" (80 bins at 100 Hz, strided convolution) or
+            "fbank_stack".
         conv_layers: (channels, kernel, stride) of each convolution of the waveform extractor.
-        extractor_norm: "group" (first convolution only: HuBERT Base) or "layer" (each convolution: HuBERT Large).
+        extractor_norm: "group" (first convolution only: HuBERT Base) or "layer" (each convolution: HuBERT
+            Large).
         conv_bias: bias in the waveform extractor's convolutions.
-        feature_norm: LayerNorm before the projection to ``embed_dim`` (waveform and fbank_stack; DistilHuBERT has none).
+        feature_norm: LayerNorm before the projection to ``embed_dim`` (waveform and fbank_stack; DistilHuBERT
+            has none).
         feature_grad_mult: factor on the gradient that reaches the waveform extractor; 0 freezes it.
         fbank_bins, fbank_stack: filterbank bins; frames stacked by "fbank_stack" (2 = 50 Hz, 4 = 25 Hz).
         time_reduction: stride of a convolution after the projection (FitHuBERT: 2 = 25 Hz); 1 = none.
     Blocks:
         block, layers, embed_dim, ffn_dim, attention_heads, activation ("gelu", "relu", "swish").
-        norm_first: Transformer only. False = post-norm with a LayerNorm before the first block (HuBERT Base); True = pre-norm with
-            a LayerNorm after the last block (HuBERT Large).
+        norm_first: Transformer only. False = post-norm with a LayerNorm before the first block (HuBERT Base);
+            True = pre-norm with a LayerNorm after the last block (HuBERT Large).
         position: "conv" (wav2vec 2.0), "relative_key" (w2v-BERT 2.0), "rotary" or "none".
-        conv_pos, conv_pos_groups: kernel and groups of "conv"; max_left_position, max_right_position: frames of "relative_key".
-        depthwise_conv_kernel, causal_conv, conv_norm: the Conformer's convolution; causal looks at past frames only.
+        conv_pos, conv_pos_groups: kernel and groups of "conv"; max_left_position, max_right_position: frames
+            of "relative_key".
+        depthwise_conv_kernel, causal_conv, conv_norm: the Conformer's convolution; causal looks at past
+            frames only.
     Regularisation, in training only:
-        dropout (residual branches), attention_dropout, activation_dropout, dropout_input (projected features),
-        layerdrop (probability of skipping a whole block).
+        dropout (residual branches), attention_dropout, activation_dropout, dropout_input (projected
+        features), layerdrop (probability of skipping a whole block).
     """
 
     front_end: str = "fbank_stack"
-    conv_layers: List[List[int]] = field(default_factory=lambda: [list(layer) for layer in WAV2VEC_CONV_LAYERS])
+    conv_layers: List[List[int]] = field(
+        default_factory=lambda: [list(layer) for layer in WAV2VEC_CONV_LAYERS]
+    )
     extractor_norm: str = "group"
     conv_bias: bool = False
     feature_norm: bool = True
@@ -76,13 +83,21 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}={getattr(self, name)!r} is not known; choose one of {list(choices)}")
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} is not known; choose one of {list(choices)}"
+                )
         if self.embed_dim % self.attention_heads:
-            raise ConfigError(f"embed_dim={self.embed_dim} is not a multiple of attention_heads={self.attention_heads}")
+            raise ConfigError(
+                f"embed_dim={self.embed_dim} is not a multiple of attention_heads={self.attention_heads}"
+            )
         if self.position == "rotary" and self.embed_dim // self.attention_heads % 2:
-            raise ConfigError("rotary positions need an even width per head; change embed_dim or attention_heads")
+            raise ConfigError(
+                "rotary positions need an even width per head; change embed_dim or attention_heads"
+            )
         if self.position == "conv" and self.embed_dim % self.conv_pos_groups:
-            raise ConfigError(f"embed_dim={self.embed_dim} is not a multiple of conv_pos_groups={self.conv_pos_groups}")
+            raise ConfigError(
+                f"embed_dim={self.embed_dim} is not a multiple of conv_pos_groups={self.conv_pos_groups}"
+            )
         for name in ("layers", "fbank_stack", "time_reduction", "depthwise_conv_kernel"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
@@ -97,5 +112,7 @@ class EncoderConfig:
         """The configuration with these fields; ConfigError names the fields this version does not know."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise ConfigError(f"unknown encoder fields {unknown}; was the checkpoint written by a newer version?")
+            raise ConfigError(
+                f"unknown encoder fields {unknown}; was the checkpoint written by a newer version?"
+            )
         return cls(**values)

@@ -1,7 +1,8 @@
 """Front-ends: from samples or filterbanks to the frames a student encoder works on.
 
-Every front-end is called as ``front_end(x, lengths)`` and returns features [B, T, D] and their lengths [B]; ``lengths=None`` means
-that no clip is padded. What stands in the padding of the input never reaches a valid frame of the output.
+Every front-end is called as ``front_end(x, lengths)`` and returns features [B, T, D] and their lengths [B];
+``lengths=None`` means that no clip is padded. What stands in the padding of the input never reaches a valid
+frame of the output.
 """
 
 from typing import Optional, Tuple
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.encoder_config import EncoderConfig
-from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.norms import MaskedChannelNorm
 
 SAMPLE_RATE = 16000
@@ -24,6 +24,15 @@ def _conv_length(lengths: Tensor, kernel: int, stride: int) -> Tensor:
     return (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=0)
 
 
+def frame_padding(lengths: Tensor, frames: int) -> Tensor:
+    """Lengths [B] -> bool [B, frames], True on padding.
+
+    Unlike :func:`~colld_fairseq.modules.lengths.lengths_to_padding_mask` it never looks at the values, which
+    would make a GPU wait and torch.export fail.
+    """
+    return torch.arange(frames, device=lengths.device) >= lengths[:, None]
+
+
 def _full_lengths(x: Tensor) -> Tensor:
     return torch.full((x.size(0),), x.size(1), dtype=torch.int64, device=x.device)
 
@@ -31,7 +40,9 @@ def _full_lengths(x: Tensor) -> Tensor:
 class ExtractorLayer(nn.Module):
     """Convolution over time, optional norm, GELU, on [B, C, T]."""
 
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: Optional[str]):
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: Optional[str]
+    ):
         super().__init__()
         self.kernel, self.stride = kernel, stride
         self.conv = nn.Conv1d(in_channels, channels, kernel, stride=stride, bias=bias)
@@ -51,9 +62,10 @@ class ExtractorLayer(nn.Module):
 
 
 class WaveformFrontEnd(nn.Module):
-    """The convolutional feature extractor of wav2vec 2.0 and HuBERT, LayerNorm, and the projection to ``embed_dim``.
+    """The convolutions of wav2vec 2.0 and HuBERT, LayerNorm, and the projection to ``embed_dim``.
 
-    Takes samples [B, N] at 16 kHz. With the published layers a clip of n samples gives ``(n - 400) // 320 + 1`` frames.
+    Takes samples [B, N] at 16 kHz. With the published layers a clip of n samples gives ``(n - 400) // 320 +
+    1`` frames.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -66,7 +78,9 @@ class WaveformFrontEnd(nn.Module):
             self.layers.append(ExtractorLayer(in_channels, channels, kernel, stride, config.conv_bias, norm))
             in_channels, rate = channels, rate / stride
         self.frame_rate_hz = rate
-        self.layer_norm = nn.LayerNorm(in_channels, eps=config.layer_norm_eps) if config.feature_norm else nn.Identity()
+        self.layer_norm = (
+            nn.LayerNorm(in_channels, eps=config.layer_norm_eps) if config.feature_norm else nn.Identity()
+        )
         self.projection = nn.Linear(in_channels, config.embed_dim)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -82,7 +96,9 @@ class WaveformFrontEnd(nn.Module):
             padding_mask = None
             if index == 0 and lengths is not None:
                 frames = (x.size(-1) - layer.kernel) // layer.stride + 1
-                padding_mask = lengths_to_padding_mask(_conv_length(lengths, layer.kernel, layer.stride), frames)
+                padding_mask = frame_padding(
+                    _conv_length(lengths, layer.kernel, layer.stride), frames
+                )
             x = layer(x, padding_mask)
         return x.transpose(1, 2)
 
@@ -91,7 +107,9 @@ class WaveformFrontEnd(nn.Module):
         for layer in reversed(self.layers):
             shortest = (shortest - 1) * layer.stride + layer.kernel
         if x.size(1) < shortest:
-            raise ConfigError(f"the longest clip of the batch has {x.size(1)} samples; one frame needs {shortest}")
+            raise ConfigError(
+                f"the longest clip of the batch has {x.size(1)} samples; one frame needs {shortest}"
+            )
         if self.grad_mult == 0.0:
             with torch.no_grad():
                 features = self.extract(x, lengths)
@@ -104,10 +122,11 @@ class WaveformFrontEnd(nn.Module):
 
 
 class FbankFrontEnd(nn.Module):
-    """Filterbank front-end of Wang et al. 2023 (arXiv 2210.15631): Conv1d(kernel 5, stride 2) + GLU, then a linear layer.
+    """Filterbank front-end of Wang et al. 2023 (arXiv 2210.15631): Conv1d(kernel 5, stride 2) + GLU, then a
+    linear layer.
 
-    Takes [B, T, bins] at 100 Hz, gives 50 Hz: as many frames as the waveform extractor makes of the same samples when the
-    filterbanks are computed with ``snip_edges`` (25 ms window, 10 ms shift).
+    Takes [B, T, bins] at 100 Hz, gives 50 Hz: as many frames as the waveform extractor makes of the same
+    samples when the filterbanks are computed with ``snip_edges`` (25 ms window, 10 ms shift).
     """
 
     frame_rate_hz = FBANK_RATE_HZ / 2
@@ -127,13 +146,14 @@ class FbankFrontEnd(nn.Module):
         if lengths is None:
             lengths = _full_lengths(x)
         else:
-            x = x.masked_fill(lengths_to_padding_mask(lengths, x.size(1)).unsqueeze(-1), 0.0)
+            x = x.masked_fill(frame_padding(lengths, x.size(1)).unsqueeze(-1), 0.0)
         x = F.glu(self.conv(x.transpose(1, 2)), dim=1).transpose(1, 2)
         return self.projection(x), self.output_lengths(lengths)
 
 
 class FbankStackFrontEnd(nn.Module):
-    """``fbank_stack`` neighbouring filterbank frames side by side, LayerNorm, Linear (w2v-BERT 2.0 stacks 2: 50 Hz).
+    """``fbank_stack`` neighbouring filterbank frames side by side, LayerNorm, Linear (w2v-BERT 2.0 stacks 2:
+    50 Hz).
 
     Takes [B, T, bins] at 100 Hz; frames that do not fill a last stack are dropped.
     """
@@ -143,7 +163,9 @@ class FbankStackFrontEnd(nn.Module):
         self.stack = config.fbank_stack
         self.frame_rate_hz = FBANK_RATE_HZ / self.stack
         width = config.fbank_bins * self.stack
-        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.feature_norm else nn.Identity()
+        self.layer_norm = (
+            nn.LayerNorm(width, eps=config.layer_norm_eps) if config.feature_norm else nn.Identity()
+        )
         self.projection = nn.Linear(width, config.embed_dim)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
@@ -153,7 +175,9 @@ class FbankStackFrontEnd(nn.Module):
     def forward(self, x: Tensor, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         frames = x.size(1) // self.stack
         if frames == 0:
-            raise ConfigError(f"the longest clip of the batch has {x.size(1)} filterbank frames; one frame needs {self.stack}")
+            raise ConfigError(
+                f"the longest clip of the batch has {x.size(1)} fbank frames; one frame needs {self.stack}"
+            )
         stacked = x[:, : frames * self.stack].reshape(x.size(0), frames, -1)
         out_lengths = self.output_lengths(_full_lengths(x) if lengths is None else lengths)
         return self.projection(self.layer_norm(stacked)), out_lengths

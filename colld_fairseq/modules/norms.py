@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class MaskedChannelNorm(nn.Module):
-    """Group norm with one group per channel over the valid frames of each clip (first layer of wav2vec 2.0 Base and HuBERT Base).
+    """Group norm with one group per channel over the valid frames of each clip.
 
-    torch's GroupNorm counts padded frames, so that a clip's features depend on what else is in its batch. Without padding this
-    equals it.
+    The first convolution of wav2vec 2.0 Base and HuBERT Base has it. torch's GroupNorm counts padded frames,
+    so that a clip's features depend on what else is in its batch; without padding the two are equal.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -32,7 +32,7 @@ class MaskedChannelNorm(nn.Module):
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch norm over the valid frames of [B, T, C]; in evaluation the running statistics are used, as usual."""
+    """Batch norm over the valid frames of [B, T, C]; evaluation uses the running statistics as usual."""
 
     def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
         """[B, T, C], mask [B, T] (True on padding) or None -> [B, T, C]."""

@@ -12,8 +12,9 @@ Rotary = Tuple[Tensor, Tensor]
 class ConvPositionalEmbedding(nn.Module):
     """Weight-normalised grouped convolution over time, then GELU (wav2vec 2.0 and HuBERT).
 
-    The weight is ``weight_g * weight_v / |weight_v|``, the norm taken per kernel position over the other two axes as in the
-    published checkpoints. Kernels of even size drop the last output frame. The caller zeroes padded frames.
+    The weight is ``weight_g * weight_v / |weight_v|``, the norm taken per kernel position over the other two
+    axes as in the published checkpoints. Kernels of even size drop the last output frame. The caller zeroes
+    padded frames.
     """
 
     def __init__(self, embed_dim: int, kernel: int = 128, groups: int = 16):
@@ -22,7 +23,8 @@ class ConvPositionalEmbedding(nn.Module):
         self.weight_v = nn.Parameter(torch.empty(embed_dim, embed_dim // groups, kernel))
         self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
         self.bias = nn.Parameter(torch.zeros(embed_dim))
-        # The standard deviation fairseq uses: the sum over the receptive field keeps a variance of about 4 / groups.
+        # The standard deviation fairseq uses: the sum over the receptive field keeps a variance of about 4 /
+        # groups.
         nn.init.normal_(self.weight_v, std=(4.0 / (kernel * embed_dim)) ** 0.5)
         with torch.no_grad():
             self.weight_g.copy_(self.weight_v.norm(dim=(0, 1), keepdim=True))
@@ -35,17 +37,17 @@ class ConvPositionalEmbedding(nn.Module):
 
 
 def rotary_table(length: int, head_dim: int, like: Tensor, base: float = 10000.0) -> Rotary:
-    """Cosines and sines [T, 1, head_dim / 2] of rotary embeddings (RoFormer, arXiv 2104.09864), on ``like``'s device."""
+    """Cosines and sines [T, 1, head_dim / 2] of rotary embeddings (RoFormer, arXiv 2104.09864)."""
     steps = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32)
-    angles = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * base ** (-steps / head_dim)
+    angles = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * base ** (
+        -steps / head_dim
+    )
     return angles.cos()[:, None].to(like.dtype), angles.sin()[:, None].to(like.dtype)
 
 
 def apply_rotary(x: Tensor, table: Rotary) -> Tensor:
-    """Rotate [B, T, ..., H, head_dim] by the angles of its frame; only differences of positions reach the attention scores."""
-    cos, sin = table
-    if x.dim() == 5:
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    """Rotate [B, T, 2, H, head_dim] by each frame's angles, so that scores depend on distances only."""
+    cos, sin = (part.unsqueeze(1) for part in table)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -53,8 +55,8 @@ def apply_rotary(x: Tensor, table: Rotary) -> Tensor:
 class RelativeKeyBias(nn.Module):
     """Attention bias ``query . embedding[clamp(key - query)]`` (Shaw et al. 2018), as w2v-BERT 2.0 uses it.
 
-    Distances are clamped to ``[-max_left, max_right]`` frames. The product with all ``max_left + max_right + 1`` embeddings is
-    made once and then indexed, which avoids a [T, T, head_dim] table.
+    Distances are clamped to ``[-max_left, max_right]`` frames. The product with all ``max_left + max_right +
+    1`` embeddings is made once and then indexed, which avoids a [T, T, head_dim] table.
     """
 
     def __init__(self, head_dim: int, max_left: int = 64, max_right: int = 8):
@@ -67,15 +69,17 @@ class RelativeKeyBias(nn.Module):
         batch, heads, length, head_dim = query.shape
         scores = torch.matmul(query, self.weight.to(query.dtype).t()) * head_dim**-0.5
         positions = torch.arange(length, device=query.device)
-        distance = (positions[None] - positions[:, None]).clamp(-self.max_left, self.max_right) + self.max_left
+        distance = (positions[None] - positions[:, None]).clamp(
+            -self.max_left, self.max_right
+        ) + self.max_left
         return scores.gather(-1, distance.expand(batch, heads, length, length))
 
 
 def attention_key_bias(padding_mask: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:
     """[B, T] (True on padding) -> additive bias [B, 1, 1, T] for attention scores; None stays None.
 
-    Finite rather than -inf: a clip that is all padding then gives a finite output instead of NaN gradients, and for every other
-    clip the padded keys' weight is exactly 0.
+    Finite rather than -inf: a clip that is all padding then gives a finite output instead of NaN gradients,
+    and for every other clip the padded keys' weight is exactly 0.
     """
     if padding_mask is None:
         return None

@@ -12,7 +12,9 @@ from colld_fairseq.modules.positions import Rotary
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention and feed-forward, each with residual; the norm after it (``norm_first=False``) or before it."""
+    """Self-attention and feed-forward, each with residual; the norm after it (``norm_first=False``) or before
+    it.
+    """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -37,9 +39,11 @@ class TransformerBlock(nn.Module):
         key_bias: Optional[Tensor] = None,
         rotary: Optional[Rotary] = None,
     ) -> Tuple[Tensor, Tensor]:
-        """[B, T, D] -> block output [B, T, D] and raw feed-forward output [B, T, D] (before dropout and residual).
+        """[B, T, D] -> block output [B, T, D] and raw feed-forward output [B, T, D] (before dropout and
+        residual).
 
-        ``padding_mask`` is unused: within this block only attention mixes frames, and ``key_bias`` already hides padded keys.
+        ``padding_mask`` is unused: within this block only attention mixes frames, and ``key_bias`` already
+        hides padded keys.
         """
         if self.norm_first:
             x = x + self.dropout(self.attention(self.attention_layer_norm(x), key_bias, rotary))

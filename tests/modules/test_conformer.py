@@ -1,0 +1,81 @@
+"""Conformer block: depthwise convolution, dropout, block outputs."""
+
+import pytest
+import torch
+
+from colld_fairseq.modules.conformer import ConformerBlock
+from colld_fairseq.modules.depthwise import DepthwiseConv
+from colld_fairseq.modules.dropout import dropout
+from colld_fairseq.modules.encoder import EncoderConfig
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kernel", [1, 4, 5])
+def test_depthwise_equals_grouped_convolution(kernel, causal):
+    torch.manual_seed(0)
+    module = DepthwiseConv(6, kernel, causal).double()
+    x = torch.randn(2, 9, 6, dtype=torch.float64, requires_grad=True)
+    left = kernel - 1 if causal else (kernel - 1) // 2
+    padded = torch.nn.functional.pad(x.transpose(1, 2), (left, kernel - 1 - left))
+    expected = torch.nn.functional.conv1d(padded, module.weight, groups=6).transpose(1, 2)
+    torch.testing.assert_close(module(x), expected)
+    assert torch.autograd.gradcheck(module, (x,))
+    weights = torch.randn(2, 9, 6, dtype=torch.float64)
+    gradients = [torch.autograd.grad((y * weights).sum(), module.weight)[0] for y in (module(x), expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_causal_convolution_looks_at_the_past_only():
+    module = DepthwiseConv(3, 4, causal=True)
+    x = torch.randn(1, 8, 3)
+    changed = x.clone()
+    changed[:, 5:] += 1.0
+    difference = (module(x) - module(changed)).abs().sum(-1)[0]
+    assert difference[:5].max() == 0 and difference[5:].min() > 0
+
+
+def test_block_is_its_formula():
+    torch.manual_seed(0)
+    config = EncoderConfig(
+        embed_dim=16,
+        ffn_dim=24,
+        attention_heads=4,
+        depthwise_conv_kernel=3,
+        position="none",
+        activation="swish",
+    )
+    block = ConformerBlock(config)
+    x = torch.randn(2, 6, 16)
+    y = x + 0.5 * block.ffn1(block.ffn1_layer_norm(x))
+    y = y + block.attention(block.attention_layer_norm(y))
+    conv = block.conv
+    h = torch.nn.functional.glu(conv.pointwise_in(conv.layer_norm(y)), dim=-1)
+    y = y + conv.pointwise_out(torch.nn.functional.silu(conv.norm(conv.depthwise(h))))
+    ffn = block.ffn2(block.ffn2_layer_norm(y))
+    out, ffn_out = block(x)
+    torch.testing.assert_close(out, block.final_layer_norm(y + 0.5 * ffn))
+    torch.testing.assert_close(ffn_out, ffn)
+
+
+def test_dropout_keeps_the_mean_and_repeats_under_a_seed():
+    torch.manual_seed(0)
+    x = torch.ones(301, 333)
+    y = dropout(x, 0.1, True)
+    assert abs((y == 0).float().mean().item() - 0.1) < 0.004
+    assert abs(y.mean().item() - 1.0) < 0.005
+    torch.testing.assert_close(y.max().item(), 1 / 0.9, atol=1e-4, rtol=0)
+    # Neighbours that share one 64-bit draw must not share their fate.
+    dropped = (y.flatten()[:100_000] == 0).view(-1, 4).float()
+    assert abs(dropped.t().corrcoef().fill_diagonal_(0.0)).max() < 0.03
+    torch.manual_seed(0)
+    assert torch.equal(dropout(torch.ones(301, 333), 0.1, True), y)
+    assert dropout(x, 0.1, False) is x and dropout(x, 0.0, True) is x
+    assert torch.equal(dropout(x, 1.0, True), torch.zeros_like(x))
+
+
+def test_dropout_scales_the_gradient_like_the_output():
+    torch.manual_seed(0)
+    x = torch.randn(50, 7, requires_grad=True)
+    y = dropout(x, 0.5, True)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad * x.detach(), y.detach())

@@ -1,0 +1,101 @@
+"""Front-ends: frame counts, norms without padding, masking of padding."""
+
+import pytest
+import torch
+
+from colld_fairseq.data.fbank import log_mel_fbank
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.encoder import EncoderConfig
+from colld_fairseq.modules.frontends import FbankFrontEnd, FbankStackFrontEnd, WaveformFrontEnd
+from colld_fairseq.modules.norms import MaskedBatchNorm, MaskedChannelNorm
+
+CONV_LAYERS = [[8, 10, 5]] + [[8, 3, 2]] * 4 + [[8, 2, 2]] * 2
+
+
+def front_end(cls, **changes):
+    torch.manual_seed(0)
+    values = dict(conv_layers=CONV_LAYERS, embed_dim=16, attention_heads=4)
+    return cls(EncoderConfig(**{**values, **changes})).eval()
+
+
+def test_fbank_frames_equal_waveform_frames_for_every_length():
+    samples = torch.cat([torch.arange(400, 4001), torch.arange(4001, 400_001, 7), torch.tensor([400_000])])
+    waveform, fbank = front_end(WaveformFrontEnd), front_end(FbankFrontEnd)
+    frames = waveform.output_lengths(samples)
+    assert torch.equal(frames, (samples - 400) // 320 + 1)
+    assert torch.equal(fbank.output_lengths(1 + (samples - 400) // 160), frames)
+
+
+@pytest.mark.parametrize("samples", [400, 559, 560, 719, 720, 4000, 12_345])
+def test_both_front_ends_make_the_frames_they_announce(samples):
+    waveform = torch.randn(1, samples) * 0.1
+    bins = torch.from_numpy(log_mel_fbank(waveform[0].numpy())).unsqueeze(0)
+    a, a_lengths = front_end(WaveformFrontEnd)(waveform)
+    b, b_lengths = front_end(FbankFrontEnd)(bins)
+    assert a.size(1) == b.size(1) == a_lengths.item() == b_lengths.item() == (samples - 400) // 320 + 1
+
+
+@pytest.mark.parametrize("stack, rate", [(2, 50.0), (4, 25.0)])
+def test_stacked_frames_stand_side_by_side(stack, rate):
+    module = front_end(FbankStackFrontEnd, fbank_bins=3, fbank_stack=stack, feature_norm=False)
+    module.projection = torch.nn.Identity()
+    x = torch.arange(2 * 11 * 3.0).view(2, 11, 3)
+    y, lengths = module(x, torch.tensor([11, 7]))
+    assert module.frame_rate_hz == rate
+    assert lengths.tolist() == [11 // stack, 7 // stack]
+    assert torch.equal(y[1, 1], x[1, stack : 2 * stack].flatten())
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("cls", [WaveformFrontEnd, FbankFrontEnd, FbankStackFrontEnd])
+def test_padding_never_reaches_a_valid_frame(cls, norm):
+    module = front_end(cls, extractor_norm=norm, conv_bias=True).double()
+    if cls is WaveformFrontEnd:
+        x, lengths = torch.randn(3, 3000, dtype=torch.float64), torch.tensor([3000, 1999, 700])
+    else:
+        x, lengths = torch.randn(3, 41, 80, dtype=torch.float64), torch.tensor([41, 24, 9])
+    y, out_lengths = module(x, lengths)
+    for row in range(3):
+        alone, _ = module(x[row : row + 1, : lengths[row]])
+        assert alone.size(1) == out_lengths[row]
+        torch.testing.assert_close(y[row, : out_lengths[row]], alone[0], atol=1e-12, rtol=0)
+
+
+def test_gradient_multiplier_scales_only_the_extractor():
+    x = torch.randn(2, 2000)
+    gradients = []
+    for factor in (1.0, 0.1, 0.0):
+        module = front_end(WaveformFrontEnd, feature_grad_mult=factor)
+        module(x)[0].square().sum().backward()
+        gradients.append((module.layers[3].conv.weight.grad, module.projection.weight.grad))
+    torch.testing.assert_close(gradients[1][0], 0.1 * gradients[0][0])
+    torch.testing.assert_close(gradients[1][1], gradients[0][1])
+    assert gradients[2][0] is None
+
+
+def test_too_short_a_clip_is_named():
+    with pytest.raises(ConfigError, match="399 samples; one frame needs 400"):
+        front_end(WaveformFrontEnd)(torch.randn(1, 399))
+    with pytest.raises(ConfigError, match="3 fbank frames; one frame needs 4"):
+        front_end(FbankStackFrontEnd, fbank_stack=4)(torch.randn(1, 3, 80))
+
+
+def test_channel_norm_of_equal_lengths_is_group_norm():
+    torch.manual_seed(0)
+    norm, reference = MaskedChannelNorm(6), torch.nn.GroupNorm(6, 6)
+    x = torch.randn(2, 6, 9) * 3 + 1
+    no_padding = torch.zeros(2, 9, dtype=torch.bool)
+    torch.testing.assert_close(norm(x), reference(x))
+    torch.testing.assert_close(norm(x, no_padding), reference(x), atol=1e-5, rtol=1e-5)
+
+
+def test_batch_norm_ignores_padding_in_output_and_running_statistics():
+    torch.manual_seed(0)
+    lengths = torch.tensor([7, 4])
+    padding = torch.arange(7) >= lengths[:, None]
+    x = torch.randn(2, 7, 5) * 2 + 3
+    norm, reference = MaskedBatchNorm(5).train(), torch.nn.BatchNorm1d(5).train()
+    expected = reference(x[~padding])
+    torch.testing.assert_close(norm(x, padding)[~padding], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(norm.running_mean, reference.running_mean)
+    torch.testing.assert_close(norm.running_var, reference.running_var)
