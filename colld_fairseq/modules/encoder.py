@@ -101,6 +101,7 @@ class StudentEncoder(nn.Module):
         mask: Optional[Mask] = None,
         layers: Sequence[int] = (),
         kind: str = "layer",
+        channel_mask: Optional[Tensor] = None,
     ) -> EncoderOutput:
         """Encode a batch.
 
@@ -114,6 +115,7 @@ class StudentEncoder(nn.Module):
                 norm of a pre-norm encoder).
             kind: "layer", or "ffn" for the raw output of block k's (second) feed-forward, before dropout, the
                 Conformer's factor 1/2, residual and norm.
+            channel_mask: channels of the projected features to zero over a whole clip, bool [B, D].
 
         A block skipped by layerdrop passes its input on: that is its "layer" feature, and its "ffn" feature
         is zero.
@@ -127,6 +129,8 @@ class StudentEncoder(nn.Module):
             lengths = torch.div(lengths, self.config.time_reduction, rounding_mode="floor")
         padding_mask = frame_padding(lengths, x.size(1))
         x, mask = self._apply_mask(self.dropout_input(x), lengths, padding_mask, mask)
+        if channel_mask is not None:
+            x = x.masked_fill(channel_mask.unsqueeze(1), 0.0)
         # Without padding the blocks get no mask, which lets attention take its fastest path.
         block_padding = None if source_lengths is None else padding_mask
         x = self._add_positions(x, block_padding)

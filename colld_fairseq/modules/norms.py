@@ -24,11 +24,15 @@ class MaskedChannelNorm(nn.Module):
         """[B, C, T], mask [B, T] (True on padding) or None when no clip is padded -> [B, C, T]."""
         if padding_mask is None:
             return F.group_norm(x, x.size(1), self.weight, self.bias, self.eps)
-        valid = (~padding_mask).to(x.dtype).unsqueeze(-1)
-        count = valid.sum(1, keepdim=True).clamp(min=1.0)
-        x = x - torch.bmm(x, valid) / count
-        scale = self.weight[:, None] * torch.rsqrt(torch.bmm(x.square(), valid) / count + self.eps)
-        return torch.addcmul(self.bias[:, None], x, scale)
+        dtype = x.dtype
+        # Sums over thousands of frames do not fit half precision.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x if dtype == torch.float64 else x.float()
+            valid = (~padding_mask).to(x.dtype).unsqueeze(-1)
+            count = valid.sum(1, keepdim=True).clamp(min=1.0)
+            x = x - torch.bmm(x, valid) / count
+            scale = self.weight[:, None] * torch.rsqrt(torch.bmm(x.square(), valid) / count + self.eps)
+            return torch.addcmul(self.bias[:, None].to(x.dtype), x, scale).to(dtype)
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
@@ -38,13 +42,15 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         """[B, T, C], mask [B, T] (True on padding) or None -> [B, T, C]."""
         if padding_mask is None or not self.training:
             return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        dtype = x.dtype
+        x = x if dtype == torch.float64 else x.float()
         valid = (~padding_mask).to(x.dtype).unsqueeze(-1)
         count = valid.sum().clamp(min=1.0)
         mean = (x * valid).sum((0, 1)) / count
         var = ((x - mean).square() * valid).sum((0, 1)) / count
         with torch.no_grad():
             unbiased = var * (count / (count - 1).clamp(min=1.0))
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(unbiased, self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
             self.num_batches_tracked.add_(1)
-        return (x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
+        return ((x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias).to(dtype)

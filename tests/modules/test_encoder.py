@@ -100,6 +100,18 @@ def test_masked_training_does_not_depend_on_padding():
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-8, rtol=1e-8)
 
 
+@pytest.mark.parametrize("position", ["conv", "relative_key", "rotary"])
+@pytest.mark.parametrize("front_end", ["waveform", "fbank_stack"])
+def test_half_precision_follows_single_precision(front_end, position):
+    encoder = small_encoder(front_end=front_end, position=position)
+    source, lengths = batch(front_end)
+    expected = encoder(source, lengths)
+    out = encoder.bfloat16()(source.bfloat16(), lengths)
+    assert out.x.dtype == torch.bfloat16
+    valid = ~out.padding_mask
+    assert (out.x[valid] - expected.x[valid]).abs().mean() < 0.03 * expected.x[valid].abs().mean()
+
+
 def test_layers_are_the_chain_of_blocks():
     encoder = small_encoder(block="transformer", norm_first=True, position="none")
     source, lengths = batch("fbank_stack")

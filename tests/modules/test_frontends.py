@@ -89,6 +89,15 @@ def test_channel_norm_of_equal_lengths_is_group_norm():
     torch.testing.assert_close(norm(x, no_padding), reference(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_channel_norm_keeps_its_statistics_in_float32(dtype):
+    torch.manual_seed(0)
+    norm, x = MaskedChannelNorm(4), torch.randn(2, 4, 5000) + 2
+    padding = torch.arange(5000) >= torch.tensor([5000, 4000])[:, None]
+    expected = norm(x, padding)
+    torch.testing.assert_close(norm.to(dtype)(x.to(dtype), padding).float(), expected, atol=0.03, rtol=0.01)
+
+
 def test_batch_norm_ignores_padding_in_output_and_running_statistics():
     torch.manual_seed(0)
     lengths = torch.tensor([7, 4])
