@@ -1,7 +1,8 @@
 """``colld score``: WER, CER, BLEU, chrF per language pair, with signatures and a language-confusion count.
 
-Reads what fairseq-generate wrote (with the manifest it decoded, for the languages), or plain text files. Every row of the
-manifest must have a hypothesis: one that is missing is an error, never a silently better score.
+Reads what fairseq-generate wrote (with the manifest it decoded, for the languages), or plain text files.
+Every row of the manifest must have a hypothesis: one that is missing is an error, never a silently better
+score.
 """
 
 import argparse
@@ -19,8 +20,8 @@ from colld_fairseq.decoding.metrics import CorpusScores
 from colld_fairseq.errors import ColldError
 
 HELP = "score fairseq-generate output or text files per language pair"
-# fairseq writes unknown tokens as <<unk>> in references and <unk> in hypotheses. They must never match, and sacrebleu's
-# tokenizers would take both apart into "<", "unk", ">": each becomes one character of its own.
+# fairseq writes unknown tokens as <<unk>> in references and <unk> in hypotheses. They must never match, and
+# sacrebleu's tokenizers would take both apart into "<", "unk", ">": each becomes one character of its own.
 REFERENCE_UNKNOWN, HYPOTHESIS_UNKNOWN = "\ufffd", "\u25a1"
 _LINE = re.compile(r"([TD])-(\d+)\t(.*)", re.DOTALL)
 _SHOWN = 10  # ids named in an error
@@ -36,19 +37,30 @@ class Sentence(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--generate-output", help="file written by fairseq-generate (its T- and D- lines are read)")
-    parser.add_argument("--manifest", help="the manifest(s) that were decoded, comma-separated, in the same order")
     parser.add_argument(
-        "--references", choices=("generate", "manifest"), default="generate",
-        help="take references from the T- lines (as the model's vocabulary spells them) or from the manifest's tgt_text "
-        "(default: %(default)s)",
+        "--generate-output", help="file written by fairseq-generate (its T- and D- lines are read)"
+    )
+    parser.add_argument(
+        "--manifest", help="the manifest(s) that were decoded, comma-separated, in the same order"
+    )
+    parser.add_argument(
+        "--references",
+        choices=("generate", "manifest"),
+        default="generate",
+        help="take references from the T- lines (as the model's vocabulary spells them) or from the "
+        "manifest's tgt_text (default: %(default)s)",
     )
     parser.add_argument("--hyp", help="instead of --generate-output: hypotheses, one a line")
     parser.add_argument("--ref", help="references, one a line")
-    parser.add_argument("--lang", default="", help="target language of all lines, or a file with one code (or "
-                        "source<TAB>target) a line")
+    parser.add_argument(
+        "--lang",
+        default="",
+        help="target language of all lines, or a file with one code (or source<TAB>target) a line",
+    )
     parser.add_argument("--lowercase", action="store_true", help="lower-case both sides before scoring")
-    parser.add_argument("--remove-punctuation", action="store_true", help="replace punctuation by spaces on both sides")
+    parser.add_argument(
+        "--remove-punctuation", action="store_true", help="replace punctuation by spaces on both sides"
+    )
     parser.add_argument("--json", type=Path, help="also write everything to this file")
 
 
@@ -80,11 +92,13 @@ def _lines(path: str) -> List[str]:
     return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
-def read_generate_output(path: str, manifest: AnyManifest, manifest_references: bool = False) -> List[Sentence]:
-    """Best hypothesis of every row of the manifest, in manifest order; ids of fairseq-generate are row numbers from 0.
+def read_generate_output(
+    path: str, manifest: AnyManifest, manifest_references: bool = False
+) -> List[Sentence]:
+    """Best hypothesis of every row of the manifest, in its order. fairseq-generate's ids are row numbers.
 
-    Raises ColldError: a row without hypothesis or reference line, an id beyond the manifest or twice in the file, references
-    that are not those of the manifest.
+    Raises ColldError: a row without hypothesis or reference line, an id beyond the manifest or twice in the
+    file, references that are not those of the manifest.
     """
     references: Dict[int, str] = {}
     hypotheses: Dict[int, str] = {}
@@ -94,16 +108,26 @@ def read_generate_output(path: str, manifest: AnyManifest, manifest_references: 
             continue
         row, rest = int(match[2]), match[3]
         if row >= len(manifest):
-            raise ColldError(f"{path}:{number}: id {row}, but {manifest.path} has {len(manifest)} rows; give the manifest(s) "
-                             "that were decoded")
+            raise ColldError(
+                f"{path}:{number}: id {row}, but {manifest.path} has {len(manifest)} rows; give the "
+                "manifest(s) that were decoded"
+            )
         if match[1] == "T":
             if row in references:
-                raise ColldError(f"{path}:{number}: id {row} occurs twice; the file holds more than one decoding")
+                raise ColldError(
+                    f"{path}:{number}: id {row} occurs twice; the file holds more than one decoding"
+                )
             references[row] = rest.replace("<<unk>>", REFERENCE_UNKNOWN)
         else:  # n-best lists are best first
             hypotheses.setdefault(row, rest.partition("\t")[2].replace("<unk>", HYPOTHESIS_UNKNOWN))
-    _require_all(path, manifest, hypotheses, "D-", "decode again with --required-batch-size-multiple 1 and without "
-                 "--skip-invalid-size-inputs-valid-test")
+    _require_all(
+        path,
+        manifest,
+        hypotheses,
+        "D-",
+        "decode again with --required-batch-size-multiple 1 and without "
+        "--skip-invalid-size-inputs-valid-test",
+    )
     if not manifest_references:
         _require_all(path, manifest, references, "T-", "use --references manifest")
     _check_same_references(path, manifest, references)
@@ -123,8 +147,10 @@ def _require_all(path: str, manifest: AnyManifest, found: Dict[int, str], kind: 
     if missing:
         named = ", ".join(f"{row} ({manifest.text('id', row)})" for row in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        raise ColldError(f"{path}: {len(missing)} of {len(manifest)} rows of {manifest.path} have no {kind} line: ids "
-                         f"{named}{more}; {remedy}")
+        raise ColldError(
+            f"{path}: {len(missing)} of {len(manifest)} rows of {manifest.path} have no {kind} line: ids "
+            f"{named}{more}; {remedy}"
+        )
 
 
 def _letters_only(text: str) -> str:
@@ -132,30 +158,42 @@ def _letters_only(text: str) -> str:
 
 
 def _check_same_references(path: str, manifest: AnyManifest, references: Dict[int, str]) -> None:
-    """A wrong manifest of the right size would assign wrong languages. Normalisation and unknown letters may change some
-    references, not most of them."""
-    same = sum(_letters_only(text) == _letters_only(manifest.text("tgt_text", row)) for row, text in references.items())
+    """A wrong manifest of the right size would assign wrong languages. Normalisation and unknown letters may
+    change some references, not most of them."""
+    same = sum(
+        _letters_only(text) == _letters_only(manifest.text("tgt_text", row))
+        for row, text in references.items()
+    )
     known = sum(REFERENCE_UNKNOWN not in text for text in references.values())
     if 2 * same < known:
-        raise ColldError(f"{path}: only {same} of {len(references)} references are those of {manifest.path}; give the "
-                         "manifest(s) that were decoded, in the same order")
+        raise ColldError(
+            f"{path}: only {same} of {len(references)} references are those of {manifest.path}; give the "
+            "manifest(s) that were decoded, in the same order"
+        )
 
 
 def read_text_files(hypothesis_path: str, reference_path: str, languages: str = "") -> List[Sentence]:
-    """Sentences of two parallel files; ``languages``: a code for all, or a file with ``target`` or ``source<TAB>target``
-    lines."""
+    """Sentences of two parallel files; ``languages``: a code for all, or a file with ``target`` or
+    ``source<TAB>target`` lines."""
     hypotheses, references = _lines(hypothesis_path), _lines(reference_path)
     codes = _lines(languages) if os.path.isfile(languages) else [languages] * len(references)
     for path, lines in ((hypothesis_path, hypotheses), (languages, codes)):
         if len(lines) != len(references):
-            raise ColldError(f"{path} has {len(lines)} lines, {reference_path} has {len(references)}; they must be parallel")
+            raise ColldError(
+                f"{path} has {len(lines)} lines, {reference_path} has {len(references)}; they must be "
+                "parallel"
+            )
     pairs = [code.rpartition("\t") for code in codes]
     return [Sentence(h, r, src, tgt) for h, r, (src, _, tgt) in zip(hypotheses, references, pairs)]
 
 
-def build_report(sentences: Sequence[Sentence], normaliser: TextNormaliser = TextNormaliser()) -> Dict[str, Any]:
-    """Everything that is printed, ready for JSON: pairs, overall, signatures, language_confusion, text_normalisation."""
-    cleaned = [s._replace(hypothesis=normaliser(s.hypothesis), reference=normaliser(s.reference)) for s in sentences]
+def build_report(
+    sentences: Sequence[Sentence], normaliser: TextNormaliser = TextNormaliser()
+) -> Dict[str, Any]:
+    """What is printed, ready for JSON: pairs, overall, signatures, language_confusion, text_normalisation."""
+    cleaned = [
+        s._replace(hypothesis=normaliser(s.hypothesis), reference=normaliser(s.reference)) for s in sentences
+    ]
     scores = CorpusScores()
     for sentence in cleaned:
         scores.add(*sentence)
@@ -163,7 +201,10 @@ def build_report(sentences: Sequence[Sentence], normaliser: TextNormaliser = Tex
         [s.hypothesis for s in cleaned], [s.reference for s in cleaned], [s.tgt_lang for s in cleaned]
     )
     return {
-        "pairs": [{"src_lang": src, "tgt_lang": tgt, **result.to_json()} for (src, tgt), result in scores.per_pair().items()],
+        "pairs": [
+            {"src_lang": src, "tgt_lang": tgt, **result.to_json()}
+            for (src, tgt), result in scores.per_pair().items()
+        ],
         "overall": scores.overall().to_json(),
         "signatures": scores.signatures(),
         "language_confusion": {language: counts.to_json() for language, counts in confusion.items()},
@@ -196,17 +237,32 @@ def print_report(report: Dict[str, Any]) -> None:
         table.add_row(*_row("all", report["overall"]))
     console.print(table)
     if report["overall"]["empty_references"]:
-        console.print(f"{report['overall']['empty_references']} references are empty: what is said there counts as insertions")
+        console.print(
+            f"{report['overall']['empty_references']} references are empty: words said there are insertions"
+        )
     for metric, text in report["signatures"].items():
         console.print(f"{metric}: {text}", soft_wrap=True, markup=False)
 
     table = Table(title="Language confusion (hypotheses)")
-    for title in ("expected", "judged", "wrong script", "nearer to another", "references misjudged", "nearest"):
+    for title in (
+        "expected",
+        "judged",
+        "wrong\nscript",
+        "nearer to\nanother",
+        "references\nmisjudged",
+        "nearest",
+    ):
         table.add_column(title, justify="left" if title in ("expected", "nearest") else "right")
     for language, counts in report["language_confusion"].items():
-        nearest = ", ".join(f"{name} {n}" for name, n in counts["nearest"].items())
-        optional = ["-" if counts[key] is None else str(counts[key]) for key in ("nearer_to_another", "references_misjudged")]
+        nearest = ", ".join(f"{name or '-'} {n}" for name, n in counts["nearest"].items())
+        optional = [
+            "-" if counts[key] is None else str(counts[key])
+            for key in ("nearer_to_another", "references_misjudged")
+        ]
         table.add_row(language or "-", str(counts["judged"]), str(counts["wrong_script"]), *optional, nearest)
     console.print(table)
-    console.print("wrong script: letters of scripts the references of that language do not use; nearer to another: by character "
-                  "trigrams of this file's references, whose own error is 'references misjudged'", soft_wrap=True)
+    console.print(
+        "wrong script: letters of scripts the references of that language do not use; nearer to another: "
+        "by character trigrams of this file's references, whose own error is 'references misjudged'",
+        soft_wrap=True,
+    )

@@ -2,11 +2,14 @@
 
 Writes into one folder what the task ``multilingual_speech_to_text`` reads:
 
-- ``dict.txt``: fairseq dictionary (token, count); ``<s> <pad> </s> <unk>`` are implicit, ``<s>`` serves as the CTC blank.
-- ``config.yaml``: which tokenisation and which text normalisation, so that training text is treated exactly as here.
+- ``dict.txt``: fairseq dictionary (token, count); ``<s> <pad> </s> <unk>`` are implicit, ``<s>`` serves as
+  the CTC blank.
+- ``config.yaml``: which tokenisation and which text normalisation, so that training text is treated exactly
+  as here.
 - ``spm.model`` and ``spm.vocab`` for a sentencepiece vocabulary.
 
-The same input gives the same bytes on every run. Files are written under a temporary name and then renamed, config.yaml last.
+The same input gives the same bytes on every run. Files are written under a temporary name and then renamed,
+config.yaml last.
 """
 
 import argparse
@@ -21,7 +24,13 @@ import numpy as np
 import yaml
 
 from colld_fairseq.data.manifest import AnyManifest, join_manifests, read_manifest
-from colld_fairseq.data.text import LANG_TAG_TEMPLATE, LETTER_BOUNDARY, PIECE_BOUNDARY, TextCodec, TextNormaliser
+from colld_fairseq.data.text import (
+    LANG_TAG_TEMPLATE,
+    LETTER_BOUNDARY,
+    PIECE_BOUNDARY,
+    TextCodec,
+    TextNormaliser,
+)
 from colld_fairseq.errors import ConfigError, ManifestError
 
 logger = logging.getLogger(__name__)
@@ -29,40 +38,61 @@ logger = logging.getLogger(__name__)
 HELP = "make a character or sentencepiece vocabulary from manifests"
 NUM_SPECIALS = 4  # <s> <pad> </s> <unk>, with these ids in sentencepiece too
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-# The number of threads is part of a sentencepiece model file: a constant, so that the file is the same on every machine.
+# The number of threads is part of a sentencepiece model file: a constant, so that the file is the same on
+# every machine.
 SENTENCEPIECE_THREADS = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", required=True, help="speech-to-text manifest(s), comma-separated")
-    parser.add_argument("--kind", choices=("char", "sentencepiece"), default="char", help="tokens (default: %(default)s)")
     parser.add_argument(
-        "--size", type=int, default=None,
-        help="sentencepiece: number of pieces including the 4 special symbols (default: 1000); char: keep the most frequent "
-        "SIZE letters (default: all)",
+        "--kind", choices=("char", "sentencepiece"), default="char", help="tokens (default: %(default)s)"
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder to write to; made if it does not exist")
-    parser.add_argument("--column", choices=("tgt_text", "src_text"), default="tgt_text", help="default: %(default)s")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=None,
+        help="sentencepiece: number of pieces including the 4 special symbols (default: 1000); char: keep "
+        "the most frequent SIZE letters (default: all)",
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder to write to; made if it does not exist"
+    )
+    parser.add_argument(
+        "--column", choices=("tgt_text", "src_text"), default="tgt_text", help="default: %(default)s"
+    )
     parser.add_argument("--lang-tags", action="store_true", help="add <lang:xx> for every target language")
     parser.add_argument("--lowercase", action="store_true", help="lower-case all text, here and in training")
     parser.add_argument(
-        "--remove-punctuation", action="store_true",
+        "--remove-punctuation",
+        action="store_true",
         help="replace punctuation by spaces, here and in training; apostrophes inside words stay",
     )
     parser.add_argument(
-        "--temperature", type=float, default=1.0,
-        help="sentencepiece: languages are seen in proportion to share^(1/T); above 1 favours small ones (default: 1)",
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="sentencepiece: languages are seen in proportion to share^(1/T); above 1 favours small ones "
+        "(default: 1)",
     )
     parser.add_argument(
-        "--character-coverage", type=float, default=1.0,
-        help="sentencepiece: share of character occurrences the pieces must cover (default: 1, every character)",
+        "--character-coverage",
+        type=float,
+        default=1.0,
+        help="sentencepiece: share of character occurrences the pieces must cover (default: 1, all)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     size = make_vocabulary(
-        args.manifest.split(","), args.out, kind=args.kind, size=args.size, column=args.column, lang_tags=args.lang_tags,
-        normaliser=TextNormaliser(args.lowercase, args.remove_punctuation), temperature=args.temperature,
+        args.manifest.split(","),
+        args.out,
+        kind=args.kind,
+        size=args.size,
+        column=args.column,
+        lang_tags=args.lang_tags,
+        normaliser=TextNormaliser(args.lowercase, args.remove_punctuation),
+        temperature=args.temperature,
         character_coverage=args.character_coverage,
     )
     print(f"{args.out / 'dict.txt'}: {size} tokens ({args.kind}), special symbols included")
@@ -80,10 +110,12 @@ def make_vocabulary(
     temperature: float = 1.0,
     character_coverage: float = 1.0,
 ) -> int:
-    """Write dict.txt, config.yaml (and spm.model, spm.vocab) into ``out``; the size of the vocabulary, specials included.
+    """Write dict.txt, config.yaml (and spm.model, spm.vocab) into ``out``.
 
-    Raises ManifestError or ConfigError: no text in the column, a size that the text cannot fill, language tags without
-    languages.
+    Returns the size of the vocabulary, special symbols included.
+
+    Raises ManifestError or ConfigError: no text in the column, a size that the text cannot fill, language
+    tags without languages.
     """
     manifest = join_manifests([read_manifest(path) for path in manifests])
     texts = _texts_by_language(manifest, column, normaliser)
@@ -100,10 +132,14 @@ def make_vocabulary(
     config["languages"] = sorted(languages)
     if lang_tags:
         if not languages:
-            raise ManifestError(f"{manifest.path}: --lang-tags needs the column tgt_lang, and it is missing or empty; add it "
-                                "or leave out --lang-tags")
+            raise ManifestError(
+                f"{manifest.path}: --lang-tags needs the column tgt_lang, and it is missing or empty; add it "
+                "or leave out --lang-tags"
+            )
         config["prepend_tgt_lang_tag"] = True
-        counts += [(LANG_TAG_TEMPLATE.format(language), languages[language]) for language in sorted(languages)]
+        counts += [
+            (LANG_TAG_TEMPLATE.format(language), languages[language]) for language in sorted(languages)
+        ]
     _check_tokens([token for token, _ in counts])
     files["dict.txt"] = "".join(f"{token} {count}\n" for token, count in counts).encode("utf-8")
     files["config.yaml"] = yaml.safe_dump(config, allow_unicode=True, sort_keys=True).encode("utf-8")
@@ -121,7 +157,9 @@ def _column(manifest: AnyManifest, name: str) -> Iterator[str]:
             yield from ("" for _ in range(len(part)))
 
 
-def _texts_by_language(manifest: AnyManifest, column: str, normaliser: TextNormaliser) -> Dict[str, List[str]]:
+def _texts_by_language(
+    manifest: AnyManifest, column: str, normaliser: TextNormaliser
+) -> Dict[str, List[str]]:
     """{language: normalised, non-empty texts}, in manifest order."""
     texts: Dict[str, List[str]] = defaultdict(list)
     for text, language in zip(_column(manifest, column), _column(manifest, column.replace("_text", "_lang"))):
@@ -129,8 +167,10 @@ def _texts_by_language(manifest: AnyManifest, column: str, normaliser: TextNorma
         if text:
             texts[language].append(text)
     if not texts:
-        raise ManifestError(f"{manifest.path}: no text in the column {column}; a vocabulary needs a speech-to-text manifest "
-                            "with transcripts or translations")
+        raise ManifestError(
+            f"{manifest.path}: no text in the column {column}; a vocabulary needs a speech-to-text manifest "
+            "with transcripts or translations"
+        )
     return texts
 
 
@@ -138,7 +178,9 @@ def _target_languages(manifest: AnyManifest) -> Counter:
     return Counter(language for language in _column(manifest, "tgt_lang") if language)
 
 
-def _letters(texts: Dict[str, List[str]], normaliser: TextNormaliser, size: Optional[int]) -> List[Tuple[str, int]]:
+def _letters(
+    texts: Dict[str, List[str]], normaliser: TextNormaliser, size: Optional[int]
+) -> List[Tuple[str, int]]:
     """Letters and the word boundary "|" with their counts, most frequent first, ties by code point."""
     codec = TextCodec("char", normaliser)
     counts: Counter = Counter()
@@ -148,13 +190,19 @@ def _letters(texts: Dict[str, List[str]], normaliser: TextNormaliser, size: Opti
             literal += LETTER_BOUNDARY in text
             counts.update(codec.encode(text))
     if literal:
-        logger.warning("%d texts contain a literal %r, which marks word boundaries in a character vocabulary: it is read as a "
-                       "space", literal, LETTER_BOUNDARY)
+        logger.warning(
+            "%d texts contain a literal %r, which marks word boundaries in a character vocabulary: it is "
+            "read as a space",
+            literal,
+            LETTER_BOUNDARY,
+        )
     counts[LETTER_BOUNDARY] += 0  # single-word texts need it all the same once two words are said
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     if size is not None and len(ordered) > size:
         dropped = ordered[size:]
-        logger.info("%d rare letters become <unk>: %s", len(dropped), " ".join(letter for letter, _ in dropped[:50]))
+        logger.info(
+            "%d rare letters become <unk>: %s", len(dropped), " ".join(letter for letter, _ in dropped[:50])
+        )
         ordered = ordered[:size]
         if LETTER_BOUNDARY not in dict(ordered):
             ordered[-1] = (LETTER_BOUNDARY, counts[LETTER_BOUNDARY])
@@ -162,7 +210,7 @@ def _letters(texts: Dict[str, List[str]], normaliser: TextNormaliser, size: Opti
 
 
 def _resample(texts: Dict[str, List[str]], temperature: float) -> Iterator[str]:
-    """All texts with languages in proportion to share^(1/temperature), the total number unchanged; deterministic."""
+    """Texts with languages in proportion to share^(1/temperature), about as many as given; deterministic."""
     names = sorted(texts)
     sizes = np.array([len(texts[name]) for name in names], dtype=np.float64)
     shares = (sizes / sizes.sum()) ** (1.0 / temperature)
@@ -179,11 +227,13 @@ def _resample(texts: Dict[str, List[str]], temperature: float) -> Iterator[str]:
 def _sentencepiece(
     texts: Dict[str, List[str]], normaliser: TextNormaliser, size: int, temperature: float, coverage: float
 ) -> Tuple[Dict[str, bytes], List[Tuple[str, int]]]:
-    """The unigram model and its vocabulary as file contents, and the pieces with their counts in the texts."""
+    """Contents of the model and vocabulary files, and the pieces with their counts in the texts."""
     import sentencepiece
 
     if temperature <= 0:
-        raise ConfigError(f"--temperature is {temperature}; it must be above 0 (1 leaves the languages as they are)")
+        raise ConfigError(
+            f"--temperature is {temperature}; it must be above 0 (1 leaves the languages as they are)"
+        )
     # As TextCodec.clean does; sentencepiece itself would take a literal boundary mark for part of a word.
     texts = {name: [text.replace(PIECE_BOUNDARY, " ") for text in group] for name, group in texts.items()}
     model = io.BytesIO()
@@ -195,15 +245,17 @@ def _sentencepiece(
             vocab_size=size,
             model_type="unigram",
             character_coverage=coverage,
-            bos_id=0, pad_id=1, eos_id=2, unk_id=3,  # fairseq's ids
+            **dict(bos_id=0, pad_id=1, eos_id=2, unk_id=3),  # fairseq's ids
             normalization_rule_name="identity",  # TextNormaliser has done it; decode(encode(x)) must be x
             max_sentence_length=longest + 1,  # longer ones would be left out without a word
             num_threads=SENTENCEPIECE_THREADS,
             minloglevel=1,
         )
     except RuntimeError as error:
-        raise ConfigError(f"sentencepiece cannot make {size} pieces from {sum(map(len, texts.values()))} texts: {error}; "
-                          "choose another --size, or --kind char") from error
+        raise ConfigError(
+            f"sentencepiece cannot make {size} pieces from {sum(map(len, texts.values()))} texts: {error}; "
+            "choose another --size, or --kind char"
+        ) from error
     codec = TextCodec("sentencepiece", normaliser, model.getvalue())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     ids = range(processor.get_piece_size())
@@ -217,8 +269,10 @@ def _sentencepiece(
 def _check_tokens(tokens: List[str]) -> None:
     repeated = [token for token, n in Counter([*SPECIALS, *tokens]).items() if n > 1]
     if repeated:
-        raise ConfigError(f"the text itself contains {', '.join(repeated)}, which would clash with special symbols of the "
-                          "vocabulary; remove it from the manifest")
+        raise ConfigError(
+            f"the text itself contains {', '.join(repeated)}, which would clash with special symbols of the "
+            "vocabulary; remove it from the manifest"
+        )
 
 
 def _write(path: Path, content: bytes) -> None:

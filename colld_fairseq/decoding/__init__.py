@@ -1,1 +1,1 @@
-"""From log-probabilities to text and scores: search, language-model fusion, generators for fairseq-generate, metrics."""
+"""From log-probabilities to text and scores: search, language models, generators, metrics."""

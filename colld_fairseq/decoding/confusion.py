@@ -1,13 +1,14 @@
-"""Does a hypothesis look like the language it should be in? Two counts without any language-identification model.
+"""Language confusion: do hypotheses look like the language they should be in?
 
-Multilingual models sometimes answer in another language than asked for. A trained identifier would be needed to say so with
-certainty; what is counted here needs nothing but the references of the same file:
+Multilingual models sometimes answer in another language than asked for. A trained identifier would be needed
+to say so with certainty; the two counts made here need nothing but the references of the same file:
 
-- ``wrong_script``: most letters of the hypothesis are of Unicode scripts that make up less than 2 % of the letters in the
-  references of its language. Tells Russian from English, never Spanish from Italian.
-- ``nearer_to_another``: its character trigrams are more probable under the references of another language of the file (naive
-  Bayes, add-one smoothing). Tells any two languages apart, but errs on short or garbled text: ``references_misjudged`` is
-  how many of the references themselves it gets wrong (each judged without its own trigrams), the floor to compare with.
+- ``wrong_script``: most letters of the hypothesis are of Unicode scripts that make up less than 2 % of the
+  letters in the references of its language. Tells Russian from English, never Spanish from Italian.
+- ``nearer_to_another``: its character trigrams are more probable under the references of another language of
+  the file (naive Bayes, add-one smoothing). Tells any two languages apart, but errs on short or garbled text:
+  ``references_misjudged`` is how many of the references themselves it gets wrong (each judged without its own
+  trigrams), the floor to compare with.
 
 Sentences without a letter are in neither count.
 """
@@ -26,7 +27,7 @@ RARE_SCRIPT = 0.02  # share of letters below which a script counts as foreign to
 
 @lru_cache(maxsize=None)
 def letter_script(character: str) -> Optional[str]:
-    """"LATIN", "CYRILLIC", "CJK", ... of a letter, from its Unicode name; None for anything that is no letter."""
+    """Script of a letter by its Unicode name: "LATIN", "CYRILLIC", "CJK", ...; None for what is no letter."""
     if unicodedata.category(character)[0] != "L":
         return None
     words = unicodedata.name(character, "UNNAMED").split()
@@ -51,7 +52,7 @@ class LanguageConfusion:
     wrong_script: int = 0
     nearer_to_another: Optional[int] = None  # None where the file has one language only
     references_misjudged: Optional[int] = None
-    nearest: Dict[str, int] = field(default_factory=dict)  # language -> hypotheses whose trigrams are nearest to it
+    nearest: Dict[str, int] = field(default_factory=dict)  # language -> hypotheses nearest to it
 
     def to_json(self) -> Dict[str, Any]:
         return asdict(self)
@@ -69,8 +70,8 @@ class _TrigramProfiles:
         self.vocabulary = len(set().union(*self.counts.values())) + 1
 
     def nearest(self, text: str, own_reference: str, own_language: str) -> str:
-        """Most probable language; the sentence's own reference is taken out of its language's profile first, so that a
-        hypothesis is not judged by the answer it should have given."""
+        """Most probable language; the sentence's own reference is taken out of its language's profile first,
+        so that a hypothesis is not judged by the answer it should have given."""
         trigrams, left_out = _trigrams(text), _trigrams(own_reference)
         best, best_score = own_language, -math.inf
         for language in [own_language, *(name for name in self.languages if name != own_language)]:
@@ -91,8 +92,10 @@ def language_confusion(
 ) -> Dict[str, LanguageConfusion]:
     """{expected target language: counts}; the three sequences run in parallel."""
     if not len(hypotheses) == len(references) == len(tgt_langs):
-        raise ColldError(f"{len(hypotheses)} hypotheses, {len(references)} references and {len(tgt_langs)} languages; there "
-                         "must be one of each for every sentence")
+        raise ColldError(
+            f"{len(hypotheses)} hypotheses, {len(references)} references and {len(tgt_langs)} languages; "
+            "there must be one of each for every sentence"
+        )
     letters: Dict[str, Counter] = defaultdict(Counter)
     for reference, language in zip(references, tgt_langs):
         letters[language].update(_scripts(reference))
@@ -103,7 +106,10 @@ def language_confusion(
     profiles = _TrigramProfiles(references, tgt_langs)
     several = len(profiles.languages) > 1
     zero = 0 if several else None
-    result = {name: LanguageConfusion(nearer_to_another=zero, references_misjudged=zero) for name in profiles.languages}
+    result = {
+        name: LanguageConfusion(nearer_to_another=zero, references_misjudged=zero)
+        for name in profiles.languages
+    }
     nearest: Dict[str, List[str]] = defaultdict(list)
     for hypothesis, reference, language in zip(hypotheses, references, tgt_langs):
         counts = result[language]

@@ -1,8 +1,9 @@
 """CTC decoding: best path, prefix beam search with optional language model, and alignment of a labelling.
 
 Shapes: B utterances, T frames, V tokens, W prefixes in the beam, K tokens considered at a frame, U labels.
-Everything is computed one utterance at a time in float64 on its valid frames only, so results depend neither on padding nor
-on what else is in the batch. Source: Graves et al. 2006 (CTC); Hannun et al. 2014 (prefix search).
+Everything is computed one utterance at a time in float64 on its valid frames only, so results depend neither
+on padding nor on what else is in the batch. Source: Graves et al. 2006 (CTC); Hannun et al. 2014 (prefix
+search).
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class LanguageModel(Protocol):
         """New state, ln p of the units the token completes, and how many units (words or tokens) that is."""
 
     def finish(self, state: Any) -> Tuple[float, int]:
-        """ln p and number of the units that the end of the utterance completes, end-of-sentence included in ln p."""
+        """ln p (end of sentence included) and number of the units that the end of the utterance completes."""
 
 
 @dataclass
@@ -51,20 +52,25 @@ class CtcHypothesis:
     token_scores: List[float]
 
 
-def _utterances(log_probs: Tensor, lengths: Tensor) -> List[np.ndarray]:
-    """[B, T, V] and lengths [B] to B arrays [T_u, V] of float64; raises ColldError on NaN or a length beyond T."""
-    if log_probs.dim() != 3 or lengths.numel() != log_probs.size(0):
-        raise ColldError(f"expected log_probs [B, T, V] and lengths [B], got {tuple(log_probs.shape)} and "
-                         f"{tuple(lengths.shape)}")
-    array = log_probs.detach().to("cpu", torch.float64).numpy()
-    frames = [int(n) for n in lengths.tolist()]
-    for i, n in enumerate(frames):
-        if not 0 <= n <= array.shape[1]:
-            raise ColldError(f"utterance {i} of the batch: length {n}, but log_probs have {array.shape[1]} frames")
-        if np.isnan(array[i, :n]).any():
-            raise ColldError(f"utterance {i} of the batch: log-probabilities are NaN; the model has diverged, or its "
-                             "input holds NaN")
-    return [array[i, :n] for i, n in enumerate(frames)]
+def _check_shapes(log_probs: Tensor, lengths: Tensor) -> None:
+    if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
+        raise ColldError(
+            f"expected log_probs [B, T, V] and lengths [B], got {tuple(log_probs.shape)} and "
+            f"{tuple(lengths.shape)}"
+        )
+    for i, length in enumerate(lengths.tolist()):
+        if not 0 <= length <= log_probs.size(1):
+            raise ColldError(
+                f"utterance {i} of the batch: length {length}, but log_probs have {log_probs.size(1)} frames"
+            )
+
+
+def _check_numbers(values: np.ndarray, utterance: int) -> None:
+    if np.isnan(values).any():
+        raise ColldError(
+            f"utterance {utterance} of the batch: log-probabilities are NaN; the model has diverged, or its "
+            "input holds NaN"
+        )
 
 
 def _cut_at(path_scores: np.ndarray, starts: Sequence[int]) -> List[float]:
@@ -84,22 +90,28 @@ def greedy_ctc(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> List[CtcHy
     Returns:
         One hypothesis an utterance; ``score`` is ln p of the best path.
     """
+    _check_shapes(log_probs, lengths)
+    # The maximum is taken where the tensor is: on a GPU only [B, T] numbers have to be copied.
+    best, paths = log_probs.detach().max(dim=-1)
+    all_scores, all_paths = best.to("cpu", torch.float64).numpy(), paths.cpu().numpy()
     hypotheses = []
-    for frames in _utterances(log_probs, lengths):
-        if len(frames) == 0:
-            hypotheses.append(CtcHypothesis([], 0.0, 0.0, 0.0, [], []))
-            continue
-        path = frames.argmax(axis=1)
-        path_scores = frames.max(axis=1)
-        is_start = (path != blank) & np.concatenate([[True], path[1:] != path[:-1]])
+    for i, length in enumerate(lengths.tolist()):
+        path, path_scores = all_paths[i, :length], all_scores[i, :length]
+        _check_numbers(path_scores, i)
+        is_start = path != blank
+        is_start[1:] &= path[1:] != path[:-1]
         starts = np.flatnonzero(is_start)
         score = float(path_scores.sum())
-        hypotheses.append(CtcHypothesis(path[starts].tolist(), score, score, 0.0, starts.tolist(),
-                                        _cut_at(path_scores, starts)))
+        token_scores = _cut_at(path_scores, starts)
+        hypotheses.append(
+            CtcHypothesis(path[starts].tolist(), score, score, 0.0, starts.tolist(), token_scores)
+        )
     return hypotheses
 
 
-def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -> Tuple[List[int], np.ndarray]:
+def align_labels(
+    log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0
+) -> Tuple[List[int], np.ndarray]:
     """The most probable CTC path of a labelling (Viterbi over the 2U+1 states blank, token, blank, ...).
 
     Args:
@@ -114,7 +126,9 @@ def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -
     num_frames, num_states = len(log_probs), 2 * len(tokens) + 1
     needed = len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:]))
     if num_frames < needed:
-        raise ColldError(f"a labelling of {len(tokens)} tokens needs at least {needed} frames, there are {num_frames}")
+        raise ColldError(
+            f"a labelling of {len(tokens)} tokens needs at least {needed} frames, there are {num_frames}"
+        )
     if num_frames == 0:
         return [], np.zeros(0)
     labels = np.full(num_states, blank, dtype=np.int64)
@@ -147,8 +161,8 @@ def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -
 
 
 class _PrefixTree:
-    """All prefixes met during a search. A prefix is a node; the same prefix always gets the same node, which is what makes
-    merging of paths correct when a prefix leaves the beam and returns."""
+    """All prefixes met during a search. A prefix is a node; the same prefix always gets the same node, which
+    is what makes merging of paths correct when a prefix leaves the beam and returns."""
 
     def __init__(self, lm: Optional[LanguageModel], lm_weight: float, length_score: float):
         self.parents: List[int] = [-1]
@@ -194,8 +208,10 @@ class _PrefixTree:
         if self.lm is None:
             return self.bonus[node], 0.0
         log_prob, units = self.lm.finish(self.lm_states[node])
-        return (self.bonus[node] + self.lm_weight * log_prob + self.length_score * units,
-                self.lm_scores[node] + log_prob)
+        return (
+            self.bonus[node] + self.lm_weight * log_prob + self.length_score * units,
+            self.lm_scores[node] + log_prob,
+        )
 
     def labels(self, node: int) -> List[int]:
         tokens = []
@@ -205,8 +221,10 @@ class _PrefixTree:
         return tokens[::-1]
 
 
-def _search(frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: _PrefixTree) -> List[Tuple[int, float]]:
-    """Prefix beam search over one utterance [T, V]: (node, ln p of the prefix over the paths kept), unordered."""
+def _search(
+    frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: _PrefixTree
+) -> List[Tuple[int, float]]:
+    """Search over one utterance [T, V]: (node, ln p of the prefix over the paths kept), unordered."""
     fused = tree.lm is not None or tree.length_score != 0.0
     nodes = np.zeros(1, dtype=np.int64)
     lasts = np.full(1, -1, dtype=np.int64)  # last token of each prefix
@@ -222,15 +240,21 @@ def _search(frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: _P
         total = np.logaddexp(ends_blank, ends_token)
         stay_blank = total + frame[blank]
         stay_token = np.where(lasts >= 0, ends_token + frame[lasts], NEG_INF)
-        grown = np.where(considered[None, :] == lasts[:, None], ends_blank[:, None], total[:, None]) + frame[considered]
+        grown = (
+            np.where(considered[None, :] == lasts[:, None], ends_blank[:, None], total[:, None])
+            + frame[considered]
+        )
 
-        # A prefix whose parent is in the beam is also reached from there: its mass is added here, and the same extension
-        # of the parent is struck out, so that every prefix appears once.
+        # A prefix whose parent is in the beam is also reached from there: its mass is added here, and the
+        # same extension of the parent is struck out, so that every prefix appears once.
         parents = np.array([tree.parents[node] for node in nodes.tolist()])
         child_slots, parent_slots = np.nonzero(parents[:, None] == nodes[None, :])
         if len(child_slots):
             tokens = lasts[child_slots]
-            mass = np.where(lasts[parent_slots] == tokens, ends_blank[parent_slots], total[parent_slots]) + frame[tokens]
+            mass = (
+                np.where(lasts[parent_slots] == tokens, ends_blank[parent_slots], total[parent_slots])
+                + frame[tokens]
+            )
             stay_token[child_slots] = np.logaddexp(stay_token[child_slots], mass)
             columns = np.searchsorted(considered, tokens)
             found = columns < len(considered)
@@ -251,7 +275,9 @@ def _search(frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: _P
         stays = kept[kept < len(nodes)]
         slots, columns = np.divmod(kept[kept >= len(nodes)] - len(nodes), max(len(considered), 1))
         new_tokens = considered[columns]
-        new_nodes = [tree.extend(node, token) for node, token in zip(nodes[slots].tolist(), new_tokens.tolist())]
+        new_nodes = [
+            tree.extend(node, token) for node, token in zip(nodes[slots].tolist(), new_tokens.tolist())
+        ]
         nodes = np.concatenate([nodes[stays], np.array(new_nodes, dtype=np.int64)])
         lasts = np.concatenate([lasts[stays], new_tokens])
         ends_blank = np.concatenate([stay_blank[stays], np.full(len(new_nodes), NEG_INF)])
@@ -272,7 +298,9 @@ def prefix_beam_search(
     lm_weight: float = 0.0,
     length_score: float = 0.0,
 ) -> List[List[CtcHypothesis]]:
-    """The most probable labellings, each summed over its alignments (exact when ``beam`` and ``beam_size_token`` are large).
+    """The most probable labellings, each summed over its alignments.
+
+    Exact when ``beam`` and ``beam_size_token`` are large.
 
     Args:
         log_probs: [B, T, V], natural log-probabilities.
@@ -282,16 +310,21 @@ def prefix_beam_search(
         beam_size_token: most probable tokens considered at every frame.
         lm: see :class:`LanguageModel`; its units are words or tokens.
         lm_weight: weight of its ln p.
-        length_score: added for every unit (every token without a language model); makes up for the shortening that a
-            language model causes.
+        length_score: added for every unit (every token without a language model); makes up for the shortening
+            that a language model causes.
 
     Returns:
         For each utterance its hypotheses, best first.
     """
     if beam < 1 or nbest < 1 or beam_size_token < 1:
-        raise ColldError(f"beam ({beam}), nbest ({nbest}) and beam_size_token ({beam_size_token}) must be at least 1")
+        raise ColldError(
+            f"beam ({beam}), nbest ({nbest}) and beam_size_token ({beam_size_token}) must be at least 1"
+        )
+    _check_shapes(log_probs, lengths)
     results = []
-    for frames in _utterances(log_probs, lengths):
+    for i, length in enumerate(lengths.tolist()):
+        frames = log_probs[i, :length].detach().to("cpu", torch.float64).numpy()
+        _check_numbers(frames, i)
         tree = _PrefixTree(lm, lm_weight, length_score)
         ranked = []
         for node, ctc_score in _search(frames, blank, beam, beam_size_token, tree):
@@ -302,6 +335,8 @@ def prefix_beam_search(
         hypotheses = []
         for score, ctc_score, lm_score, tokens in ranked[:nbest]:
             starts, path_scores = align_labels(frames, tokens, blank)
-            hypotheses.append(CtcHypothesis(tokens, score, ctc_score, lm_score, starts, _cut_at(path_scores, starts)))
+            hypotheses.append(
+                CtcHypothesis(tokens, score, ctc_score, lm_score, starts, _cut_at(path_scores, starts))
+            )
         results.append(hypotheses)
     return results

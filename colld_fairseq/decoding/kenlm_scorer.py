@@ -2,11 +2,13 @@
 
 Two levels, with the interface of :class:`colld_fairseq.decoding.ctc.LanguageModel`:
 
-- :class:`WordKenlm`: the model's units are words; a word is scored when the search reaches its end. For character
-  vocabularies ("|" or "<space>" ends a word) and sentencepiece ones (a piece that begins with "▁" ends the word before it).
+- :class:`WordKenlm`: the model's units are words; a word is scored when the search reaches its end. For
+  character vocabularies ("|" or "<space>" ends a word) and sentencepiece ones (a piece that begins with "▁"
+  ends the word before it).
 - :class:`TokenKenlm`: the model's units are the tokens of the dictionary, scored one by one.
 
-The model must have been trained on text normalised as the vocabulary was (``config.yaml``: text_normalisation).
+The model must have been trained on text normalised as the vocabulary was (``config.yaml``:
+text_normalisation).
 """
 
 import math
@@ -25,14 +27,18 @@ def load_kenlm(path: Union[str, Path]) -> Any:
     try:
         import kenlm
     except ImportError as error:
-        raise ConfigError("decoding with an n-gram language model needs kenlm, which is not installed: pip install kenlm, "
-                          "or decode without a language model") from error
+        raise ConfigError(
+            "decoding with an n-gram language model needs kenlm, which is not installed: pip install kenlm, "
+            "or decode without a language model"
+        ) from error
     if not Path(path).is_file():
         raise ConfigError(f"language model not found: {path}; give an ARPA or KenLM binary file")
     try:
         return kenlm.Model(str(path))
     except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{path}: not a language model KenLM can read ({error}); give an ARPA or KenLM binary file") from error
+        raise ConfigError(
+            f"{path}: not a language model KenLM can read ({error}); give an ARPA or KenLM binary file"
+        ) from error
 
 
 class _Kenlm:
@@ -58,7 +64,8 @@ class _Kenlm:
 
 
 class TokenKenlm(_Kenlm):
-    """Model over dictionary tokens. ``symbols``: token of each id, as written in the model's training text."""
+    """Model over dictionary tokens. ``symbols``: token of each id, as written in the model's training
+    text."""
 
     def start(self) -> Any:
         return self._begin()
@@ -106,7 +113,7 @@ class WordKenlm(_Kenlm):
         if symbol not in SPACES and not symbol.startswith(PIECE_START):
             return WordState(state.history, state.word + symbol), 0.0, 0
         history, log_prob, units = self._complete(state)
-        word = "" if symbol in SPACES else symbol[len(PIECE_START):]
+        word = "" if symbol in SPACES else symbol[len(PIECE_START) :]
         return WordState(history, word), log_prob, units
 
     def finish(self, state: WordState) -> Tuple[float, int]:

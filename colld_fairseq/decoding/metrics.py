@@ -1,10 +1,13 @@
-"""Corpus scores: WER and CER by edit distance, BLEU and chrF as sacrebleu defines them, per language pair and overall.
+"""Corpus scores: WER and CER by edit distance, BLEU and chrF as sacrebleu defines them, per language pair and
+overall.
 
-Every metric is computed from counts that add up over sentences (a vector of ``STATISTICS_SIZE`` numbers). So scores do not
-depend on batches or on the order of sentences, validation can sum the counts over workers, and a corpus of any size is
-scored in constant memory. All scores are percentages (0 to 100; WER and CER can be more).
+Every metric is computed from counts that add up over sentences (a vector of ``STATISTICS_SIZE`` numbers). So
+scores do not depend on batches or on the order of sentences, validation can sum the counts over workers, and
+a corpus of any size is scored in constant memory. All scores are percentages (0 to 100; WER and CER can be
+more).
 
-- WER: word edits / reference words; words are separated by spaces (for languages written without spaces read CER).
+- WER: word edits / reference words; words are separated by spaces (for languages written without spaces read
+  CER).
 - CER: character edits / reference characters, over code points in NFC, single spaces included.
 - BLEU: sacrebleu with the tokenizer of the target language (:func:`bleu_tokenizer`).
 - chrF: chrF2 (Popović 2015) over character 1- to 6-grams without whitespace, sacrebleu's default.
@@ -17,7 +20,6 @@ from functools import lru_cache
 from typing import Any, Dict, Iterable, Optional, Tuple
 
 import numpy as np
-import sacrebleu
 from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -26,20 +28,32 @@ _BLEU_AT = 6  # after sentences, empty references, word edits, words, character 
 _CHRF_AT = _BLEU_AT + 2 + 2 * BLEU_ORDER  # after sys_len, ref_len, correct [4], total [4]
 STATISTICS_SIZE = _CHRF_AT + 3 * CHRF_ORDER  # (hypothesis, reference, matching) n-grams for each order
 
-_ISO_639_3 = {"cmn": "zh", "zho": "zh", "yue": "zh", "wuu": "zh", "nan": "zh", "jpn": "ja", "kor": "ko", "tha": "th",
-              "lao": "lo", "mya": "my", "khm": "km", "bod": "bo"}
+_ISO_639_3 = {
+    "cmn": "zh",
+    "zho": "zh",
+    "yue": "zh",
+    "wuu": "zh",
+    "nan": "zh",
+    "jpn": "ja",
+    "kor": "ko",
+    "tha": "th",
+    "lao": "lo",
+    "mya": "my",
+    "khm": "km",
+    "bod": "bo",
+}
 _WITHOUT_SPACES = {"th", "lo", "my", "km", "bo"}
 
 
 def base_language(code: str) -> str:
-    """"zh-CN", "zh_TW", "cmn_Hans" -> "zh"; other codes lose their region and script only."""
+    """ "zh-CN", "zh_TW", "cmn_Hans" -> "zh"; other codes lose their region and script only."""
     code = code.strip().lower().replace("_", "-").split("-")[0]
     return _ISO_639_3.get(code, code)
 
 
 def bleu_tokenizer(language: str) -> str:
-    """sacrebleu's tokenizer for a target language: zh; ja-mecab and ko-mecab where MeCab is installed, else char; char for
-    other languages written without spaces; 13a for the rest."""
+    """sacrebleu's tokenizer for a target language: zh; ja-mecab and ko-mecab where MeCab is installed, else
+    char; char for other languages written without spaces; 13a for the rest."""
     language = base_language(language)
     if language == "zh":
         return "zh"
@@ -80,7 +94,7 @@ def _chrf_statistics(hypothesis: str, reference: str) -> Iterable[int]:
 
 
 def sentence_statistics(hypothesis: str, reference: str, tgt_lang: str = "") -> np.ndarray:
-    """Counts of one sentence, float64 [STATISTICS_SIZE]; add those of a corpus and give the sum to :func:`compute_scores`.
+    """Counts of one sentence, float64 [STATISTICS_SIZE], to be added up for :func:`compute_scores`.
 
     Texts are compared as they are; normalise them first (``colld_fairseq.data.text``).
     """
@@ -88,10 +102,16 @@ def sentence_statistics(hypothesis: str, reference: str, tgt_lang: str = "") -> 
     hyp_text, ref_text = " ".join(hyp_words), " ".join(ref_words)
     bleu = _bleu(bleu_tokenizer(tgt_lang)).corpus_score([hyp_text], [[ref_text]])
     statistics = [
-        1, not ref_words,
-        Levenshtein.distance(hyp_words, ref_words), len(ref_words),
-        Levenshtein.distance(hyp_text, ref_text), len(ref_text),
-        bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals,
+        1,
+        not ref_words,
+        Levenshtein.distance(hyp_words, ref_words),
+        len(ref_words),
+        Levenshtein.distance(hyp_text, ref_text),
+        len(ref_text),
+        bleu.sys_len,
+        bleu.ref_len,
+        *bleu.counts,
+        *bleu.totals,
         *_chrf_statistics(hyp_text, ref_text),
     ]
     return np.array(statistics, dtype=np.float64)
@@ -130,7 +150,10 @@ def compute_scores(statistics: np.ndarray) -> Scores:
     sentences, empty, word_edits, words, character_edits, characters = statistics[:_BLEU_AT].tolist()
     bleu = [int(n) for n in statistics[_BLEU_AT:_CHRF_AT]]
     bleu_score = BLEU.compute_bleu(
-        correct=bleu[2 : 2 + BLEU_ORDER], total=bleu[2 + BLEU_ORDER :], sys_len=bleu[0], ref_len=bleu[1],
+        correct=bleu[2 : 2 + BLEU_ORDER],
+        total=bleu[2 + BLEU_ORDER :],
+        sys_len=bleu[0],
+        ref_len=bleu[1],
         smooth_method="exp",
     ).score
     return Scores(
@@ -148,8 +171,8 @@ def compute_scores(statistics: np.ndarray) -> Scores:
 class CorpusScores:
     """Accumulates sentences, and gives scores per language pair and overall.
 
-    Overall scores are those of all sentences together (not means over pairs); overall BLEU adds n-gram counts that were each
-    made with the tokenizer of their own language.
+    Overall scores are those of all sentences together (not means over pairs); overall BLEU adds n-gram counts
+    that were each made with the tokenizer of their own language.
     """
 
     def __init__(self) -> None:
@@ -172,8 +195,12 @@ class CorpusScores:
         languages: Dict[str, set] = {}
         for _, tgt_lang in self.statistics:
             languages.setdefault(bleu_tokenizer(tgt_lang), set()).add(tgt_lang or "-")
-        result = {f"BLEU ({', '.join(sorted(names))})": signature("bleu", tokenizer)
-                  for tokenizer, names in sorted(languages.items())}
+        result = {
+            f"BLEU ({', '.join(sorted(names))})": signature("bleu", tokenizer)
+            for tokenizer, names in sorted(languages.items())
+        }
         result["chrF"] = signature("chrf")
-        result["WER, CER"] = f"edit distance|micro-average|CER over code points with single spaces|sacrebleu {sacrebleu.__version__}"
+        result["WER, CER"] = (
+            "edits over all reference words or characters|characters: code points, single spaces included"
+        )
         return result

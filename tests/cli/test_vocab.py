@@ -22,8 +22,10 @@ ROWS = [
 
 
 def write_manifest(path, rows=ROWS):
-    lines = [f"{path.stem}-{i}\ta{i}.wav\t16000\t{text}\t{src}\t{tgt}\t{src_text}\n"
-             for i, (text, src, tgt, src_text) in enumerate(rows)]
+    lines = [
+        f"{path.stem}-{i}\ta{i}.wav\t16000\t{text}\t{src}\t{tgt}\t{src_text}\n"
+        for i, (text, src, tgt, src_text) in enumerate(rows)
+    ]
     path.write_text(HEADER + "".join(lines), encoding="utf-8")
     return str(path)
 
@@ -56,7 +58,9 @@ def test_characters_by_frequency_with_tags(tmp_path, capsys):
     assert colld_vocab("--manifest", write_manifest(tmp_path / "a.tsv"), "--out", out, "--lang-tags") == 0
     tokens = tokens_of(out)
     assert tokens[-4:] == ["<lang:en>", "<lang:fr>", "<lang:he>", "<lang:hi>"]
-    counts = [int(line.rsplit(" ", 1)[1]) for line in (out / "dict.txt").read_text(encoding="utf-8").splitlines()]
+    counts = [
+        int(line.rsplit(" ", 1)[1]) for line in (out / "dict.txt").read_text(encoding="utf-8").splitlines()
+    ]
     assert counts[:-4] == sorted(counts[:-4], reverse=True)
     assert dict(zip(tokens, counts))["|"] == 8 and dict(zip(tokens, counts))["<lang:en>"] == 2
     assert {"ש", "\u0947", "’", "L", "▁"} <= set(tokens)
@@ -71,7 +75,14 @@ def test_characters_by_frequency_with_tags(tmp_path, capsys):
 
 
 def test_normalisation_is_applied_and_stored(tmp_path):
-    colld_vocab("--manifest", write_manifest(tmp_path / "a.tsv"), "--out", tmp_path, "--lowercase", "--remove-punctuation")
+    colld_vocab(
+        "--manifest",
+        write_manifest(tmp_path / "a.tsv"),
+        "--out",
+        tmp_path,
+        "--lowercase",
+        "--remove-punctuation",
+    )
     assert not {"L", ",", ".", "’", "<lang:fr>"} & set(tokens_of(tmp_path)) and "'" in tokens_of(tmp_path)
     _, codec, config = load(tmp_path)
     assert config["text_normalisation"] == {"lowercase": True, "remove_punctuation": True}
@@ -100,7 +111,9 @@ def test_sentencepiece_ids_are_the_dictionary_s_and_text_comes_back(tmp_path):
 
     texts = sentences(0, 80, "abcdéωשल\u0301") + ["ｆｕｌｌ ﬁ ½", "a|b ▁ c"]
     manifest = write_manifest(tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in texts])
-    colld_vocab("--manifest", manifest, "--kind", "sentencepiece", "--size", 60, "--out", tmp_path, "--lang-tags")
+    colld_vocab(
+        "--manifest", manifest, "--kind", "sentencepiece", "--size", 60, "--out", tmp_path, "--lang-tags"
+    )
     dictionary, codec, config = load(tmp_path)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spm.model"))
     assert len(dictionary) == 61 and processor.get_piece_size() == 60
@@ -114,9 +127,13 @@ def test_sentencepiece_ids_are_the_dictionary_s_and_text_comes_back(tmp_path):
 
 @pytest.mark.parametrize("kind", ["char", "sentencepiece"])
 def test_the_same_input_gives_the_same_bytes(tmp_path, kind):
-    manifest = write_manifest(tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in sentences(1, 50, "abcdefgh")])
+    manifest = write_manifest(
+        tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in sentences(1, 50, "abcdefgh")]
+    )
     for name in ("first", "second"):
-        colld_vocab("--manifest", manifest, "--kind", kind, "--size", 40, "--temperature", 3, "--out", tmp_path / name)
+        colld_vocab(
+            "--manifest", manifest, "--kind", kind, "--size", 40, "--temperature", 3, "--out", tmp_path / name
+        )
     files = sorted(path.name for path in (tmp_path / "first").iterdir())
     expected = ["config.yaml", "dict.txt"] + (["spm.model", "spm.vocab"] if kind == "sentencepiece" else [])
     assert files == expected  # and no temporary file
@@ -125,13 +142,27 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, kind):
 
 
 def test_temperature_favours_the_small_language(tmp_path):
-    large = write_manifest(tmp_path / "a.tsv", [(text, "aa", "aa", "") for text in sentences(2, 300, "abcdef")])
-    small = write_manifest(tmp_path / "b.tsv", [(text, "bb", "bb", "") for text in sentences(3, 12, "uvwxyz")])
+    large = write_manifest(
+        tmp_path / "a.tsv", [(text, "aa", "aa", "") for text in sentences(2, 300, "abcdef")]
+    )
+    small = write_manifest(
+        tmp_path / "b.tsv", [(text, "bb", "bb", "") for text in sentences(3, 12, "uvwxyz")]
+    )
     long_pieces = {}
     for temperature in (1, 100):
         out = tmp_path / str(temperature)
-        colld_vocab("--manifest", f"{large},{small}", "--kind", "sentencepiece", "--size", 80, "--out", out,
-                    "--temperature", temperature)
+        colld_vocab(
+            "--manifest",
+            f"{large},{small}",
+            "--kind",
+            "sentencepiece",
+            "--size",
+            80,
+            "--out",
+            out,
+            "--temperature",
+            temperature,
+        )
         long_pieces[temperature] = sum(len(t) > 2 and set(t[1:]) <= set("uvwxyz") for t in tokens_of(out))
     assert long_pieces[100] > long_pieces[1]
 

@@ -5,7 +5,12 @@ import pytest
 from colld_fairseq.decoding.confusion import language_confusion, letter_script
 from colld_fairseq.errors import ColldError
 
-ENGLISH = ["the weather is nice today", "where is the station", "this is the house of the king", "what is the time"]
+ENGLISH = [
+    "the weather is nice today",
+    "where is the station",
+    "this is the house of the king",
+    "what is the time",
+]
 ITALIAN = ["il tempo è bello oggi", "dove è la stazione", "questa è la casa del re", "che ora è adesso"]
 RUSSIAN = ["сегодня хорошая погода", "где находится вокзал", "это дом короля", "который час сейчас"]
 REFERENCES = ENGLISH + ITALIAN + RUSSIAN
@@ -14,7 +19,12 @@ LANGUAGES = ["en"] * 4 + ["it"] * 4 + ["ru"] * 4
 
 def test_perfect_hypotheses_are_not_confused():
     for counts in language_confusion(REFERENCES, REFERENCES, LANGUAGES).values():
-        assert (counts.sentences, counts.judged, counts.wrong_script, counts.nearer_to_another) == (4, 4, 0, 0)
+        assert (counts.sentences, counts.judged, counts.wrong_script, counts.nearer_to_another) == (
+            4,
+            4,
+            0,
+            0,
+        )
         assert counts.references_misjudged == 0
 
 
@@ -54,8 +64,16 @@ def test_rare_foreign_letters_do_not_make_a_script_familiar():
 
 
 def test_scripts():
-    assert [letter_script(c) for c in "aфい你ωﬁАא"] == ["LATIN", "CYRILLIC", "HIRAGANA", "CJK", "GREEK", "LATIN", "CYRILLIC",
-                                                    "HEBREW"]
+    assert [letter_script(c) for c in "aфい你ωﬁАא"] == [
+        "LATIN",
+        "CYRILLIC",
+        "HIRAGANA",
+        "CJK",
+        "GREEK",
+        "LATIN",
+        "CYRILLIC",
+        "HEBREW",
+    ]
     assert letter_script("Ａ") == "LATIN" and letter_script("1") is None and letter_script("\u0301") is None
 
 

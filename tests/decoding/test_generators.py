@@ -45,7 +45,10 @@ def make_sample(lengths=(7, 4, 9), seed=1):
 
 
 def flat(n_best):
-    return [[(h["tokens"].tolist(), h["score"], h["positional_scores"].tolist()) for h in hypotheses] for hypotheses in n_best]
+    return [
+        [(h["tokens"].tolist(), h["score"], h["positional_scores"].tolist()) for h in hypotheses]
+        for hypotheses in n_best
+    ]
 
 
 @pytest.mark.parametrize("beam,nbest", [(1, 1), (5, 3)])
@@ -74,8 +77,12 @@ def test_results_do_not_depend_on_batch_size(beam):
     generator, models, sample = CtcGenerator(Dictionary(), beam=beam, nbest=beam), [Model()], make_sample()
     together = flat(generator.generate(models, sample))
     for i, n in enumerate(sample["net_input"]["src_lengths"].tolist()):
-        alone = {"net_input": {"src_tokens": sample["net_input"]["src_tokens"][i : i + 1, :n],
-                               "src_lengths": torch.tensor([n])}}
+        alone = {
+            "net_input": {
+                "src_tokens": sample["net_input"]["src_tokens"][i : i + 1, :n],
+                "src_lengths": torch.tensor([n]),
+            }
+        }
         (single,) = flat(generator.generate(models, alone))
         assert [h[0] for h in single] == [h[0] for h in together[i]]
         assert [h[1] for h in single] == pytest.approx([h[1] for h in together[i]], abs=1e-5)
@@ -112,6 +119,40 @@ def test_models_run_in_eval_mode_without_gradients_and_are_put_back():
     model.train()
     CtcGenerator(Dictionary()).generate([model], make_sample())
     assert model.modes == [(False, False)] and model.training
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_fairseq_prints_the_text(beam):
+    """As fairseq_cli/generate.py turns tokens into its D- lines."""
+    from fairseq import utils
+    from fairseq.data import Dictionary as FairseqDictionary
+
+    dictionary = FairseqDictionary()
+    for symbol in ("|", "a", "é", "ש", "<lang:fr>"):
+        dictionary.add_symbol(symbol)
+    text = ["<lang:fr>", "a", "a", "|", "é", "ש"]
+    path = [i for symbol in text for i in (dictionary.index(symbol), dictionary.bos())]
+    generator = CtcGenerator(
+        dictionary, beam=beam, symbols_to_strip_from_output=[dictionary.index("<lang:fr>")]
+    )
+
+    class Sure(nn.Module):
+        def get_ctc_log_probs(self, src_tokens, src_lengths):
+            one_hot = nn.functional.one_hot(torch.tensor([path]), len(dictionary)).float()
+            return (10 * one_hot).log_softmax(-1), src_lengths
+
+    sample = {"net_input": {"src_tokens": torch.zeros(1, 12), "src_lengths": torch.tensor([12])}}
+    hypothesis = generator.generate([Sure()], sample)[0][0]
+    _, printed, _ = utils.post_process_prediction(
+        hypothesis["tokens"].int().cpu(),
+        "",
+        hypothesis["alignment"],
+        None,
+        dictionary,
+        "letter",
+        generator.symbols_to_strip_from_output,
+    )
+    assert printed == "aa éש"
 
 
 def test_blank_and_stripped_symbols():

@@ -25,8 +25,11 @@ def write_arpa(path, units, bigrams):
 
 @pytest.fixture
 def words(tmp_path):
-    return write_arpa(tmp_path / "words.arpa", {"la": -0.8, "été": -1.2, "al": -1.5},
-                      {"<s> la": -0.2, "la été": -0.3, "été </s>": -0.1})
+    return write_arpa(
+        tmp_path / "words.arpa",
+        {"la": -0.8, "été": -1.2, "al": -1.5},
+        {"<s> la": -0.2, "la été": -0.3, "été </s>": -0.1},
+    )
 
 
 def total(lm, tokens):
@@ -48,7 +51,9 @@ def test_words_of_a_character_vocabulary(words, sentence):
     assert units == len(sentence.split())
 
 
-@pytest.mark.parametrize("pieces", [["▁la", "▁ét", "é"], ["▁", "l", "a", "▁été"], ["▁la", "▁", "été"], ["la", "▁a", "l"]])
+@pytest.mark.parametrize(
+    "pieces", [["▁la", "▁ét", "é"], ["▁", "l", "a", "▁été"], ["▁la", "▁", "été"], ["la", "▁a", "l"]]
+)
 def test_words_of_a_sentencepiece_vocabulary(words, pieces):
     sentence = "".join(pieces).replace("▁", " ").split()
     log_prob, units = total(WordKenlm(words, pieces), range(len(pieces)))
@@ -84,7 +89,9 @@ def test_length_score_counts_words(words):
     symbols = ["<s>", "|", "a", "l"]
     log_probs = torch.full((1, 5, 4), math.log(0.25), dtype=torch.float64)
     arguments = dict(beam=2000, nbest=2000, lm=WordKenlm(words, symbols), lm_weight=0.5)
-    plain = {tuple(h.tokens): h.score for h in prefix_beam_search(log_probs, torch.tensor([5]), **arguments)[0]}
+    plain = {
+        tuple(h.tokens): h.score for h in prefix_beam_search(log_probs, torch.tensor([5]), **arguments)[0]
+    }
     scored = prefix_beam_search(log_probs, torch.tensor([5]), length_score=1.5, **arguments)[0]
     for hypothesis in scored:
         number = len("".join(symbols[i] for i in hypothesis.tokens).replace("|", " ").split())

@@ -8,7 +8,13 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
 from colld_fairseq.decoding import metrics
-from colld_fairseq.decoding.metrics import CorpusScores, base_language, bleu_tokenizer, compute_scores, sentence_statistics
+from colld_fairseq.decoding.metrics import (
+    CorpusScores,
+    base_language,
+    bleu_tokenizer,
+    compute_scores,
+    sentence_statistics,
+)
 
 WORDS = "the a cat dog runs, runs away. où est l'été на улице дом ωndω 你好 12.5 %".split()
 
@@ -51,7 +57,12 @@ def test_bleu_uses_the_tokenizer_of_the_target_language(language, tokenizer):
 
 
 def test_tokenizers_and_codes():
-    assert [base_language(code) for code in ("zh_TW", "cmn-Hans", "pt-BR", "mdw")] == ["zh", "zh", "pt", "mdw"]
+    assert [base_language(code) for code in ("zh_TW", "cmn-Hans", "pt-BR", "mdw")] == [
+        "zh",
+        "zh",
+        "pt",
+        "mdw",
+    ]
     assert bleu_tokenizer("ja") in ("ja-mecab", "char") and bleu_tokenizer("ko") in ("ko-mecab", "char")
 
 
