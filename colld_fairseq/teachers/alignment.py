@@ -44,9 +44,9 @@ def align_frames(
         row = int(off.argmax())
         name = ids[row] if ids is not None else f"number {row} of the batch"
         raise TeacherError(
-            f"utterance {name}: at {target_hz:g} Hz the teacher gives {int(lengths[row])} frames, the student "
-            f"{int(target_lengths[row])}, more than {TOLERANCE} apart; check that both got the same audio and "
-            f"that the frame rates ({source_hz:g} Hz to {target_hz:g} Hz, rule {rule!r}) are right"
+            f"utterance {name}: at {target_hz:g} Hz the teacher gives {int(lengths[row])} frames, the "
+            f"student {int(target_lengths[row])}, more than {TOLERANCE} apart; check that both got the same "
+            f"audio and that the rates ({source_hz:g} Hz to {target_hz:g} Hz, rule {rule!r}) are right"
         )
     lengths = torch.minimum(lengths, target_lengths)
     longest = int(lengths.max())

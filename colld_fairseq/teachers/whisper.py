@@ -1,9 +1,21 @@
 """The encoder of Whisper (Radford et al. 2022) as a teacher, without computing 30 s of silence for each clip.
 
-Whisper was trained on windows padded to 30 s. Here a clip costs its own length only: the log-mel is computed
-over the clip and a few frames of the silence that follows it, the positions are cut to the clip, and the blocks
-attend to the clip alone. Up to the first block this equals the padded computation; above, it differs by what the
-blocks would have taken from the silence. On an exactly 30 s clip both are the same.
+Whisper was trained on windows padded to 30 s. Here a clip costs its own length and half a second: log-mel,
+positions and attention cover the clip and `TAIL` frames of the silence that follows it. Up to the first block
+this equals the padded computation; above, it differs by what the blocks would have taken from the rest of the
+silence. On a clip of 29.5 to 30 s both are the same. Measured with the encoder of Whisper base on 24 real
+prompts of 0.6 to 8 s in five languages, against the result padded to 30 s (mean over clips; norm of the
+difference over the norm of the padded result, and cosine of frames):
+
+    block                   1      2      3      4      5      6
+    relative difference   0.08   0.13   0.16   0.29   0.31   0.34
+    the same, TAIL = 0    0.10   0.15   0.21   1.34   0.97   0.82
+    cosine               0.996  0.991  0.986  0.970  0.962  0.951
+    the same, TAIL = 0   0.994  0.987  0.979  0.954  0.943  0.917
+
+From block 4 on single frames of silence carry values in the hundreds (attention sinks). Without any silence
+the model puts them into the speech, where they would dominate a regression loss: hence the tail.
+
 Clips longer than 30 s are processed in consecutive windows of 30 s and joined.
 """
 
@@ -21,6 +33,7 @@ from colld_fairseq.teachers.weights import content_hash, load_into, read_state, 
 HOP = 160  # samples between mel frames
 WINDOW = 400  # samples of one mel frame
 SAMPLES_PER_FRAME = 2 * HOP  # the second convolution halves the 100 Hz mel rate
+TAIL = 25  # frames of silence after the clip, see above
 PREFIXES = ("model.encoder.", "encoder.", "")
 
 
@@ -48,8 +61,8 @@ class LogMel(nn.Module):
     def forward(self, waveforms: Tensor, num_frames: int) -> Tensor:
         """[B, bins, num_frames] from float32 waveforms [B, N], zero beyond each clip, N <= max_samples.
 
-        num_frames must reach 3 frames beyond the longest clip, or the end of the window: the dynamic range is
-        cut at 8 below the loudest value of the clip, so no frame that holds some of it may be left out.
+        num_frames must reach 3 frames beyond the longest clip, or to the end of the window: the dynamic range
+        is cut at 8 below the loudest value of the clip, so no frame that holds some of it may be left out.
         """
         total = min(self.max_samples, num_frames * HOP + WINDOW)
         waveforms = F.pad(waveforms, (0, total - waveforms.size(1)))
@@ -85,20 +98,19 @@ class WhisperTeacher(Teacher):
 
     def _extract_windows(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
         """Layer -> [B, T, D] of waveforms [B, N] that fit in one window."""
-        encoder, mels = self.module, lengths // HOP
-        longest = int(mels.max())
-        mel = self.log_mel(waveforms, min(self.max_samples // HOP, longest + 3)).to(self.dtype)
+        encoder, frames = self.module, _window_frames(lengths)
+        attended = (frames + TAIL).clamp(max=self.max_samples // SAMPLES_PER_FRAME)
+        longest = int(attended.max())
+        mel = self.log_mel(waveforms, min(self.max_samples // HOP, 2 * longest + 1)).to(self.dtype)
         hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).transpose(1, 2)
-        frames = _window_frames(lengths)
-        longest = int(frames.max())
-        # a padded frame holds the silence after the clip, as in the 30 s window; attention is kept off it
         hidden = hidden[:, :longest] + encoder.embed_positions.weight[:longest]
         mask = None
-        if int(frames.min()) < longest:
-            mask = ~lengths_to_padding_mask(frames, longest)[:, None, None, :]
+        if int(attended.min()) < longest:
+            mask = ~lengths_to_padding_mask(attended, longest)[:, None, None, :]
         for block in encoder.layers:
             hidden = block(hidden, mask)
-        return self.tap.take()
+        longest = int(frames.max())
+        return {layer: value[:, :longest] for layer, value in self.tap.take().items()}
 
     def _cut(self, waveforms: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor, List[int]]:
         """Windows [W, max_samples] of all clips in order, their lengths [W], and how many each clip has."""

@@ -1,0 +1,179 @@
+"""The Whisper encoder: equal to the library on full windows, independent of padding, cheap on short clips."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from colld_fairseq.teachers import load_teacher
+from colld_fairseq.teachers.whisper import TAIL, LogMel
+
+LAYERS = [0, 1, 2, 3]
+FRAMES = 100  # of the tiny model's window: 2 s
+WINDOW = FRAMES * 320
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    """Directory of a tiny random Whisper, and its encoder."""
+    torch.manual_seed(3)
+    config = transformers.WhisperConfig(
+        d_model=24,
+        encoder_layers=3,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=40,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=8,
+        num_mel_bins=80,
+        max_source_positions=FRAMES,
+        vocab_size=16,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+    model = transformers.WhisperModel(config).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.1 * torch.randn_like(value))
+    directory = tmp_path_factory.mktemp("whisper")
+    model.save_pretrained(directory)
+    return directory, model.encoder
+
+
+def library_mel(waveform, samples):
+    """[1, 80, samples / 160] as transformers pads and computes it."""
+    extractor = transformers.WhisperFeatureExtractor()
+    mel = extractor(waveform.numpy(), sampling_rate=16000, max_length=samples, return_tensors="pt")
+    return mel.input_features
+
+
+def library_states(encoder, waveform):
+    """Layer number -> [FRAMES, D] of a clip padded with silence to the full window."""
+    states = {}
+    handles = [
+        encoder.layers[0].register_forward_pre_hook(lambda m, a: states.__setitem__(0, a[0][0].clone()))
+    ]
+    for number, block in enumerate(encoder.layers, start=1):
+        handles.append(
+            block.register_forward_hook(lambda m, a, o, n=number: states.__setitem__(n, o[0].clone()))
+        )
+    with torch.no_grad():
+        encoder(library_mel(waveform, WINDOW))
+    for handle in handles:
+        handle.remove()
+    return states
+
+
+def clip(samples, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    envelope = torch.linspace(0.2, 1.0, samples)
+    return 0.1 * torch.randn(samples, generator=generator) * envelope
+
+
+@pytest.mark.parametrize("samples", [WINDOW, WINDOW - 1, WINDOW - 160 * 2 * TAIL])
+def test_full_window_equals_the_library(whisper, samples):
+    """A clip of a full window, or shorter by at most the silence that is computed anyway."""
+    directory, encoder = whisper
+    waveform = clip(samples)
+    output = load_teacher(f"hf:{directory}", LAYERS)(waveform[None], torch.tensor([samples]))
+    frames = int(output.lengths[0])
+    assert frames == -(-(samples // 160) // 2)
+    expected = library_states(encoder, waveform)
+    for layer in LAYERS:
+        assert expected[layer].std() > 0.1
+        torch.testing.assert_close(output.features[layer][0], expected[layer][:frames], atol=1e-4, rtol=0)
+
+
+def test_silence_appended_to_the_window_equals_the_library(whisper):
+    directory, encoder = whisper
+    waveform = clip(9000)
+    padded = torch.nn.functional.pad(waveform, (0, WINDOW - 9000))
+    output = load_teacher(f"hf:{directory}", LAYERS)(padded[None], torch.tensor([WINDOW]))
+    expected = library_states(encoder, waveform)
+    for layer in LAYERS:
+        torch.testing.assert_close(output.features[layer][0], expected[layer], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [700, 9000, 9079, 9119, 9120, 20001])
+def test_short_clip_enters_the_blocks_as_in_the_window(whisper, samples):
+    """The silence that is left out changes neither log-mel, convolutions nor positions."""
+    directory, encoder = whisper
+    waveform = clip(samples, seed=samples)
+    output = load_teacher(f"hf:{directory}", [0, 3])(waveform[None], torch.tensor([samples]))
+    frames = int(output.lengths[0])
+    expected = library_states(encoder, waveform)
+    torch.testing.assert_close(output.features[0][0], expected[0][:frames], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["layer", "ffn"])
+def test_padding_changes_no_valid_frame(whisper, kind):
+    directory, _ = whisper
+    layers = LAYERS[1:]
+    teacher = load_teacher(f"hf:{directory}", layers, kind=kind)
+    lengths = torch.tensor([WINDOW - 3000, 4001, 19999])
+    waveforms = torch.full((3, WINDOW + 17), 0.5)
+    for row, length in enumerate(lengths.tolist()):
+        waveforms[row, :length] = clip(length, seed=row) * 4 ** (row - 1)
+    together = teacher(waveforms, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone = teacher(waveforms[row : row + 1, :length], lengths[row : row + 1])
+        frames = int(alone.lengths[0])
+        assert frames == int(together.lengths[row])
+        for layer in layers:
+            batch = together.features[layer][row]
+            torch.testing.assert_close(batch[:frames], alone.features[layer][0], atol=1e-4, rtol=0)
+            assert not batch[frames:].any()
+
+
+def test_long_clips_are_cut_into_windows(whisper):
+    directory, _ = whisper
+    teacher = load_teacher(f"hf:{directory}", [2])
+    long, short = clip(2 * WINDOW + 5000, seed=1), clip(3000, seed=2)
+    lengths = torch.tensor([len(short), len(long), WINDOW + 100])
+    waveforms = torch.zeros(3, len(long))
+    waveforms[0, : len(short)], waveforms[1] = short, long
+    waveforms[2, : WINDOW + 100] = long[: WINDOW + 100]
+    output = teacher(waveforms, lengths)
+    pieces = [long[:WINDOW], long[WINDOW : 2 * WINDOW], long[2 * WINDOW :]]
+    parts = [teacher(piece[None], torch.tensor([len(piece)])).features[2][0] for piece in pieces]
+    expected = torch.cat(parts)
+    assert output.lengths.tolist() == [9, 2 * FRAMES + 16, FRAMES]  # a rest under one mel frame is dropped
+    torch.testing.assert_close(output.features[2][1], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.features[2][2, :FRAMES], parts[0], atol=1e-5, rtol=0)
+    alone = teacher(short[None], torch.tensor([len(short)])).features[2][0]
+    torch.testing.assert_close(output.features[2][0, :9], alone, atol=1e-5, rtol=0)
+
+
+def test_log_mel_equals_the_library():
+    """Batched, on clips of different lengths, over 30 s: every frame of the padded window."""
+    log_mel = LogMel(80, 480000)
+    batch = torch.zeros(3, 480000)
+    waveforms = [clip(50000, 1), 5 * clip(480000, 2), clip(479900, 3)]
+    for row, waveform in zip(batch, waveforms):
+        row[: len(waveform)] = waveform
+    ours = log_mel(batch, 3000)
+    for row, waveform in zip(ours, waveforms):
+        expected = library_mel(waveform, 480000)[0]
+        np.testing.assert_allclose(row.numpy(), expected.numpy(), atol=2e-5)
+
+
+def test_computes_no_30_seconds(whisper):
+    """The cost follows the clip: its own frames and TAIL frames of silence pass the blocks."""
+    directory, _ = whisper
+    teacher = load_teacher(f"hf:{directory}", [1])
+    seen = []
+    teacher.module.layers[0].register_forward_pre_hook(lambda m, a: seen.append(a[0].size(1)))
+    teacher(clip(3200)[None], torch.tensor([3200]))
+    assert seen == [10 + TAIL]
+
+
+def test_half_precision(whisper):
+    directory, _ = whisper
+    waveform, length = clip(9000)[None], torch.tensor([9000])
+    full = load_teacher(f"hf:{directory}", [3])(waveform, length).features[3]
+    half = load_teacher(f"hf:{directory}", [3], dtype="bfloat16")(waveform.bfloat16(), length).features[3]
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - full).norm() < 0.05 * full.norm()
