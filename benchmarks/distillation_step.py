@@ -287,7 +287,7 @@ def print_table(result):
     print(f"heads and loss: {share:.1%} of the step (target: at most 10 %: {verdict(share <= 0.1)})")
     have, need = result["data_audio_seconds_per_second"], result["step_audio_seconds_per_second"]
     print(
-        f"data: 2 workers read {have:.0f} s of audio a second, the step takes {need:.0f} "
+        f"data: 2 workers read {have:.0f} s of audio a second, the step takes {need:.2g} "
         f"(target: at least as much: {verdict(have >= need)})"
     )
     print(f"peak memory: {result['peak_memory_mb']:.0f} MB")
