@@ -366,6 +366,6 @@ def _check_unique_ids(manifest: Manifest) -> None:
     if repeated:
         row, first = repeated[0]
         raise ManifestError(
-            f"{manifest.where(row)}: the id {manifest.text('id', row)!r} of line {manifest.line(first)} again; "
+            f"{manifest.where(row)}: id {manifest.text('id', row)!r} is also on line {manifest.line(first)}; "
             f"{len(repeated)} row(s) repeat an earlier id: give every row an id of its own"
         )

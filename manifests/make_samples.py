@@ -1,0 +1,68 @@
+"""Make manifests/samples/ again: four synthetic clips (no recordings) in different formats, and a manifest of
+each kind.
+
+    python manifests/make_samples.py
+
+The texts are examples of scripts and characters, not what the clips say.
+"""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from colld_fairseq.data.audio import audio_info, find_zip_members
+
+SAMPLES = Path(__file__).resolve().parent / "samples"
+
+
+def sweep(seconds: float, rate: int, start_hz: float, end_hz: float) -> np.ndarray:
+    """A gliding tone with two overtones and soft ends, float64 [N]."""
+    time = np.arange(int(seconds * rate)) / rate
+    phase = 2 * np.pi * (start_hz * time + (end_hz - start_hz) * time**2 / (2 * seconds))
+    return 0.2 * np.sin(np.pi * time / seconds) * sum(np.sin(k * phase) / k for k in (1, 2, 3))
+
+
+def main() -> None:
+    clips = SAMPLES / "clips"
+    clips.mkdir(parents=True, exist_ok=True)
+    stereo = np.stack([sweep(0.2, 44100, 150, 300), sweep(0.2, 44100, 300, 150)], axis=1)
+    soundfile.write(clips / "stereo_44k.wav", stereo, 44100, subtype="PCM_16")
+    soundfile.write(clips / "mono_8k.flac", sweep(0.6, 8000, 120, 240), 8000)
+    with zipfile.ZipFile(SAMPLES / "clips.zip", "w", zipfile.ZIP_STORED) as archive:
+        for name, pitch in (("first.ogg", 110), ("second.ogg", 220)):
+            encoded = io.BytesIO()
+            soundfile.write(
+                encoded, sweep(0.5, 16000, pitch, 1.5 * pitch), 16000, format="OGG", subtype="OPUS"
+            )
+            archive.writestr(zipfile.ZipInfo(name), encoded.getvalue())  # ZipInfo: a fixed date
+
+    zipped = find_zip_members(str(SAMPLES / "clips.zip"))
+    audio = ["clips/stereo_44k.wav", "clips/mono_8k.flac"]
+    audio += [Path(zipped[name]).name for name in ("first.ogg", "second.ogg")]
+    lengths = [audio_info(str(SAMPLES / path)).num_samples for path in audio]
+
+    with open(SAMPLES / "audio_only.tsv", "w", encoding="utf-8") as out:
+        out.write(".\n")
+        for path, length in zip(audio, lengths):
+            out.write(f"{path}\t{length}\n")
+
+    rows = [
+        ("de-1", "a", "Die „Größe“ der Straße", "de", 'The "size" of the street', "en"),
+        ("ru-1", "a", "Ёлка и съезд", "ru", "Ёлка и съезд", "ru"),
+        ("ar-1", "b", "مرحبا بالعالم", "ar", "Hello, world", "en"),
+        ("en-1", "b", "Good morning", "en", "בוקר טוב", "he"),
+    ]
+    with open(SAMPLES / "speech_to_text.tsv", "w", encoding="utf-8") as out:
+        out.write("id\taudio\tn_frames\ttgt_text\tspeaker\tsrc_text\tsrc_lang\ttgt_lang\n")
+        for (name, speaker, source, source_language, target, language), path, length in zip(
+            rows, audio, lengths
+        ):
+            fields = (name, path, str(length), target, speaker, source, source_language, language)
+            out.write("\t".join(fields) + "\n")
+
+
+if __name__ == "__main__":
+    main()
