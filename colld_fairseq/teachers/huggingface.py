@@ -17,7 +17,7 @@ from colld_fairseq.errors import TeacherError
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.norms import MaskedChannelNorm
 from colld_fairseq.teachers.base import FeatureTap, Teacher, check_request
-from colld_fairseq.teachers.weights import content_hash, load_into, read_json, read_state, weight_files
+from colld_fairseq.teachers.weights import content_hash, load_into, read_json, read_state, teacher_files
 
 logger = logging.getLogger(__name__)
 
@@ -169,18 +169,16 @@ def load_huggingface(spec: str, directory: Path, config: Dict, *, layers, kind, 
     encoder = build_encoder(spec, config, layers, kind)
     family = FAMILIES[config["model_type"]]
     load_into(encoder.module, read_state(directory), (family.prefix, ""), directory)
-    files = [directory / "config.json", *weight_files(directory)]
-    preprocessor = directory / "preprocessor_config.json"
-    if preprocessor.is_file():
-        files.append(preprocessor)
+    identity = content_hash(teacher_files(directory))
     description = dict(
-        spec=spec, content_hash=content_hash(files), layers=layers, kind=kind, dtype=dtype, device=device
+        spec=spec, content_hash=identity, layers=layers, kind=kind, dtype=dtype, device=device
     )
     if config["model_type"] == "wav2vec2-bert":
         from colld_fairseq.teachers.w2v_bert import W2vBertTeacher
 
         return W2vBertTeacher(encoder, **description)
-    return ConvTeacher(encoder, normalise=_wants_normalisation(preprocessor), **description)
+    normalise = _wants_normalisation(directory / "preprocessor_config.json")
+    return ConvTeacher(encoder, normalise=normalise, **description)
 
 
 def _wants_normalisation(preprocessor: Path) -> bool:

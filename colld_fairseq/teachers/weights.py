@@ -77,7 +77,7 @@ def read_state(directory: Path) -> Dict[str, Tensor]:
 
                 state.update(load_file(file))
             else:
-                state.update(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+                state.update(torch.load(file, map_location="cpu", weights_only=True))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise TeacherError(f"{file}: cannot be read as weights ({reason}); copy it again") from error
@@ -121,6 +121,24 @@ def _spellings(key: str) -> Sequence[str]:
 
 def _some(items: Sequence[str], limit: int = 5) -> str:
     return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
+
+
+def teacher_files(directory: Path) -> List[Path]:
+    """Everything in a Hugging Face directory that decides what the teacher computes."""
+    preprocessor = directory / "preprocessor_config.json"
+    files = [directory / "config.json", *weight_files(directory)]
+    return files + [preprocessor] if preprocessor.is_file() else files
+
+
+def hash_of(spec: str) -> str:
+    """The `content_hash` that the teacher `spec` has once it is loaded, without loading it."""
+    scheme, _, name = spec.partition(":")
+    if scheme == "hf":
+        return content_hash(teacher_files(resolve_directory(name)))
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise TeacherError(f"teacher {spec}: no such file")
+    return content_hash([path])
 
 
 def content_hash(files: Sequence[Path]) -> str:

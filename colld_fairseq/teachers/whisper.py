@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.teachers.base import FeatureTap, Teacher, check_request
-from colld_fairseq.teachers.weights import content_hash, load_into, read_state, weight_files
+from colld_fairseq.teachers.weights import content_hash, load_into, read_state, teacher_files
 
 HOP = 160  # samples between mel frames
 WINDOW = 400  # samples of one mel frame
@@ -54,7 +54,7 @@ class LogMel(nn.Module):
             norm="slaney",
             mel_scale="slaney",
         )
-        # plain attributes: they stay float32 whatever the dtype of the teacher
+        # plain attributes, so that they stay float32 whatever the dtype of the teacher
         self.filters = torch.from_numpy(filters).float().t().contiguous()
         self.window = torch.hann_window(WINDOW)
 
@@ -64,13 +64,13 @@ class LogMel(nn.Module):
         num_frames must reach 3 frames beyond the longest clip, or to the end of the window: the dynamic range
         is cut at 8 below the loudest value of the clip, so no frame that holds some of it may be left out.
         """
+        if self.window.device != waveforms.device:
+            self.window, self.filters = self.window.to(waveforms.device), self.filters.to(waveforms.device)
         total = min(self.max_samples, num_frames * HOP + WINDOW)
         waveforms = F.pad(waveforms, (0, total - waveforms.size(1)))
-        spectrum = torch.stft(
-            waveforms, WINDOW, HOP, window=self.window.to(waveforms.device), return_complex=True
-        )
+        spectrum = torch.stft(waveforms, WINDOW, HOP, window=self.window, return_complex=True)
         spectrum = torch.view_as_real(spectrum[..., :num_frames])
-        mel = self.filters.to(waveforms.device) @ spectrum.square().sum(-1)
+        mel = self.filters @ spectrum.square().sum(-1)
         log_mel = mel.clamp(min=1e-10).log10()
         floor = log_mel.amax(dim=(1, 2), keepdim=True) - 8.0
         return (torch.maximum(log_mel, floor) + 4.0) / 4.0
@@ -157,7 +157,7 @@ def load_whisper(spec: str, directory: Path, config: Dict, *, layers, kind, dtyp
         encoder,
         settings.max_source_positions,
         spec=spec,
-        content_hash=content_hash([directory / "config.json", *weight_files(directory)]),
+        content_hash=content_hash(teacher_files(directory)),
         layers=layers,
         kind=kind,
         num_layers=num_layers,

@@ -1,0 +1,252 @@
+"""The feature cache, and the command that makes it."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from colld_fairseq.cli import features as command
+from colld_fairseq.cli import main
+from colld_fairseq.errors import TeacherError
+from colld_fairseq.teachers import load_teacher
+from colld_fairseq.teachers.cache import FeatureCache, part_paths
+
+NUM_CLIPS = 9
+
+
+@pytest.fixture
+def corpus(tmp_path, tiny_teacher, monkeypatch):
+    """(manifest, teacher spec, folder of the cache, {id: waveform}); parts of one second of audio."""
+    monkeypatch.setattr(command, "PART_SECONDS", 1)
+    rng = np.random.default_rng(0)
+    waveforms, lines = {}, [str(tmp_path)]
+    for number in range(NUM_CLIPS):
+        name = f"è{number}.wav"
+        waveforms[name] = (0.1 * rng.standard_normal(3000 + 700 * number)).astype(np.float32)
+        soundfile.write(tmp_path / name, waveforms[name], 16000, subtype="FLOAT")
+        lines.append(f"{name}\t{len(waveforms[name])}")
+    manifest = tmp_path / "train.tsv"
+    manifest.write_text("\n".join(lines) + "\n")
+    return manifest, f"hf:{tiny_teacher('hubert-group')[0]}", tmp_path / "cache", waveforms
+
+
+def make(corpus, *more):
+    manifest, spec, directory, _ = corpus
+    return main(
+        f"features --manifest {manifest} --teacher {spec} --layers 1,3 --out {directory} "
+        f"--batch-seconds 0.6 --device cpu".split() + list(more)
+    )
+
+
+def assert_same_as_teacher(corpus, cache, layers=(1, 3)):
+    _, spec, _, waveforms = corpus
+    teacher = load_teacher(spec, layers)
+    names = sorted(waveforms, reverse=True)
+    output = cache.read(names)
+    assert sorted(output.features) == sorted(layers)
+    assert output.frame_rate_hz == teacher.frame_rate_hz
+    for row, name in enumerate(names):
+        waveform = torch.from_numpy(waveforms[name])
+        expected = teacher(waveform[None], torch.tensor([len(waveform)]))
+        frames = int(expected.lengths[0])
+        assert int(output.lengths[row]) == frames
+        for layer in layers:
+            ours = output.features[layer][row]
+            torch.testing.assert_close(ours[:frames], expected.features[layer][0], atol=1e-3, rtol=1e-3)
+            assert not ours[frames:].any()
+
+
+def test_reads_what_the_teacher_computes(corpus):
+    assert make(corpus) == 0
+    cache = FeatureCache.open(corpus[2], corpus[1], [1, 3], "layer")
+    assert len(cache) == NUM_CLIPS
+    assert len(list(corpus[2].glob("part-*.bin"))) > 2
+    assert_same_as_teacher(corpus, cache)
+    assert cache.read(["è3.wav"]).features[1].dtype == torch.float32
+
+
+def test_reads_some_of_the_layers(corpus):
+    make(corpus)
+    cache = FeatureCache.open(corpus[2], layers=[3])
+    assert_same_as_teacher(corpus, cache, layers=(3,))
+
+
+def test_a_second_run_computes_only_what_is_missing(corpus, monkeypatch):
+    make(corpus)
+    directory = corpus[2]
+    before = {path: path.read_bytes() for path in directory.iterdir()}
+    lost = part_paths(directory, 1)
+    for path in lost:
+        path.unlink()
+    with pytest.raises(TeacherError, match=r"not complete: part-00001.json is missing, of \d parts; .* colld "):
+        FeatureCache.open(directory)
+    (directory / "part-00001.bin.1.tmp").write_bytes(b"killed")
+    written = []
+    plain = command.PartWriter
+    monkeypatch.setattr(command, "PartWriter", lambda d, n, h: written.append(n) or plain(d, n, h))
+    assert make(corpus) == 0
+    assert written == [1]
+    assert {path: path.read_bytes() for path in directory.iterdir()} == before
+
+
+def test_processes_share_the_work(corpus):
+    directory = corpus[2]
+    make(corpus, "--num-shards", "2", "--shard", "1")
+    assert not part_paths(directory, 0)[1].is_file()
+    assert part_paths(directory, 1)[1].is_file()
+    make(corpus, "--num-shards", "2", "--shard", "0")
+    assert_same_as_teacher(corpus, FeatureCache.open(directory))
+
+
+def test_stopping_in_a_part_leaves_nothing_of_it(corpus, monkeypatch):
+    directory = corpus[2]
+    calls = []
+
+    def add(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return plain(self, *arguments)
+
+    plain = command.PartWriter.add
+    monkeypatch.setattr(command.PartWriter, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        make(corpus)
+    numbers = [path.name[:10] for path in directory.glob("part-*.bin")]
+    assert numbers == [path.name[:10] for path in directory.glob("part-*.json")]
+    assert not list(directory.glob("*.tmp"))
+    monkeypatch.undo()
+    monkeypatch.setattr(command, "PART_SECONDS", 1)
+    make(corpus)
+    assert_same_as_teacher(corpus, FeatureCache.open(directory))
+
+
+def test_refuses_a_cache_of_another_teacher(corpus, tiny_teacher):
+    make(corpus)
+    other = f"hf:{tiny_teacher('hubert-layer')[0]}"
+    with pytest.raises(TeacherError, match="was made by hf:.*whose files differ from hf:.*hubert-layer"):
+        FeatureCache.open(corpus[2], other, [1], "layer")
+    with pytest.raises(TeacherError, match=r"lacks layers 2 \(has 1, 3\); is of kind 'layer', not 'ffn'"):
+        FeatureCache.open(corpus[2], corpus[1], [1, 2], "ffn")
+
+
+def test_refuses_to_continue_a_cache_of_other_layers_or_rows(corpus, capsys):
+    make(corpus)
+    assert make(corpus, "--layers", "2") == 2
+    assert "another layers ((1, 3), not (2,))" in capsys.readouterr().err
+    manifest = corpus[0]
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:-1]))
+    assert make(corpus) == 2
+    assert "another rows" in capsys.readouterr().err
+
+
+def test_missing_utterance_names_it_and_the_command(corpus):
+    make(corpus)
+    cache = FeatureCache.open(corpus[2])
+    assert "è0.wav" in cache and "other.wav" not in cache
+    with pytest.raises(TeacherError, match=r"utterance other.wav .* not there; .*colld features --manifest"):
+        cache.read(["è0.wav", "other.wav"])
+
+
+def test_no_cache_there(tmp_path):
+    with pytest.raises(TeacherError, match="no teacher cache .*colld features"):
+        FeatureCache.open(tmp_path)
+
+
+def test_truncated_part(corpus):
+    make(corpus)
+    path, _ = part_paths(corpus[2], 0)
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(TeacherError, match="part-00000.bin: .* do not fit its index; delete part-00000.json"):
+        FeatureCache.open(corpus[2])
+
+
+def test_an_unreadable_clip_is_named_and_left_out(corpus, capsys):
+    manifest, _, directory, waveforms = corpus
+    (manifest.parent / "è4.wav").write_bytes(b"not audio")
+    assert make(corpus) == 0
+    assert "1 of 9 clips cannot be used, left out" in capsys.readouterr().out
+    cache = FeatureCache.open(directory)
+    assert len(cache) == NUM_CLIPS - 1
+    with pytest.raises(TeacherError, match="utterance è4.wav .* gave no features .*è4.wav"):
+        cache.read(["è4.wav"])
+    del waveforms["è4.wav"]
+    assert_same_as_teacher(corpus, cache)
+
+
+def test_too_many_unreadable_clips_are_fatal(corpus, capsys):
+    manifest, _, directory, _ = corpus
+    for name in ("è4.wav", "è5.wav"):
+        (manifest.parent / name).write_bytes(b"not audio")
+    assert make(corpus) == 2
+    message = capsys.readouterr().err
+    assert "2 of 9 clips cannot be used, more than the 1 that --max-bad allows" in message
+    assert "è4.wav" in message and "è5.wav" in message
+    assert make(corpus, "--max-bad", "0.3") == 0
+    assert len(FeatureCache.open(directory)) == NUM_CLIPS - 2
+
+
+def test_a_clip_too_short_for_the_teacher_is_left_out(corpus):
+    manifest, _, directory, _ = corpus
+    soundfile.write(manifest.parent / "è2.wav", np.zeros(20, np.float32), 16000)
+    assert make(corpus) == 0
+    with pytest.raises(TeacherError, match="20 samples are too few"):
+        FeatureCache.open(directory).read(["è2.wav"])
+
+
+def test_an_id_in_two_manifests_is_computed_once(corpus):
+    """A clip with two translations."""
+    manifest, spec, directory, waveforms = corpus
+    rows = [f"{name}\t{name}\t{len(waveform)}\ttext" for name, waveform in list(waveforms.items())[:2]]
+    paths = []
+    for language in ("de", "fr"):
+        paths.append(manifest.parent / f"{language}.tsv")
+        paths[-1].write_text("\n".join(["id\taudio\tn_frames\ttgt_text", *rows]) + "\n")
+    arguments = f"features --manifest {paths[0]},{paths[1]} --teacher {spec} --layers 1 --out {directory}"
+    assert main(arguments.split()) == 0
+    index = json.loads(part_paths(directory, 0)[1].read_text())
+    assert sorted(index["ids"]) == ["è0.wav", "è1.wav"]
+
+
+def test_large_values_are_cut_to_the_range_of_float16(corpus, monkeypatch):
+    plain = command.PartWriter.add
+    monkeypatch.setattr(
+        command.PartWriter, "add", lambda s, n, f, t: plain(s, n, {k: v * 1e9 for k, v in f.items()}, t)
+    )
+    make(corpus)
+    values = FeatureCache.open(corpus[2]).read(["è1.wav"]).features[3]
+    assert values.isfinite().all()
+    assert values.abs().max() == 65504
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--layers", "a"], "--layers 'a': write whole numbers"),
+        (["--layers", "7"], "layer 7 does not exist"),
+        (["--shard", "3"], "--shard 3 is not in 0 to 0"),
+    ],
+)
+def test_wrong_options(corpus, options, message, capsys):
+    assert make(corpus, *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_options_change_what_is_computed(corpus, tmp_path):
+    make(corpus)
+    layer = FeatureCache.open(corpus[2]).read(["è0.wav"]).features[3]
+    for number, options in enumerate((["--kind", "ffn"], ["--dtype", "bfloat16"])):
+        directory = tmp_path / str(number)
+        make(corpus, "--out", str(directory), *options)
+        other = FeatureCache.open(directory, kind="ffn" if number == 0 else "layer")
+        assert not torch.equal(other.read(["è0.wav"]).features[3], layer)
+
+
+def test_batches_respect_the_limit():
+    n_samples = np.array([10, 50, 200, 40, 30, 45])
+    batches = list(command.plan_batches(np.arange(6), n_samples, 100))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(6))
+    assert [batch.tolist() for batch in batches][:2] == [[2], [1, 5]]
+    assert all(len(batch) == 1 or n_samples[batch].max() * len(batch) <= 100 for batch in batches)

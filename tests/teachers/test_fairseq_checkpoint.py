@@ -1,0 +1,184 @@
+"""Checkpoints in fairseq's layout give what fairseq's own models compute."""
+
+import argparse
+import importlib.util
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fairseq.models.hubert.hubert import HubertConfig, HubertModel
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
+from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
+
+from colld_fairseq.errors import TeacherError
+from colld_fairseq.teachers import load_teacher
+from colld_fairseq.teachers.fairseq_checkpoint import parse_convolutions
+
+TINY = dict(
+    encoder_layers=3,
+    encoder_embed_dim=24,
+    encoder_ffn_embed_dim=40,
+    encoder_attention_heads=2,
+    conv_feature_layers="[(8, 10, 5)] + [(8, 3, 4)] * 1 + [(8, 2, 2)]",
+    conv_pos=6,
+    conv_pos_groups=2,
+    final_dim=4,
+    latent_vars=4,
+)
+VARIANTS = {
+    "group, post-norm": dict(TINY),
+    "layer, pre-norm": dict(TINY, extractor_mode="layer_norm", layer_norm_first=True, conv_bias=True),
+    "layer, post-norm": dict(TINY, extractor_mode="layer_norm"),
+    "width of the extractor": dict(TINY, conv_feature_layers="[(24, 10, 5)] + [(24, 4, 4)]"),
+    "stacked positions": dict(TINY, extractor_mode="layer_norm", pos_conv_depth=3, conv_pos=15),
+}
+TASK = dict(normalize=True, sample_rate=16000)
+
+
+def shake(model):
+    """Moves parameters away from their initial values, under which norms would do nothing."""
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.1 * torch.randn_like(value))
+        for key, value in model.named_buffers():
+            if "running" in key:
+                value.add_(torch.rand_like(value))
+    return model.eval()
+
+
+def build(name, settings):
+    """A random fairseq model."""
+    torch.manual_seed(11)
+    if name == "wav2vec2":
+        return shake(Wav2Vec2Model(Wav2Vec2Config(**settings, quantize_targets=True)))
+    fields = {key: value for key, value in settings.items() if key not in ("latent_vars", "pos_conv_depth")}
+    config = HubertConfig(**fields)
+    config.label_rate = 50
+    for key in ("pos_conv_depth", "conv_pos_batch_norm"):
+        if key in settings:
+            setattr(config, key, settings[key])
+    return shake(HubertModel(config, HubertPretrainingConfig(label_rate=50, sample_rate=16000), [range(5)]))
+
+
+def save(path, model, name, settings, old_layout=False):
+    """A checkpoint as fairseq's trainer writes it: "cfg" today, "args" before 2020."""
+    checkpoint = {"model": model.state_dict(), "optimizer_history": [], "extra_state": {}}
+    if old_layout:
+        checkpoint["args"] = argparse.Namespace(arch=name, **settings, **TASK)
+    else:
+        task = {"_name": "audio_pretraining", **TASK}
+        checkpoint["cfg"] = {"model": {"_name": name, **settings}, "task": task}
+    torch.save(checkpoint, path)
+    return path
+
+
+def fairseq_states(model, waveform):
+    """Layer number -> [T, D] of one normalised clip [N], by hooks on fairseq's blocks."""
+    states, handles = {}, []
+    layers = model.encoder.layers
+    handles.append(layers[0].register_forward_pre_hook(lambda m, a: states.__setitem__(0, a[0].clone())))
+    for number, layer in enumerate(layers, start=1):
+        handles.append(layer.register_forward_hook(lambda m, a, o, n=number: states.__setitem__(n, o[0])))
+    waveform = F.layer_norm(waveform, waveform.shape)[None]
+    with torch.no_grad():
+        model(waveform, mask=False, features_only=True)
+    for handle in handles:
+        handle.remove()
+    return {layer: value[:, 0] for layer, value in states.items()}
+
+
+def assert_equal(teacher, model, clips):
+    waveforms, lengths = clips
+    output = teacher(waveforms, lengths)
+    for row, (length, frames) in enumerate(zip(lengths.tolist(), output.lengths.tolist())):
+        expected = fairseq_states(model, waveforms[row, :length])
+        for layer in teacher.layers:
+            assert expected[layer].std() > 0.1
+            # fairseq pads an odd number of frames by one
+            assert expected[layer].size(0) - frames in (0, 1)
+            ours = output.features[layer][row, :frames]
+            torch.testing.assert_close(ours, expected[layer][:frames], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert"])
+def test_equals_fairseq(name, variant, tmp_path, clips):
+    settings = VARIANTS[variant]
+    model = build(name, settings)
+    path = save(tmp_path / "model.pt", model, name, settings)
+    assert_equal(load_teacher(f"fairseq:{path}", [0, 1, 2, 3]), model, clips)
+
+
+def test_batch_norm_before_the_position_convolution(tmp_path, clips):
+    settings = dict(TINY, conv_pos_batch_norm=True)
+    model = build("hubert", settings)
+    path = save(tmp_path / "model.pt", model, "hubert", settings)
+    assert_equal(load_teacher(f"fairseq:{path}", [0, 3]), model, clips)
+
+
+def test_checkpoints_with_args(tmp_path, clips):
+    model = build("wav2vec2", TINY)
+    path = save(tmp_path / "model.pt", model, "wav2vec2", TINY, old_layout=True)
+    assert_equal(load_teacher(f"fairseq:{path}", [2]), model, clips)
+
+
+def test_data2vec_equals_fairseq(tmp_path, clips):
+    """data2vec's model lives in fairseq's examples, which some wheels leave out."""
+    if importlib.util.find_spec("fairseq.examples.data2vec") is None:
+        pytest.skip("this fairseq has no examples")
+    module = importlib.import_module("fairseq.examples.data2vec.models.data2vec_audio")
+    settings = dict(TINY, extractor_mode="layer_norm", pos_conv_depth=3, conv_pos=15)
+    settings.pop("latent_vars"), settings.pop("final_dim")
+    torch.manual_seed(5)
+    model = shake(module.Data2VecAudioModel(module.Data2VecAudioConfig(**settings, average_top_k_layers=2)))
+    path = save(tmp_path / "model.pt", model, "data2vec_audio", settings)
+    assert_equal(load_teacher(f"fairseq:{path}", [0, 1, 2, 3]), model, clips)
+
+
+def test_normalisation_follows_the_task(tmp_path, clips):
+    model = build("hubert", TINY)
+    state = {"model": model.state_dict(), "cfg": {"model": {"_name": "hubert", **TINY}, "task": dict(TASK)}}
+    outputs = []
+    for normalize in (True, False):
+        state["cfg"]["task"]["normalize"] = normalize
+        torch.save(state, tmp_path / f"{normalize}.pt")
+        outputs.append(load_teacher(f"fairseq:{tmp_path}/{normalize}.pt", [3])(*clips).features[3])
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(_name="wav2vec_ctc"), "model 'wav2vec_ctc' .supported: wav2vec2, hubert, data2vec_audio"),
+        (dict(layer_type="conformer"), "layer_type 'conformer'"),
+        (dict(activation_fn="swish"), "activation_fn 'swish'"),
+        (dict(pos_conv_depth=2), "pos_conv_depth > 1"),
+        (dict(conv_feature_layers="[(8, 10, 5)] + __import__('os')"), "Call is not allowed"),
+        (dict(encoder_embed_dim=16), "of another shape"),
+    ],
+)
+def test_unsupported_models(change, message, tmp_path):
+    settings = {**TINY, "_name": "hubert", **change}
+    state = build("hubert", TINY).state_dict()
+    torch.save({"model": state, "cfg": {"model": settings}}, tmp_path / "model.pt")
+    with pytest.raises(TeacherError, match=message):
+        load_teacher(f"fairseq:{tmp_path}/model.pt", [1])
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(TeacherError, match="no such file"):
+        load_teacher(f"fairseq:{tmp_path}/absent.pt", [1])
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(TeacherError, match="cannot be loaded"):
+        load_teacher(f"fairseq:{tmp_path}/text.pt", [1])
+    torch.save({"weights": {}}, tmp_path / "other.pt")
+    with pytest.raises(TeacherError, match="holds no 'model'"):
+        load_teacher(f"fairseq:{tmp_path}/other.pt", [1])
+    torch.save({"model": {}}, tmp_path / "bare.pt")
+    with pytest.raises(TeacherError, match="holds no model configuration"):
+        load_teacher(f"fairseq:{tmp_path}/bare.pt", [1])
+
+
+def test_convolutions_of_the_published_models():
+    text = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
+    assert parse_convolutions("x", text) == eval(text)
