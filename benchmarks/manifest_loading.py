@@ -24,6 +24,7 @@ from typing import Dict, List
 LIMIT_SECONDS, LIMIT_MB = 10.0, 700.0
 FORMATS = ("audio-only", "speech-to-text")
 READERS = ("colld_fairseq", "fairseq")
+FIGURES = ("seconds", "peak_mb", "imports_mb")
 WORDS = "guten Morgen straße привет мир hello world señor où est la gare مرحبا the of and".split()
 LANGUAGES = ("de", "en", "fr", "ru", "es")
 
@@ -108,9 +109,8 @@ def main() -> int:
     print(f"{args.rows} rows, one core, median of {args.repeats}; peak memory includes the imports")
     for kind in FORMATS:
         medians = {
-            reader: {key: statistics.median(run[key] for run in runs[f"{kind} {reader}"]) for key in run_keys}
+            reader: {key: statistics.median(run[key] for run in runs[f"{kind} {reader}"]) for key in FIGURES}
             for reader in READERS
-            for run_keys in [("seconds", "peak_mb", "imports_mb")]
         }
         for reader, median in medians.items():
             print(

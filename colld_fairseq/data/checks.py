@@ -213,8 +213,8 @@ def load_tokens(dictionary: str) -> Tuple[Callable[[str], List[str]], Collection
 def probe_clip(audio: str, n_samples: int, decode: bool, tolerance: float) -> Optional[Tuple[str, str]]:
     """(kind, detail) of what is wrong with one clip, or None."""
     try:
-        rate = audio_info(audio).sample_rate
-        actual = len(read_audio(audio)) if decode else audio_info(audio).num_samples
+        info = audio_info(audio)
+        actual = len(read_audio(audio)) if decode else info.num_samples
     except AudioError as error:
         missing = isinstance(error.__cause__, FileNotFoundError)
         return ("missing audio" if missing else "unreadable audio"), str(error)
@@ -225,8 +225,8 @@ def probe_clip(audio: str, n_samples: int, decode: bool, tolerance: float) -> Op
     )
     if abs(n_samples - actual / 160) < 5:
         detail += ", which looks like filterbank frames of 10 ms"
-    elif abs(n_samples * SAMPLE_RATE / rate - actual) < 5:
-        detail += f", which looks like samples at the file's own {rate} Hz"
+    elif abs(n_samples * SAMPLE_RATE / info.sample_rate - actual) < 5:
+        detail += f", which looks like samples at the file's own {info.sample_rate} Hz"
     return "wrong duration", detail
 
 

@@ -1,0 +1,204 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import soundfile
+
+from colld_fairseq.data.audio import (
+    audio_info,
+    find_zip_members,
+    read_audio,
+    resampled_length,
+    split_zip_spec,
+)
+from colld_fairseq.errors import AudioError
+
+FORMATS = {
+    "clip.wav": ("WAV", "PCM_16"),
+    "clip.flac": ("FLAC", "PCM_16"),
+    "clip.ogg": ("OGG", "VORBIS"),
+    "clip.opus": ("OGG", "OPUS"),
+    "clip.mp3": ("MP3", "MPEG_LAYER_III"),
+}
+
+
+def tone(seconds=0.5, rate=16000, hz=440.0):
+    return 0.3 * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate)
+
+
+def encode(samples, rate=16000, kind="clip.wav"):
+    data = io.BytesIO()
+    container, subtype = FORMATS[kind]
+    soundfile.write(data, samples, rate, format=container, subtype=subtype)
+    return data.getvalue()
+
+
+def save(path, data):
+    path.write_bytes(data)
+    return str(path)
+
+
+def peak_hz(waveform, rate=16000):
+    spectrum = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform)), 1 << 17))
+    return np.argmax(spectrum) * rate / (1 << 17)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats(tmp_path, kind):
+    original = tone()
+    path = save(tmp_path / kind, encode(original, kind=kind))
+    waveform = read_audio(path)
+    assert waveform.dtype == np.float32 and waveform.ndim == 1
+    assert audio_info(path) == (len(waveform), 16000, 1)
+    assert abs(len(waveform) - len(original)) <= (1152 * 2 if kind == "clip.mp3" else 0)
+    assert abs(peak_hz(waveform) - 440) < 2
+    assert 0.28 < np.abs(waveform[2000:-2000]).max() < 0.32
+    if kind in ("clip.wav", "clip.flac"):
+        assert np.abs(waveform - original).max() < 1e-4
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000])
+@pytest.mark.parametrize("length", [5, 4001, 17777])
+def test_resampling_and_length(tmp_path, rate, length):
+    path = save(tmp_path / "clip.wav", encode(tone(3, rate)[:length], rate))
+    waveform = read_audio(path)
+    assert audio_info(path).num_samples == len(waveform) == resampled_length(length, rate, 16000)
+    assert abs(len(waveform) - length * 16000 / rate) <= 0.5
+    if length > 10000:
+        assert abs(peak_hz(waveform) - 440) < 2
+        assert 0.29 < np.abs(waveform[500:-500]).max() < 0.31
+
+
+def test_channels_are_averaged(tmp_path):
+    left, right = tone(hz=300), tone(hz=500)
+    path = save(tmp_path / "clip.wav", encode(np.stack([left, right], axis=1)))
+    assert np.abs(read_audio(path) - (left + right) / 2).max() < 1e-4
+    stereo = save(
+        tmp_path / "44k.wav", encode(np.stack([tone(rate=44100), -tone(rate=44100)], axis=1), 44100)
+    )
+    assert audio_info(stereo) == (8000, 44100, 2)
+    assert np.abs(read_audio(stereo)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "kind, rate", [("clip.wav", 16000), ("clip.flac", 16000), ("clip.opus", 16000), ("clip.wav", 44100)]
+)
+def test_segment_equals_slice(tmp_path, kind, rate):
+    path = save(tmp_path / kind, encode(tone(1, rate), rate, kind))
+    whole = read_audio(path)
+    assert np.array_equal(read_audio(path, start=1234, frames=5000), whole[1234:6234])
+    assert np.array_equal(read_audio(path, start=15000, frames=5000), whole[15000:])
+    assert np.array_equal(read_audio(path, frames=10), whole[:10])
+    assert np.array_equal(read_audio(path, start=100), whole[100:])
+    with pytest.raises(AudioError, match="behind its end"):
+        read_audio(path, start=16000)
+
+
+def test_zip_members(tmp_path):
+    archive = tmp_path / "with:colon.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as out:
+        for number, kind in enumerate(FORMATS):
+            member = zipfile.ZipInfo(f"дир/{kind}")
+            member.extra = (
+                b"\xfe\xca\x04\x00abcd" * number
+            )  # the directory's extra field need not equal the local one
+            out.writestr(member, encode(tone(hz=300 + 50 * number), kind=kind))
+        out.writestr("empty/", b"")
+    specs = find_zip_members(str(archive))
+    assert list(specs) == [f"дир/{kind}" for kind in FORMATS]
+    for number, spec in enumerate(specs.values()):
+        assert abs(peak_hz(read_audio(spec)) - (300 + 50 * number)) < 2
+        assert np.array_equal(read_audio(spec, start=10, frames=20), read_audio(spec)[10:30])
+
+
+def test_zip_spec_parsing():
+    assert split_zip_spec("/a/b.zip:12:34") == ("/a/b.zip", 12, 34)
+    assert split_zip_spec("C:x.zip:1:2.zip:3:4") == ("C:x.zip:1:2.zip", 3, 4)
+    assert split_zip_spec("/a/2015-09:08:11.wav") is None
+    assert split_zip_spec("/a/rec:08:11") is None
+
+
+def test_colons_in_file_names(tmp_path):
+    assert len(read_audio(save(tmp_path / "2015:09:08.wav", encode(tone())))) == 8000
+
+
+def test_compressed_zip_members(tmp_path):
+    archive = str(tmp_path / "a.zip")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("x.wav", encode(np.zeros(8000)))
+    with zipfile.ZipFile(archive) as back:
+        size = back.infolist()[0].compress_size
+    with pytest.raises(AudioError, match=r"a\.zip: member 'x\.wav' is compressed; .*zip -0"):
+        find_zip_members(archive)
+    with pytest.raises(AudioError, match=r"'x\.wav' is compressed.*zip -0"):
+        read_audio(f"{archive}:35:{size}")  # 30 bytes of header and 5 of name
+
+
+def test_wrong_zip_addresses(tmp_path):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("x.wav", encode(tone()))
+        out.writestr("y.txt", "no audio")
+    spec = find_zip_members(str(archive))
+    with pytest.raises(AudioError, match="no member of the archive lies there"):
+        read_audio(f"{archive}:3:100")
+    with pytest.raises(AudioError, match="archive ends before"):
+        read_audio(f"{archive}:{archive.stat().st_size - 5}:100")
+    with pytest.raises(AudioError, match=r"'y\.txt' is no wav"):
+        read_audio(spec["y.txt"])
+    with pytest.raises(AudioError, match="no.zip.*cannot be read"):
+        read_audio(str(tmp_path / "no.zip:1:2"))
+    with pytest.raises(AudioError, match="cannot be read as a zip"):
+        find_zip_members(save(tmp_path / "bad.zip", b"PK"))
+    with pytest.raises(AudioError, match="not a readable zip"):
+        read_audio(save(tmp_path / "bad.zip", b"PK not a zip") + ":0:5")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.02])
+def test_truncated_files(tmp_path, kind, share):
+    noise = np.random.default_rng(0).normal(scale=0.1, size=32000)  # does not compress: every cut hurts
+    data = encode(noise, kind=kind)
+    path = save(tmp_path / kind, data[: int(len(data) * share)])
+    with pytest.raises(AudioError, match=kind):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("kind", ["clip.wav", "clip.opus", "clip.ogg"])
+def test_truncation_is_seen_in_the_header(tmp_path, kind):
+    """The formats that libsndfile shortens without a word; `colld doctor` looks at headers only."""
+    data = encode(tone(2), kind=kind)
+    with pytest.raises(AudioError, match="truncated"):
+        audio_info(save(tmp_path / kind, data[: len(data) // 2]))
+
+
+def test_streamed_wav_headers_are_fine(tmp_path):
+    """Programs that write to a pipe leave the largest length in the header, as it is not known yet."""
+    data = bytearray(encode(tone()))
+    at = data.index(b"data")
+    data[at + 4 : at + 8] = b"\xff\xff\xff\xff"
+    assert len(read_audio(save(tmp_path / "pipe.wav", bytes(data)))) == 8000
+
+
+def test_bad_samples(tmp_path):
+    path = str(tmp_path / "nan.wav")
+    for value in (np.nan, np.inf):
+        samples = tone()
+        samples[77] = value
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
+        with pytest.raises(AudioError, match=r"nan\.wav: 1 sample\(s\) are NaN or infinite"):
+            read_audio(path)
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(AudioError, match=r"zero\.wav: no samples"):
+        read_audio(save(tmp_path / "zero.wav", encode(np.zeros(0))))
+    with pytest.raises(AudioError, match=r"empty\.wav: the file is empty"):
+        read_audio(save(tmp_path / "empty.wav", b""))
+    with pytest.raises(AudioError, match=r"text\.wav: not audio"):
+        read_audio(save(tmp_path / "text.wav", b"these are words, not samples" * 100))
+    with pytest.raises(AudioError, match=r"missing\.wav: cannot be read \(No such file"):
+        read_audio(str(tmp_path / "missing.wav"))
+    with pytest.raises(AudioError, match="cannot be read"):
+        read_audio(str(tmp_path))

@@ -1,0 +1,111 @@
+import time
+
+import numpy as np
+import pytest
+
+from colld_fairseq.data.fbank import GlobalCmvn, fbank_length, log_mel_fbank, utterance_cmvn
+from colld_fairseq.errors import AudioError
+
+
+def speech_like(seconds=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    time_axis = np.arange(int(16000 * seconds)) / 16000
+    voice = sum(np.sin(2 * np.pi * 130 * k * time_axis) / k for k in range(1, 20))
+    return (
+        0.05 * voice * (1 + np.sin(8 * time_axis)) + 0.003 * rng.normal(size=len(time_axis)) + 0.01
+    ).astype(np.float32)
+
+
+def kaldi_fbank(waveform, num_bins=80):
+    """Kaldi's compute-fbank-feats --dither=0 written out in float64 (feature-window.cc,
+    mel-computations.cc)."""
+    samples = waveform.astype(np.float64) * 32768
+    frames = np.stack([samples[i : i + 400] for i in range(0, len(samples) - 399, 160)])
+    frames = frames - frames.mean(axis=1, keepdims=True)
+    frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    frames = frames * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
+    power = np.abs(np.fft.rfft(frames, 512)) ** 2
+
+    def mel(hz):
+        return 1127.0 * np.log(1.0 + hz / 700.0)
+
+    edges = np.linspace(mel(20.0), mel(8000.0), num_bins + 2)
+    bins = mel(np.arange(256) * 16000 / 512)
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    weights = np.maximum(0, np.minimum(rising, falling))
+    return np.log(np.maximum(power[:, :256] @ weights.T, np.finfo(np.float32).eps))
+
+
+@pytest.mark.parametrize("num_bins", [80, 40])
+def test_equals_kaldi_written_out(num_bins):
+    waveform = speech_like()
+    ours = log_mel_fbank(waveform, num_bins)
+    expected = kaldi_fbank(waveform, num_bins)
+    assert ours.dtype == np.float32 and ours.shape == expected.shape == (98, num_bins)
+    assert np.abs(ours - expected).max() < 2e-3
+    assert expected.std() > 1  # the comparison is not one of constants
+
+
+def test_silence_is_finite_and_repeats_are_equal():
+    silence = log_mel_fbank(np.zeros(1600, dtype=np.float32))
+    assert np.isfinite(silence).all() and np.allclose(silence, np.log(np.finfo(np.float32).eps))
+    assert np.array_equal(log_mel_fbank(speech_like()), log_mel_fbank(speech_like()))
+    assert np.array_equal(log_mel_fbank(speech_like().astype(np.float64)), log_mel_fbank(speech_like()))
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 399, 400, 559, 560, 561, 16000])
+def test_length(num_samples):
+    assert log_mel_fbank(speech_like()[:num_samples]).shape == (fbank_length(num_samples), 80)
+
+
+def test_length_of_arrays():
+    assert fbank_length(np.array([0, 400, 16000])).tolist() == [0, 1, 98]
+
+
+def test_only_mono():
+    with pytest.raises(AudioError, match=r"\(2, 800\)"):
+        log_mel_fbank(np.zeros((2, 800), dtype=np.float32))
+
+
+def test_real_time_factor():
+    waveform = speech_like(10)
+    started = time.perf_counter()
+    log_mel_fbank(waveform)
+    assert (time.perf_counter() - started) / 10 < 0.02  # measured 0.002 on an idle core
+
+
+def test_utterance_cmvn():
+    features = utterance_cmvn(log_mel_fbank(speech_like()))
+    assert features.dtype == np.float32
+    assert np.abs(features.mean(axis=0)).max() < 1e-4 and np.abs(features.std(axis=0) - 1).max() < 1e-4
+    assert np.array_equal(utterance_cmvn(np.full((5, 3), 7.0, dtype=np.float32)), np.zeros((5, 3)))
+    assert utterance_cmvn(np.zeros((0, 3), dtype=np.float32)).shape == (0, 3)
+
+
+def test_global_cmvn(tmp_path):
+    parts = [log_mel_fbank(speech_like(seconds, seed)) for seed, seconds in enumerate((0.3, 0.01, 1.0))]
+    cmvn = GlobalCmvn.fit(iter(parts))
+    frames = np.concatenate(parts).astype(np.float64)
+    assert np.allclose(cmvn.mean, frames.mean(axis=0), atol=1e-10)
+    assert np.allclose(cmvn.std, frames.std(axis=0), atol=1e-10)
+    cmvn.save(str(tmp_path / "cmvn.npz"))
+    loaded = GlobalCmvn.load(str(tmp_path / "cmvn.npz"))
+    assert np.array_equal(loaded(parts[0]), cmvn(parts[0])) and loaded(parts[0]).dtype == np.float32
+    assert np.allclose(loaded(parts[0]), (parts[0] - frames.mean(axis=0)) / frames.std(axis=0), atol=1e-5)
+
+
+def test_global_cmvn_is_exact_far_from_zero():
+    rng = np.random.default_rng(0)
+    parts = [1e6 + rng.normal(size=(50, 4)) for _ in range(4)]
+    assert np.allclose(GlobalCmvn.fit(parts).std, np.concatenate(parts).std(axis=0), rtol=1e-6)
+
+
+def test_global_cmvn_errors(tmp_path):
+    with pytest.raises(AudioError, match="no frames"):
+        GlobalCmvn.fit([np.zeros((0, 80))])
+    with pytest.raises(AudioError, match="none.npz"):
+        GlobalCmvn.load(str(tmp_path / "none.npz"))
+    np.savez(tmp_path / "half.npz", mean=np.zeros(80))
+    with pytest.raises(AudioError, match="half.npz"):
+        GlobalCmvn.load(str(tmp_path / "half.npz"))
