@@ -30,11 +30,11 @@ setup(
     + [
         "torch>=2.4",
         "numpy",
-        "jiwer>=3.1",
         "kaldi-native-fbank>=1.20",
         "matplotlib",
         "pyarrow>=14",
         "pyyaml",
+        "rapidfuzz",
         "rich",
         "safetensors",
         "sentencepiece",
@@ -43,6 +43,6 @@ setup(
         "tensorboardX",
         "transformers>=5.0",
     ],
-    extras_require={"lm": ["kenlm"], "test": ["pytest"]},
+    extras_require={"lm": ["kenlm"], "test": ["pytest", "jiwer>=3.1"]},
     entry_points={"console_scripts": ["colld = colld_fairseq.cli:main"]},
 )

@@ -99,8 +99,8 @@ class FeatureRegressionCriterion(FairseqCriterion):
 
     def target(self, features: Dict[int, Tensor], layers, padding: Tensor) -> Tensor:
         if len(layers) == 1:
-            return normalise_targets(features[layers[0]], padding, self.cfg.target_norm)
-        return average_layers([features[layer] for layer in layers], padding, self.cfg.target_norm)
+            return normalise_targets(features[layers[0]], padding, str(self.cfg.target_norm))
+        return average_layers([features[layer] for layer in layers], padding, str(self.cfg.target_norm))
 
     def layer_weights(self, count: int) -> List[float]:
         if not self.given_weights:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from fairseq.data import FairseqDataset, data_utils
 
-from colld_fairseq.data.audio import read_audio
+from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
 from colld_fairseq.data.bad_audio import BadAudioLedger
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import Row
@@ -17,7 +17,6 @@ from colld_fairseq.errors import AudioError
 # Clips are batched with others of about their own length, but not always with the same ones: lengths are
 # multiplied by a factor drawn from [1 - x, 1 + x] before sorting. Our choice.
 LENGTH_JITTER = 0.1
-SAMPLE_RATE = 16000
 
 
 @dataclass

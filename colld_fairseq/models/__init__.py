@@ -1,2 +1,2 @@
 """fairseq models; importing the package registers them and their architectures."""
-from colld_fairseq.models import colld_student  # noqa: F401
+from colld_fairseq.models import colld_student, student_ctc, student_s2t  # noqa: F401

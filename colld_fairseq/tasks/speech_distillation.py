@@ -10,7 +10,8 @@ from fairseq.tasks import register_task
 from torch import Tensor
 
 from colld_fairseq.compat import absolute_path
-from colld_fairseq.data.datasets import SAMPLE_RATE, SpeechDataset
+from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.data.datasets import SpeechDataset
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.teachers import TeacherOutput, load_teacher
@@ -82,11 +83,11 @@ class SpeechDistillationTask(SpeechTask):
     def build_model(self, cfg, from_checkpoint: bool = False):
         model = super().build_model(cfg, from_checkpoint)
         layers = sorted({layer for pair in model.pairs for layer in pair.teachers})
-        kind = self.cfg.teacher_kind
+        kind = str(self.cfg.teacher_kind)
         if self.cfg.teacher_cache:
             self.cache = cache.FeatureCache.open(absolute_path(self.cfg.teacher_cache), self.teacher_spec, layers, kind)
         else:
-            self.teacher = load_teacher(self.teacher_spec, layers, kind, self.cfg.teacher_dtype)
+            self.teacher = load_teacher(self.teacher_spec, layers, kind, str(self.cfg.teacher_dtype))
         return model
 
     def make_dataset(self, split, rows, student_input, options):
@@ -118,6 +119,6 @@ class SpeechDistillationTask(SpeechTask):
         targets, target_lengths = {}, lengths
         for layer, features in output.features.items():
             targets[layer], target_lengths = align_frames(
-                features, output.lengths, output.frame_rate_hz, rate_hz, self.cfg.frame_rule, lengths, sample["utt_id"]
+                features, output.lengths, output.frame_rate_hz, rate_hz, str(self.cfg.frame_rule), lengths, sample["utt_id"]
             )
         return targets, torch.minimum(target_lengths, lengths)

@@ -12,7 +12,8 @@ from omegaconf import II, MISSING
 
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.data.augment import SpecAugment
-from colld_fairseq.data.datasets import SAMPLE_RATE, DatasetOptions
+from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.data.datasets import DatasetOptions
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import join_manifests, read_manifest
 from colld_fairseq.data.sampling import sampling_indices

@@ -1,0 +1,103 @@
+"""Criterion `ctc_attention`: CTC, or CTC and label-smoothed cross-entropy of an attention decoder.
+
+    loss = w * CTC + (1 - w) * cross-entropy        (Watanabe et al. 2017, hybrid CTC/attention; w = --ctc-weight)
+
+each a mean per token of its own text; a model without a decoder is trained with CTC alone. The target's language tag,
+which is given and not predicted, carries no loss.
+"""
+from dataclasses import dataclass, field
+from typing import Dict
+
+import torch
+import torch.nn.functional as F
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from torch import Tensor
+
+from colld_fairseq.criterions.feature_regression import sum_logs
+
+
+@dataclass
+class CtcAttentionConfig(FairseqDataclass):
+    ctc_weight: float = field(default=0.3, metadata={"help": "weight of CTC beside an attention decoder (ESPnet: 0.3)"})
+    label_smoothing: float = field(default=0.1, metadata={"help": "label smoothing of the attention decoder's loss"})
+
+
+@register_criterion("ctc_attention", dataclass=CtcAttentionConfig)
+class CtcAttentionCriterion(FairseqCriterion):
+    def __init__(self, cfg: CtcAttentionConfig, task) -> None:
+        super().__init__(task)
+        self.cfg = cfg
+        self.blank = task.target_dictionary.bos()
+        self.pad = task.target_dictionary.pad()
+
+    @classmethod
+    def build_criterion(cls, cfg, task):
+        return cls(cfg, task)
+
+    def forward(self, model, sample: Dict, reduce: bool = True):
+        """Returns (loss summed over target tokens, target tokens, logging output)."""
+        output = model(**sample["net_input"])
+        ctc, ctc_tokens, too_short = self.ctc_loss(output, sample)
+        log = dict(ctc_loss=ctc.detach(), ctc_tokens=ctc_tokens, ctc_too_short=too_short)
+        if "logits" in output:
+            attention, smoothed, tokens, correct = self.attention_loss(output["logits"], sample["target"])
+            weight = self.cfg.ctc_weight
+            loss = (1 - weight) * smoothed + weight * ctc * tokens / max(ctc_tokens, 1)
+            log.update(nll_loss=attention.detach(), correct=correct)
+        else:
+            loss, tokens = ctc, ctc_tokens
+        log.update(
+            loss=loss.detach(),
+            sample_size=tokens,
+            ntokens=tokens,
+            nsentences=sample["nsentences"],
+            audio_seconds=sample["audio_seconds"],
+        )
+        return loss, tokens, log
+
+    def ctc_loss(self, output: Dict[str, Tensor], sample: Dict):
+        """CTC loss summed over the batch, its target tokens, and how many clips are too short for their text.
+
+        Those clips have no alignment: they contribute nothing instead of infinity, and are counted in the log.
+        """
+        log_probs = torch.log_softmax(output["ctc_logits"].float(), dim=-1).transpose(0, 1)
+        targets, lengths = sample["ctc_target"], sample["ctc_target_lengths"]
+        repeats = (targets[:, 1:] == targets[:, :-1]) & (targets[:, 1:] != self.pad)
+        too_short = output["ctc_lengths"] < lengths.to(output["ctc_lengths"].device) + repeats.sum(1)
+        with torch.backends.cudnn.flags(enabled=False):  # cuDNN's CTC is not deterministic and refuses long targets
+            loss = F.ctc_loss(
+                log_probs, targets, output["ctc_lengths"], lengths, self.blank, reduction="sum", zero_infinity=True
+            )
+        return loss, int(lengths.sum()), int(too_short.sum())
+
+    def attention_loss(self, logits: Tensor, target: Tensor):
+        """Negative log-likelihood, its label-smoothed form (both summed), tokens, correct predictions."""
+        skip = self.task.prefix_size
+        logits, target = logits[:, skip:], target[:, skip:]
+        log_probs = torch.log_softmax(logits.float(), dim=-1)
+        smoothed, nll = label_smoothed_nll_loss(
+            log_probs.flatten(0, 1), target.flatten(), self.cfg.label_smoothing, ignore_index=self.pad
+        )
+        counted = target != self.pad
+        correct = ((log_probs.argmax(-1) == target) & counted).sum()
+        return nll, smoothed, int(counted.sum()), correct
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs) -> None:
+        scalars = [{name: value for name, value in log.items() if not name.startswith("_")} for log in logging_outputs]
+        totals = sum_logs(scalars)
+        tokens, ctc_tokens = max(totals["sample_size"], 1), max(totals["ctc_tokens"], 1)
+        metrics.log_scalar("loss", totals["loss"] / tokens, tokens, round=4)
+        metrics.log_scalar("ctc_loss", totals["ctc_loss"] / ctc_tokens, ctc_tokens, round=4)
+        metrics.log_scalar_sum("ctc_too_short", int(totals["ctc_too_short"]))
+        if "nll_loss" in totals:
+            metrics.log_scalar("nll_loss", totals["nll_loss"] / tokens, tokens, round=4)
+            metrics.log_scalar("token_accuracy", 100 * totals["correct"] / tokens, tokens, round=2)
+        metrics.log_speed("audio_x", totals["audio_seconds"], priority=85, round=1)  # seconds of audio a second
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        return True

@@ -1,0 +1,57 @@
+"""What `colld vocab` wrote: the dictionary, the tokenisation and the language tags of one vocabulary folder."""
+import os
+from typing import List, Optional, Set
+
+import torch
+import yaml
+from fairseq.data import Dictionary
+
+from colld_fairseq.data.text import LANG_TAG_TEMPLATE, load_text_codec
+from colld_fairseq.errors import ConfigError
+
+
+class Vocabulary:
+    """Text to token ids and back. Token 0 (`<s>`) is the CTC blank.
+
+    Raises ConfigError when the folder is no vocabulary, or a language has no tag in it.
+    """
+
+    def __init__(self, folder: str) -> None:
+        path = os.path.join(folder, "config.yaml")
+        if not os.path.isfile(path):
+            raise ConfigError(f"no vocabulary in {folder}: make one with `colld vocab --manifest ... --out {folder}`")
+        with open(path, encoding="utf-8") as handle:
+            config = yaml.safe_load(handle)
+        self.folder = folder
+        self.codec = load_text_codec(config, folder)
+        self.dictionary = Dictionary.load(os.path.join(folder, config.get("vocab_filename", "dict.txt")))
+        self.uses_tags = bool(config.get("prepend_tgt_lang_tag", False))
+
+    def encode(self, text: str, append_eos: bool) -> torch.Tensor:
+        """int64 [U]; characters or pieces outside the vocabulary become `<unk>`."""
+        ids: List[int] = [self.dictionary.index(token) for token in self.codec.encode(text)]
+        return torch.tensor(ids + [self.dictionary.eos()] * append_eos, dtype=torch.long)
+
+    def decode(self, ids: torch.Tensor) -> str:
+        """The text of token ids; special symbols and language tags are left out."""
+        skipped = self.tag_ids | {self.dictionary.bos(), self.dictionary.pad(), self.dictionary.eos()}
+        return self.codec.decode([self.dictionary[int(i)] for i in ids if int(i) not in skipped])
+
+    def tag_id(self, language: str, where: Optional[str] = None) -> int:
+        """Token id of `<lang:xx>`; `where` (file and line) goes into the error message."""
+        index = self.dictionary.index(LANG_TAG_TEMPLATE.format(language))
+        if index == self.dictionary.unk():
+            place = f"{where}: " if where else ""
+            raise ConfigError(
+                f"{place}target language {language!r} has no tag in {self.folder}; add it with `colld vocab --lang-tags`"
+            )
+        return index
+
+    @property
+    def tag_ids(self) -> Set[int]:
+        return {i for i, symbol in enumerate(self.dictionary.symbols) if is_tag(symbol)}
+
+
+def is_tag(symbol: str) -> bool:
+    start, end = LANG_TAG_TEMPLATE.split("{}")
+    return symbol.startswith(start) and symbol.endswith(end)

@@ -1,0 +1,137 @@
+"""The student encoder inside recognisers and translators: masks, freezing, length adaptor, fairseq's encoder interface."""
+import contextlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import torch
+from fairseq.models import FairseqEncoder
+from torch import Tensor, nn
+
+from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, record
+from colld_fairseq.models.loading import read_student
+from colld_fairseq.modules.encoder import StudentEncoder
+from colld_fairseq.modules.length_adaptor import LengthAdaptor
+from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.modules.masking import sample_channel_mask, sample_span_mask
+
+
+@dataclass
+class FinetuneOptions(EncoderOptions):
+    student: str = field(
+        default="",
+        metadata={"help": "checkpoint of `colld_student` to start from (its shape is taken too); empty = from scratch"},
+    )
+    freeze_encoder_updates: int = field(
+        default=0, metadata={"help": "the encoder gets no gradient for this many updates"}
+    )
+    time_mask_prob: float = field(
+        default=0.0, metadata={"help": "share of encoder frames covered by masked spans in training (wav2vec 2.0: 0.05-0.75)"}
+    )
+    time_mask_length: int = field(default=10, metadata={"help": "frames of a masked span, at the encoder's rate"})
+    channel_mask_prob: float = field(
+        default=0.0, metadata={"help": "share of encoder input channels covered by zeroed spans in training"}
+    )
+    channel_mask_length: int = field(default=64, metadata={"help": "channels of a zeroed span"})
+    output_dropout: float = field(default=0.0, metadata={"help": "dropout before the CTC layer and the length adaptor"})
+
+
+class Encoded(NamedTuple):
+    """x [B, T, D] at the student's rate, lengths [B], padding_mask bool [B, T] (True on padding)."""
+
+    x: Tensor
+    lengths: Tensor
+    padding_mask: Tensor
+
+
+class FinetuneEncoder(FairseqEncoder):
+    """A StudentEncoder with what fine-tuning adds: masks in training, an output dropout and an initial freeze."""
+
+    def __init__(self, cfg: FinetuneOptions, student: StudentEncoder) -> None:
+        super().__init__(dictionary=None)
+        self.student = student
+        self.time_mask = (cfg.time_mask_prob, cfg.time_mask_length)
+        self.channel_mask = (cfg.channel_mask_prob, cfg.channel_mask_length)
+        self.freeze_updates = cfg.freeze_encoder_updates
+        self.dropout = nn.Dropout(cfg.output_dropout)
+        self.num_updates = 0
+
+    @property
+    def config(self):
+        return self.student.config
+
+    def set_num_updates(self, num_updates: int) -> None:
+        self.num_updates = num_updates
+
+    def max_positions(self) -> None:
+        return None
+
+    def encode(self, src_tokens: Tensor, src_lengths: Tensor) -> Encoded:
+        """Encoder output for src_tokens ([B, T, 80] or [B, N]) and src_lengths [B]."""
+        frozen = self.training and self.num_updates < self.freeze_updates
+        with torch.no_grad() if frozen else contextlib.nullcontext():
+            output = self.student(
+                src_tokens, src_lengths, mask=self.frame_mask(), channel_mask=self.sample_channels(src_tokens)
+            )
+        return Encoded(self.dropout(output.x), output.lengths, output.padding_mask)
+
+    def frame_mask(self):
+        prob, length = self.time_mask
+        if not self.training or prob == 0:
+            return None
+        return lambda lengths: sample_span_mask(lengths, prob, length, min_masks=0)
+
+    def sample_channels(self, src_tokens: Tensor) -> Optional[Tensor]:
+        prob, length = self.channel_mask
+        if not self.training or prob == 0:
+            return None
+        return sample_channel_mask(src_tokens.size(0), self.student.width, prob, length, device=src_tokens.device)
+
+
+class AttendedEncoder(FinetuneEncoder):
+    """FinetuneEncoder with a length adaptor, as a fairseq encoder that an attention decoder can attend to."""
+
+    def __init__(self, cfg, student: StudentEncoder, adaptor_layers: int, out_dim: int) -> None:
+        super().__init__(cfg, student)
+        self.adaptor = LengthAdaptor(student.width, out_dim, adaptor_layers)
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor, **unused: Any) -> Dict[str, List[Tensor]]:
+        """fairseq's encoder output; `ctc_input` [B, T, D] and `ctc_lengths` [B] are before the length adaptor."""
+        encoded = self.encode(src_tokens, src_lengths)
+        x, lengths = self.adaptor(encoded.x, encoded.lengths)
+        return {
+            "encoder_out": [x.transpose(0, 1)],
+            "encoder_padding_mask": [lengths_to_padding_mask(lengths, x.size(1))],
+            "encoder_embedding": [],
+            "encoder_states": [],
+            "src_tokens": [],
+            "src_lengths": [],
+            "ctc_input": [encoded.x],
+            "ctc_lengths": [encoded.lengths],
+        }
+
+    def forward_torchscript(self, net_input: Dict[str, Tensor]) -> Dict[str, List[Tensor]]:
+        return self.forward(net_input["src_tokens"], net_input["src_lengths"])
+
+    def reorder_encoder_out(self, encoder_out: Dict[str, List[Tensor]], new_order: Tensor) -> Dict[str, List[Tensor]]:
+        """Rows of the batch in a new order (beam search)."""
+        reordered = {name: [] for name in encoder_out}
+        reordered["encoder_out"] = [x.index_select(1, new_order) for x in encoder_out["encoder_out"]]
+        for name in ("encoder_padding_mask", "ctc_input", "ctc_lengths"):
+            reordered[name] = [x.index_select(0, new_order) for x in encoder_out[name]]
+        return reordered
+
+
+def build_student(cfg: FinetuneOptions) -> StudentEncoder:
+    """The encoder to fine-tune: that of `cfg.student` with its weights, or a new one of the chosen shape.
+
+    A checkpoint of the fine-tuned model carries `encoder_config`: then the student's file is not needed any more and the
+    weights come from the checkpoint itself.
+    """
+    if not cfg.student or cfg.encoder_config:
+        return build_encoder(cfg)
+    config, state = read_student(cfg.student)
+    record(cfg, "encoder_config", json.dumps(config.to_dict(), sort_keys=True))
+    student = build_encoder(cfg)
+    student.load_state_dict(state)
+    return student

@@ -1,0 +1,89 @@
+"""Model `student_s2t`: student encoder, length adaptor, Transformer decoder, and an auxiliary CTC layer on the encoder."""
+from argparse import Namespace
+from dataclasses import dataclass, field
+
+import torch
+from fairseq.models import FairseqEncoderDecoderModel, register_model, register_model_architecture
+from fairseq.models.transformer import TransformerDecoder
+from torch import Tensor, nn
+
+from colld_fairseq.models.encoder_options import set_preset
+from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.models.finetune_encoder import AttendedEncoder, FinetuneOptions, build_student
+
+
+@dataclass
+class StudentS2TConfig(FinetuneOptions):
+    adaptor_layers: int = field(default=1, metadata={"help": "stride-2 convolutions between encoder and decoder"})
+    decoder_layers: int = field(default=3, metadata={"help": "Transformer decoder layers"})
+    decoder_embed_dim: int = field(default=192, metadata={"help": "decoder width"})
+    decoder_ffn_embed_dim: int = field(default=768, metadata={"help": "decoder feed-forward width"})
+    decoder_attention_heads: int = field(default=4, metadata={"help": "decoder attention heads"})
+    decoder_dropout: float = field(default=0.1, metadata={"help": "dropout in the decoder, attention weights included"})
+    max_target_positions: int = field(default=1024, metadata={"help": "longest target (tokens)"})
+
+
+@register_model("student_s2t", dataclass=StudentS2TConfig)
+class StudentS2T(FairseqEncoderDecoderModel):
+    """The CTC layer sees the encoder before the length adaptor; token 0 (`<s>`) of the dictionary is its blank."""
+
+    def __init__(self, encoder: AttendedEncoder, decoder: TransformerDecoder, vocabulary_size: int) -> None:
+        super().__init__(encoder, decoder)
+        self.ctc = nn.Linear(encoder.student.width, vocabulary_size)
+
+    @classmethod
+    def build_model(cls, cfg: StudentS2TConfig, task) -> "StudentS2T":
+        dictionary = task.target_dictionary
+        encoder = AttendedEncoder(cfg, build_student(cfg), cfg.adaptor_layers, cfg.decoder_embed_dim)
+        embed = nn.Embedding(len(dictionary), cfg.decoder_embed_dim, dictionary.pad())
+        nn.init.normal_(embed.weight, std=cfg.decoder_embed_dim**-0.5)
+        nn.init.zeros_(embed.weight[dictionary.pad()])
+        decoder = TransformerDecoder(decoder_arguments(cfg), dictionary, embed)
+        return cls(encoder, decoder, len(dictionary))
+
+    def set_num_updates(self, num_updates: int) -> None:
+        super().set_num_updates(num_updates)
+        self.encoder.set_num_updates(num_updates)
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, **unused):
+        """{"logits": [B, U, V], "ctc_logits": [B, T, V], "ctc_lengths": [B]}"""
+        encoder_out = self.encoder(src_tokens, src_lengths)
+        logits, _ = self.decoder(prev_output_tokens, encoder_out=encoder_out)
+        return {
+            "logits": logits,
+            "ctc_logits": self.ctc(encoder_out["ctc_input"][0]),
+            "ctc_lengths": encoder_out["ctc_lengths"][0],
+        }
+
+    def get_ctc_log_probs(self, src_tokens: Tensor, src_lengths: Tensor):
+        """Log-probabilities float32 [B, T, V] of the CTC layer and lengths [B]."""
+        encoded = self.encoder.encode(src_tokens, src_lengths)
+        return torch.log_softmax(self.ctc(encoded.x).float(), dim=-1), encoded.lengths
+
+    def max_positions(self):
+        return None
+
+
+def decoder_arguments(cfg: StudentS2TConfig) -> Namespace:
+    """What fairseq's TransformerDecoder reads. A flat namespace, because the nested defaults of fairseq's own
+    TransformerConfig are class objects shared by every instance."""
+    return Namespace(
+        encoder_embed_dim=cfg.decoder_embed_dim,
+        decoder_layers=cfg.decoder_layers,
+        decoder_embed_dim=cfg.decoder_embed_dim,
+        decoder_input_dim=cfg.decoder_embed_dim,
+        decoder_output_dim=cfg.decoder_embed_dim,
+        decoder_ffn_embed_dim=cfg.decoder_ffn_embed_dim,
+        decoder_attention_heads=cfg.decoder_attention_heads,
+        decoder_normalize_before=True,
+        decoder_learned_pos=False,
+        dropout=cfg.decoder_dropout,
+        attention_dropout=cfg.decoder_dropout,
+        activation_dropout=cfg.decoder_dropout,
+        max_target_positions=cfg.max_target_positions,
+        share_decoder_input_output_embed=True,
+    )
+
+
+for _name in PRESETS:
+    register_model_architecture("student_s2t", f"student_s2t_{_name}")(set_preset(_name))

@@ -1,0 +1,186 @@
+"""Task `multilingual_speech_to_text`: recognition and translation, several languages at once."""
+import functools
+from argparse import Namespace
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional
+
+import torch
+from fairseq.dataclass import ChoiceEnum
+from fairseq.logging import metrics
+from fairseq.tasks import register_task
+from torch import Tensor
+
+from colld_fairseq.compat import absolute_path
+from colld_fairseq.data.audio import SAMPLE_RATE, audio_info
+from colld_fairseq.data.datasets import DatasetOptions, SpeechDataset, SpeechToTextDataset
+from colld_fairseq.data.fbank import SHIFT
+from colld_fairseq.data.manifest import Row
+from colld_fairseq.data.rows import PathRows
+from colld_fairseq.data.vocabulary import Vocabulary
+from colld_fairseq.decoding.generators import CtcGenerator
+from colld_fairseq.decoding.kenlm_scorer import TokenKenlm, WordKenlm
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
+from colld_fairseq.tasks.validation import DecodingMeter, log_scores
+
+# Longest hypothesis of an attention decoder in validation: nobody speaks more letters than this, and a decoder at the
+# start of its training, which never ends a sentence, would otherwise run to its limit.
+VALID_TOKENS_PER_SECOND = 30
+
+
+@dataclass
+class MultilingualSpeechToTextConfig(SpeechTaskConfig):
+    vocab: str = field(default="", metadata={"help": "folder written by `colld vocab` (default: the data folder)"})
+    decoder: ChoiceEnum(["auto", "ctc", "attention"]) = field(
+        default="auto", metadata={"help": "what decodes: auto = attention where the model has a decoder, else CTC"}
+    )
+    ctc_target: ChoiceEnum(["tgt_text", "src_text"]) = field(
+        default="tgt_text", metadata={"help": "text that CTC is trained on: the target, or the transcript (src_text)"}
+    )
+    tgt_lang: str = field(
+        default="", metadata={"help": "target language forced at decoding (default: each row's own; needed by interactive)"}
+    )
+    valid_beam: int = field(default=1, metadata={"help": "beam of the decoding in validation"})
+    ctc_lm: str = field(default="", metadata={"help": "KenLM n-gram model for CTC decoding (.arpa or binary)"})
+    ctc_lm_unit: ChoiceEnum(["word", "token"]) = field(default="word", metadata={"help": "what the n-gram model counts"})
+    ctc_lm_weight: float = field(default=0.0, metadata={"help": "weight of the n-gram model (natural logarithms)"})
+    ctc_length_score: float = field(default=0.0, metadata={"help": "added for each word (or token) in CTC decoding with a model"})
+
+
+@register_task("multilingual_speech_to_text", dataclass=MultilingualSpeechToTextConfig)
+class MultilingualSpeechToTextTask(SpeechTask):
+    """Rows with text. With language tags in the vocabulary the decoder is told the target language by its first token,
+    which is forced at decoding and carries no loss."""
+
+    cfg: MultilingualSpeechToTextConfig
+
+    def __init__(self, cfg: MultilingualSpeechToTextConfig) -> None:
+        super().__init__(cfg)
+        self.vocabulary = Vocabulary(absolute_path(cfg.vocab or cfg.data))
+        self.valid_generators: Optional[Dict[str, object]] = None
+
+    @property
+    def target_dictionary(self):
+        return self.vocabulary.dictionary
+
+    @property
+    def prefix_size(self) -> int:
+        """Target tokens that are given, not predicted (the language tag)."""
+        return int(self.vocabulary.uses_tags)
+
+    # -- data ------------------------------------------------------------------------------------------------------
+    def make_dataset(self, split, rows, student_input, options):
+        if not rows.has_text:
+            raise ConfigError(f"{rows.path}: this task needs a speech-to-text manifest, with id, audio, n_frames, tgt_text")
+        return SpeechToTextDataset(
+            rows, student_input, options, self.target_dictionary, self.encode_target, self.encode_ctc_target
+        )
+
+    def encode_target(self, row: Row) -> Tensor:
+        tokens = self.vocabulary.encode(row.tgt_text, append_eos=True)
+        if not self.vocabulary.uses_tags:
+            return tokens
+        tag = self.vocabulary.tag_id(row.tgt_lang, f"{row.id}, line {row.line}")
+        return torch.cat([torch.tensor([tag]), tokens])
+
+    def encode_ctc_target(self, row: Row) -> Tensor:
+        return self.vocabulary.encode(getattr(row, str(self.cfg.ctc_target)), append_eos=False)
+
+    def get_interactive_tokens_and_lengths(self, lines: List[str], encode_fn):
+        """fairseq-interactive: each line is the path of an audio file."""
+        return lines, [audio_info(path)[0] for path in lines]
+
+    def build_dataset_for_inference(self, src_tokens, src_lengths, **unused):
+        return SpeechDataset(PathRows(src_tokens, src_lengths), self.student_input(train=False), DatasetOptions())
+
+    # -- decoding --------------------------------------------------------------------------------------------------
+    def decoder_of(self, models) -> str:
+        has_decoder = all(hasattr(model, "decoder") for model in models)
+        if self.cfg.decoder == "auto":
+            return "attention" if has_decoder else "ctc"
+        if self.cfg.decoder == "attention" and not has_decoder:
+            raise ConfigError("--decoder attention: the model has a CTC layer only")
+        return self.cfg.decoder
+
+    def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
+        if self.decoder_of(models) == "ctc":
+            return self.build_ctc_generator(getattr(args, "beam", 1), getattr(args, "nbest", 1))
+        extra = dict(extra_gen_cls_kwargs or {}, symbols_to_strip_from_output=self.vocabulary.tag_ids)
+        return super().build_generator(models, args, seq_gen_cls, extra, prefix_allowed_tokens_fn)
+
+    def build_ctc_generator(self, beam: int, nbest: int) -> CtcGenerator:
+        lm = None
+        if self.cfg.ctc_lm:
+            path, symbols = absolute_path(self.cfg.ctc_lm), self.target_dictionary.symbols
+            word = self.cfg.ctc_lm_unit == "word"
+            lm = WordKenlm(path, symbols, self.vocabulary.tag_ids) if word else TokenKenlm(path, symbols)
+        return CtcGenerator(
+            self.target_dictionary,
+            beam=beam,
+            nbest=nbest,
+            lm=lm,
+            lm_weight=self.cfg.ctc_lm_weight,
+            length_score=self.cfg.ctc_length_score,
+            symbols_to_strip_from_output=self.vocabulary.tag_ids,
+        )
+
+    def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
+        """Decode; the language tag is forced whether or not --prefix-size was given."""
+        if self.vocabulary.uses_tags and not isinstance(generator, CtcGenerator):
+            prefix_tokens = self.tag_prefix(sample)
+        with torch.no_grad():
+            return generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
+
+    def tag_prefix(self, sample: Dict) -> Tensor:
+        """[B, 1] tags of the target languages: --tgt-lang, else each row's own."""
+        source = sample["net_input"]["src_tokens"]
+        languages = [self.cfg.tgt_lang] * len(source) if self.cfg.tgt_lang else sample.get("tgt_langs")
+        if languages is None:
+            raise ConfigError("the target language is not known: give --tgt-lang")
+        return torch.tensor([[self.vocabulary.tag_id(language)] for language in languages], device=source.device)
+
+    # -- validation by decoding ------------------------------------------------------------------------------------
+    def valid_step(self, sample, model, criterion):
+        loss, sample_size, log = super().valid_step(sample, model, criterion)
+        for name, generator in self.generators(model).items():
+            references = sample["ctc_target"] if name == "ctc_" else sample["target"]
+            languages = sample["src_langs"] if name == "ctc_" else sample["tgt_langs"]
+            hypotheses = self.inference_step(generator, [model], sample)
+            meter = DecodingMeter(self.language_pairs)
+            for i, n_best in enumerate(hypotheses):
+                meter.add(
+                    self.vocabulary.decode(n_best[0]["tokens"]),
+                    self.vocabulary.decode(references[i]),
+                    sample["src_langs"][i],
+                    languages[i],
+                )
+            log.update({f"_{name}{pair}": counts for pair, counts in meter.statistics.items()})
+        return loss, sample_size, log
+
+    def generators(self, model) -> Dict[str, object]:
+        """Metric prefix -> generator: "" for the targets, "ctc_" for transcripts beside an attention decoder."""
+        if self.valid_generators is None:
+            per_second = SAMPLE_RATE if self.front_end == "waveform" else SAMPLE_RATE / SHIFT
+            arguments = Namespace(
+                beam=self.cfg.valid_beam, nbest=1, max_len_a=VALID_TOKENS_PER_SECOND / per_second, max_len_b=10
+            )
+            self.valid_generators = {"": self.build_generator([model], arguments)}
+            if self.decoder_of([model]) == "attention" and self.cfg.ctc_target == "src_text":
+                self.valid_generators["ctc_"] = self.build_ctc_generator(self.cfg.valid_beam, 1)
+        return self.valid_generators
+
+    @functools.cached_property
+    def language_pairs(self) -> List[str]:
+        """Every source-target pair of the validation sets: all workers log the same statistics at every step."""
+        pairs = set()
+        for dataset in self.datasets.values():
+            if not dataset.options.train:
+                sources, source_names = dataset.rows.codes("src_lang")
+                targets, target_names = dataset.rows.codes("tgt_lang")
+                pairs |= {(source_names[s], target_names[t]) for s, t in set(zip(sources.tolist(), targets.tolist()))}
+                pairs |= {(source, source) for source, _ in pairs}
+        return sorted(f"{source}-{target}" for source, target in pairs)
+
+    def reduce_metrics(self, logging_outputs, criterion) -> None:
+        super().reduce_metrics(logging_outputs, criterion)
+        log_scores(metrics, logging_outputs)
