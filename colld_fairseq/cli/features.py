@@ -81,8 +81,10 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"{len(finished)} of {len(mine)} parts are there already")
     bad = {name: reason for index in finished.values() for name, reason in index["bad"].items()}
     limit = max(1, int(args.max_bad * len(manifest)))
+    if not todo:
+        return 0
     with _progress(console) as progress, ThreadPoolExecutor(READERS) as readers:
-        rows_todo = np.concatenate([parts[part] for part in todo]) if todo else np.empty(0, np.int64)
+        rows_todo = np.concatenate([parts[part] for part in todo])
         bar = _Bar(progress, len(rows_todo), manifest.n_samples[rows_todo].sum() / SAMPLE_RATE)
         for part in todo:
             writer = PartWriter(directory, part, header)

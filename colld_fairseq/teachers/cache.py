@@ -62,8 +62,8 @@ class CacheHeader:
             found = getattr(other, name)
             if found != value and name not in ignored:
                 raise TeacherError(
-                    f"{directory} holds a cache with another {name} ({found}, not {value}); give another --out "
-                    f"or delete it"
+                    f"{directory} holds a cache with another {name} ({found}, not {value}); give another "
+                    f"--out or delete it"
                 )
 
     @classmethod
