@@ -7,7 +7,7 @@ Two formats, told apart by the first line of the file:
 - speech-to-text: a header with at least ``id audio n_frames tgt_text``, then one row an utterance (fairseq's
   speech_to_text).
 
-Rows live in Arrow columns, not in Python objects: about 200 bytes a row instead of two thousand, shared
+Rows live in Arrow columns, not in Python objects: about 200 bytes a row instead of a thousand, shared
 between forked loader workers without copying. Everything that can be checked without opening audio is checked
 once, vectorised, at load.
 """
