@@ -16,7 +16,7 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.teachers import TeacherOutput, load_teacher
 from colld_fairseq.teachers.alignment import align_frames
-from colld_fairseq.teachers import cache
+from colld_fairseq.teachers.cache import FeatureCache
 from colld_fairseq.teachers.describe import TeacherInfo, describe_teacher
 
 logger = logging.getLogger(__name__)
@@ -53,13 +53,17 @@ class SpeechDistillationTask(SpeechTask):
     """
 
     cfg: SpeechDistillationConfig
-    crops_long_clips = True
 
     def __init__(self, cfg: SpeechDistillationConfig) -> None:
         super().__init__(cfg)
         self.teacher = None
-        self.cache: Optional["cache.FeatureCache"] = None
+        self.cache: Optional[FeatureCache] = None
         self._info: Optional[TeacherInfo] = None
+
+    @property
+    def crops_long_clips(self) -> bool:
+        """Long clips are cropped, but not beside cached features, which are of whole clips: there they are left out."""
+        return self.cache is None
 
     @property
     def teacher_spec(self) -> str:
@@ -85,21 +89,15 @@ class SpeechDistillationTask(SpeechTask):
         layers = sorted({layer for pair in model.pairs for layer in pair.teachers})
         kind = str(self.cfg.teacher_kind)
         if self.cfg.teacher_cache:
-            self.cache = cache.FeatureCache.open(absolute_path(self.cfg.teacher_cache), self.teacher_spec, layers, kind)
+            self.cache = FeatureCache.open(absolute_path(self.cfg.teacher_cache), self.teacher_spec, layers, kind)
         else:
             self.teacher = load_teacher(self.teacher_spec, layers, kind, str(self.cfg.teacher_dtype))
         return model
 
     def make_dataset(self, split, rows, student_input, options):
         options.keep_waveform = self.teacher is not None
-        options.max_samples = int(self.cfg.max_seconds * SAMPLE_RATE)
-        if self.cache is not None:
-            too_long = rows.n_samples > options.max_samples
-            if too_long.any():
-                raise ConfigError(
-                    f"{rows.path}: {int(too_long.sum())} clips are longer than --max-seconds {self.cfg.max_seconds} and "
-                    "would be cropped, but cached teacher features are of whole clips: raise --max-seconds"
-                )
+        if self.crops_long_clips:
+            options.max_samples = int(self.cfg.max_seconds * SAMPLE_RATE)
         return SpeechDataset(rows, student_input, options)
 
     def teacher_output(self, sample: Dict) -> TeacherOutput:

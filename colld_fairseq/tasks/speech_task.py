@@ -141,10 +141,14 @@ class SpeechTask(FairseqTask):
     def make_dataset(self, split: str, rows, student_input: StudentInput, options: DatasetOptions):
         raise NotImplementedError
 
-    def get_batch_iterator(self, dataset, **kwargs):
-        """fairseq drops the last batch of every split when its size is no multiple of 8: here nothing is dropped."""
+    def get_batch_iterator(self, dataset, max_tokens=None, **kwargs):
+        """No utterance is lost: fairseq would drop the last batch when its size is no multiple of 8, and stop at a clip
+        longer than --max-tokens; outside training such a clip makes a batch of its own."""
         kwargs["required_batch_size_multiple"] = 1
-        return super().get_batch_iterator(dataset, **kwargs)
+        if max_tokens is not None and not dataset.options.train:
+            max_tokens = max(max_tokens, int(dataset.sizes.max()))
+            kwargs["max_positions"] = None
+        return super().get_batch_iterator(dataset, max_tokens=max_tokens, **kwargs)
 
     def max_positions(self):
         return None  # lengths are limited in seconds, when the rows are selected
