@@ -28,6 +28,7 @@ class DatasetOptions:
     max_samples: Optional[int] = None  # longer clips are cropped (training: at random, else at the start)
     keep_waveform: bool = False  # for an online teacher
     bad_audio_share: float = 0.001  # share of unreadable rows past which reading is fatal
+    keep_in_memory: bool = False  # read and transform each clip once (small corpora; per loader process)
     epoch_rows: Optional[Callable[[int], np.ndarray]] = None  # training: epoch -> row numbers in random order
 
 
@@ -50,6 +51,7 @@ class SpeechDataset(FairseqDataset):
             self.sizes = np.minimum(self.sizes, options.max_samples)
         self.bad_audio = BadAudioLedger(len(rows), options.bad_audio_share)
         self.epoch = 1
+        self.memory: Dict[int, Dict] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,26 +87,33 @@ class SpeechDataset(FairseqDataset):
         if self.bad_audio.is_bad(index):
             return None
         row = self.rows.row(index)
+        # The same draws whichever worker reads the clip, and after a resume.
+        generator = np.random.default_rng((self.options.seed, self.epoch, index)) if self.options.train else None
         try:
-            waveform = read_audio(row.audio)
+            item = self.read_item(index, row, generator)
         except AudioError as error:
             self.bad_audio.report(index, row.id, error)
             return None
-        return self.make_item(index, row, waveform)
+        if generator is not None:
+            item["source"] = self.student_input.augment(item["source"], generator)
+        return item
 
-    def make_item(self, index: int, row: Row, waveform: np.ndarray) -> Dict:
-        generator = None
-        if self.options.train:  # the same draw whichever worker reads the clip, and after a resume
-            generator = np.random.default_rng((self.options.seed, self.epoch, index))
-        waveform = self.crop(waveform, generator)
+    def read_item(self, index: int, row: Row, generator: Optional[np.random.Generator]) -> Dict:
+        """Audio as the student (and an online teacher) takes it; AudioError when the clip cannot be read."""
+        if index in self.memory:
+            return dict(self.memory[index])
+        whole = read_audio(row.audio)
+        waveform = self.crop(whole, generator)
         item = {
             "index": index,
             "utt_id": row.id,
             "seconds": len(waveform) / SAMPLE_RATE,
-            "source": self.student_input(waveform, generator),
+            "source": self.student_input(waveform),
         }
         if self.options.keep_waveform:
             item["waveform"] = waveform
+        if self.options.keep_in_memory and len(waveform) == len(whole):  # a random crop differs every time
+            self.memory[index] = dict(item)
         return item
 
     def crop(self, waveform: np.ndarray, generator: Optional[np.random.Generator]) -> np.ndarray:
@@ -147,8 +156,8 @@ class SpeechToTextDataset(SpeechDataset):
         self.encode = encode
         self.encode_ctc = encode_ctc
 
-    def make_item(self, index: int, row: Row, waveform: np.ndarray) -> Dict:
-        item = super().make_item(index, row, waveform)
+    def read_item(self, index: int, row: Row, generator: Optional[np.random.Generator]) -> Dict:
+        item = super().read_item(index, row, generator)
         item.update(
             target=self.encode(row), ctc_target=self.encode_ctc(row), src_lang=row.src_lang, tgt_lang=row.tgt_lang
         )

@@ -29,18 +29,19 @@ class StudentInput:
         if self.kind == "fbank" and self.cmvn not in ("utterance", "none"):
             self._global_cmvn = GlobalCmvn.load(self.cmvn)
 
-    def __call__(self, waveform: np.ndarray, generator: Optional[np.random.Generator] = None) -> np.ndarray:
-        """`generator` given = training: SpecAugment is applied, and draws from it."""
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
         if self.kind == "waveform":
             return standardize(waveform) if self.normalize else waveform
         features = log_mel_fbank(waveform)
         if self._global_cmvn is not None:
-            features = self._global_cmvn(features)
-        elif self.cmvn == "utterance":
-            features = utterance_cmvn(features)
-        if generator is not None and self.spec_augment is not None:
-            features = self.spec_augment(features, generator)
-        return features
+            return self._global_cmvn(features)
+        return utterance_cmvn(features) if self.cmvn == "utterance" else features
+
+    def augment(self, source: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Training only: SpecAugment, where it is asked for and the input is a filterbank."""
+        if self.spec_augment is None or self.kind == "waveform":
+            return source
+        return self.spec_augment(source, generator)
 
 
 def standardize(waveform: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import join_manifests, read_manifest
 from colld_fairseq.data.sampling import sampling_indices
 from colld_fairseq.errors import ConfigError, ManifestError
+from colld_fairseq.models.encoder_options import record_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,10 @@ class SpeechTaskConfig(FairseqDataclass):
     time_masks: int = field(default=0, metadata={"help": "SpecAugment: time masks per clip (filterbank input)"})
     time_mask_width: int = field(default=40, metadata={"help": "SpecAugment T: longest time mask (10 ms frames)"})
     time_mask_share: float = field(default=0.2, metadata={"help": "SpecAugment p: longest time mask as share of the clip"})
+    keep_in_memory: bool = field(
+        default=False,
+        metadata={"help": "read and transform each clip once and keep it in memory (32 kB a second of filterbanks)"},
+    )
     seed: int = II("common.seed")
 
 
@@ -75,6 +80,7 @@ class SpeechTask(FairseqTask):
 
     def build_model(self, cfg, from_checkpoint: bool = False):
         model = super().build_model(cfg, from_checkpoint)
+        record_encoder(cfg, model.encoder.config)  # here: the model itself may be given a copy of cfg
         self.front_end = model.encoder.config.front_end
         return model
 
@@ -90,7 +96,12 @@ class SpeechTask(FairseqTask):
         root = absolute_path(self.cfg.audio_root) if self.cfg.audio_root else None
         rows = join_manifests([read_manifest(path, audio_root=root) for path in self.manifest_paths(split)])
         train = split.split(",")[0].startswith("train")
-        options = DatasetOptions(train=train, seed=self.cfg.seed, bad_audio_share=self.cfg.max_bad_audio)
+        options = DatasetOptions(
+            train=train,
+            seed=self.cfg.seed,
+            bad_audio_share=self.cfg.max_bad_audio,
+            keep_in_memory=self.cfg.keep_in_memory,
+        )
         if train:
             options.epoch_rows = self.epoch_sampler(rows, self.training_rows(rows))
         self.datasets[split] = dataset = self.make_dataset(split, rows, self.student_input(train), options)
