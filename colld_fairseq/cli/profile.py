@@ -1,0 +1,262 @@
+"""``colld profile``: size, multiply-accumulates, real-time factor and memory of students and teachers.
+
+Times go from waveforms in memory to the features of the last layer: the student's filterbanks or convolutions
+and the teacher's own front-end are part of them.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from colld_fairseq.data.fbank import SAMPLE_RATE
+from colld_fairseq.errors import ColldError
+from colld_fairseq.profiling import count_macs, describe_machine, real_time_factor, time_runs, working_memory
+
+HELP = "parameters, MACs and real-time factor of a student or a teacher"
+MACS_SECONDS = 10  # audio that multiply-accumulates are counted for, whatever is timed
+TRAINING_ONLY = ("mask_emb", "masked_spec_embed")  # names of mask embeddings
+
+
+@dataclass
+class Subject:
+    """A model to measure.
+
+    run: float32 waveforms [B, N] in memory -> features of the last layer [B, T, D] on the device.
+    parameters: those of the encoder alone; stored_bytes: what they take in the file they were read from.
+    """
+
+    role: str
+    source: str
+    run: Callable[[np.ndarray], Tensor]
+    parameters: int
+    stored_bytes: int
+    layers: int
+    width: int
+    frame_rate_hz: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--student", nargs="+", default=[], metavar="CKPT.pt", help="student checkpoints, of any stage"
+    )
+    parser.add_argument(
+        "--teacher", nargs="+", default=[], metavar="SPEC", help="hf:DIR or fairseq:FILE.pt, all its layers"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="seconds of audio in a timed clip (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-sizes", default="1,8", help="clips at once, comma-separated (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=5, help="timed runs, of which the median counts (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, help="threads of the CPU (default: torch's choice)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
+
+
+def run(args: argparse.Namespace) -> int:
+    batch_sizes = _check(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+    loaders = [(load_student_subject, path) for path in args.student]
+    loaders += [(load_teacher_subject, spec) for spec in args.teacher]
+    report = {
+        "machine": describe_machine(device),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "clip_seconds": args.seconds,
+        "runs": args.runs,
+        # one at a time, so that no model stands in another's memory
+        "models": [
+            measure(load(source, device), args.seconds, batch_sizes, args.runs, device)
+            for load, source in loaders
+        ],
+    }
+    print_report(report)
+    if args.json:
+        temporary = args.json.with_name(f".{args.json.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, args.json)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> List[int]:
+    """The batch sizes; ColldError for what cannot be measured."""
+    if not args.student and not args.teacher:
+        raise ColldError("give --student CKPT.pt, --teacher hf:DIR, or both")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ColldError("--device cuda: torch sees no GPU here; leave the option out")
+    try:
+        batch_sizes = [int(size) for size in args.batch_sizes.split(",")]
+    except ValueError:
+        batch_sizes = []
+    if not batch_sizes or min(batch_sizes) < 1:
+        raise ColldError(f"--batch-sizes {args.batch_sizes}: write whole numbers from 1, as in 1,8")
+    if args.seconds < 0.1 or args.runs < 1 or (args.threads is not None and args.threads < 1):
+        raise ColldError("--seconds must be at least 0.1, --runs and --threads at least 1")
+    return batch_sizes
+
+
+def load_student_subject(path: str, device: torch.device) -> Subject:
+    """The encoder of a student checkpoint; heads and decoders are left out. Raises ConfigError."""
+    from colld_fairseq import load_student
+    from colld_fairseq.data.inputs import StudentInput
+    from colld_fairseq.models.loading import read_student
+
+    student = load_student(path).to(device)
+    front_end = StudentInput(kind="waveform" if student.config.front_end == "waveform" else "fbank")
+
+    def run(waveforms: np.ndarray) -> Tensor:
+        source = torch.from_numpy(np.stack([front_end(waveform) for waveform in waveforms]))
+        with torch.no_grad():
+            return student(source.to(device)).x
+
+    parameters = _parameters(student.named_parameters())
+    return Subject(
+        role="student",
+        source=path,
+        run=run,
+        parameters=parameters,
+        stored_bytes=round(parameters * _bytes_per_parameter(read_student(path)[1])),
+        layers=student.num_layers,
+        width=student.width,
+        frame_rate_hz=student.frame_rate_hz,
+    )
+
+
+def load_teacher_subject(spec: str, device: torch.device) -> Subject:
+    """A teacher with all its layers, in float32. Raises TeacherError."""
+    from colld_fairseq.teachers import load_teacher
+
+    last = load_teacher(spec, layers=[0]).num_layers  # the number of layers is known only to the loader
+    teacher = load_teacher(spec, layers=[last], device=str(device))
+
+    def run(waveforms: np.ndarray) -> Tensor:
+        source = torch.from_numpy(waveforms).to(device)
+        return teacher(source, torch.full(source.shape[:1], source.size(1))).features[last]
+
+    parameters = _parameters(teacher.module.named_parameters())
+    return Subject(
+        role="teacher",
+        source=spec,
+        run=run,
+        parameters=parameters,
+        stored_bytes=round(parameters * _bytes_per_parameter(_teacher_state(spec))),
+        layers=last,
+        width=teacher.width,
+        frame_rate_hz=teacher.frame_rate_hz,
+    )
+
+
+def _teacher_state(spec: str) -> Dict[str, Tensor]:
+    scheme, _, name = spec.partition(":")
+    if scheme == "hf":
+        from colld_fairseq.teachers.weights import read_state, resolve_directory
+
+        return read_state(resolve_directory(name))
+    from colld_fairseq.teachers.fairseq_checkpoint import read_checkpoint
+
+    return read_checkpoint(Path(name).expanduser())[2]
+
+
+def _parameters(named: Iterable[Tuple[str, Tensor]]) -> int:
+    return sum(p.numel() for name, p in named if name.rpartition(".")[2] not in TRAINING_ONLY)
+
+
+def _bytes_per_parameter(state: Dict[str, Tensor]) -> float:
+    """Mean bytes of a floating-point number in a file, which may hold heads or a decoder besides the encoder."""
+    weights = [value for value in state.values() if value.is_floating_point()]
+    return sum(value.nbytes for value in weights) / sum(value.numel() for value in weights)
+
+
+def measure(
+    subject: Subject, seconds: float, batch_sizes: List[int], runs: int, device: torch.device
+) -> Dict[str, Any]:
+    """Everything that is printed about one model, ready for JSON. Sizes in MB are 10^6 bytes."""
+    speed = []
+    for batch_size in batch_sizes:
+        waveforms = _noise(batch_size, seconds)
+        subject.run(waveforms)  # warm-up: threads, kernels and caches
+        working = working_memory(lambda: subject.run(waveforms), device)
+        times = time_runs(lambda: subject.run(waveforms), runs, device)
+        speed.append(
+            {
+                "batch_size": batch_size,
+                "rtf": real_time_factor(times, batch_size * seconds),
+                "seconds": times,
+                "peak_memory_mb": None if working is None else (4 * subject.parameters + working) / 1e6,
+            }
+        )
+    clip = _noise(1, MACS_SECONDS)
+    return {
+        "role": subject.role,
+        "source": subject.source,
+        "parameters": subject.parameters,
+        "mb_float32": 4 * subject.parameters / 1e6,
+        "mb_stored": subject.stored_bytes / 1e6,
+        "gmacs_per_10s": count_macs(lambda: subject.run(clip)) / 1e9,
+        "layers": subject.layers,
+        "width": subject.width,
+        "frame_rate_hz": subject.frame_rate_hz,
+        "speed": speed,
+    }
+
+
+def _noise(batch_size: int, seconds: float) -> np.ndarray:
+    """Quiet noise, float32 [B, N]: the time does not depend on what is said."""
+    samples = np.random.default_rng(0).standard_normal((batch_size, round(seconds * SAMPLE_RATE)))
+    return (0.1 * samples).astype(np.float32)
+
+
+def print_report(report: Dict[str, Any]) -> None:
+    """The table of ``colld profile`` on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    machine = report["machine"]
+    table = Table(title="Encoders")
+    table.add_column("", overflow="fold")
+    for model in report["models"]:
+        table.add_column(f"{model['role']}\n{model['source']}", justify="right", overflow="fold")
+
+    def row(title: str, cell: Callable[[Dict[str, Any]], str]) -> None:
+        table.add_row(title, *(cell(model) for model in report["models"]))
+
+    row("parameters", lambda m: f"{m['parameters']:,}")
+    row("MB as float32", lambda m: f"{m['mb_float32']:.1f}")
+    row("MB as stored", lambda m: f"{m['mb_stored']:.1f}")
+    row(f"GMACs for {MACS_SECONDS} s", lambda m: f"{m['gmacs_per_10s']:.2f}")
+    row("layers × width", lambda m: f"{m['layers']} × {m['width']}")
+    row("frames a second", lambda m: f"{m['frame_rate_hz']:g}")
+    for i, first in enumerate(report["models"][0]["speed"]):
+        size = first["batch_size"]
+        row(f"real-time factor, batch {size}", lambda m, i=i: f"{m['speed'][i]['rtf']:.4f}")
+        row(f"peak MB, batch {size}", lambda m, i=i: _optional(m["speed"][i]["peak_memory_mb"]))
+    console.print(table)
+    console.print(
+        f"real-time factor: processing time of a second of audio, median of {report['runs']} runs on "
+        f"{report['clip_seconds']:g} s clips, front-end included; peak MB: float32 weights and working memory",
+        soft_wrap=True,
+    )
+    console.print(
+        f"{machine['gpu'] or machine['cpu']}, {report['threads']} threads on {machine['cores']} cores, "
+        f"torch {machine['torch']}",
+        soft_wrap=True,
+    )
+
+
+def _optional(value: Any) -> str:
+    return "-" if value is None else f"{value:.0f}"
