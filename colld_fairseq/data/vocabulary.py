@@ -10,6 +10,19 @@ from colld_fairseq.data.text import LANG_TAG_TEMPLATE, load_text_codec
 from colld_fairseq.errors import ConfigError
 
 
+class TextDictionary(Dictionary):
+    """fairseq's dictionary, whose `string` joins tokens to text unless told otherwise.
+
+    fairseq-generate would score letters or pieces as if they were words if --post-process were forgotten; here it
+    need not be given (`--post-process none` shows the tokens).
+    """
+
+    post_process: Optional[str] = None
+
+    def string(self, tensor, bpe_symbol=None, *args, **kwargs) -> str:
+        return super().string(tensor, bpe_symbol or self.post_process, *args, **kwargs)
+
+
 class Vocabulary:
     """Text to token ids and back. Token 0 (`<s>`) is the CTC blank.
 
@@ -24,7 +37,8 @@ class Vocabulary:
             config = yaml.safe_load(handle)
         self.folder = folder
         self.codec = load_text_codec(config, folder)
-        self.dictionary = Dictionary.load(os.path.join(folder, config.get("vocab_filename", "dict.txt")))
+        self.dictionary = TextDictionary.load(os.path.join(folder, config.get("vocab_filename", "dict.txt")))
+        self.dictionary.post_process = self.codec.post_process
         self.uses_tags = bool(config.get("prepend_tgt_lang_tag", False))
 
     def encode(self, text: str, append_eos: bool) -> torch.Tensor:

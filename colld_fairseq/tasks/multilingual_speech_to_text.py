@@ -146,7 +146,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
             references = sample["ctc_target"] if name == "ctc_" else sample["target"]
             languages = sample["src_langs"] if name == "ctc_" else sample["tgt_langs"]
             hypotheses = self.inference_step(generator, [model], sample)
-            meter = DecodingMeter(self.language_pairs)
+            meter = DecodingMeter(self.language_pairs[name])
             for i, n_best in enumerate(hypotheses):
                 meter.add(
                     self.vocabulary.decode(n_best[0]["tokens"]),
@@ -170,16 +170,18 @@ class MultilingualSpeechToTextTask(SpeechTask):
         return self.valid_generators
 
     @functools.cached_property
-    def language_pairs(self) -> List[str]:
-        """Every source-target pair of the validation sets: all workers log the same statistics at every step."""
+    def language_pairs(self) -> Dict[str, List[str]]:
+        """Metric prefix -> "source-target" pairs of all validation sets: every worker logs the same ones at every step."""
         pairs = set()
         for dataset in self.datasets.values():
             if not dataset.options.train:
                 sources, source_names = dataset.rows.codes("src_lang")
                 targets, target_names = dataset.rows.codes("tgt_lang")
                 pairs |= {(source_names[s], target_names[t]) for s, t in set(zip(sources.tolist(), targets.tolist()))}
-                pairs |= {(source, source) for source, _ in pairs}
-        return sorted(f"{source}-{target}" for source, target in pairs)
+        return {
+            "": sorted(f"{source}-{target}" for source, target in pairs),
+            "ctc_": sorted({f"{source}-{source}" for source, _ in pairs}),
+        }
 
     def reduce_metrics(self, logging_outputs, criterion) -> None:
         super().reduce_metrics(logging_outputs, criterion)

@@ -78,6 +78,10 @@ class SpeechTask(FairseqTask):
         super().__init__(cfg)
         self.front_end: Optional[str] = None  # of the student; known once the model is built
 
+    @classmethod
+    def setup_task(cls, cfg: SpeechTaskConfig, **unused) -> "SpeechTask":
+        return cls(cfg)  # fairseq-validate adds from_checkpoint=True, which not even fairseq's base class takes
+
     def build_model(self, cfg, from_checkpoint: bool = False):
         model = super().build_model(cfg, from_checkpoint)
         record_encoder(cfg, model.encoder.config)  # here: the model itself may be given a copy of cfg

@@ -1,0 +1,40 @@
+"""Fixtures shared by all rooms: synthetic corpora, a tiny teacher, vocabularies, and fairseq's commands."""
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only cost time
+
+import pytest  # noqa: E402
+import synthetic  # noqa: E402
+import torch  # noqa: E402
+
+from colld_fairseq.cli.vocab import make_vocabulary  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """Folder with train.tsv (24 clips), valid.tsv (10) and test.tsv (9): three languages, four directions."""
+    return synthetic.write_corpus(tmp_path_factory.mktemp("corpus"), train=24, valid=10, test=9)
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory):
+    """Spec of a random HuBERT with 4 layers of width 24."""
+    return synthetic.write_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="session")
+def vocab(corpus, tmp_path_factory):
+    """Character vocabulary of the training text, without language tags."""
+    folder = tmp_path_factory.mktemp("vocab")
+    make_vocabulary([str(corpus / "train.tsv")], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tagged_vocab(corpus, tmp_path_factory):
+    """Character vocabulary with a tag for every target language."""
+    folder = tmp_path_factory.mktemp("tagged_vocab")
+    make_vocabulary([str(corpus / "train.tsv")], folder, lang_tags=True)
+    return folder

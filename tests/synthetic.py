@@ -1,0 +1,119 @@
+"""A small world for tests: "speech" whose characters are harmonic tones, in three languages, and a random teacher.
+
+Every character of a text is 60 ms of a tone of its own pitch, so recognition can be learnt; `xx` is written in Latin
+letters, `yy` in Cyrillic, `ar` in Arabic (right to left). Translation goes from `yy` and `ar` into `xx`, letter by letter.
+"""
+import json
+import zipfile
+from pathlib import Path
+from typing import List, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+import transformers
+
+from colld_fairseq.data.audio import audio_info, find_zip_members
+
+RATE = 16000
+CHARACTER_SECONDS = 0.06
+ALPHABETS = {"xx": "abcde ", "yy": "абвгё ", "ar": "ابتثج "}
+HEADER = "id\taudio\tn_frames\ttgt_text\tspeaker\tsrc_text\tsrc_lang\ttgt_lang\n"
+
+
+class Clip(NamedTuple):
+    """One utterance: its name, the sound [N], what was said, in which language, and the target text."""
+
+    name: str
+    waveform: np.ndarray
+    text: str
+    language: str
+    target: str
+    target_language: str
+
+
+def tone(number: int, generator: np.random.Generator) -> np.ndarray:
+    """[960] three harmonics of 150, 210, 294, ... Hz; the last character of an alphabet is silence."""
+    time = np.arange(int(CHARACTER_SECONDS * RATE)) / RATE
+    if number == 5:
+        sound = np.zeros_like(time)
+    else:
+        pitch = 150 * 1.4**number
+        sound = 0.2 * sum(np.sin(2 * np.pi * k * pitch * time) / k for k in (1, 2, 3))
+    return sound + 0.003 * generator.standard_normal(len(time))
+
+
+def make_clip(name: str, language: str, target_language: str, generator: np.random.Generator) -> Clip:
+    length = int(generator.integers(5, 25))  # 0.3 to 1.5 s
+    numbers = [int(n) for n in generator.integers(0, 6, length)]
+    numbers[0], numbers[-1] = 0, 1  # no text begins or ends with a space
+    write = lambda alphabet: " ".join("".join(ALPHABETS[alphabet][n] for n in numbers).split())  # noqa: E731
+    waveform = np.concatenate([tone(n, generator) for n in numbers])
+    return Clip(name, waveform, write(language), language, write(target_language), target_language)
+
+
+def make_clips(split: str, count: int, seed: int) -> List[Clip]:
+    generator = np.random.default_rng(seed)
+    directions = [("xx", "xx"), ("yy", "yy"), ("yy", "xx"), ("ar", "xx")]
+    return [make_clip(f"{split}-{i}", *directions[i % 4], generator) for i in range(count)]
+
+
+def write_corpus(folder: Path, **splits: int) -> Path:
+    """`splits`: name=clips. Writes NAME.tsv (speech-to-text manifests) and audio as wav, flac and ogg in a zip."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate(splits.items()):
+        clips = make_clips(split, count, seed)
+        paths = write_audio(folder, split, clips)
+        write_manifest(folder / f"{split}.tsv", clips, paths, folder)
+    return folder
+
+
+def write_audio(folder: Path, split: str, clips: List[Clip]) -> List[str]:
+    """Audio paths relative to `folder`, in the order of the clips."""
+    paths = []
+    archive_path = folder / f"{split}.zip"
+    with zipfile.ZipFile(archive_path, "w", zipfile.ZIP_STORED) as archive:
+        for i, clip in enumerate(clips):
+            ending = ("wav", "flac", "ogg")[i % 3]
+            path = folder / f"{clip.name}.{ending}"
+            soundfile.write(path, clip.waveform, RATE)
+            if ending == "ogg":
+                archive.write(path, path.name)
+                path.unlink()
+            paths.append(path.name)
+    members = find_zip_members(str(archive_path))
+    return [Path(members[path]).name if path in members else path for path in paths]
+
+
+def write_manifest(path: Path, clips: List[Clip], audio: List[str], root: Path) -> None:
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(HEADER)
+        for clip, name in zip(clips, audio):
+            samples = audio_info(str(root / name)).num_samples
+            fields = (clip.name, name, samples, clip.target, "s", clip.text, clip.language, clip.target_language)
+            out.write("\t".join(map(str, fields)) + "\n")
+
+
+def write_teacher(folder: Path) -> str:
+    """A random HuBERT of 4 layers, width 24, 50 Hz; returns its spec."""
+    torch.manual_seed(5)
+    config = transformers.HubertConfig(
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=40,
+        num_conv_pos_embeddings=6,
+        num_conv_pos_embedding_groups=2,
+        conv_dim=(8,) * 7,
+        conv_kernel=(10, 3, 3, 3, 3, 2, 2),
+        conv_stride=(5, 2, 2, 2, 2, 2, 2),
+        feat_extract_norm="group",
+        do_stable_layer_norm=False,
+    )
+    model = transformers.HubertModel(config)
+    with torch.no_grad():  # a fresh model's features hardly depend on the sound
+        for value in model.parameters():
+            value.add_(0.1 * torch.randn_like(value))
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True}))
+    return f"hf:{folder}"
