@@ -14,7 +14,7 @@ $(STAMP): setup.py scripts/setup_venv.sh
 	touch $(STAMP)
 
 quickstart: $(STAMP)
-	PATH="$(CURDIR)/.venv/bin:$$PATH" bash examples/quickstart/run.sh
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) examples/quickstart/run.py
 
 test: $(STAMP)
 	$(PY) -m pytest
