@@ -1,19 +1,24 @@
 """Model `colld_student`: a student encoder and the heads that predict teacher features from its layers."""
 
+import logging
 from dataclasses import dataclass, field
-from typing import List, NamedTuple, Optional
+from typing import Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
-from torch import Tensor
+from torch import Tensor, nn
 
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.models import layer_map
 from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, set_preset
 from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.models.initialisation import FROM_HELP, LAYERS_HELP, initialise
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.heads import DistillationHeads
 from colld_fairseq.modules.masking import sample_span_mask
+
+logger = logging.getLogger(__name__)
 
 # Validation draws its masks with this seed, so that losses of different checkpoints are comparable.
 VALID_MASK_SEED = 1
@@ -21,6 +26,8 @@ VALID_MASK_SEED = 1
 
 @dataclass
 class ColldStudentConfig(EncoderOptions):
+    init_from: str = field(default="", metadata={"help": FROM_HELP})
+    init_layers: str = field(default="", metadata={"help": LAYERS_HELP})
     layer_map: str = field(default="sparse:3", metadata={"help": layer_map.HELP})
     head: ChoiceEnum(["linear", "mlp", "shared"]) = field(
         default="linear",
@@ -62,9 +69,18 @@ class ColldStudent(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: ColldStudentConfig, task) -> "ColldStudent":
+        from_checkpoint = bool(cfg.encoder_config)  # recorded in a checkpoint, which brings its own weights
         encoder = build_encoder(cfg)
+        if cfg.init_from and not from_checkpoint:
+            initialise(encoder, cfg.init_from, cfg.init_layers)
         teacher = task.teacher_info
         pairs = layer_map.parse_layer_map(cfg.layer_map, encoder.num_layers, teacher.num_layers)
+        if cfg.head == "shared" and len({pair.student for pair in pairs}) > 1:
+            raise ConfigError(
+                f"--head shared predicts every teacher layer from one student layer, but --layer-map {cfg.layer_map} "
+                "names several: write S:T,S:T with one S, or choose another head"
+            )
+        freeze_unreached(encoder, pairs, masked=cfg.mask_prob > 0)
         upsample = encoder.config.time_reduction if cfg.upsample_heads else 1
         target_width = task.target_width(encoder.frame_rate_hz * upsample)
         heads = DistillationHeads(
@@ -101,6 +117,36 @@ class ColldStudent(BaseFairseqModel):
 
     def max_positions(self):
         return None
+
+
+def freeze_unreached(encoder: StudentEncoder, pairs: Sequence[layer_map.LayerPair], masked: bool) -> None:
+    """Take parameters that no loss reaches out of training.
+
+    So distributed training need not search for them at every step, and weight decay leaves them alone. Blocks above
+    the highest distilled layer stay as they were initialised, which is worth a warning.
+    """
+    top = max(pair.student for pair in pairs)
+    for parameter in unreached_parameters(encoder, top, masked):
+        parameter.requires_grad_(False)
+    if top < encoder.num_layers:
+        logger.warning(
+            "student blocks %d to %d are above the highest distilled layer %d and are not trained: map the last layer, "
+            "or take fewer layers",
+            top + 1,
+            encoder.num_layers,
+            top,
+        )
+
+
+def unreached_parameters(encoder: StudentEncoder, top: int, masked: bool) -> Iterator[nn.Parameter]:
+    """Parameters that do not take part in student layer `top` or a lower one."""
+    yield from encoder.blocks[top:].parameters()
+    if encoder.layer_norm is not None and encoder.config.norm_first:
+        yield from encoder.layer_norm.parameters()
+    if encoder.config.front_end == "waveform" and encoder.config.feature_grad_mult == 0:
+        yield from encoder.front_end.layers.parameters()
+    if not masked:
+        yield encoder.mask_emb
 
 
 for _name in PRESETS:

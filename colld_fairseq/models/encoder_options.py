@@ -27,6 +27,7 @@ REGULARISERS = {
     "dropout": "dropout",
     "attention_dropout": "attention_dropout",
     "activation_dropout": "activation_dropout",
+    "dropout_input": "dropout_input",
     "encoder_layerdrop": "layerdrop",
 }
 
@@ -46,6 +47,7 @@ class EncoderOptions(FairseqDataclass):
     dropout: float = field(default=0.0, metadata={"help": "on residual branches; 0 in distillation (a deterministic student)"})
     attention_dropout: float = field(default=0.0, metadata={"help": "on attention weights"})
     activation_dropout: float = field(default=0.0, metadata={"help": "after the feed-forward activation"})
+    dropout_input: float = field(default=0.0, metadata={"help": "on the front-end's output"})
     encoder_layerdrop: float = field(default=0.0, metadata={"help": "probability of skipping a whole block in training"})
     encoder_config: str = field(
         default="", metadata={"help": "the complete encoder as JSON; filled in by the program and kept in the checkpoint"}
@@ -71,10 +73,12 @@ def encoder_config(cfg: EncoderOptions) -> EncoderConfig:
 
 
 def build_encoder(cfg: EncoderOptions) -> StudentEncoder:
-    """Build the encoder and record its complete configuration in `cfg`, which fairseq saves with the checkpoint."""
-    encoder = StudentEncoder(encoder_config(cfg))
-    record(cfg, "encoder_config", json.dumps(encoder.config.to_dict(), sort_keys=True))
-    return encoder
+    return StudentEncoder(encoder_config(cfg))
+
+
+def record_encoder(cfg: Any, config: EncoderConfig) -> None:
+    """Note the complete encoder in the model's configuration, which fairseq saves with the checkpoint."""
+    record(cfg, "encoder_config", json.dumps(config.to_dict(), sort_keys=True))
 
 
 def record(cfg: Any, name: str, value: Any) -> None:

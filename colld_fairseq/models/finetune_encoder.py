@@ -1,6 +1,5 @@
 """The student encoder inside recognisers and translators: masks, freezing, length adaptor, fairseq's encoder interface."""
 import contextlib
-import json
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -8,7 +7,7 @@ import torch
 from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
-from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, record
+from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, record_encoder
 from colld_fairseq.models.loading import read_student
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.length_adaptor import LengthAdaptor
@@ -131,7 +130,7 @@ def build_student(cfg: FinetuneOptions) -> StudentEncoder:
     if not cfg.student or cfg.encoder_config:
         return build_encoder(cfg)
     config, state = read_student(cfg.student)
-    record(cfg, "encoder_config", json.dumps(config.to_dict(), sort_keys=True))
+    record_encoder(cfg, config)
     student = build_encoder(cfg)
     student.load_state_dict(state)
     return student

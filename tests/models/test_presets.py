@@ -1,0 +1,52 @@
+"""Shapes of the named students against published and documented sizes."""
+
+import pytest
+import torch
+
+from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
+
+
+def meta_encoder(name):
+    with torch.device("meta"):
+        return StudentEncoder(EncoderConfig.from_dict(PRESETS[name]))
+
+
+# Millions of parameters without heads. Published: DistilHuBERT 23.49 (2110.01900), 12-L HALF 26.87 (2207.06867, SUPERB),
+# LightHuBERT a_Small 27.0 (2203.15610), USAD Small 24 (2506.18843), half of w2v-BERT 2.0's 580 = 290.
+SIZES = {
+    "distilhubert": (23.4912, 1e-4),
+    "half_l2l": (26.87, 0.01),
+    "lighthubert_small": (27.0, 0.2),
+    "usad_small": (24.0, 1.5),
+    "conformer_1024": (290.0, 3.0),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_sizes(name):
+    millions, tolerance = SIZES[name]
+    assert meta_encoder(name).num_parameters() / 1e6 == pytest.approx(millions, abs=tolerance)
+
+
+def test_fithubert_is_published_with_its_last_head():
+    """22.49 M = encoder, two upsamplers (480 -> 480, kernel 2) and the last layer's Linear (480 -> 768)."""
+    heads = 2 * (480 * 480 * 2 + 480) + (480 * 768 + 768)
+    assert (meta_encoder("fithubert").num_parameters() + heads) / 1e6 == pytest.approx(22.49, abs=0.005)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_computes(name):
+    """At its own depth and front-end, narrowed to what a test can afford."""
+    torch.manual_seed(0)
+    config = EncoderConfig.from_dict(dict(PRESETS[name], embed_dim=32, ffn_dim=32, attention_heads=4))
+    encoder = StudentEncoder(config).eval()
+    source = torch.randn(1, 4000) if config.front_end == "waveform" else torch.randn(1, 24, 80)
+    with torch.no_grad():
+        output = encoder(source)
+    assert output.x.shape == (1, int(output.lengths[0]), 32) and torch.isfinite(output.x).all()
+    assert encoder.frame_rate_hz == (25 if name in ("tiny", "fithubert") else 50)
+
+
+def test_tiny_fits_the_quickstart():
+    assert meta_encoder("tiny").num_parameters() < 5e6
