@@ -7,6 +7,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
 
 _prepared = False
 
@@ -104,3 +107,18 @@ def absolute_path(path: str) -> str:
     if os.path.isabs(path) or not HydraConfig.initialized():
         return os.path.abspath(path)
     return os.path.abspath(os.path.join(get_original_cwd(), path))
+
+
+def make_path_absolute(cfg: Any, name: str) -> None:
+    """Make the path `cfg.<name>` absolute, in a task's configuration and in the run's that it is a copy of.
+
+    fairseq hands a task a copy, but looks into the original's `data` folder itself before it trains.
+    """
+    path = absolute_path(getattr(cfg, name))
+    run = cfg._get_parent() if isinstance(cfg, DictConfig) else None
+    for node in (cfg, run.get("task") if run is not None else None):
+        if isinstance(node, DictConfig):
+            with open_dict(node):
+                node[name] = path
+        elif node is not None:
+            setattr(node, name, path)

@@ -63,12 +63,12 @@ class FeatureRegressionCriterion(FairseqCriterion):
     def forward(self, model, sample: Dict, reduce: bool = True):
         """Returns (loss summed over frames, number of frames, logging output)."""
         output = model(**sample["net_input"])
-        features, lengths = self.task.teacher_targets(sample, output.lengths, unwrap(model).prediction_rate_hz)
+        features, lengths = self.task.teacher_targets(sample, output.lengths, model.prediction_rate_hz)
         padding = lengths_to_padding_mask(lengths)
         frames = padding.size(1)
         masked = ~padding if output.mask is None else output.mask[:, :frames] & ~padding
         predictions = [prediction[:, :frames] for prediction in output.predictions]
-        targets = [self.target(features, pair.teachers, padding) for pair in unwrap(model).pairs]
+        targets = [self.target(features, pair.teachers, padding) for pair in model.pairs]
         weights = self.layer_weights(len(predictions))
 
         loss, sample_size, log = self.compute_loss(predictions, targets, weights, ~padding, masked)
@@ -123,11 +123,6 @@ class FeatureRegressionCriterion(FairseqCriterion):
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         return True
-
-
-def unwrap(model):
-    """The model inside fairseq's distributed wrapper."""
-    return getattr(model, "module", model)
 
 
 def sum_logs(logging_outputs) -> Dict[str, float]:

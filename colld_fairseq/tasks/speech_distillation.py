@@ -18,6 +18,7 @@ from colld_fairseq.teachers import TeacherOutput, load_teacher
 from colld_fairseq.teachers.alignment import align_frames
 from colld_fairseq.teachers.cache import FeatureCache
 from colld_fairseq.teachers.describe import TeacherInfo, describe_teacher
+from colld_fairseq.teachers.weights import hash_of
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,10 @@ class SpeechDistillationTask(SpeechTask):
         if self.crops_long_clips:
             options.max_samples = int(self.cfg.max_seconds * SAMPLE_RATE)
         return SpeechDataset(rows, student_input, options)
+
+    def state_dict(self) -> Dict[str, str]:
+        """Kept in every checkpoint: which teacher it learnt from."""
+        return {"teacher": self.teacher_spec, "teacher_hash": hash_of(self.teacher_spec)}
 
     def teacher_output(self, sample: Dict) -> TeacherOutput:
         """The teacher's features of a batch, {layer: [B, T, D]} at its own frame rate."""

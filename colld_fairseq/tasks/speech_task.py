@@ -10,7 +10,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask
 from omegaconf import II, MISSING
 
-from colld_fairseq.compat import absolute_path
+from colld_fairseq.compat import absolute_path, make_path_absolute
 from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.datasets import DatasetOptions
@@ -75,6 +75,7 @@ class SpeechTask(FairseqTask):
     cfg: SpeechTaskConfig
 
     def __init__(self, cfg: SpeechTaskConfig) -> None:
+        make_path_absolute(cfg, "data")
         super().__init__(cfg)
         self.front_end: Optional[str] = None  # of the student; known once the model is built
 
@@ -89,11 +90,10 @@ class SpeechTask(FairseqTask):
         return model
 
     def manifest_paths(self, split: str) -> List[str]:
-        folder = absolute_path(self.cfg.data)
-        paths = [os.path.join(folder, f"{name}.tsv") for name in split.split(",")]
+        paths = [os.path.join(self.cfg.data, f"{name}.tsv") for name in split.split(",")]
         missing = [path for path in paths if not os.path.isfile(path)]
         if missing:
-            raise ManifestError(f"no manifest {missing[0]}: the split {split!r} is read from {folder}/NAME.tsv")
+            raise ManifestError(f"no manifest {missing[0]}: the split {split!r} is read from {self.cfg.data}/NAME.tsv")
         return paths
 
     def load_dataset(self, split: str, combine: bool = False, task_cfg=None, **kwargs) -> None:
