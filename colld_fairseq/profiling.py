@@ -56,7 +56,7 @@ def working_memory(function: Callable[[], Any], device: torch.device) -> Optiona
         _synchronise(device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # memory kept by the allocator from earlier runs would hide new needs
+        ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps from earlier runs would hide new needs
         with open(_RESET_PEAK, "w") as reset:
             reset.write("5")
         before = _status_bytes("VmRSS")

@@ -176,7 +176,7 @@ def _parameters(named: Iterable[Tuple[str, Tensor]]) -> int:
 
 
 def _bytes_per_parameter(state: Dict[str, Tensor]) -> float:
-    """Mean bytes of a floating-point number in a file, which may hold heads or a decoder besides the encoder."""
+    """Mean bytes of a weight in a file, which may hold heads or a decoder besides the encoder."""
     weights = [value for value in state.values() if value.is_floating_point()]
     return sum(value.nbytes for value in weights) / sum(value.numel() for value in weights)
 
@@ -247,8 +247,9 @@ def print_report(report: Dict[str, Any]) -> None:
         row(f"peak MB, batch {size}", lambda m, i=i: _optional(m["speed"][i]["peak_memory_mb"]))
     console.print(table)
     console.print(
-        f"real-time factor: processing time of a second of audio, median of {report['runs']} runs on "
-        f"{report['clip_seconds']:g} s clips, front-end included; peak MB: float32 weights and working memory",
+        "real-time factor: processing time of a second of audio, front-end included, median of "
+        f"{report['runs']} runs on clips of {report['clip_seconds']:g} s; peak MB: float32 weights and working "
+        "memory",
         soft_wrap=True,
     )
     console.print(

@@ -1,0 +1,90 @@
+"""Reads what fairseq-train writes with --log-format json, whether by --log-file or on standard output."""
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+_PREFIX = re.compile(r"^[\d-]+ [\d:]+ \| [A-Z]+ \| [\w.]+ \| ")  # of lines on standard output
+_SEED = re.compile(r"'seed': (\d+)")
+
+
+class LogError(ValueError):
+    """A log that cannot be used; the message says which and why."""
+
+
+@dataclass
+class TrainingLog:
+    """One training run, its restarts included.
+
+    seed: None where the log does not tell it.
+    updates: done in all; seconds: of wall clock, validation included.
+    validations: one dictionary a validation, by rising `num_updates`: the metrics without the subset's name,
+        as floats, and the `seconds` at the last line of training before it.
+    """
+
+    seed: Optional[int] = None
+    updates: int = 0
+    seconds: float = 0.0
+    validations: List[Dict[str, float]] = field(default_factory=list)
+
+    def _add(self, record: Dict[str, Any]) -> None:
+        if "num_updates" in record:
+            self._progress(record["num_updates"], record.get("wall"))
+        elif "train_num_updates" in record:
+            self._progress(record["train_num_updates"], record.get("train_wall"))
+        else:
+            subset = next((key for key in record if key.endswith("_num_updates")), None)
+            if subset is not None:
+                prefix = subset.removesuffix("num_updates")
+                metrics = {
+                    key.removeprefix(prefix): _number(value)
+                    for key, value in record.items()
+                    if key.startswith(prefix)
+                }
+                self._progress(metrics["num_updates"], None)
+                if self.validations and self.validations[-1]["num_updates"] == metrics["num_updates"]:
+                    self.validations.pop()
+                self.validations.append({**metrics, "seconds": self.seconds})
+
+    def _progress(self, updates: Any, wall: Any) -> None:
+        """A run that was restarted writes some updates twice: what it says last counts."""
+        updates = int(_number(updates))
+        if updates < self.updates:
+            self.validations = [v for v in self.validations if v["num_updates"] < updates]
+        self.updates = updates
+        if wall is not None:
+            self.seconds = _number(wall)
+
+
+def read_log(path: Path) -> TrainingLog:
+    """The run that wrote `path`. Raises LogError: not readable, or without lines in JSON."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read ({error.strerror})") from error
+    log, found = TrainingLog(), False
+    for line in lines:
+        line = _PREFIX.sub("", line)
+        if line.startswith("{'_name'"):  # the configuration
+            seed = _SEED.search(line)
+            log.seed = int(seed[1]) if seed else log.seed
+        elif line.startswith("{"):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # the last line of a killed run
+                continue
+            log._add(record)
+            found = True
+    if not found:
+        raise LogError(f"{path}: holds no figures; train with --log-format json --log-file {path}")
+    return log
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
