@@ -26,7 +26,7 @@ PRESETS: Dict[str, Dict[str, Any]] = {
         OUR_CONFORMER, fbank_stack=4, layers=6, embed_dim=192, ffn_dim=576, attention_heads=4, depthwise_conv_kernel=15
     ),
     # Published students of HuBERT-family teachers.
-    "distilhubert": dict(HUBERT_BASE, layers=2, feature_norm=False),
+    "distilhubert": dict(HUBERT_BASE, layers=2, feature_norm=False, feature_grad_mult=0.1),
     "fithubert": dict(
         HUBERT_BASE, layers=12, embed_dim=480, ffn_dim=480, conv_layers=FITHUBERT_CONV, time_reduction=2
     ),
