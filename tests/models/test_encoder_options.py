@@ -1,0 +1,159 @@
+"""Options to encoder: architectures, overrides, recorded configurations, and half precision."""
+
+import json
+from argparse import Namespace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq import models, options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from omegaconf import OmegaConf
+
+import colld_fairseq  # noqa: F401 - registers the models
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.losses.regression import regression_loss
+from colld_fairseq.models.colld_student import ColldStudent, ColldStudentConfig
+from colld_fairseq.models.encoder_options import OVERRIDES, REGULARISERS, build_encoder, encoder_config, record_encoder
+from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.models.student_s2t import StudentS2TConfig
+
+CHANGES = {
+    "front_end": "fbank",
+    "fbank_stack": 3,
+    "encoder_block": "transformer",
+    "encoder_layers": 3,
+    "encoder_embed_dim": 48,
+    "encoder_ffn_embed_dim": 56,
+    "encoder_attention_heads": 2,
+    "encoder_position": "none",
+    "depthwise_conv_kernel": 9,
+    "dropout": 0.11,
+    "attention_dropout": 0.12,
+    "activation_dropout": 0.13,
+    "dropout_input": 0.14,
+    "encoder_layerdrop": 0.15,
+}
+
+
+def parse(*arguments):
+    """The model's options after fairseq-train has parsed `arguments`."""
+    parser = options.get_training_parser()
+    base = ["data", "--task", "speech_distillation", "--criterion", "colld"]
+    return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, [*base, *arguments])).model
+
+
+@pytest.mark.parametrize("option", CHANGES)
+def test_every_option_changes_its_field_and_nothing_else(option):
+    field = {**OVERRIDES, **REGULARISERS}[option]
+    default = encoder_config(ColldStudentConfig()).to_dict()
+    changed = encoder_config(ColldStudentConfig(**{option: CHANGES[option]})).to_dict()
+    assert {name for name in default if default[name] != changed[name]} == {field}
+    assert changed[field] == CHANGES[option]
+
+
+def test_no_option_is_left_out():
+    assert set(CHANGES) == {*OVERRIDES, *REGULARISERS}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("model", ["colld_student", "student_ctc", "student_s2t"])
+def test_every_preset_is_an_architecture(model, name):
+    assert models.ARCH_MODEL_NAME_REGISTRY[f"{model}_{name}"] == model
+    arguments = Namespace()
+    models.ARCH_CONFIG_REGISTRY[f"{model}_{name}"](arguments)
+    assert vars(arguments) == {"encoder_preset": name}
+
+
+def test_architecture_from_the_command_line():
+    cfg = parse("--arch", "colld_student_small")
+    assert encoder_config(cfg).to_dict() == encoder_config(ColldStudentConfig(encoder_preset="small")).to_dict()
+
+
+def test_typed_flags_win_over_the_architecture():
+    cfg = parse("--arch", "colld_student_small", "--encoder-layers", "5", "--dropout", "0.2")
+    config = encoder_config(cfg)
+    assert (config.layers, config.dropout, config.embed_dim) == (5, 0.2, 384)
+    cfg = parse("--arch", "colld_student_small", "--encoder-preset", "base")
+    assert encoder_config(cfg).embed_dim == 768
+    assert encoder_config(parse("--arch", "colld_student", "--encoder-preset", "half_l2l")).block == "transformer"
+
+
+def test_unknown_preset_is_named():
+    with pytest.raises(ConfigError, match="--encoder-preset 'big': choose one of conformer_1024, base"):
+        encoder_config(ColldStudentConfig(encoder_preset="big"))
+
+
+@pytest.mark.parametrize("make", [lambda cfg: cfg, OmegaConf.structured], ids=["dataclass", "omegaconf"])
+def test_recorded_encoder_wins_over_preset_and_overrides(make):
+    recorded = encoder_config(ColldStudentConfig(encoder_preset="tiny", encoder_layers=2, dropout=0.3))
+    cfg = make(StudentS2TConfig(encoder_preset="base", encoder_layers=9, dropout=0.1))
+    if OmegaConf.is_config(cfg):
+        OmegaConf.set_struct(cfg, True)
+        OmegaConf.set_readonly(cfg, False)
+    record_encoder(cfg, recorded)
+    config = encoder_config(cfg)
+    assert (config.layers, config.embed_dim) == (2, recorded.embed_dim)
+    assert config.dropout == 0.1, "dropout belongs to the run, not to the shape"
+    assert build_encoder(cfg).num_layers == 2
+
+
+def narrow_student(**changes):
+    shape = dict(encoder_layers=2, encoder_embed_dim=32, encoder_ffn_embed_dim=48, encoder_attention_heads=2)
+    cfg = ColldStudentConfig(**{"layer_map": "1:1,2:2", **shape, **changes})
+    info = SimpleNamespace(num_layers=2, width=24, frame_rate_hz=50.0)
+    torch.manual_seed(0)
+    return ColldStudent.build_model(cfg, SimpleNamespace(teacher_info=info, target_width=lambda rate_hz: 24))
+
+
+HEADS = [
+    (dict(head="mlp"), lambda heads: heads.heads[0][0].out_features, 32),
+    (dict(head="mlp", head_hidden=20), lambda heads: heads.heads[0][0].out_features, 20),
+    (dict(head="mlp"), lambda heads: type(heads.heads[0][1]).__name__, "GELU"),
+    (dict(head="mlp", head_activation="relu"), lambda heads: type(heads.heads[0][1]).__name__, "ReLU"),
+    (dict(head="linear"), lambda heads: heads.heads[0].bias is None, False),
+    (dict(head="linear", no_head_bias=True), lambda heads: heads.heads[0].bias is None, True),
+    (dict(head="shared", layer_map="2:1,2:2"), lambda heads: heads.trunk[0].out_features, 64),
+    (dict(encoder_preset="fithubert"), lambda heads: heads.upsample_factor, 1),
+    (dict(encoder_preset="fithubert", upsample_heads=True), lambda heads: heads.upsample_factor, 2),
+]
+
+
+@pytest.mark.parametrize("changes, look, expected", HEADS)
+def test_head_options(changes, look, expected):
+    assert look(narrow_student(**changes).heads) == expected
+
+
+@pytest.mark.parametrize("preset", ["tiny", "conformer_1024", "half_l2l", "lighthubert_small", "usad_small", "fithubert"])
+def test_bfloat16_model_with_float32_loss(preset):
+    """fairseq's --bf16 turns weights and inputs to bfloat16; predictions stay near, the loss is float32."""
+    model = narrow_student(encoder_preset=preset, mask_prob=0.0).eval()
+    waveform = model.encoder.config.front_end == "waveform"
+    source = 0.1 * torch.randn(2, 4000) if waveform else torch.randn(2, 48, 80)
+    lengths = torch.tensor([source.size(1), source.size(1) * 3 // 4])
+    with torch.no_grad():
+        exact = model(source, lengths).predictions[1]
+    model.bfloat16()
+    output = model(source.bfloat16(), lengths)
+    prediction = output.predictions[1]
+    assert prediction.dtype == torch.bfloat16
+    valid = torch.arange(prediction.size(1)) < output.lengths[:, None]
+    deviation = (prediction.float() - exact)[valid].norm() / exact[valid].norm()
+    assert deviation < 0.05
+    loss = regression_loss(prediction, torch.randn_like(exact), valid).loss_sum
+    assert loss.dtype == torch.float32 and torch.isfinite(loss)
+    loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients and all(g.dtype == torch.bfloat16 and torch.isfinite(g).all() for g in gradients)
+
+
+def test_masked_bfloat16_keeps_its_type():
+    model = narrow_student().bfloat16()
+    output = model(torch.randn(2, 96, 80).bfloat16(), torch.tensor([96, 80]))
+    assert output.mask.any() and output.predictions[0].dtype == torch.bfloat16
+
+
+def test_recorded_configuration_is_json():
+    cfg = ColldStudentConfig()
+    record_encoder(cfg, encoder_config(cfg))
+    assert json.loads(cfg.encoder_config)["layers"] == 6
