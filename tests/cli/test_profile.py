@@ -82,10 +82,10 @@ def test_student_counts_by_hand(student, tmp_path):
 
 
 def test_waveform_student(student, tmp_path):
-    path, encoder = student(front_end="waveform", conv_layers=[[8, 10, 5], [8, 8, 4]])
+    path, encoder = student(front_end="waveform", conv_layers=[[8, 10, 5], [8, 64, 64]])
     (model,) = profile(tmp_path, "--student", path)["models"]
     assert model["parameters"] == encoder.num_parameters()
-    assert model["frame_rate_hz"] == 16000 / 20
+    assert model["frame_rate_hz"] == 16000 / 320
 
 
 def test_stored_size_follows_the_dtype_of_the_file(student, tmp_path):
