@@ -1,14 +1,19 @@
-"""Write the quickstart's manifests: python prepare.py OUT
+"""Write manifests from a corpus table: python prepare.py OUT [--table TSV --zip ZIP ...] [--pairs es-en,en-en]
 
-From prompts.tsv and prompts.zip beside this file, for each split (train, dev, test):
-  SPLIT.tsv       every recording; tgt_text = English (a recording in English: its own transcript), src_text = transcript
-  SPLIT_asr.tsv   every recording; tgt_text = transcript, to score recognition
-  SPLIT_st.tsv    recordings in es, fr, it, ru that have an English counterpart, to score translation
+A table has one row a recording, `id file seconds speaker lang split text [trans_XX ...]`; `file` is a member of the zip
+(stored, not compressed), `text` the transcript, `trans_XX` the translation into XX. For each split (train, dev, test):
+
+  SPLIT.tsv       recordings of the pairs; tgt_text = translation (or the transcript where both languages are the same),
+                  src_text = transcript
+  SPLIT_asr.tsv   every recording of the source languages; tgt_text = transcript: to distil from, to score recognition
+  SPLIT_st.tsv    the rows of SPLIT.tsv whose target is another language: to score translation
 """
+import argparse
 import csv
 import os
-import sys
+import random
 from pathlib import Path
+from typing import Dict, List
 
 from colld_fairseq.data.audio import find_zip_members
 
@@ -16,32 +21,59 @@ HERE = Path(__file__).resolve().parent
 COLUMNS = ["id", "audio", "n_frames", "tgt_text", "speaker", "src_text", "src_lang", "tgt_lang"]
 
 
-def main(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    members = find_zip_members(str(HERE / "prompts.zip"))
-    with open(HERE / "prompts.tsv", encoding="utf-8", newline="") as handle:
-        prompts = list(csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--table", type=Path, nargs="+", default=[HERE / "prompts.tsv"])
+    parser.add_argument("--zip", type=Path, nargs="+", default=[HERE / "prompts.zip"], help="one for each table")
+    parser.add_argument("--pairs", default="en-en,es-en,fr-en,it-en,ru-en", help="source-target language pairs")
+    parser.add_argument("--train-hours", type=float, default=None, help="keep a random part of the training split")
+    args = parser.parse_args()
+    rows = [row for table, archive in zip(args.table, args.zip) for row in read_table(table, archive)]
+    pairs = [pair.split("-") for pair in args.pairs.split(",")]
+    args.out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "dev", "test"):
-        rows = [row for row in prompts if row["split"] == split]
-        foreign = [row for row in rows if row["lang"] != "en" and row["trans_en"]]
-        english = [row for row in rows if row["lang"] == "en"]
-        write(out / f"{split}.tsv", [to_row(row, members, "en") for row in english + foreign])
-        write(out / f"{split}_asr.tsv", [to_row(row, members, row["lang"]) for row in rows])
-        write(out / f"{split}_st.tsv", [to_row(row, members, "en") for row in foreign])
+        chosen = [row for row in rows if row["split"] == split]
+        if split == "train" and args.train_hours is not None:
+            chosen = part(chosen, args.train_hours)
+        recognition = [manifest_row(row, row["lang"]) for row in chosen if row["lang"] in {source for source, _ in pairs}]
+        both = [
+            manifest_row(row, target)
+            for source, target in pairs
+            for row in chosen
+            if row["lang"] == source and text_in(row, target)
+        ]
+        write(args.out / f"{split}.tsv", both)
+        write(args.out / f"{split}_asr.tsv", recognition)
+        write(args.out / f"{split}_st.tsv", [row for row in both if row[-1] != row[-2]])
 
 
-def to_row(prompt: dict, members: dict, tgt_lang: str) -> list:
-    translated = tgt_lang != prompt["lang"]
-    return [
-        prompt["id"],
-        members[prompt["file"]],
-        round(float(prompt["seconds"]) * 16000),
-        prompt["trans_en"] if translated else prompt["text"],
-        prompt["speaker"],
-        prompt["text"],
-        prompt["lang"],
-        tgt_lang,
-    ]
+def read_table(table: Path, archive: Path) -> List[Dict[str, str]]:
+    members = find_zip_members(str(archive.resolve()))
+    with open(table, encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return [dict(row, audio=members[row["file"]]) for row in rows]
+
+
+def part(rows: List[Dict[str, str]], hours: float) -> List[Dict[str, str]]:
+    """Rows drawn at random (seed 1) until they last `hours`."""
+    rows, kept, seconds = list(rows), [], 0.0
+    random.Random(1).shuffle(rows)
+    for row in rows:
+        if seconds < hours * 3600:
+            kept.append(row)
+            seconds += float(row["seconds"])
+    return kept
+
+
+def text_in(row: Dict[str, str], language: str) -> str:
+    return row["text"] if row["lang"] == language else row.get(f"trans_{language}", "")
+
+
+def manifest_row(row: Dict[str, str], target: str) -> list:
+    n_samples = round(float(row["seconds"]) * 16000)
+    text = text_in(row, target)
+    return [row["id"], row["audio"], n_samples, text, row["speaker"], row["text"], row["lang"], target]
 
 
 def write(path: Path, rows: list) -> None:
@@ -53,4 +85,4 @@ def write(path: Path, rows: list) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

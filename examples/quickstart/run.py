@@ -1,11 +1,15 @@
-"""The quickstart: distil a real teacher, fine-tune, translate, compare. `make quickstart`, or: python run.py [OUT]
+"""Distil a teacher twice, fine-tune both students and one from scratch, decode, compare: `make quickstart`, or
 
-Two lanes of jobs run side by side, each with half of the cores; every job is a command line that you can run yourself
-(they are printed into OUT/commands.sh). A finished job is not run again, a killed one goes on from its checkpoint.
+    python run.py [OUT] [--data DIR --teacher SPEC --layers 2,4,6 ...]      (your own corpus and teacher)
+
+DIR holds the manifests that prepare.py writes: {train,dev,test}.tsv, ..._asr.tsv and ..._st.tsv. Without a GPU two lanes
+of jobs run side by side, each with half of the cores; with GPUs one lane, whose training runs use all of them. Every job
+is a command line that you can run yourself (OUT/commands.sh). A finished job is not run again, a killed one resumes.
 
     lane 1   teacher features -> distil colld -> fine-tune colld -> decode
     lane 2   fine-tune scratch -> distil l1cos (needs the features) -> fine-tune l1cos -> decode
 """
+import argparse
 import json
 import os
 import re
@@ -18,32 +22,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
+import torch
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-TEACHER = f"hf:{HERE / 'teacher'}"
-LAYERS = "2,4,6"
-SEED = 1
+ARMS = ("colld", "l1cos", "scratch")
 
-# The student: 25 Hz Conformer. The same for every arm.
+# The student: a 25 Hz Conformer of 2.4 M parameters, the same for every arm.
 SHAPE = [
     "--encoder-preset", "tiny", "--encoder-layers", "6", "--encoder-embed-dim", "144",
     "--encoder-ffn-embed-dim", "576", "--encoder-attention-heads", "4",
 ]  # fmt: skip
 TRAINING = [
-    "--keep-in-memory", "--max-tokens", "224000", "--num-workers", "0", "--seed", str(SEED),
+    "--keep-in-memory", "--num-workers", "0", "--lr", "2e-3",
     "--optimizer", "adam", "--adam-betas", "(0.9,0.98)", "--weight-decay", "0.01", "--clip-norm", "5",
     "--lr-scheduler", "tri_stage", "--phase-ratio", "[0.1,0.4,0.5]", "--final-lr-scale", "0.02",
     "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "25",
 ]  # fmt: skip
-DISTIL_UPDATES, FINETUNE_UPDATES = 1800, 1400
+# Teacher channels are normalised over the utterance: raw Whisper features are ruled by a few huge channels.
 DISTIL = {
-    "colld": ["--criterion", "colld", "--num-negatives", "0", "--l1-weight", "1", "--log-sigmoid-cosine-weight", "1"],
-    "l1cos": ["--criterion", "feature_regression", "--l1-weight", "1", "--log-sigmoid-cosine-weight", "1"],
-}
-MASKS = {"colld": ["--mask-prob", "0.4", "--mask-length", "5"], "l1cos": ["--mask-prob", "0"]}
-ARMS = ("colld", "l1cos", "scratch")
+    "colld": [
+        "--criterion", "colld", "--num-negatives", "0", "--l1-weight", "1", "--log-sigmoid-cosine-weight", "1",
+        "--mask-prob", "0.4", "--mask-length", "5",
+    ],
+    "l1cos": ["--criterion", "feature_regression", "--mask-prob", "0"],
+}  # fmt: skip
 
 
 @dataclass
@@ -141,49 +145,63 @@ def write_json(path: Path, value) -> None:
     os.replace(partial, path)
 
 
-def jobs(out: Path) -> Dict[str, Job]:
+def jobs(out: Path, args: argparse.Namespace) -> Dict[str, Job]:
     """Every job by its name; names are also the logs' paths below OUT."""
-    data = out / "data"
+    data = out / "data" if args.data is None else args.data.resolve()
+    manifests = ",".join(str(data / f"{split}_asr.tsv") for split in ("train", "dev"))
+    texts = f"{data / 'train_asr.tsv'},{data / 'train.tsv'}"
+    vocab, features = out / "vocab", out / "features"
+    common = TRAINING + ["--max-tokens", str(args.max_tokens), "--seed", str(args.seed)]
     train = ["fairseq-train", str(data), "--user-dir", "colld_fairseq"]
     made = [
-        Job("prepare", [sys.executable, str(HERE / "prepare.py"), str(data)]),
-        Job("vocab", ["colld", "vocab", "--manifest", str(data / "train_asr.tsv"), "--lowercase",
-                      "--remove-punctuation", "--out", str(data)]),
-        Job("features", ["colld", "features", "--manifest", f"{data / 'train_asr.tsv'},{data / 'dev_asr.tsv'}",
-                         "--teacher", TEACHER, "--layers", LAYERS, "--out", str(out / "features")]),
+        Job("vocab", ["colld", "vocab", "--manifest", texts, "--lang-tags", "--lowercase", "--remove-punctuation",
+                      "--out", str(vocab)]),
+        Job("features", ["colld", "features", "--manifest", manifests, "--teacher", args.teacher, "--layers", args.layers,
+                         "--out", str(features)]),
     ]  # fmt: skip
-    for arm in ("colld", "l1cos"):
+    if args.data is None:
+        made.append(Job("prepare", [sys.executable, str(HERE / "prepare.py"), str(data)]))
+    for arm, objective in DISTIL.items():
         command = train + [
             "--task", "speech_distillation", "--train-subset", "train_asr", "--valid-subset", "dev_asr",
-            "--teacher", TEACHER, "--teacher-cache", str(out / "features"), "--arch", "colld_student_tiny",
-            "--layer-map", "2:2,4:4,6:6", "--lr", "2e-3", "--max-update", str(DISTIL_UPDATES),
-            "--validate-interval", "3", "--save-dir", str(out / arm / "distil"),
+            "--teacher", args.teacher, "--teacher-cache", str(features), "--layer-map", layer_map(args.layers),
+            "--target-norm", "instance", "--arch", "colld_student_tiny", "--validate-interval", "3",
+            "--max-update", str(args.distil_updates), "--save-dir", str(out / arm / "distil"),
         ]  # fmt: skip
-        command += DISTIL[arm] + MASKS[arm] + SHAPE + TRAINING
-        made.append(Job(f"{arm}/distil", command, DISTIL_UPDATES, needs="features"))
+        made.append(Job(f"{arm}/distil", command + objective + SHAPE + common, args.distil_updates, needs="features"))
     for arm in ARMS:
         command = train + [
             "--task", "multilingual_speech_to_text", "--train-subset", "train", "--valid-subset", "dev",
-            "--ctc-target", "src_text", "--arch", "student_s2t_tiny", "--criterion", "ctc_attention", "--ctc-weight", "0.5",
+            "--vocab", str(vocab), "--ctc-target", "src_text", "--arch", "student_s2t_tiny",
             "--decoder-layers", "2", "--decoder-embed-dim", "144", "--decoder-ffn-embed-dim", "576",
-            "--time-masks", "2", "--time-mask-width", "20", "--lr", "2e-3", "--max-update", str(FINETUNE_UPDATES),
-            "--best-checkpoint-metric", "ctc_cer", "--validate-interval", "1", "--save-dir", str(out / arm / "finetune"),
+            "--criterion", "ctc_attention", "--ctc-weight", "0.5", "--time-masks", "2", "--time-mask-width", "20",
+            "--best-checkpoint-metric", "ctc_cer", "--validate-interval", "1",
+            "--max-update", str(args.finetune_updates), "--save-dir", str(out / arm / "finetune"),
         ]  # fmt: skip
-        if arm != "scratch":
+        if arm in DISTIL:
             command += ["--student", str(out / arm / "distil" / "checkpoint_last.pt")]
-        made.append(Job(f"{arm}/finetune", command + SHAPE + TRAINING, FINETUNE_UPDATES))
-        made += decoding_jobs(out, arm)
+        made.append(Job(f"{arm}/finetune", command + SHAPE + common, args.finetune_updates))
+        made += decoding_jobs(out, data, arm)
     return {job.name: job for job in made}
 
 
-def decoding_jobs(out: Path, arm: str) -> List[Job]:
+def layer_map(layers: str) -> str:
+    """Student layers 2, 4, 6 (of 6) learn from the three given teacher layers."""
+    teacher_layers = layers.split(",")
+    if len(teacher_layers) != 3:
+        sys.exit("--layers: give three teacher layers, such as 2,4,6")
+    return ",".join(f"{student}:{teacher}" for student, teacher in zip((2, 4, 6), teacher_layers))
+
+
+def decoding_jobs(out: Path, data: Path, arm: str) -> List[Job]:
     """fairseq-generate on the test prompts by CTC (recognition) and attention (translation), then colld score."""
-    data, made = out / "data", []
+    made = []
     for name, decoder, beam in (("asr", "ctc", "1"), ("st", "attention", "5")):
         results = out / arm / name
         generate = [
             "fairseq-generate", str(data), "--user-dir", "colld_fairseq", "--task", "multilingual_speech_to_text",
-            "--path", str(out / arm / "finetune" / "checkpoint_best.pt"), "--gen-subset", f"test_{name}",
+            "--vocab", str(out / "vocab"), "--path", str(out / arm / "finetune" / "checkpoint_best.pt"),
+            "--gen-subset", f"test_{name}",
             "--decoder", decoder, "--beam", beam, "--max-len-a", "0.2", "--max-len-b", "10", "--post-process", "letter",
             "--max-tokens", "480000", "--num-workers", "0", "--results-path", str(results),
         ]  # fmt: skip
@@ -193,29 +211,47 @@ def decoding_jobs(out: Path, arm: str) -> List[Job]:
     return made
 
 
-def main(out: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, nargs="?", default=ROOT / "runs" / "quickstart")
+    parser.add_argument("--data", type=Path, help="folder of manifests (default: the prompts beside this file)")
+    parser.add_argument("--teacher", default=f"hf:{HERE / 'teacher'}", help="hf:DIRECTORY or fairseq:FILE.pt")
+    parser.add_argument("--layers", default="2,4,6", help="three teacher layers")
+    parser.add_argument("--distil-updates", type=int, default=2000)
+    parser.add_argument("--finetune-updates", type=int, default=2000)
+    parser.add_argument("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    all_jobs = jobs(out)
+    all_jobs = jobs(out, args)
     (out / "commands.sh").write_text("\n".join(shlex.join(job.command) for job in all_jobs.values()) + "\n")
-    decoding = {arm: [job.name for job in decoding_jobs(out, arm)] for arm in ARMS}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    lanes = Lanes(out, max(1, cores // 2))
+    write_json(out / "settings.json", {name: str(value) for name, value in vars(args).items()})
+    decoding = {arm: [name for name in all_jobs if name.startswith((f"{arm}/generate", f"{arm}/score"))] for arm in ARMS}
 
     def pick(*names: str) -> List[Job]:
-        return [all_jobs[name] for name in names]
+        return [all_jobs[name] for name in names if name in all_jobs]
 
+    first = pick("features", "colld/distil", "colld/finetune", *decoding["colld"])
+    second = pick("scratch/finetune", *decoding["scratch"], "l1cos/distil", "l1cos/finetune", *decoding["l1cos"])
+    on_gpu = torch.cuda.is_available()
+    lanes = Lanes(out, max(1, usable_cores() // (1 if on_gpu else 2)))
     lanes.run(pick("prepare", "vocab"))
-    lanes.run(
-        pick("features", "colld/distil", "colld/finetune", *decoding["colld"]),
-        pick("scratch/finetune", *decoding["scratch"], "l1cos/distil", "l1cos/finetune", *decoding["l1cos"]),
-    )
+    if on_gpu:
+        lanes.run(first + second)
+    else:
+        lanes.run(first, second)
     profile = ["colld", "profile", "--student", str(out / "colld" / "finetune" / "checkpoint_best.pt"),
-               "--teacher", TEACHER, "--json", str(out / "profile.json")]  # fmt: skip
+               "--teacher", args.teacher, "--json", str(out / "profile.json")]  # fmt: skip
     lanes.run([Job("profile", profile)])
-    print(f"trained and decoded in {(time.time() - started) / 60:.1f} minutes")
+    print(f"all jobs took {(time.time() - started) / 60:.1f} minutes")
     subprocess.run([sys.executable, str(HERE / "report.py"), str(out)], check=True)
 
 
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "runs" / "quickstart").resolve())
+    main()
