@@ -1,0 +1,62 @@
+"""The manifest maker of examples/colld, on small copies of the corpora's layouts."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from recipes import EXAMPLES
+
+from colld_fairseq.data.manifest import read_manifest
+
+spec = importlib.util.spec_from_file_location("make_manifests", EXAMPLES / "colld" / "make_manifests.py")
+make_manifests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_manifests)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A Common Voice folder `de` with two readable clips and a broken one."""
+    clips = tmp_path / "de" / "clips"
+    clips.mkdir(parents=True)
+    for name, rate in (("a", 16000), ("b", 48000)):
+        soundfile.write(clips / f"{name}.mp3", 0.1 * np.random.default_rng(0).standard_normal(rate), rate)
+    (clips / "c.mp3").write_bytes(b"no audio")
+    rows = "s1\ta.mp3\tSagt \"er\"  doch\ns2\tb.mp3\tJa\ns2\tc.mp3\tNein\n"
+    for name in ("train", "validated"):
+        (tmp_path / "de" / f"{name}.tsv").write_text("client_id\tpath\tsentence\n" + rows, encoding="utf-8")
+    return tmp_path / "de"
+
+
+def test_common_voice(corpus, tmp_path, capsys):
+    make_manifests.main(["commonvoice", str(corpus), "train", str(tmp_path / "train.tsv")])
+    manifest = read_manifest(str(tmp_path / "train.tsv"))
+    assert len(manifest) == 2 and "1 clips could not be read" in capsys.readouterr().err
+    row = manifest.row(0)
+    assert (row.id, row.tgt_text, row.src_text) == ("a-de", 'Sagt "er" doch', 'Sagt "er" doch')
+    assert Path(row.audio).is_file() and row.audio.endswith("de/clips/a.mp3")
+    assert (row.speaker, row.src_lang, row.tgt_lang) == ("s1", "de", "de")
+    assert manifest.n_samples.tolist() == pytest.approx([16000, 16000], abs=2400)  # mp3 pads to whole frames
+
+
+def test_covost(corpus, tmp_path):
+    table = "path\ttranslation\tsplit\tclient_id\n"
+    table += "a.mp3\tHe does say\ttrain\ts1\nb.mp3\tYes\ttrain_covost\ts2\na.mp3\tno\tdev\ts1\nz.mp3\tlost\ttrain\ts3\n"
+    translations = tmp_path / "covost_v2.de_en.tsv"
+    translations.write_text(table, encoding="utf-8")
+    make_manifests.main(["covost", str(corpus), str(translations), "train", str(tmp_path / "st.tsv")])
+    manifest = read_manifest(str(tmp_path / "st.tsv"))
+    rows = [manifest.row(i) for i in range(len(manifest))]
+    assert [(row.id, row.tgt_text, row.src_text) for row in rows] == [
+        ("a-en", "He does say", 'Sagt "er" doch'),
+        ("b-en", "Yes", "Ja"),
+    ]
+    assert {(row.src_lang, row.tgt_lang) for row in rows} == {("de", "en")}
+
+
+def test_audio_folder(corpus, tmp_path):
+    make_manifests.main(["audio", str(corpus), str(tmp_path / "audio.tsv")])
+    manifest = read_manifest(str(tmp_path / "audio.tsv"))
+    assert [manifest.row(i).id for i in range(len(manifest))] == ["clips/a.mp3", "clips/b.mp3"]
+    assert (tmp_path / "audio.tsv").read_text().splitlines()[0] == str(corpus)
