@@ -10,6 +10,7 @@ masked frames of the same utterance (Chang et al. 2023, 2309.07707, described in
 """
 
 from dataclasses import dataclass, field
+from typing import Optional
 
 import torch
 from fairseq.criterions import register_criterion
@@ -61,9 +62,17 @@ class ColldCriterion(FeatureRegressionCriterion):
 
     def contrastive(self, predictions, targets, weights, masked: Tensor):
         """Loss summed over layer pairs and frames, contrasted frames [0-dim], correct decisions [0-dim]."""
-        generator = None
-        if not self.training:
-            generator = torch.Generator(masked.device).manual_seed(VALID_NEGATIVES_SEED)
+        if self.training:
+            return self.contrast(predictions, targets, weights, masked)
+        # In validation clip by clip with the same seed: what a clip's loss is does not depend on its batch.
+        clips = [
+            self.contrast([p[i] for p in predictions], [z[i] for z in targets], weights, masked[i], VALID_NEGATIVES_SEED)
+            for i in (slice(row, row + 1) for row in range(len(masked)))
+        ]
+        return tuple(sum(values) for values in zip(*clips))
+
+    def contrast(self, predictions, targets, weights, masked: Tensor, seed: Optional[int] = None):
+        generator = None if seed is None else torch.Generator(masked.device).manual_seed(seed)
         plan = sample_negatives(masked, self.cfg.num_negatives, generator)
         loss, correct = 0.0, 0
         for prediction, target, weight in zip(predictions, targets, weights):

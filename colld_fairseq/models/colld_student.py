@@ -8,6 +8,7 @@ import torch
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models import layer_map
@@ -110,9 +111,14 @@ class ColldStudent(BaseFairseqModel):
 
     def mask(self, lengths: Tensor) -> Tensor:
         """Spans to mask, bool [B, T], for frame counts `lengths` [B]."""
-        generator = None
-        if not self.training:
-            generator = torch.Generator(lengths.device).manual_seed(VALID_MASK_SEED)
+        if self.training:
+            return self.sample_mask(lengths)
+        # In validation each clip's mask depends on its length alone, not on the other clips of its batch.
+        masks = [self.sample_mask(length, VALID_MASK_SEED)[0] for length in lengths.split(1)]
+        return pad_sequence(masks, batch_first=True)
+
+    def sample_mask(self, lengths: Tensor, seed: Optional[int] = None) -> Tensor:
+        generator = None if seed is None else torch.Generator(lengths.device).manual_seed(seed)
         return sample_span_mask(lengths, self.cfg.mask_prob, self.cfg.mask_length, self.cfg.min_masks, generator)
 
     def max_positions(self):

@@ -1,10 +1,12 @@
 """Task `multilingual_speech_to_text`: recognition and translation, several languages at once."""
 import functools
+import itertools
 from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional
 
 import torch
+import torch.nn.functional as F
 from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
@@ -17,6 +19,7 @@ from colld_fairseq.data.fbank import SHIFT
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.rows import PathRows
 from colld_fairseq.data.vocabulary import Vocabulary
+from colld_fairseq.decoding.attention import AttentionGenerator
 from colld_fairseq.decoding.generators import CtcGenerator
 from colld_fairseq.decoding.kenlm_scorer import TokenKenlm, WordKenlm
 from colld_fairseq.errors import ConfigError
@@ -106,7 +109,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         if self.decoder_of(models) == "ctc":
             return self.build_ctc_generator(getattr(args, "beam", 1), getattr(args, "nbest", 1))
         extra = dict(extra_gen_cls_kwargs or {}, symbols_to_strip_from_output=self.vocabulary.tag_ids)
-        return super().build_generator(models, args, seq_gen_cls, extra, prefix_allowed_tokens_fn)
+        return super().build_generator(models, args, seq_gen_cls or AttentionGenerator, extra, prefix_allowed_tokens_fn)
 
     def build_ctc_generator(self, beam: int, nbest: int) -> CtcGenerator:
         lm = None
@@ -129,7 +132,12 @@ class MultilingualSpeechToTextTask(SpeechTask):
         if self.vocabulary.uses_tags and not isinstance(generator, CtcGenerator):
             prefix_tokens = self.tag_prefix(sample)
         with torch.no_grad():
-            return generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
+            n_best = generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
+        if isinstance(generator, CtcGenerator):
+            # fairseq's hypotheses end with </s>; its default scorer crashes on one of no tokens at all.
+            for hypothesis in itertools.chain.from_iterable(n_best):
+                hypothesis["tokens"] = F.pad(hypothesis["tokens"], (0, 1), value=self.target_dictionary.eos())
+        return n_best
 
     def tag_prefix(self, sample: Dict) -> Tensor:
         """[B, 1] tags of the target languages: --tgt-lang, else each row's own."""

@@ -1,0 +1,49 @@
+"""Beam search of attention decoders by fairseq's SequenceGenerator, made independent of the batch."""
+
+from typing import Any, Dict, List, Sequence
+
+import torch
+from fairseq.sequence_generator import SequenceGenerator
+from torch import Tensor, nn
+
+
+class AttentionGenerator(SequenceGenerator):
+    """fairseq's generator with `max_len_a * length + max_len_b` tokens at most for each utterance of its own length.
+
+    fairseq takes the padded length of the batch there: an utterance would get another limit, and perhaps another
+    hypothesis, beside a longer one.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.search = OwnLimits(self.search)
+
+    def generate(self, models: Sequence[nn.Module], sample: Dict[str, Any], **kwargs: Any) -> List[List[Dict]]:
+        limits = (self.max_len_a * sample["net_input"]["src_lengths"] + self.max_len_b).long()
+        ids = sample["id"] if torch.is_tensor(sample.get("id")) else torch.arange(len(limits), device=limits.device)
+        self.search.limits = dict(zip(ids.tolist(), limits.tolist()))
+        return super().generate(models, sample, **kwargs)
+
+
+class OwnLimits(nn.Module):
+    """A search strategy that ends each utterance at its own limit; all else is done by the strategy inside."""
+
+    def __init__(self, search: nn.Module) -> None:
+        super().__init__()
+        self.inner = search
+        self.limits: Dict[int, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def step(self, step: int, lprobs: Tensor, scores: Tensor, prev_output_tokens: Tensor, original_batch_idxs: Tensor):
+        """As the strategy's own; lprobs [B, beam, V]. Utterances at their limit may only take </s>."""
+        ended = [step >= self.limits[i] for i in original_batch_idxs.tolist()]
+        if any(ended):
+            not_eos = torch.arange(lprobs.size(-1), device=lprobs.device) != self.inner.eos
+            ended = torch.tensor(ended, device=lprobs.device)[:, None, None]
+            lprobs = lprobs.masked_fill(ended & not_eos, -torch.inf)
+        return self.inner.step(step, lprobs, scores, prev_output_tokens, original_batch_idxs)

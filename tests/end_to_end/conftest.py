@@ -1,0 +1,84 @@
+"""Runs that several end-to-end tests look at: a distilled student, recognisers and translators made from it."""
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from commands import PACKAGE, TINY_ENCODER, TRAINING, call, spawn
+
+from colld_fairseq.cli import main as colld
+
+DECODER = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "48"]
+UPDATES = 8
+
+
+class Trained(NamedTuple):
+    """A finished training run: its last checkpoint and its log."""
+
+    checkpoint: Path
+    output: str
+
+
+@pytest.fixture(scope="session")
+def distil_options(corpus, teacher):
+    """Options of a distillation run, without --save-dir and --max-update."""
+    return [
+        *[corpus, "--task", "speech_distillation", "--teacher", teacher, "--arch", "colld_student", *TINY_ENCODER],
+        *["--criterion", "colld", "--layer-map", "sparse:2", "--num-negatives", "20", "--log-sigmoid-cosine-weight", "1"],
+        *TRAINING,
+    ]
+
+
+@pytest.fixture(scope="session")
+def distilled(distil_options, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distilled")
+    run = spawn("fairseq-train", *distil_options, "--max-update", UPDATES, "--save-dir", folder)
+    return Trained(folder / "checkpoint_last.pt", run.output)
+
+
+@pytest.fixture(scope="session")
+def teacher_cache(corpus, teacher, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    manifests = ",".join(str(corpus / f"{split}.tsv") for split in ("train", "valid"))
+    code = colld(["features", "--manifest", manifests, "--teacher", teacher, "--layers", "2,4", "--out", str(folder)])
+    assert code == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finetune_options(corpus, distilled):
+    """Options of a fine-tuning run, without --arch, --vocab, --save-dir and --max-update."""
+    return [
+        *[corpus, "--task", "multilingual_speech_to_text", "--criterion", "ctc_attention"],
+        *["--student", distilled.checkpoint, *TRAINING],
+    ]
+
+
+def finetune(options, folder, *more):
+    output = call("train", *options, *more, "--max-update", UPDATES, "--save-dir", folder)
+    return Trained(folder / "checkpoint_last.pt", output)
+
+
+@pytest.fixture(scope="session")
+def recogniser(finetune_options, vocab, tmp_path_factory):
+    """student_ctc, without language tags."""
+    return finetune(finetune_options, tmp_path_factory.mktemp("ctc"), "--arch", "student_ctc", "--vocab", vocab)
+
+
+@pytest.fixture(scope="session")
+def translator(finetune_options, vocab, tmp_path_factory):
+    """student_s2t, without language tags; CTC learns the transcripts."""
+    more = ["--arch", "student_s2t", *DECODER, "--vocab", vocab, "--ctc-target", "src_text"]
+    return finetune(finetune_options, tmp_path_factory.mktemp("s2t"), *more)
+
+
+@pytest.fixture(scope="session")
+def tagged_translator(finetune_options, tagged_vocab, tmp_path_factory):
+    """student_s2t with language tags."""
+    more = ["--arch", "student_s2t", *DECODER, "--vocab", tagged_vocab]
+    return finetune(finetune_options, tmp_path_factory.mktemp("tagged_s2t"), *more)
+
+
+@pytest.fixture(scope="session")
+def decoding(corpus):
+    """Options of fairseq-generate and fairseq-validate, without --path, --vocab and the subset."""
+    return [corpus, "--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--num-workers", "0"]
