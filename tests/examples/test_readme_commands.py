@@ -1,9 +1,12 @@
-"""The fairseq-train commands of the READMEs are the recipes, option by option."""
+"""Commands of the READMEs: fairseq-train's are the recipes, option by option; the others parse and find their files."""
 
+import argparse
+import importlib
 import re
 import shlex
 
 import pytest
+from commands import REPOSITORY
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
@@ -45,3 +48,54 @@ def test_command_equals_recipe(name):
         keys = recipe[group].keys() - NAMES
         differ = {k: (recipe[group][k], typed[group][k]) for k in keys if plain(recipe[group][k]) != plain(typed[group][k])}
         assert not differ, group
+
+
+def commands_of(readme):
+    """Every command of the shell blocks, as lists of words."""
+    blocks = re.findall(r"```bash\n(.*?)```", readme.read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if shlex.split(line, comments=True)]
+
+
+def check_hydra(words):
+    folder, name = words[words.index("--config-dir") + 1], words[words.index("--config-name") + 1]
+    full_config(REPOSITORY / folder / f"{name}.yaml", [word for word in words if "=" in word])
+
+
+def check_colld(words):
+    module = importlib.import_module(f"colld_fairseq.cli.{words[1]}")
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    module.add_arguments(parser)
+    parser.parse_args(words[2:])
+
+
+def check_generate(words):
+    args = options.parse_args_and_arch(options.get_generation_parser(), words[1:])
+    convert_namespace_to_omegaconf(args)
+
+
+def check_python(words):
+    assert (REPOSITORY / words[1]).is_file()
+
+
+CHECKS = {
+    "fairseq-hydra-train": check_hydra,
+    "colld": check_colld,
+    "fairseq-generate": check_generate,
+    "python": check_python,
+}
+OTHERS = [
+    words
+    for readme in (README, EXAMPLES / "colld" / "README.md")
+    for words in commands_of(readme)
+    if words[0] != "fairseq-train"
+]
+
+
+@pytest.mark.parametrize("words", OTHERS, ids=lambda words: " ".join(words[:6]))
+def test_other_commands_parse(words):
+    CHECKS[words[0]](words)
+
+
+def test_every_kind_of_command_was_seen():
+    assert {words[0] for words in OTHERS} == set(CHECKS)
