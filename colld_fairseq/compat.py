@@ -24,6 +24,7 @@ def prepare() -> None:
     hide_broken_torchaudio()
     check_fairseq()
     register_safe_globals()
+    broadcast_objects_between_workers()
     copy_checkpoints_atomically()
     _prepared = True
 
@@ -71,6 +72,23 @@ def register_safe_globals() -> None:
     from fairseq.data.dictionary import Dictionary
 
     torch.serialization.add_safe_globals([argparse.Namespace, Dictionary])
+
+
+def broadcast_objects_between_workers() -> None:
+    """Let several workers resume a run: worker 0 reads the checkpoint and sends its contents to the others.
+
+    fairseq packs them with torch.save, and torch.load refuses the configuration in them. torch's own function for
+    objects sent between the processes of one run takes its place.
+    """
+    import torch
+    from fairseq.distributed import utils
+
+    def broadcast(obj: Any, src_rank: int, group: Any, dist_device: Any) -> Any:
+        objects = [obj]
+        torch.distributed.broadcast_object_list(objects, src=src_rank, group=group, device=dist_device)
+        return objects[0]
+
+    utils._broadcast_object_slow = broadcast
 
 
 def copy_checkpoints_atomically() -> None:
