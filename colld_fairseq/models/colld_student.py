@@ -32,24 +32,44 @@ class ColldStudentConfig(EncoderOptions):
     layer_map: str = field(default="sparse:3", metadata={"help": layer_map.HELP})
     head: ChoiceEnum(["linear", "mlp", "shared"]) = field(
         default="linear",
-        metadata={"help": "prediction heads: one Linear each, Linear-activation-Linear each (USAD), or shared trunk (DistilHuBERT)"},
+        metadata={
+            "help": (
+                "prediction heads: one Linear each, Linear-activation-Linear each (USAD), or shared trunk"
+                " (DistilHuBERT)"
+            )
+        },
     )
-    head_activation: ChoiceEnum(["relu", "gelu"]) = field(default="gelu", metadata={"help": "of mlp and shared heads"})
-    head_hidden: int = field(default=0, metadata={"help": "hidden width of mlp and shared heads; 0 = student width"})
-    no_head_bias: bool = field(default=False, metadata={"help": "last Linear of each head without bias (LightHuBERT)"})
+    head_activation: ChoiceEnum(["relu", "gelu"]) = field(
+        default="gelu", metadata={"help": "of mlp and shared heads"}
+    )
+    head_hidden: int = field(
+        default=0, metadata={"help": "hidden width of mlp and shared heads; 0 = student width"}
+    )
+    no_head_bias: bool = field(
+        default=False, metadata={"help": "last Linear of each head without bias (LightHuBERT)"}
+    )
     upsample_heads: bool = field(
         default=False, metadata={"help": "undo the encoder's time reduction inside the heads (FitHuBERT)"}
     )
     mask_prob: float = field(
-        default=0.65, metadata={"help": "share of frames that masked spans would cover without overlap (w2v-BERT: 0.65); 0 = no mask"}
+        default=0.65,
+        metadata={
+            "help": (
+                "share of frames that masked spans would cover without overlap (w2v-BERT: 0.65); 0 = no mask"
+            )
+        },
     )
-    mask_length: int = field(default=10, metadata={"help": "frames of a masked span, at the student's rate (w2v-BERT: 10)"})
-    min_masks: int = field(default=2, metadata={"help": "least number of spans in an utterance (w2v-BERT: 2)"})
+    mask_length: int = field(
+        default=10, metadata={"help": "frames of a masked span, at the student's rate (w2v-BERT: 10)"}
+    )
+    min_masks: int = field(
+        default=2, metadata={"help": "least number of spans in an utterance (w2v-BERT: 2)"}
+    )
 
 
 class StudentOutput(NamedTuple):
-    """predictions: one [B, T, D_teacher] for each layer pair; lengths [B] of them; mask [B, T] (True = predicted from
-    masked input) or None when nothing is masked."""
+    """predictions: one [B, T, D_teacher] for each layer pair; lengths [B] of them; mask [B, T] (True =
+    predicted from masked input) or None when nothing is masked."""
 
     predictions: List[Tensor]
     lengths: Tensor
@@ -58,9 +78,11 @@ class StudentOutput(NamedTuple):
 
 @register_model("colld_student", dataclass=ColldStudentConfig)
 class ColldStudent(BaseFairseqModel):
-    """`encoder.` is the student; `heads.` exists in distillation only and is dropped on export and fine-tuning."""
+    """`encoder.` is the student; `heads.` exists in distillation only: no fine-tuned model takes it over."""
 
-    def __init__(self, cfg: ColldStudentConfig, encoder: StudentEncoder, heads: DistillationHeads, pairs) -> None:
+    def __init__(
+        self, cfg: ColldStudentConfig, encoder: StudentEncoder, heads: DistillationHeads, pairs
+    ) -> None:
         super().__init__()
         self.cfg = cfg
         self.prediction_rate_hz = encoder.frame_rate_hz * heads.upsample_factor
@@ -78,8 +100,8 @@ class ColldStudent(BaseFairseqModel):
         pairs = layer_map.parse_layer_map(cfg.layer_map, encoder.num_layers, teacher.num_layers)
         if cfg.head == "shared" and len({pair.student for pair in pairs}) > 1:
             raise ConfigError(
-                f"--head shared predicts every teacher layer from one student layer, but --layer-map {cfg.layer_map} "
-                "names several: write S:T,S:T with one S, or choose another head"
+                "--head shared predicts every teacher layer from one student layer, but --layer-map"
+                f" {cfg.layer_map} names several: write S:T,S:T with one S, or choose another head"
             )
         freeze_unreached(encoder, pairs, masked=cfg.mask_prob > 0)
         upsample = encoder.config.time_reduction if cfg.upsample_heads else 1
@@ -119,7 +141,9 @@ class ColldStudent(BaseFairseqModel):
 
     def sample_mask(self, lengths: Tensor, seed: Optional[int] = None) -> Tensor:
         generator = None if seed is None else torch.Generator(lengths.device).manual_seed(seed)
-        return sample_span_mask(lengths, self.cfg.mask_prob, self.cfg.mask_length, self.cfg.min_masks, generator)
+        return sample_span_mask(
+            lengths, self.cfg.mask_prob, self.cfg.mask_length, self.cfg.min_masks, generator
+        )
 
     def max_positions(self):
         return None
@@ -128,16 +152,16 @@ class ColldStudent(BaseFairseqModel):
 def freeze_unreached(encoder: StudentEncoder, pairs: Sequence[layer_map.LayerPair], masked: bool) -> None:
     """Take parameters that no loss reaches out of training.
 
-    So distributed training need not search for them at every step, and weight decay leaves them alone. Blocks above
-    the highest distilled layer stay as they were initialised, which is worth a warning.
+    So distributed training need not search for them at every step, and weight decay leaves them alone. Blocks
+    above the highest distilled layer stay as they were initialised, which is worth a warning.
     """
     top = max(pair.student for pair in pairs)
     for parameter in unreached_parameters(encoder, top, masked):
         parameter.requires_grad_(False)
     if top < encoder.num_layers:
         logger.warning(
-            "student blocks %d to %d are above the highest distilled layer %d and are not trained: map the last layer, "
-            "or take fewer layers",
+            "student blocks %d to %d are above the highest distilled layer %d and are not trained: map the"
+            " last layer, or take fewer layers",
             top + 1,
             encoder.num_layers,
             top,

@@ -34,28 +34,53 @@ REGULARISERS = {
 
 @dataclass
 class EncoderOptions(FairseqDataclass):
-    encoder_preset: str = field(default="tiny", metadata={"help": f"shape of the student: {', '.join(PRESETS)}"})
-    front_end: Optional[str] = field(default=None, metadata={"help": "waveform, fbank or fbank_stack; default: the preset's"})
-    fbank_stack: Optional[int] = field(default=None, metadata={"help": "filterbank frames a step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz"})
-    encoder_block: Optional[str] = field(default=None, metadata={"help": "conformer or transformer; default: the preset's"})
-    encoder_layers: Optional[int] = field(default=None, metadata={"help": "number of blocks; default: the preset's"})
+    encoder_preset: str = field(
+        default="tiny", metadata={"help": f"shape of the student: {', '.join(PRESETS)}"}
+    )
+    front_end: Optional[str] = field(
+        default=None, metadata={"help": "waveform, fbank or fbank_stack; default: the preset's"}
+    )
+    fbank_stack: Optional[int] = field(
+        default=None, metadata={"help": "filterbank frames a step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz"}
+    )
+    encoder_block: Optional[str] = field(
+        default=None, metadata={"help": "conformer or transformer; default: the preset's"}
+    )
+    encoder_layers: Optional[int] = field(
+        default=None, metadata={"help": "number of blocks; default: the preset's"}
+    )
     encoder_embed_dim: Optional[int] = field(default=None, metadata={"help": "width; default: the preset's"})
-    encoder_ffn_embed_dim: Optional[int] = field(default=None, metadata={"help": "feed-forward width; default: the preset's"})
-    encoder_attention_heads: Optional[int] = field(default=None, metadata={"help": "attention heads; default: the preset's"})
-    encoder_position: Optional[str] = field(default=None, metadata={"help": "conv, relative_key, rotary or none; default: the preset's"})
-    depthwise_conv_kernel: Optional[int] = field(default=None, metadata={"help": "Conformer convolution (frames); default: the preset's"})
-    dropout: float = field(default=0.0, metadata={"help": "on residual branches; 0 in distillation (a deterministic student)"})
+    encoder_ffn_embed_dim: Optional[int] = field(
+        default=None, metadata={"help": "feed-forward width; default: the preset's"}
+    )
+    encoder_attention_heads: Optional[int] = field(
+        default=None, metadata={"help": "attention heads; default: the preset's"}
+    )
+    encoder_position: Optional[str] = field(
+        default=None, metadata={"help": "conv, relative_key, rotary or none; default: the preset's"}
+    )
+    depthwise_conv_kernel: Optional[int] = field(
+        default=None, metadata={"help": "Conformer convolution (frames); default: the preset's"}
+    )
+    dropout: float = field(
+        default=0.0, metadata={"help": "on residual branches; 0 in distillation (a deterministic student)"}
+    )
     attention_dropout: float = field(default=0.0, metadata={"help": "on attention weights"})
     activation_dropout: float = field(default=0.0, metadata={"help": "after the feed-forward activation"})
     dropout_input: float = field(default=0.0, metadata={"help": "on the front-end's output"})
-    encoder_layerdrop: float = field(default=0.0, metadata={"help": "probability of skipping a whole block in training"})
+    encoder_layerdrop: float = field(
+        default=0.0, metadata={"help": "probability of skipping a whole block in training"}
+    )
     encoder_config: str = field(
-        default="", metadata={"help": "the complete encoder as JSON; filled in by the program and kept in the checkpoint"}
+        default="",
+        metadata={
+            "help": "the complete encoder as JSON; filled in by the program and kept in the checkpoint"
+        },
     )
 
 
 def encoder_config(cfg: EncoderOptions) -> EncoderConfig:
-    """The encoder these options describe: the recorded configuration where there is one, else preset and overrides.
+    """The encoder these options describe: the recorded one where there is one, else preset and overrides.
 
     Dropout and layer-drop always come from the options: they belong to a training run, not to a shape.
     """

@@ -1,4 +1,4 @@
-"""Named student encoders: `--arch colld_student_NAME`, `--encoder-preset NAME`. Values are EncoderConfig fields."""
+"""Named student encoders (`--arch colld_student_NAME`, `--encoder-preset NAME`): fields of EncoderConfig."""
 
 from typing import Any, Dict
 
@@ -6,7 +6,9 @@ W2V_BERT = dict(
     front_end="fbank_stack", fbank_stack=2, block="conformer", position="relative_key", activation="swish",
     causal_conv=True, depthwise_conv_kernel=31, embed_dim=1024, ffn_dim=4096, attention_heads=16,
 )
-OUR_CONFORMER = dict(front_end="fbank_stack", fbank_stack=2, block="conformer", position="rotary", activation="swish")
+OUR_CONFORMER = dict(
+    front_end="fbank_stack", fbank_stack=2, block="conformer", position="rotary", activation="swish"
+)
 HUBERT_BASE = dict(
     front_end="waveform", block="transformer", position="conv", activation="gelu", extractor_norm="group",
     embed_dim=768, ffn_dim=3072, attention_heads=12,
@@ -17,13 +19,14 @@ FITHUBERT_CONV = (
 )
 
 PRESETS: Dict[str, Dict[str, Any]] = {
-    # CoLLD students. conformer_1024 is the 12-layer half of w2v-BERT 2.0 and takes its weights (our inference of the
-    # paper's student); base, small and tiny are our choices.
+    # CoLLD students. conformer_1024 is the 12-layer half of w2v-BERT 2.0 and takes its weights (our inference
+    # of the paper's student); base, small and tiny are our choices.
     "conformer_1024": dict(W2V_BERT, layers=12),
     "base": dict(OUR_CONFORMER, layers=12, embed_dim=768, ffn_dim=3072, attention_heads=12),
     "small": dict(OUR_CONFORMER, layers=12, embed_dim=384, ffn_dim=1536, attention_heads=6),
     "tiny": dict(
-        OUR_CONFORMER, fbank_stack=4, layers=6, embed_dim=192, ffn_dim=576, attention_heads=4, depthwise_conv_kernel=15
+        OUR_CONFORMER, fbank_stack=4, layers=6, embed_dim=192, ffn_dim=576, attention_heads=4,
+        depthwise_conv_kernel=15,
     ),
     # Published students of HuBERT-family teachers.
     "distilhubert": dict(HUBERT_BASE, layers=2, feature_norm=False, feature_grad_mult=0.1),

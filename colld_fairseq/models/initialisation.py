@@ -1,4 +1,4 @@
-"""Start a student from the weights of a published checkpoint: every k-th block, chosen blocks, or none of them."""
+"""Start a student from a published checkpoint: every k-th block, chosen blocks, or what lies around them."""
 
 import logging
 from pathlib import Path
@@ -22,21 +22,22 @@ from colld_fairseq.teachers.weights import read_config, read_state, resolve_dire
 logger = logging.getLogger(__name__)
 
 FROM_HELP = (
-    "start from the weights of hf:DIRECTORY or fairseq:FILE.pt: a student of Transformer blocks from HuBERT, wav2vec "
-    "2.0 or WavLM, one of w2v-BERT-shaped Conformer blocks from w2v-BERT 2.0; empty = at random"
+    "start from the weights of hf:DIRECTORY or fairseq:FILE.pt: a student of Transformer blocks from HuBERT,"
+    " wav2vec 2.0 or WavLM, one of w2v-BERT-shaped Conformer blocks from w2v-BERT 2.0; empty = at random"
 )
 LAYERS_HELP = (
-    "teacher blocks (1 = first) that start the student's, one each: 1,2 (DistilHuBERT); empty = every k-th, ending with "
-    "the last; none = no block, only what fits of front-end and positions (students of another width)"
+    "teacher blocks (1 = first) that start the student's, one each: 1,2 (DistilHuBERT); empty = every k-th,"
+    " ending with the last; none = no block, only what fits of front-end and positions (students of another"
+    " width)"
 )
 
 
 def initialise(encoder: StudentEncoder, spec: str, layers: str = "") -> None:
     """Copy weights of the checkpoint `spec` into `encoder` (see FROM_HELP and LAYERS_HELP), in place.
 
-    Of front-end, positions and final norm all that has the same name and shape is copied; the log says what stays
-    random. Raises ConfigError when the blocks of the two differ or a block does not exist, TeacherError when the
-    checkpoint cannot be read.
+    Of front-end, positions and final norm all that has the same name and shape is copied; the log says what
+    stays random. Raises ConfigError when the blocks of the two differ or a block does not exist, TeacherError
+    when the checkpoint cannot be read.
     """
     source, state = read_checkpoint_of(spec)
     numbers = parse_layers(layers)
@@ -48,7 +49,9 @@ def initialise(encoder: StudentEncoder, spec: str, layers: str = "") -> None:
         raise ConfigError(f"--init-from {spec}: nothing in it has the shape of the student's weights")
     encoder.load_state_dict(taken, strict=False)
     random = sorted({part_of(name) for name in encoder.state_dict().keys() - taken.keys()})
-    logger.info("started from %s: %d tensors; at random: %s", spec, len(taken), ", ".join(random) or "nothing")
+    logger.info(
+        "started from %s: %d tensors; at random: %s", spec, len(taken), ", ".join(random) or "nothing"
+    )
 
 
 def read_checkpoint_of(spec: str) -> Tuple[EncoderConfig, State]:

@@ -6,9 +6,9 @@ from typing import List, Tuple
 from colld_fairseq.errors import ConfigError
 
 HELP = (
-    "which student layer predicts which teacher layer: 'dense' (every student layer, student k <- teacher "
-    "round(k*L_T/L_S)), 'sparse:K' (K pairs floor(k*L_S/K) <- floor(k*L_T/K)), or a list 'S:T,S:T'; "
-    "'S:A-B' takes the average of teacher layers A to B. Layer 0 = input of the first block, k = output of block k"
+    "which student layer predicts which teacher layer: 'dense' (every student layer, student k <- teacher"
+    " round(k*L_T/L_S)), 'sparse:K' (K pairs floor(k*L_S/K) <- floor(k*L_T/K)), or a list 'S:T,S:T'; 'S:A-B'"
+    " takes the average of teacher layers A to B. Layer 0 = input of the first block, k = output of block k"
 )
 
 
@@ -30,7 +30,8 @@ def parse_layer_map(text: str, student_layers: int, teacher_layers: int) -> List
     """
     if text == "dense":
         pairs = [
-            LayerPair(k, (round_half_up(k * teacher_layers, student_layers),)) for k in range(1, student_layers + 1)
+            LayerPair(k, (round_half_up(k * teacher_layers, student_layers),))
+            for k in range(1, student_layers + 1)
         ]
     elif text.startswith("sparse:"):
         count = as_number(text, text[len("sparse:") :])
@@ -40,7 +41,8 @@ def parse_layer_map(text: str, student_layers: int, teacher_layers: int) -> List
                 f"(student {student_layers} layers, teacher {teacher_layers})"
             )
         pairs = [
-            LayerPair(k * student_layers // count, (k * teacher_layers // count,)) for k in range(1, count + 1)
+            LayerPair(k * student_layers // count, (k * teacher_layers // count,))
+            for k in range(1, count + 1)
         ]
     else:
         pairs = [parse_pair(text, part) for part in text.split(",")]

@@ -4,8 +4,8 @@
     python make_manifests.py commonvoice cv-corpus/de train OUT.tsv
     python make_manifests.py covost      cv-corpus/de covost_v2.de_en.tsv train OUT.tsv
 
-Lengths are read from the files' headers. Clips that cannot be read are left out and counted. Paths in the manifests
-are absolute for Common Voice and CoVoST, so that manifests of several corpora can lie in one folder.
+Lengths come from the files' headers. Clips that cannot be read are left out and counted. Paths are absolute
+for Common Voice and CoVoST, so that manifests of several corpora can lie in one folder.
 """
 
 import argparse
@@ -51,13 +51,15 @@ def common_voice(corpus: Path, split: str) -> Iterator[Utterance]:
 
 
 def covost(corpus: Path, translations: Path, split: str) -> Iterator[Utterance]:
-    """Translation: covost_v2.SRC_TGT.tsv joined with the transcripts in CORPUS/validated.tsv (Common Voice 4)."""
+    """Translation: covost_v2.SRC_TGT.tsv joined with CORPUS/validated.tsv (Common Voice 4)."""
     source, target = translations.name.split(".")[1].split("_", 1)
     sentences = {row["path"]: row["sentence"] for row in read_table(corpus / "validated.tsv")}
     for row in read_table(translations):
         if row["split"] in (split, f"{split}_covost") and row["path"] in sentences:
             transcript = sentences[row["path"]]
-            yield Utterance(clip(corpus, row["path"]), row["client_id"], transcript, row["translation"], source, target)
+            yield Utterance(
+                clip(corpus, row["path"]), row["client_id"], transcript, row["translation"], source, target
+            )
 
 
 def length(path: Path) -> Optional[int]:
@@ -107,9 +109,15 @@ def write_speech_to_text(utterances: Iterable[Utterance], out: Path) -> int:
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = parser.add_subparsers(dest="kind", required=True)
-    wanted = {"audio": ["folder"], "commonvoice": ["corpus", "split"], "covost": ["corpus", "translations", "split"]}
+    wanted = {
+        "audio": ["folder"],
+        "commonvoice": ["corpus", "split"],
+        "covost": ["corpus", "translations", "split"],
+    }
     for kind, names in wanted.items():
         kind_parser = kinds.add_parser(kind)
         for name in names:

@@ -1,4 +1,4 @@
-"""The recipes of examples/: composed as fairseq-hydra-train does, shrunk, built or trained in this process."""
+"""The recipes of examples/: composed as fairseq-hydra-train does, narrowed, built or trained here."""
 
 import contextlib
 import io
@@ -17,14 +17,22 @@ EXAMPLES = REPOSITORY / "examples"
 
 # Published depth, layer map and loss; widths that a test can afford. The distilled layers keep their numbers.
 NARROW = [
-    *["++model.encoder_embed_dim=32", "++model.encoder_ffn_embed_dim=48", "++model.encoder_attention_heads=4"],
+    *[
+        "++model.encoder_embed_dim=32",
+        "++model.encoder_ffn_embed_dim=48",
+        "++model.encoder_attention_heads=4",
+    ],
     *["++common.fp16=false", "++common.bf16=false", "++common.cpu=true", "++dataset.num_workers=0"],
     f"common.user_dir={PACKAGE}",
 ]
 TWO_STEPS = [
     *["++dataset.max_tokens=null", "++dataset.batch_size=2", "++optimization.max_update=2"],
     *["++optimization.update_freq=[1]", "++checkpoint.no_save=true", "++dataset.disable_validation=true"],
-    *["++common.log_format=json", "++common.log_interval=1", "++distributed_training.distributed_world_size=1"],
+    *[
+        "++common.log_format=json",
+        "++common.log_interval=1",
+        "++distributed_training.distributed_world_size=1",
+    ],
 ]
 
 

@@ -23,7 +23,7 @@ def corpus(tmp_path):
     for name, rate in (("a", 16000), ("b", 48000)):
         soundfile.write(clips / f"{name}.mp3", 0.1 * np.random.default_rng(0).standard_normal(rate), rate)
     (clips / "c.mp3").write_bytes(b"no audio")
-    rows = "s1\ta.mp3\tSagt \"er\"  doch\ns2\tb.mp3\tJa\ns2\tc.mp3\tNein\n"
+    rows = 's1\ta.mp3\tSagt "er"  doch\ns2\tb.mp3\tJa\ns2\tc.mp3\tNein\n'
     for name in ("train", "validated"):
         (tmp_path / "de" / f"{name}.tsv").write_text("client_id\tpath\tsentence\n" + rows, encoding="utf-8")
     return tmp_path / "de"
@@ -42,7 +42,10 @@ def test_common_voice(corpus, tmp_path, capsys):
 
 def test_covost(corpus, tmp_path):
     table = "path\ttranslation\tsplit\tclient_id\n"
-    table += "a.mp3\tHe does say\ttrain\ts1\nb.mp3\tYes\ttrain_covost\ts2\na.mp3\tno\tdev\ts1\nz.mp3\tlost\ttrain\ts3\n"
+    table += (
+        "a.mp3\tHe does"
+        " say\ttrain\ts1\nb.mp3\tYes\ttrain_covost\ts2\na.mp3\tno\tdev\ts1\nz.mp3\tlost\ttrain\ts3\n"
+    )
     translations = tmp_path / "covost_v2.de_en.tsv"
     translations.write_text(table, encoding="utf-8")
     make_manifests.main(["covost", str(corpus), str(translations), "train", str(tmp_path / "st.tsv")])

@@ -1,4 +1,4 @@
-"""Commands of the READMEs: fairseq-train's are the recipes, option by option; the others parse and find their files."""
+"""Commands of the READMEs: fairseq-train's are the recipes, option by option; the others parse."""
 
 import argparse
 import importlib
@@ -15,10 +15,22 @@ from recipes import EXAMPLES, full_config
 README = EXAMPLES / "baselines" / "README.md"
 COMMANDS = {
     name: shlex.split(command.replace("\\\n", " "))
-    for name, command in re.findall(r"```bash\n# (\w+)\n(fairseq-train .*?)```", README.read_text(), re.DOTALL)
+    for name, command in re.findall(
+        r"```bash\n# (\w+)\n(fairseq-train .*?)```", README.read_text(), re.DOTALL
+    )
 }
-GROUPS = ("task", "model", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset", "checkpoint", "common")
-# The architecture stands for the preset; `tpu` is a copy of common.tpu that fairseq fills in only on one of the ways.
+GROUPS = (
+    "task",
+    "model",
+    "criterion",
+    "optimizer",
+    "lr_scheduler",
+    "optimization",
+    "dataset",
+    "checkpoint",
+    "common",
+)
+# The architecture stands for the preset; fairseq fills in `tpu`, a copy of common.tpu, one way only.
 NAMES = {"_name", "arch", "tpu"}
 
 
@@ -43,10 +55,16 @@ def test_command_equals_recipe(name):
     args = options.parse_args_and_arch(options.get_training_parser(), arguments)
     typed = OmegaConf.to_container(convert_namespace_to_omegaconf(args), resolve=True, enum_to_str=True)
     overrides = [f"task.data={typed['task']['data']}", f"task.teacher={typed['task']['teacher']}"]
-    recipe = OmegaConf.to_container(full_config(EXAMPLES / "baselines" / f"{name}.yaml", overrides), enum_to_str=True)
+    recipe = OmegaConf.to_container(
+        full_config(EXAMPLES / "baselines" / f"{name}.yaml", overrides), enum_to_str=True
+    )
     for group in GROUPS:
         keys = recipe[group].keys() - NAMES
-        differ = {k: (recipe[group][k], typed[group][k]) for k in keys if plain(recipe[group][k]) != plain(typed[group][k])}
+        differ = {
+            k: (recipe[group][k], typed[group][k])
+            for k in keys
+            if plain(recipe[group][k]) != plain(typed[group][k])
+        }
         assert not differ, group
 
 

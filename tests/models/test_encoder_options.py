@@ -14,7 +14,13 @@ import colld_fairseq  # noqa: F401 - registers the models
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.models.colld_student import ColldStudent, ColldStudentConfig
-from colld_fairseq.models.encoder_options import OVERRIDES, REGULARISERS, build_encoder, encoder_config, record_encoder
+from colld_fairseq.models.encoder_options import (
+    OVERRIDES,
+    REGULARISERS,
+    build_encoder,
+    encoder_config,
+    record_encoder,
+)
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.models.student_s2t import StudentS2TConfig
 
@@ -67,7 +73,9 @@ def test_every_preset_is_an_architecture(model, name):
 
 def test_architecture_from_the_command_line():
     cfg = parse("--arch", "colld_student_small")
-    assert encoder_config(cfg).to_dict() == encoder_config(ColldStudentConfig(encoder_preset="small")).to_dict()
+    assert (
+        encoder_config(cfg).to_dict() == encoder_config(ColldStudentConfig(encoder_preset="small")).to_dict()
+    )
 
 
 def test_typed_flags_win_over_the_architecture():
@@ -76,7 +84,10 @@ def test_typed_flags_win_over_the_architecture():
     assert (config.layers, config.dropout, config.embed_dim) == (5, 0.2, 384)
     cfg = parse("--arch", "colld_student_small", "--encoder-preset", "base")
     assert encoder_config(cfg).embed_dim == 768
-    assert encoder_config(parse("--arch", "colld_student", "--encoder-preset", "half_l2l")).block == "transformer"
+    assert (
+        encoder_config(parse("--arch", "colld_student", "--encoder-preset", "half_l2l")).block
+        == "transformer"
+    )
 
 
 def test_unknown_preset_is_named():
@@ -124,7 +135,9 @@ def test_head_options(changes, look, expected):
     assert look(narrow_student(**changes).heads) == expected
 
 
-@pytest.mark.parametrize("preset", ["tiny", "conformer_1024", "half_l2l", "lighthubert_small", "usad_small", "fithubert"])
+@pytest.mark.parametrize(
+    "preset", ["tiny", "conformer_1024", "half_l2l", "lighthubert_small", "usad_small", "fithubert"]
+)
 def test_bfloat16_model_with_float32_loss(preset):
     """fairseq's --bf16 turns weights and inputs to bfloat16; predictions stay near, the loss is float32."""
     model = narrow_student(encoder_preset=preset, mask_prob=0.0).eval()

@@ -12,8 +12,8 @@ def meta_encoder(name):
         return StudentEncoder(EncoderConfig.from_dict(PRESETS[name]))
 
 
-# Millions of parameters without heads. Published: DistilHuBERT 23.49 (2110.01900), 12-L HALF 26.87 (2207.06867, SUPERB),
-# LightHuBERT a_Small 27.0 (2203.15610), USAD Small 24 (2506.18843), half of w2v-BERT 2.0's 580 = 290.
+# Millions of parameters without heads. Published: DistilHuBERT 23.49 (2110.01900), 12-L HALF 26.87
+# (2207.06867), LightHuBERT a_Small 27.0 (2203.15610), USAD Small 24 (2506.18843), half of w2v-BERT 2.0: 290.
 SIZES = {
     "distilhubert": (23.4912, 1e-4),
     "half_l2l": (26.87, 0.01),
