@@ -135,29 +135,34 @@ def test_head_options(changes, look, expected):
     assert look(narrow_student(**changes).heads) == expected
 
 
-@pytest.mark.parametrize(
-    "preset", ["tiny", "conformer_1024", "half_l2l", "lighthubert_small", "usad_small", "fithubert"]
-)
-def test_bfloat16_model_with_float32_loss(preset):
-    """fairseq's --bf16 turns weights and inputs to bfloat16; predictions stay near, the loss is float32."""
+BF16 = [
+    (preset, torch.bfloat16, 0.05)
+    for preset in ("tiny", "conformer_1024", "half_l2l", "lighthubert_small", "usad_small", "fithubert")
+]
+FP16 = [(preset, torch.float16, 0.005) for preset in ("tiny", "conformer_1024", "fithubert")]
+
+
+@pytest.mark.parametrize("preset, dtype, tolerance", BF16 + FP16)
+def test_half_precision_model_with_float32_loss(preset, dtype, tolerance):
+    """fairseq's --bf16 and --fp16 convert weights and inputs; predictions stay near, the loss is float32."""
     model = narrow_student(encoder_preset=preset, mask_prob=0.0).eval()
     waveform = model.encoder.config.front_end == "waveform"
     source = 0.1 * torch.randn(2, 4000) if waveform else torch.randn(2, 48, 80)
     lengths = torch.tensor([source.size(1), source.size(1) * 3 // 4])
     with torch.no_grad():
         exact = model(source, lengths).predictions[1]
-    model.bfloat16()
-    output = model(source.bfloat16(), lengths)
+    model.to(dtype)
+    output = model(source.to(dtype), lengths)
     prediction = output.predictions[1]
-    assert prediction.dtype == torch.bfloat16
+    assert prediction.dtype == dtype
     valid = torch.arange(prediction.size(1)) < output.lengths[:, None]
     deviation = (prediction.float() - exact)[valid].norm() / exact[valid].norm()
-    assert deviation < 0.05
+    assert deviation < tolerance
     loss = regression_loss(prediction, torch.randn_like(exact), valid).loss_sum
     assert loss.dtype == torch.float32 and torch.isfinite(loss)
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    assert gradients and all(g.dtype == torch.bfloat16 and torch.isfinite(g).all() for g in gradients)
+    assert gradients and all(g.dtype == dtype and torch.isfinite(g).all() for g in gradients)
 
 
 def test_masked_bfloat16_keeps_its_type():
