@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
@@ -25,6 +26,7 @@ def prepare() -> None:
     check_fairseq()
     register_safe_globals()
     broadcast_objects_between_workers()
+    train_in_bf16_without_tpu()
     copy_checkpoints_atomically()
     _prepared = True
 
@@ -89,6 +91,23 @@ def broadcast_objects_between_workers() -> None:
         return objects[0]
 
     utils._broadcast_object_slow = broadcast
+
+
+def train_in_bf16_without_tpu() -> None:
+    """Let `fairseq-train --bf16` use the GPU: fairseq takes the option for a TPU's and then asks for torch_xla."""
+    from fairseq import options
+
+    if importlib.util.find_spec("torch_xla") is not None:
+        return
+    plain_parse = options.parse_args_and_arch
+
+    @functools.wraps(plain_parse)
+    def parse(*args: Any, **kwargs: Any) -> Any:
+        parsed = plain_parse(*args, **kwargs)
+        (parsed[0] if isinstance(parsed, tuple) else parsed).tpu = False
+        return parsed
+
+    options.parse_args_and_arch = parse
 
 
 def copy_checkpoints_atomically() -> None:

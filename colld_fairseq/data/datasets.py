@@ -123,8 +123,20 @@ class SpeechDataset(FairseqDataset):
         start = 0 if generator is None else int(generator.integers(len(waveform) - limit + 1))
         return waveform[start : start + limit]
 
+    def readable(self, items: Sequence[Optional[Dict]]) -> List[Dict]:
+        """The items that could be read. In training never none: fairseq cannot skip a batch if it is the first one, so
+        the first clip of the epoch that can be read takes its place."""
+        found = [item for item in items if item is not None]
+        if found or not self.options.train:
+            return found
+        for index in self.options.epoch_rows(self.epoch):
+            item = self[index]
+            if item is not None:
+                return [item]
+        raise AudioError(f"{self.rows.path}: not one clip of this epoch can be read")
+
     def collater(self, items: Sequence[Optional[Dict]]) -> Dict:
-        items = [item for item in items if item is not None]
+        items = self.readable(items)
         if not items:
             return {}  # fairseq skips an empty batch
         source, source_lengths = pad([item["source"] for item in items])
@@ -164,7 +176,7 @@ class SpeechToTextDataset(SpeechDataset):
         return item
 
     def collater(self, items: Sequence[Optional[Dict]]) -> Dict:
-        items = [item for item in items if item is not None]
+        items = self.readable(items)
         batch = super().collater(items)
         if not batch:
             return batch

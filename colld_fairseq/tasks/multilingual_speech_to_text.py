@@ -150,6 +150,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
     # -- validation by decoding ------------------------------------------------------------------------------------
     def valid_step(self, sample, model, criterion):
         loss, sample_size, log = super().valid_step(sample, model, criterion)
+        if not log:
+            return loss, sample_size, log
         for name, generator in self.generators(model).items():
             references = sample["ctc_target"] if name == "ctc_" else sample["target"]
             languages = sample["src_langs"] if name == "ctc_" else sample["tgt_langs"]

@@ -156,6 +156,11 @@ class SpeechTask(FairseqTask):
     def make_dataset(self, split: str, rows, student_input: StudentInput, options: DatasetOptions):
         raise NotImplementedError
 
+    def valid_step(self, sample, model, criterion):
+        if not sample:  # no clip of the batch can be read; fairseq-validate asks nevertheless
+            return 0.0, 0, {}
+        return super().valid_step(sample, model, criterion)
+
     def get_batch_iterator(self, dataset, max_tokens=None, **kwargs):
         """No utterance is lost: fairseq would drop the last batch when its size is no multiple of 8, and stop at a clip
         longer than --max-tokens; outside training such a clip makes a batch of its own."""

@@ -8,7 +8,6 @@ from fairseq.trainer import Trainer
 def test_teacher_waveforms_survive_the_trainer(precision, dtype, distillation):
     run = distillation(precision, "--cpu")
     run.cfg.common.on_cpu_convert_precision = True
-    run.cfg.common.tpu = False  # which fairseq infers from --bf16
     run.task.load_dataset("test")
     dataset = run.task.dataset("test")
     batch = dataset.collater([dataset[0], dataset[1]])
