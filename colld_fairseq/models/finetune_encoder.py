@@ -7,6 +7,7 @@ import torch
 from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
+from colld_fairseq.compat import absolute_path
 from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, record_encoder
 from colld_fairseq.models.loading import read_student
 from colld_fairseq.modules.encoder import StudentEncoder
@@ -129,7 +130,7 @@ def build_student(cfg: FinetuneOptions) -> StudentEncoder:
     """
     if not cfg.student or cfg.encoder_config:
         return build_encoder(cfg)
-    config, state = read_student(cfg.student)
+    config, state = read_student(absolute_path(cfg.student))
     record_encoder(cfg, config)
     student = build_encoder(cfg)
     student.load_state_dict(state)

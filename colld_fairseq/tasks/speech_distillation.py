@@ -1,6 +1,7 @@
 """Task `speech_distillation`: unlabelled audio and a frozen teacher's features of it."""
 
 import logging
+import os
 from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple
 
@@ -68,10 +69,11 @@ class SpeechDistillationTask(SpeechTask):
 
     @property
     def teacher_spec(self) -> str:
-        scheme, _, path = self.cfg.teacher.partition(":")
-        if not path:
+        scheme, _, name = self.cfg.teacher.partition(":")
+        if not name:
             raise ConfigError("--teacher is missing: write hf:DIRECTORY or fairseq:FILE.pt")
-        return f"{scheme}:{absolute_path(path)}"
+        path = absolute_path(name)
+        return f"{scheme}:{path if os.path.exists(path) else name}"  # else a name in the local Hugging Face cache
 
     @property
     def teacher_info(self) -> TeacherInfo:
