@@ -155,6 +155,7 @@ def jobs(out: Path, args: argparse.Namespace) -> Dict[str, Job]:
     texts = f"{data / 'train_asr.tsv'},{data / 'train.tsv'}"
     vocab, features = out / "vocab", out / "features"
     common = TRAINING + ["--max-tokens", str(args.max_tokens), "--seed", str(args.seed)]
+    common += ["--max-tokens-valid", str(8 * args.max_tokens)]  # decoding is faster in large batches
     train = ["fairseq-train", str(data), "--user-dir", "colld_fairseq"]
     made = [
         Job("vocab", ["colld", "vocab", "--manifest", texts, "--lang-tags", "--lowercase", "--remove-punctuation",
