@@ -108,6 +108,8 @@ OTHERS = [
     for words in commands_of(readme)
     if words[0] != "fairseq-train"
 ]
+FRONT_PAGE = commands_of(REPOSITORY / "README.md")
+INSTALLATION = ("make", "pip")  # run by .ci/run itself
 
 
 @pytest.mark.parametrize("words", OTHERS, ids=lambda words: " ".join(words[:6]))
@@ -117,3 +119,20 @@ def test_other_commands_parse(words):
 
 def test_every_kind_of_command_was_seen():
     assert {words[0] for words in OTHERS} == set(CHECKS)
+
+
+def check_train(words):
+    args = options.parse_args_and_arch(options.get_training_parser(), words[1:])
+    convert_namespace_to_omegaconf(args)
+
+
+@pytest.mark.parametrize(
+    "words", [words for words in FRONT_PAGE if words[0] not in INSTALLATION], ids=lambda words: " ".join(words[:4])
+)
+def test_commands_of_the_front_page_parse(words):
+    dict(CHECKS, **{"fairseq-train": check_train})[words[0]](words)
+
+
+def test_front_page_shows_every_step():
+    steps = {"make", "pip", "colld", "fairseq-train", "fairseq-generate"}
+    assert {words[0] for words in FRONT_PAGE} == steps
