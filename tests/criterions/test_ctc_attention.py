@@ -1,0 +1,111 @@
+"""ctc_attention against torch's CTC clip by clip, and cross-entropy token by token."""
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fairseq.data import Dictionary
+from torch import nn
+
+from colld_fairseq.criterions.ctc_attention import CtcAttentionConfig, CtcAttentionCriterion
+
+PAD, EOS = 1, 2
+
+
+def dictionary():
+    made = Dictionary()
+    for symbol in ["<lang:xx>", "<lang:yy>", *"abcdef"]:
+        made.add_symbol(symbol)
+    return made
+
+
+def setting(with_decoder=True, tags=False):
+    """Three clips of 20, 9 and 3 frames; the last is too short for its text."""
+    torch.manual_seed(2)
+    symbols = dictionary()
+    ctc_targets = [[6, 7, 7, 8], [9, 10], [6, 6, 7]]
+    targets = [[4] * tags + text + [EOS] for text in ctc_targets]
+    output = {
+        "ctc_logits": torch.randn(3, 20, len(symbols), dtype=torch.float64, requires_grad=True),
+        "ctc_lengths": torch.tensor([20, 9, 3]),
+    }
+    longest = max(map(len, targets))
+    if with_decoder:
+        output["logits"] = torch.randn(3, longest, len(symbols), dtype=torch.float64, requires_grad=True)
+
+    class Model(nn.Module):
+        def forward(self, **net_input):
+            return output
+
+    def padded(texts):
+        return torch.tensor([text + [PAD] * (max(map(len, texts)) - len(text)) for text in texts])
+
+    sample = {
+        "net_input": {}, "target": padded(targets), "ctc_target": padded(ctc_targets),
+        "ctc_target_lengths": torch.tensor([len(text) for text in ctc_targets]), "nsentences": 3, "audio_seconds": 1.0,
+    }  # fmt: skip
+    task = SimpleNamespace(target_dictionary=symbols, prefix_size=int(tags))
+    return SimpleNamespace(model=Model(), task=task, sample=sample, output=output, ctc_targets=ctc_targets, targets=targets)
+
+
+def ctc_alone(at):
+    """Sum of the CTC losses of the clips that have an alignment, one call each."""
+    total = 0.0
+    for row in (0, 1):
+        log_probs = at.output["ctc_logits"][row, : at.output["ctc_lengths"][row]].float().log_softmax(-1)
+        text = torch.tensor([at.ctc_targets[row]])
+        total += float(
+            F.ctc_loss(log_probs[:, None], text, [len(log_probs)], [text.size(1)], blank=0, reduction="sum")
+        )
+    return total
+
+
+def test_ctc_model():
+    at = setting(with_decoder=False)
+    loss, tokens, log = CtcAttentionCriterion(CtcAttentionConfig(), at.task)(at.model, at.sample)
+    assert tokens == 9
+    assert float(loss) == pytest.approx(ctc_alone(at), rel=1e-5)
+    assert log["ctc_too_short"] == 1 and "nll_loss" not in log
+    loss.backward()
+    gradient = at.output["ctc_logits"].grad
+    assert torch.isfinite(gradient).all() and gradient[2].abs().sum() == 0 and gradient[0].abs().sum() > 0
+
+
+def test_repeated_letters_need_a_blank_between_them():
+    """6 6 7 has no alignment with 3 frames, but one with 4."""
+    at = setting(with_decoder=False)
+    at.output["ctc_lengths"][2] = 4
+    _, _, log = CtcAttentionCriterion(CtcAttentionConfig(), at.task)(at.model, at.sample)
+    assert log["ctc_too_short"] == 0
+
+
+@pytest.mark.parametrize("tags", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_attention_model(tags, smoothing):
+    """The language tag is given at decoding: it carries no loss."""
+    at = setting(tags=tags)
+    cfg = CtcAttentionConfig(ctc_weight=0.3, label_smoothing=smoothing)
+    loss, tokens, log = CtcAttentionCriterion(cfg, at.task)(at.model, at.sample)
+
+    nll, smoothed, correct, count = 0.0, 0.0, 0, 0
+    for row, text in enumerate(at.targets):
+        for u, token in enumerate(text):
+            if tags and u == 0:
+                continue
+            log_probs = at.output["logits"][row, u].float().log_softmax(-1)
+            uniform = smoothing / (len(log_probs) - 1)
+            nll -= float(log_probs[token])
+            smoothed -= (1 - smoothing - uniform) * float(log_probs[token]) + uniform * float(log_probs.sum())
+            correct += int(log_probs.argmax()) == token
+            count += 1
+    assert tokens == count == 12
+    assert float(log["nll_loss"]) == pytest.approx(nll, rel=1e-5) and int(log["correct"]) == correct
+    assert float(loss) / count == pytest.approx(0.7 * smoothed / count + 0.3 * ctc_alone(at) / 9, rel=1e-5)
+
+
+def test_loss_of_an_undecided_decoder_is_the_logarithm_of_the_vocabulary():
+    at = setting()
+    at.output["logits"] = torch.zeros_like(at.output["logits"])
+    _, tokens, log = CtcAttentionCriterion(CtcAttentionConfig(), at.task)(at.model, at.sample)
+    assert float(log["nll_loss"]) / tokens == pytest.approx(math.log(len(at.task.target_dictionary)), rel=1e-5)
