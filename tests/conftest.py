@@ -6,6 +6,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only
 import pytest  # noqa: E402
 import synthetic  # noqa: E402
 import torch  # noqa: E402
+from commands import TINY_ENCODER  # noqa: E402
+from task_setup import set_up  # noqa: E402
 
 from colld_fairseq.cli.vocab import make_vocabulary  # noqa: E402
 
@@ -38,3 +40,23 @@ def tagged_vocab(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tagged_vocab")
     make_vocabulary([str(corpus / "train.tsv")], folder, lang_tags=True)
     return folder
+
+
+@pytest.fixture
+def distillation(corpus, teacher):
+    """Build with more options: distillation("--fp16", ...)."""
+
+    def build(*more, arch="colld_student"):
+        arguments = [corpus, "--task", "speech_distillation", "--teacher", teacher, "--criterion", "colld"]
+        return set_up(*arguments, "--arch", arch, "--layer-map", "sparse:2", *TINY_ENCODER, *more)
+
+    return build
+
+
+@pytest.fixture
+def finetuning(corpus, vocab):
+    def build(*more, arch="student_ctc"):
+        arguments = [corpus, "--task", "multilingual_speech_to_text", "--criterion", "ctc_attention", "--vocab", vocab]
+        return set_up(*arguments, "--arch", arch, *TINY_ENCODER, *more)
+
+    return build

@@ -1,0 +1,21 @@
+"""Tasks, models and criterions in this process, as fairseq-train would set them up."""
+from types import SimpleNamespace
+
+from commands import PACKAGE
+from fairseq import options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+
+def configure(*arguments):
+    """The complete configuration fairseq-train makes from a command line."""
+    parser = options.get_training_parser()
+    args = options.parse_args_and_arch(parser, ["--user-dir", str(PACKAGE), "--max-tokens", "60000", *map(str, arguments)])
+    return convert_namespace_to_omegaconf(args)
+
+
+def set_up(*arguments):
+    """cfg, task, model and criterion."""
+    cfg = configure(*arguments)
+    task = tasks.setup_task(cfg.task)
+    model = task.build_model(cfg.model)
+    return SimpleNamespace(cfg=cfg, task=task, model=model, criterion=task.build_criterion(cfg.criterion))

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+from commands import log_records
+from fairseq.logging import metrics
+
+from colld_fairseq.decoding.attention import AttentionGenerator
+from colld_fairseq.decoding.generators import CtcGenerator
+from colld_fairseq.errors import ConfigError
+
+DECODER = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "40"]
+
+
+def batch_of(run, split="test", count=4):
+    run.task.load_dataset(split)
+    dataset = run.task.dataset(split)
+    return dataset.collater([dataset[i] for i in range(count)])
+
+
+@pytest.fixture
+def translation(finetuning, tagged_vocab):
+    def build(*more):
+        return finetuning("--vocab", tagged_vocab, *DECODER, *more, arch="student_s2t")
+
+    return build
+
+
+def test_target_begins_with_the_tag_of_its_language(translation):
+    run = translation()
+    batch = batch_of(run)
+    tags = [run.task.target_dictionary.index(f"<lang:{language}>") for language in ("xx", "yy", "xx", "xx")]
+    assert batch["target"][:, 0].tolist() == tags
+    assert batch["net_input"]["prev_output_tokens"][:, 1].tolist() == tags
+    assert run.task.prefix_size == 1 and not set(tags) & set(batch["ctc_target"].flatten().tolist())
+    assert run.task.vocabulary.decode(batch["target"][0]) == run.task.dataset("test").rows.row(0).tgt_text
+
+
+def test_ctc_target_is_the_target_or_the_transcript(translation):
+    rows = None
+    for column in ("tgt_text", "src_text"):
+        run = translation("--ctc-target", column)
+        batch = batch_of(run)
+        rows = run.task.dataset("test").rows
+        length = int(batch["ctc_target_lengths"][2])
+        assert run.task.vocabulary.decode(batch["ctc_target"][2, :length]) == getattr(rows.row(2), column)
+    assert rows.row(2).tgt_text != rows.row(2).src_text
+
+
+def test_choice_of_the_decoder(translation, finetuning):
+    from argparse import Namespace
+
+    arguments = Namespace(beam=2, nbest=1, max_len_a=0, max_len_b=10)
+    both, ctc_only = translation(), finetuning()
+    assert isinstance(both.task.build_generator([both.model], arguments), AttentionGenerator)
+    assert isinstance(ctc_only.task.build_generator([ctc_only.model], arguments), CtcGenerator)
+    both.task.cfg.decoder = "ctc"
+    assert isinstance(both.task.build_generator([both.model], arguments), CtcGenerator)
+    ctc_only.task.cfg.decoder = "attention"
+    with pytest.raises(ConfigError, match="CTC layer only"):
+        ctc_only.task.build_generator([ctc_only.model], arguments)
+
+
+def test_language_that_has_no_tag(translation):
+    run = translation("--tgt-lang", "zz")
+    with pytest.raises(ConfigError, match="'zz' has no tag.*--lang-tags"):
+        run.task.tag_prefix(batch_of(run))
+
+
+def test_interactive_input_needs_a_language(translation, corpus):
+    run = translation()
+    tokens, lengths = run.task.get_interactive_tokens_and_lengths([str(corpus / "test-0.wav")], None)
+    dataset = run.task.build_dataset_for_inference(tokens, lengths)
+    batch = dataset.collater([dataset[0]])
+    assert lengths == [20160] and len(batch["id"]) == 1
+    with pytest.raises(ConfigError, match="--tgt-lang"):
+        run.task.tag_prefix(batch)
+
+
+def test_validation_scores_are_those_of_the_whole_corpus(finetuning):
+    """Statistics of batches add up to one corpus score, over all pairs and for each; sacrebleu is the second opinion."""
+    import sacrebleu
+
+    run = finetuning()
+    run.model.eval()
+    run.task.load_dataset("test")
+    dataset = run.task.dataset("test")
+    torch.manual_seed(0)
+    run.model.ctc.weight.data.normal_(std=2)  # says something at least
+    logs, said, meant = [], {}, {}
+    for indices in ([0, 3, 5], [1], [2, 4, 6, 7, 8]):
+        batch = dataset.collater([dataset[i] for i in indices])
+        logs.append(run.task.valid_step(batch, run.model, run.criterion)[2])
+        generator = run.task.build_ctc_generator(1, 1)
+        for i, n_best in zip(indices, run.task.inference_step(generator, [run.model], batch)):
+            said[i], meant[i] = run.task.vocabulary.decode(n_best[0]["tokens"]), dataset.rows.row(i).tgt_text
+    assert len({frozenset(log) for log in logs}) == 1  # the same keys at every step
+    with metrics.aggregate(new_root=True) as totals:
+        run.task.reduce_metrics(logs, run.criterion)
+    values = totals.get_smoothed_values()
+    order = sorted(said)
+    chrf = sacrebleu.corpus_chrf([said[i] for i in order], [[meant[i] for i in order]])
+    assert values["chrf"] == pytest.approx(chrf.score, abs=0.01) and values["chrf"] > 0
+    pair = [i for i in order if dataset.rows.row(i).src_lang == "ar"]
+    chrf = sacrebleu.corpus_chrf([said[i] for i in pair], [[meant[i] for i in pair]])
+    assert values["chrf_ar-xx"] == pytest.approx(chrf.score, abs=0.01)
+    assert {key for key in values if key.startswith("wer_")} == {"wer_xx-xx", "wer_yy-yy", "wer_yy-xx", "wer_ar-xx"}
+
+
+@pytest.mark.parametrize("by, groups", [("language", 3), ("corpus", 2)])
+def test_temperature_sampling_balances_languages_or_corpora(by, groups, finetuning, corpus, tmp_path):
+    """alpha 0 draws every language, or every manifest, equally often."""
+    lines = (corpus / "train.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "train_a.tsv").write_text("".join(lines[:5]), encoding="utf-8")
+    (tmp_path / "train_b.tsv").write_text("".join(lines[:1] + lines[5:]), encoding="utf-8")
+    run = finetuning("--sampling-alpha", "0", "--sampling-by", by, "--audio-root", corpus)
+    run.task.cfg.data = str(tmp_path)
+    run.task.load_dataset("train_a,train_b")
+    dataset = run.task.datasets["train_a,train_b"]
+    drawn = np.concatenate([dataset.options.epoch_rows(epoch) for epoch in range(1, 200)])
+    keys = [dataset.rows.row(i).src_lang if by == "language" else i >= 4 for i in drawn]
+    shares = [keys.count(key) / len(keys) for key in set(keys)]
+    assert len(shares) == groups and shares == pytest.approx([1 / groups] * groups, abs=0.04)
+
+
+def test_length_limits_hold_in_training_only(finetuning):
+    run = finetuning("--max-seconds", "0.8", "--min-seconds", "0.5")
+    run.task.load_dataset("train")
+    run.task.load_dataset("valid")
+    train = run.task.dataset("train")
+    seconds = train.rows.n_samples[train.options.epoch_rows(1)] / 16000
+    assert 0 < len(seconds) < 24 and seconds.min() >= 0.5 and seconds.max() <= 0.8
+    assert len(run.task.dataset("valid").ordered_indices()) == 10
+
+
+def test_log_records_helper_reads_every_kind():
+    lines = '{"loss": "1", "num_updates": "1"}\n{"valid_loss": "2"}\n{"train_loss": "3"}\n'
+    assert [len(log_records(lines, kind)) for kind in ("train_inner", "valid", "train")] == [1, 1, 1]
