@@ -1,4 +1,5 @@
 """fairseq's commands in tests: in this process (fast) or in one of their own (isolated)."""
+
 import contextlib
 import importlib
 import io
@@ -21,7 +22,18 @@ TINY_ENCODER = [
 ]
 TRAINING = [
     *["--user-dir", str(PACKAGE), "--optimizer", "adam", "--lr", "0.002", "--lr-scheduler", "fixed"],
-    *["--max-tokens", "60000", "--num-workers", "0", "--seed", "1", "--log-format", "json", "--log-interval", "1"],
+    *[
+        "--max-tokens",
+        "60000",
+        "--num-workers",
+        "0",
+        "--seed",
+        "1",
+        "--log-format",
+        "json",
+        "--log-interval",
+        "1",
+    ],
     *["--no-progress-bar", "--no-epoch-checkpoints"],
 ]
 
@@ -45,7 +57,9 @@ def binary(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def spawn(name: str, *args, cwd=REPOSITORY, timeout: float = 120, check: bool = True, input: str = "", **env) -> Run:
+def spawn(
+    name: str, *args, cwd=REPOSITORY, timeout: float = 120, check: bool = True, input: str = "", **env
+) -> Run:
     """Run an installed command (fairseq-train, colld, ...) in a process of its own."""
     done = subprocess.run(
         [binary(name), *map(str, args)],

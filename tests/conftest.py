@@ -1,4 +1,5 @@
 """Fixtures shared by all rooms: synthetic corpora, a tiny teacher, vocabularies, and fairseq's commands."""
+
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only cost time
@@ -56,7 +57,15 @@ def distillation(corpus, teacher):
 @pytest.fixture
 def finetuning(corpus, vocab):
     def build(*more, arch="student_ctc"):
-        arguments = [corpus, "--task", "multilingual_speech_to_text", "--criterion", "ctc_attention", "--vocab", vocab]
+        arguments = [
+            corpus,
+            "--task",
+            "multilingual_speech_to_text",
+            "--criterion",
+            "ctc_attention",
+            "--vocab",
+            vocab,
+        ]
         return set_up(*arguments, "--arch", arch, *TINY_ENCODER, *more)
 
     return build

@@ -3,6 +3,7 @@
 Every character of a text is 60 ms of a tone of its own pitch, so recognition can be learnt; `xx` is written in Latin
 letters, `yy` in Cyrillic, `ar` in Arabic (right to left). Translation goes from `yy` and `ar` into `xx`, letter by letter.
 """
+
 import json
 import zipfile
 from pathlib import Path
@@ -90,7 +91,16 @@ def write_manifest(path: Path, clips: List[Clip], audio: List[str], root: Path) 
         out.write(HEADER)
         for clip, name in zip(clips, audio):
             samples = audio_info(str(root / name)).num_samples
-            fields = (clip.name, name, samples, clip.target, "s", clip.text, clip.language, clip.target_language)
+            fields = (
+                clip.name,
+                name,
+                samples,
+                clip.target,
+                "s",
+                clip.text,
+                clip.language,
+                clip.target_language,
+            )
             out.write("\t".join(map(str, fields)) + "\n")
 
 

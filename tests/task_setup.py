@@ -1,4 +1,5 @@
 """Tasks, models and criterions in this process, as fairseq-train would set them up."""
+
 from types import SimpleNamespace
 
 from commands import PACKAGE
@@ -9,7 +10,9 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 def configure(*arguments):
     """The complete configuration fairseq-train makes from a command line."""
     parser = options.get_training_parser()
-    args = options.parse_args_and_arch(parser, ["--user-dir", str(PACKAGE), "--max-tokens", "60000", *map(str, arguments)])
+    args = options.parse_args_and_arch(
+        parser, ["--user-dir", str(PACKAGE), "--max-tokens", "60000", *map(str, arguments)]
+    )
     return convert_namespace_to_omegaconf(args)
 
 

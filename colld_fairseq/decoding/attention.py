@@ -18,9 +18,15 @@ class AttentionGenerator(SequenceGenerator):
         super().__init__(*args, **kwargs)
         self.search = OwnLimits(self.search)
 
-    def generate(self, models: Sequence[nn.Module], sample: Dict[str, Any], **kwargs: Any) -> List[List[Dict]]:
+    def generate(
+        self, models: Sequence[nn.Module], sample: Dict[str, Any], **kwargs: Any
+    ) -> List[List[Dict]]:
         limits = (self.max_len_a * sample["net_input"]["src_lengths"] + self.max_len_b).long()
-        ids = sample["id"] if torch.is_tensor(sample.get("id")) else torch.arange(len(limits), device=limits.device)
+        ids = (
+            sample["id"]
+            if torch.is_tensor(sample.get("id"))
+            else torch.arange(len(limits), device=limits.device)
+        )
         self.search.limits = dict(zip(ids.tolist(), limits.tolist()))
         return super().generate(models, sample, **kwargs)
 
@@ -39,7 +45,14 @@ class OwnLimits(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("inner"), name)
 
-    def step(self, step: int, lprobs: Tensor, scores: Tensor, prev_output_tokens: Tensor, original_batch_idxs: Tensor):
+    def step(
+        self,
+        step: int,
+        lprobs: Tensor,
+        scores: Tensor,
+        prev_output_tokens: Tensor,
+        original_batch_idxs: Tensor,
+    ):
         """As the strategy's own; lprobs [B, beam, V]. Utterances at their limit may only take </s>."""
         ended = [step >= self.limits[i] for i in original_batch_idxs.tolist()]
         if any(ended):

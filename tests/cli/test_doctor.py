@@ -61,7 +61,10 @@ def test_it_starts_without_a_usable_fairseq(tmp_path):
     code = "import sys; from colld_fairseq.cli import main; sys.exit(main(['doctor']))"
     paths = f"{tmp_path}:{PACKAGE.parent}"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(PYTHONPATH=paths, COLUMNS="200"), capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env=environment(PYTHONPATH=paths, COLUMNS="200"),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1, done.stderr
     assert "built for another Python" in done.stdout
@@ -69,7 +72,20 @@ def test_it_starts_without_a_usable_fairseq(tmp_path):
 
 
 def test_manifests(corpus, vocab, tmp_path, capsys):
-    assert main(["doctor", "--manifest", f"{corpus}/test.tsv,{corpus}/valid.tsv", "--vocab", str(vocab), "--workers", "1"]) == 0
+    assert (
+        main(
+            [
+                "doctor",
+                "--manifest",
+                f"{corpus}/test.tsv,{corpus}/valid.tsv",
+                "--vocab",
+                str(vocab),
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     text = capsys.readouterr().out
     assert "9 rows" in text and "10 rows" in text and "out of vocabulary: 0.000 %" in text
     (tmp_path / "bad.tsv").write_text("id\taudio\tn_frames\ttgt_text\na\tgone.wav\t8000\tx\n")

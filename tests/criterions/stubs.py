@@ -1,4 +1,5 @@
 """A task and a model that only hand over tensors, for criterions."""
+
 from types import SimpleNamespace
 
 import torch
@@ -8,7 +9,9 @@ from colld_fairseq.models.colld_student import StudentOutput
 from colld_fairseq.models.layer_map import LayerPair
 
 
-def distillation(lengths, width=12, pairs=((1, (2,)), (2, (4,))), masked_share=0.6, dtype=torch.float64, frames=None):
+def distillation(
+    lengths, width=12, pairs=((1, (2,)), (2, (4,))), masked_share=0.6, dtype=torch.float64, frames=None
+):
     """Random predictions [B, frames, width], targets [B, max(lengths), width] and masks for clips of `lengths` frames."""
     lengths = torch.tensor(lengths)
     frames = frames or int(lengths.max())
@@ -35,5 +38,11 @@ def distillation(lengths, width=12, pairs=((1, (2,)), (2, (4,))), masked_share=0
         "audio_seconds": float(lengths.sum()) / 50,
     }
     return SimpleNamespace(
-        model=model, task=task, sample=sample, predictions=predictions, features=features, mask=mask, lengths=lengths
+        model=model,
+        task=task,
+        sample=sample,
+        predictions=predictions,
+        features=features,
+        mask=mask,
+        lengths=lengths,
     )

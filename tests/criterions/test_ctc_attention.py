@@ -1,4 +1,5 @@
 """ctc_attention against torch's CTC clip by clip, and cross-entropy token by token."""
+
 import math
 from types import SimpleNamespace
 
@@ -46,7 +47,9 @@ def setting(with_decoder=True, tags=False):
         "ctc_target_lengths": torch.tensor([len(text) for text in ctc_targets]), "nsentences": 3, "audio_seconds": 1.0,
     }  # fmt: skip
     task = SimpleNamespace(target_dictionary=symbols, prefix_size=int(tags))
-    return SimpleNamespace(model=Model(), task=task, sample=sample, output=output, ctc_targets=ctc_targets, targets=targets)
+    return SimpleNamespace(
+        model=Model(), task=task, sample=sample, output=output, ctc_targets=ctc_targets, targets=targets
+    )
 
 
 def ctc_alone(at):
@@ -108,4 +111,6 @@ def test_loss_of_an_undecided_decoder_is_the_logarithm_of_the_vocabulary():
     at = setting()
     at.output["logits"] = torch.zeros_like(at.output["logits"])
     _, tokens, log = CtcAttentionCriterion(CtcAttentionConfig(), at.task)(at.model, at.sample)
-    assert float(log["nll_loss"]) / tokens == pytest.approx(math.log(len(at.task.target_dictionary)), rel=1e-5)
+    assert float(log["nll_loss"]) / tokens == pytest.approx(
+        math.log(len(at.task.target_dictionary)), rel=1e-5
+    )

@@ -1,4 +1,5 @@
 """colld and feature_regression against loops over single frames."""
+
 import math
 
 import pytest
@@ -38,7 +39,9 @@ def regression_of_frame(p, z, weights):
 
 
 @pytest.mark.parametrize("frames", ["all", "masked"])
-@pytest.mark.parametrize("norm, normalise", [("none", lambda clip: clip), ("instance", instance_norm), ("layer", layer_norm)])
+@pytest.mark.parametrize(
+    "norm, normalise", [("none", lambda clip: clip), ("instance", instance_norm), ("layer", layer_norm)]
+)
 def test_feature_regression(frames, norm, normalise):
     stub = distillation(LENGTHS, pairs=((1, (2,)), (2, (3, 4))))
     terms = dict(l1_weight=0.7, mse_weight=0.2, cosine_weight=0.4, log_sigmoid_cosine_weight=1.3)
@@ -53,7 +56,9 @@ def test_feature_regression(frames, norm, normalise):
                 continue
             count += 1
             expected += 0.25 * regression_of_frame(stub.predictions[0][row, t], clips[2][t], terms)
-            expected += 2 * regression_of_frame(stub.predictions[1][row, t], (clips[3][t] + clips[4][t]) / 2, terms)
+            expected += 2 * regression_of_frame(
+                stub.predictions[1][row, t], (clips[3][t] + clips[4][t]) / 2, terms
+            )
     assert int(sample_size) == count
     assert float(loss) == pytest.approx(expected, rel=1e-6)
     assert float(log["loss"]) == float(loss) and log["nsentences"] == 3
@@ -76,7 +81,9 @@ def contrastive_of_clip(p, z, masked, temperature):
 def test_colld(training):
     """With all other masked frames as negatives nothing is drawn at random."""
     stub = distillation(LENGTHS)
-    cfg = ColldConfig(num_negatives=0, logit_temp=0.2, contrastive_weight=0.8, l1_weight=0.5, log_sigmoid_cosine_weight=0.0)
+    cfg = ColldConfig(
+        num_negatives=0, logit_temp=0.2, contrastive_weight=0.8, l1_weight=0.5, log_sigmoid_cosine_weight=0.0
+    )
     criterion = ColldCriterion(cfg, stub.task).train(training)
     loss, sample_size, log = criterion(stub.model, stub.sample)
 
@@ -92,7 +99,9 @@ def test_colld(training):
     assert int(sample_size) == masked and int(log["correct"]) == correct
     assert int(log["contrasted"]) == 2 * masked
     # Each term is a mean over its own frames; fairseq divides the sum by sample_size.
-    assert float(loss) / masked == pytest.approx(0.8 * contrastive / masked + 0.5 * distance / valid, rel=1e-6)
+    assert float(loss) / masked == pytest.approx(
+        0.8 * contrastive / masked + 0.5 * distance / valid, rel=1e-6
+    )
     assert float(log["contrastive"]) == pytest.approx(contrastive, rel=1e-6)
 
 
@@ -120,7 +129,9 @@ def test_real_student_starts_at_the_logarithm_of_the_choices():
     from colld_fairseq.modules.heads import DistillationHeads
 
     cfg = ColldStudentConfig()
-    encoder = StudentEncoder(EncoderConfig(fbank_stack=2, layers=2, embed_dim=64, ffn_dim=96, attention_heads=2))
+    encoder = StudentEncoder(
+        EncoderConfig(fbank_stack=2, layers=2, embed_dim=64, ffn_dim=96, attention_heads=2)
+    )
     heads = DistillationHeads([64, 64], [768, 768])
     model = ColldStudent(cfg, encoder, heads, [LayerPair(1, (2,)), LayerPair(2, (4,))])
     stub = distillation([400], width=768, dtype=torch.float32)
@@ -148,7 +159,9 @@ def test_validation_loss_of_a_clip_does_not_depend_on_its_batch(name):
     """Sampled negatives too: sum over clips alone = batch = batch in another order and with more padding."""
     build = {
         "colld": lambda task: ColldCriterion(ColldConfig(num_negatives=10), task),
-        "feature_regression": lambda task: FeatureRegressionCriterion(FeatureRegressionConfig(target_norm="instance"), task),
+        "feature_regression": lambda task: FeatureRegressionCriterion(
+            FeatureRegressionConfig(target_norm="instance"), task
+        ),
     }[name]
 
     def total(stub):
@@ -185,4 +198,6 @@ def test_logged_means_are_over_all_workers_and_steps():
     frames = sum(int(log["sample_size"]) for log in logs)
     expected = sum(float(log["loss"]) for log in logs) / frames
     assert totals["loss"].avg == pytest.approx(expected, rel=1e-6)
-    assert totals["accuracy"].avg == pytest.approx(100 * sum(int(log["correct"]) for log in logs) / (2 * frames), abs=0.01)
+    assert totals["accuracy"].avg == pytest.approx(
+        100 * sum(int(log["correct"]) for log in logs) / (2 * frames), abs=0.01
+    )

@@ -1,4 +1,5 @@
 """SpeechDataset and SpeechToTextDataset: what a batch holds, what is drawn at random, and that draws repeat."""
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +71,9 @@ def test_draws_depend_on_seed_epoch_and_row_only(rows):
     assert np.array_equal(fresh[1]["source"], other_row) and np.array_equal(fresh[0]["source"], first)
     fresh.set_epoch(2)
     assert not np.array_equal(fresh[0]["source"], first)
-    assert not np.array_equal(make(rows, StudentInput("fbank", spec_augment=augment), train=True, seed=9)[0]["source"], first)
+    assert not np.array_equal(
+        make(rows, StudentInput("fbank", spec_augment=augment), train=True, seed=9)[0]["source"], first
+    )
     evaluated = make(rows, StudentInput("fbank", spec_augment=augment))[0]["source"]
     assert np.array_equal(evaluated, make(rows, StudentInput("fbank"))[0]["source"])
 
@@ -86,7 +89,9 @@ def test_keeping_clips_in_memory_changes_nothing(train, rows, monkeypatch):
         for i in range(len(rows)):
             for key, value in plain[i].items():
                 assert np.array_equal(kept[i][key], value), (epoch, i, key)
-    monkeypatch.setattr("colld_fairseq.data.datasets.read_audio", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(
+        "colld_fairseq.data.datasets.read_audio", lambda path: pytest.fail(f"{path} is read again")
+    )
     short = int(np.argmin(rows.n_samples))
     assert kept[short]["utt_id"] == f"test-{short}"
 

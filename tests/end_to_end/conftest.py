@@ -1,4 +1,5 @@
 """Runs that several end-to-end tests look at: a distilled student, recognisers and translators made from it."""
+
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +23,26 @@ class Trained(NamedTuple):
 def distil_options(corpus, teacher):
     """Options of a distillation run, without --save-dir and --max-update."""
     return [
-        *[corpus, "--task", "speech_distillation", "--teacher", teacher, "--arch", "colld_student", *TINY_ENCODER],
-        *["--criterion", "colld", "--layer-map", "sparse:2", "--num-negatives", "20", "--log-sigmoid-cosine-weight", "1"],
+        *[
+            corpus,
+            "--task",
+            "speech_distillation",
+            "--teacher",
+            teacher,
+            "--arch",
+            "colld_student",
+            *TINY_ENCODER,
+        ],
+        *[
+            "--criterion",
+            "colld",
+            "--layer-map",
+            "sparse:2",
+            "--num-negatives",
+            "20",
+            "--log-sigmoid-cosine-weight",
+            "1",
+        ],
         *TRAINING,
     ]
 
@@ -39,7 +58,9 @@ def distilled(distil_options, tmp_path_factory):
 def teacher_cache(corpus, teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     manifests = ",".join(str(corpus / f"{split}.tsv") for split in ("train", "valid"))
-    code = colld(["features", "--manifest", manifests, "--teacher", teacher, "--layers", "2,4", "--out", str(folder)])
+    code = colld(
+        ["features", "--manifest", manifests, "--teacher", teacher, "--layers", "2,4", "--out", str(folder)]
+    )
     assert code == 0
     return folder
 
@@ -61,7 +82,9 @@ def finetune(options, folder, *more):
 @pytest.fixture(scope="session")
 def recogniser(finetune_options, vocab, tmp_path_factory):
     """student_ctc, without language tags."""
-    return finetune(finetune_options, tmp_path_factory.mktemp("ctc"), "--arch", "student_ctc", "--vocab", vocab)
+    return finetune(
+        finetune_options, tmp_path_factory.mktemp("ctc"), "--arch", "student_ctc", "--vocab", vocab
+    )
 
 
 @pytest.fixture(scope="session")

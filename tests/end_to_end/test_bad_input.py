@@ -1,4 +1,5 @@
 """What happens with damaged audio, odd text and wrong options: the promised handling, and a last line one can act on."""
+
 import shutil
 
 import numpy as np
@@ -68,7 +69,9 @@ def test_one_unusable_clip_is_named_and_left_out(kind, folder, teacher):
 def test_too_many_unusable_clips_are_fatal(folder, teacher):
     for path in sorted(folder.glob("train-*.wav"))[:3]:
         path.unlink()
-    with pytest.raises(AudioError, match="2 of 24 clips cannot be read.*colld doctor --manifest.*--max-bad-audio"):
+    with pytest.raises(
+        AudioError, match="2 of 24 clips cannot be read.*colld doctor --manifest.*--max-bad-audio"
+    ):
         distil(folder, teacher)
     output = distil(folder, teacher, "--max-bad-audio", "0.2", "--reset-dataloader")
     assert output.count("skipping unreadable clip") == 3 and "done training" in output
@@ -112,7 +115,12 @@ def test_stereo_44k_and_its_mono_16k_train_alike(folder, teacher):
     generator = np.random.default_rng(3)
     sound = synthetic.make_clip("x", "xx", "xx", generator).waveform
     add_row(folder, "stereo.wav", np.stack([np.repeat(sound, 3), np.repeat(sound, 3)], 1)[: 3 * 16000], 48000)
-    add_row(folder, "other.flac", np.stack([np.interp(np.arange(0, 8000, 0.3628), np.arange(8000), sound[:8000])] * 2, 1), 44100)
+    add_row(
+        folder,
+        "other.flac",
+        np.stack([np.interp(np.arange(0, 8000, 0.3628), np.arange(8000), sound[:8000])] * 2, 1),
+        44100,
+    )
     output = distil(folder, teacher)
     assert "skipping" not in output
     assert sum(float(record["bsz"]) for record in log_records(output, "train_inner")) == 26
@@ -180,7 +188,9 @@ def test_teacher_with_missing_weights_names_them(folder, teacher, tmp_path):
     shutil.copytree(teacher.partition(":")[2], broken)
     state = load_file(broken / "model.safetensors")
     removed = [name for name in state if "layers.1.attention" in name]
-    save_file({name: value for name, value in state.items() if name not in removed}, broken / "model.safetensors")
+    save_file(
+        {name: value for name, value in state.items() if name not in removed}, broken / "model.safetensors"
+    )
     with pytest.raises(TeacherError, match=r"encoder keys missing \(encoder\.layers\.1\.attention"):
         distil(folder, f"hf:{broken}")
 
@@ -222,4 +232,6 @@ def test_the_last_line_of_the_command_is_the_message(folder, teacher):
         check=False,
     )  # fmt: skip
     assert run.code == 1
-    assert run.last_line.startswith("colld_fairseq.errors.ConfigError: layer map '2:7': the teacher has layers 0 to 4")
+    assert run.last_line.startswith(
+        "colld_fairseq.errors.ConfigError: layer map '2:7': the teacher has layers 0 to 4"
+    )

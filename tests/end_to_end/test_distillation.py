@@ -1,4 +1,5 @@
 """fairseq-train with task speech_distillation."""
+
 import math
 
 import pytest

@@ -1,4 +1,5 @@
 """Two worker processes on one machine without GPUs (gloo)."""
+
 import math
 import subprocess
 
@@ -24,7 +25,9 @@ def train_distributed(options, folder):
             )
         )
     outputs = [process.communicate(timeout=180)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * WORKERS, "\n\n".join(text[-1500:] for text in outputs)
+    assert [process.returncode for process in processes] == [0] * WORKERS, "\n\n".join(
+        text[-1500:] for text in outputs
+    )
     return outputs[0]
 
 
@@ -37,11 +40,21 @@ def test_distillation_and_its_validation(distil_options, distilled, tmp_path):
     assert math.isfinite(float(log_records(output, "valid")[-1]["valid_loss"]))
 
 
-def test_validation_scores_of_two_workers_are_those_of_one(finetune_options, recogniser, vocab, corpus, tmp_path):
+def test_validation_scores_of_two_workers_are_those_of_one(
+    finetune_options, recogniser, vocab, corpus, tmp_path
+):
     """No update is made: both workers only validate the same checkpoint, each on half of the clips."""
     options = [*finetune_options, "--arch", "student_ctc", "--vocab", vocab, "--max-update", "8"]
     (tmp_path / "saved").mkdir()
-    options += ["--restore-file", recogniser.checkpoint, "--reset-dataloader", "--max-update", "9", "--lr", "0"]
+    options += [
+        "--restore-file",
+        recogniser.checkpoint,
+        "--reset-dataloader",
+        "--max-update",
+        "9",
+        "--lr",
+        "0",
+    ]
     record = log_records(train_distributed(options, tmp_path), "valid")[-1]
     expected = log_records(recogniser.output, "valid")[-1]
     for key in ("valid_loss", "valid_wer", "valid_cer", "valid_cer_yy-xx", "valid_chrf"):

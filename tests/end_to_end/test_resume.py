@@ -1,4 +1,5 @@
 """kill -9 in the middle of a run, start again: the loss curve of an uninterrupted run, digit for digit."""
+
 import os
 import signal
 import subprocess
@@ -44,7 +45,16 @@ def curves(distil_options, tmp_path_factory):
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_killed_distillation_resumes_exactly(workers, curves, distil_options, tmp_path):
     assert sorted(curves) == list(range(1, UPDATES + 1))
-    options = [*distil_options, *CHECKPOINTS, "--max-update", UPDATES, "--save-dir", tmp_path, "--num-workers", workers]
+    options = [
+        *distil_options,
+        *CHECKPOINTS,
+        "--max-update",
+        UPDATES,
+        "--save-dir",
+        tmp_path,
+        "--num-workers",
+        workers,
+    ]
     first = curve(run_and_kill([*options, "--max-update", "1000"], tmp_path / "log.txt"))
     second = curve(call("train", *options))
     assert min(second) > 5 and min(second) <= max(first) + 1  # it went on from a checkpoint
@@ -59,8 +69,26 @@ def test_stopped_finetuning_resumes_exactly(finetune_options, vocab, tmp_path):
     """With every random thing on: masks, dropout, layer-drop, SpecAugment, temperature sampling, an initial freeze."""
     options = [
         *[*finetune_options, "--arch", "student_ctc", "--vocab", vocab, "--disable-validation"],
-        *["--dropout", "0.1", "--encoder-layerdrop", "0.2", "--output-dropout", "0.1", "--time-mask-prob", "0.3"],
-        *["--channel-mask-prob", "0.2", "--channel-mask-length", "4", "--freq-masks", "2", "--time-masks", "2"],
+        *[
+            "--dropout",
+            "0.1",
+            "--encoder-layerdrop",
+            "0.2",
+            "--output-dropout",
+            "0.1",
+            "--time-mask-prob",
+            "0.3",
+        ],
+        *[
+            "--channel-mask-prob",
+            "0.2",
+            "--channel-mask-length",
+            "4",
+            "--freq-masks",
+            "2",
+            "--time-masks",
+            "2",
+        ],
         *["--sampling-alpha", "0.5", "--freeze-encoder-updates", "4"],
     ]
     whole = curve(call("train", *options, "--max-update", 14, "--save-dir", tmp_path / "whole"))
@@ -72,7 +100,15 @@ def test_stopped_finetuning_resumes_exactly(finetune_options, vocab, tmp_path):
 
 def test_whole_run_does_not_depend_on_workers(curves, distil_options, tmp_path):
     output = call(
-        "train", *distil_options, "--disable-validation", "--max-update", 4, "--save-dir", tmp_path, "--num-workers", "2"
+        "train",
+        *distil_options,
+        "--disable-validation",
+        "--max-update",
+        4,
+        "--save-dir",
+        tmp_path,
+        "--num-workers",
+        "2",
     )
     assert curve(output) == {update: curves[update] for update in range(1, 5)}
     assert len(losses(output)) == 4

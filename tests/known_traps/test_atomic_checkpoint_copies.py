@@ -1,4 +1,5 @@
 """fairseq copies checkpoints to checkpoint_last.pt in place: a kill during the copy would leave a truncated file."""
+
 import shutil
 
 import pytest

@@ -1,4 +1,5 @@
 """fairseq-train takes --bf16 for a TPU's option and then fails without torch_xla, GPU or not."""
+
 from commands import PACKAGE, TINY_ENCODER, call, losses
 
 from colld_fairseq import load_student

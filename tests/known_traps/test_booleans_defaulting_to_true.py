@@ -1,4 +1,5 @@
 """A bool field that defaults to True becomes a flag which sets it to False."""
+
 import dataclasses
 
 import pytest

@@ -1,4 +1,5 @@
 """A torchaudio built for CUDA raises OSError beside a CPU torch; fairseq and transformers expect ImportError only."""
+
 import subprocess
 import sys
 
@@ -22,7 +23,9 @@ print("works")
 def test_it_is_treated_as_absent(tmp_path):
     folder = tmp_path / "torchaudio"
     folder.mkdir()
-    (folder / "__init__.py").write_text("from . import lib\nraise OSError('libcudart.so.12: cannot open shared object')\n")
+    (folder / "__init__.py").write_text(
+        "from . import lib\nraise OSError('libcudart.so.12: cannot open shared object')\n"
+    )
     (folder / "lib.py").write_text("")
     metadata = tmp_path / "torchaudio-2.11.0.dist-info"  # what transformers looks at
     metadata.mkdir()

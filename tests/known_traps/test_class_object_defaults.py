@@ -1,4 +1,5 @@
 """fairseq's forks use class objects as dataclass defaults: TransformerConfig().encoder is shared by all models."""
+
 import copy
 
 from fairseq.models.transformer import TransformerConfig

@@ -1,4 +1,5 @@
 """fairseq's batch_by_size drops the last batch when its size is no multiple of required_batch_size_multiple (8)."""
+
 import numpy as np
 import pytest
 import synthetic

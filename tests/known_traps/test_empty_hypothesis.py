@@ -1,4 +1,5 @@
 """fairseq's default scorer (libbleu) kills the process when a hypothesis has no token at all; CTC gives such ones."""
+
 import torch
 
 

@@ -1,4 +1,5 @@
 """A teacher inside the model would be saved, averaged, put into train mode and halved. Ours is no part of it."""
+
 import pytest
 import torch
 from commands import PACKAGE, TINY_ENCODER, TRAINING, call

@@ -1,4 +1,5 @@
 """--fp16 and --bf16 round every float32 tensor of a batch, the teacher's waveforms too, unless they are float64."""
+
 import pytest
 import torch
 from fairseq.trainer import Trainer

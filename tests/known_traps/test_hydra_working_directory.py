@@ -2,6 +2,7 @@
 
 The run itself is in end_to_end/test_distillation.py; here is what makes the paths absolute.
 """
+
 import os
 
 from omegaconf import OmegaConf

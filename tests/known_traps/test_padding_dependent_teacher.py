@@ -1,4 +1,5 @@
 """HuBERT's features change with the padding of the batch (by up to 1.02 with a group-norm front-end). Ours do not."""
+
 import pytest
 import torch
 
@@ -16,7 +17,9 @@ def test_teacher_targets_of_a_batch_are_those_of_each_clip_alone(distillation, c
     targets, target_lengths = run.task.teacher_targets(together, lengths, run.model.prediction_rate_hz)
     for row, item in enumerate(items):
         alone = dataset.collater([item])
-        own, own_lengths = run.task.teacher_targets(alone, lengths[row : row + 1], run.model.prediction_rate_hz)
+        own, own_lengths = run.task.teacher_targets(
+            alone, lengths[row : row + 1], run.model.prediction_rate_hz
+        )
         frames = int(own_lengths[0])
         assert frames == target_lengths[row]
         for layer, features in own.items():

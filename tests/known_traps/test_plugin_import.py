@@ -1,4 +1,5 @@
 """--user-dir imports tasks and models only, and nothing when the package is imported already: ours registers itself."""
+
 import subprocess
 import sys
 

@@ -1,4 +1,5 @@
 """A task's default silently replaces that of a criterion's or model's field with the same name."""
+
 import dataclasses
 import itertools
 
@@ -19,7 +20,11 @@ def test_there_is_something_to_compare():
 
 @pytest.mark.parametrize(
     "first, second",
-    [pair for a, b in itertools.combinations((TASKS, CRITERIONS, MODELS), 2) for pair in itertools.product(a, b)],
+    [
+        pair
+        for a, b in itertools.combinations((TASKS, CRITERIONS, MODELS), 2)
+        for pair in itertools.product(a, b)
+    ],
     ids=lambda config: config.__name__,
 )
 def test_no_field_is_shared(first, second):

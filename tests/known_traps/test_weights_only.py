@@ -1,4 +1,5 @@
 """torch >= 2.6 refuses fairseq checkpoints unless its classes are registered as safe. The check is never turned off."""
+
 import argparse
 import os
 

@@ -1,11 +1,21 @@
 """student_ctc and student_s2t: starting from a student, freezing, masks, and independence of the batch."""
+
 import pytest
 import torch
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.loading import load_student
 
-DECODER = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "40", "--decoder-dropout", "0"]
+DECODER = [
+    "--decoder-embed-dim",
+    "32",
+    "--decoder-layers",
+    "1",
+    "--decoder-ffn-embed-dim",
+    "40",
+    "--decoder-dropout",
+    "0",
+]
 LENGTHS = [101, 64, 90]
 
 
@@ -91,7 +101,10 @@ def test_masks_of_other_lengths_differ(finetuning):
 def test_starts_from_the_student_with_its_shape(distillation, build, tmp_path):
     """The student's shape wins over the architecture's; heads are left behind; its file is not needed afterwards."""
     run = distillation("--encoder-embed-dim", "40")
-    state = {"cfg": {"model": {"encoder_config": run.cfg.model.encoder_config}}, "model": run.model.state_dict()}
+    state = {
+        "cfg": {"model": {"encoder_config": run.cfg.model.encoder_config}},
+        "model": run.model.state_dict(),
+    }
     path = tmp_path / "student.pt"
     torch.save(state, path)
     assert torch.equal(load_student(str(path)).mask_emb, run.model.encoder.mask_emb)
@@ -105,7 +118,9 @@ def test_starts_from_the_student_with_its_shape(distillation, build, tmp_path):
     path.unlink()
     from fairseq import models
 
-    again = models.build_model(tuned.cfg.model, tuned.task)  # as when a checkpoint of the fine-tuned model is loaded
+    again = models.build_model(
+        tuned.cfg.model, tuned.task
+    )  # as when a checkpoint of the fine-tuned model is loaded
     again.load_state_dict(tuned.model.state_dict())
     with pytest.raises(ConfigError, match="no student checkpoint"):
         build("--student", path)
@@ -114,7 +129,10 @@ def test_starts_from_the_student_with_its_shape(distillation, build, tmp_path):
 def test_student_of_a_finetuned_checkpoint(build, tmp_path):
     run = build()
     path = tmp_path / "tuned.pt"
-    torch.save({"cfg": {"model": {"encoder_config": run.cfg.model.encoder_config}}, "model": run.model.state_dict()}, path)
+    torch.save(
+        {"cfg": {"model": {"encoder_config": run.cfg.model.encoder_config}}, "model": run.model.state_dict()},
+        path,
+    )
     x, lengths = source()
     expected = run.model.eval().encoder.student(x, lengths).x
     assert torch.equal(load_student(str(path))(x, lengths).x, expected)

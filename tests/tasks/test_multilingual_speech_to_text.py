@@ -103,7 +103,12 @@ def test_validation_scores_are_those_of_the_whole_corpus(finetuning):
     pair = [i for i in order if dataset.rows.row(i).src_lang == "ar"]
     chrf = sacrebleu.corpus_chrf([said[i] for i in pair], [[meant[i] for i in pair]])
     assert values["chrf_ar-xx"] == pytest.approx(chrf.score, abs=0.01)
-    assert {key for key in values if key.startswith("wer_")} == {"wer_xx-xx", "wer_yy-yy", "wer_yy-xx", "wer_ar-xx"}
+    assert {key for key in values if key.startswith("wer_")} == {
+        "wer_xx-xx",
+        "wer_yy-yy",
+        "wer_yy-xx",
+        "wer_ar-xx",
+    }
 
 
 @pytest.mark.parametrize("by, groups", [("language", 3), ("corpus", 2)])

@@ -18,7 +18,11 @@ def test_targets_are_the_teachers_features_on_the_students_frames(distillation, 
     run = distillation()
     batch, lengths = batch_of(run)
     targets, target_lengths = run.task.teacher_targets(batch, lengths, 50.0)
-    assert sorted(targets) == [2, 4] and (target_lengths <= lengths).all() and (lengths - target_lengths).max() <= 1
+    assert (
+        sorted(targets) == [2, 4]
+        and (target_lengths <= lengths).all()
+        and (lengths - target_lengths).max() <= 1
+    )
     clip = torch.from_numpy(read_audio(str(corpus / "test-0.wav")))[None]
     expected = load_teacher(teacher, [2, 4])(clip, torch.tensor([clip.size(1)])).features
     frames = int(target_lengths[0])
@@ -41,7 +45,9 @@ def test_a_student_at_half_the_rate(rule, width, distillation):
 
 
 def test_feed_forward_targets_and_precision(distillation):
-    plain, ffn, half = (distillation(*more) for more in ([], ["--teacher-kind", "ffn"], ["--teacher-dtype", "bfloat16"]))
+    plain, ffn, half = (
+        distillation(*more) for more in ([], ["--teacher-kind", "ffn"], ["--teacher-dtype", "bfloat16"])
+    )
     batch, lengths = batch_of(plain)
     values = [run.task.teacher_targets(batch, lengths, 50.0)[0][4] for run in (plain, ffn, half)]
     assert not torch.allclose(values[0], values[1], atol=1e-2)
@@ -67,7 +73,9 @@ def test_cache_of_another_teacher_or_layer_is_refused(distillation, teacher, cor
     assert "teacher_input" not in batch
     online = distillation("--layer-map", "2:2")
     expected, _ = online.task.teacher_targets(batch_of(online)[0], lengths, 50.0)
-    assert torch.allclose(run.task.teacher_targets(batch, lengths, 50.0)[0][2].float(), expected[2], atol=5e-3)
+    assert torch.allclose(
+        run.task.teacher_targets(batch, lengths, 50.0)[0][2].float(), expected[2], atol=5e-3
+    )
 
 
 def test_data_needs_the_model_first(distillation, corpus, teacher):
