@@ -1,6 +1,7 @@
 """Task `multilingual_speech_to_text`: recognition and translation, several languages at once."""
 import functools
 import itertools
+import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.data.audio import SAMPLE_RATE, audio_info
+from colld_fairseq.data.checks import load_warnings
 from colld_fairseq.data.datasets import DatasetOptions, SpeechDataset, SpeechToTextDataset
 from colld_fairseq.data.fbank import SHIFT
 from colld_fairseq.data.manifest import Row
@@ -25,6 +27,8 @@ from colld_fairseq.decoding.kenlm_scorer import TokenKenlm, WordKenlm
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
+
+logger = logging.getLogger(__name__)
 
 # Longest hypothesis of an attention decoder in validation: nobody speaks more letters than this, and a decoder at the
 # start of its training, which never ends a sentence, would otherwise run to its limit.
@@ -75,6 +79,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def make_dataset(self, split, rows, student_input, options):
         if not rows.has_text:
             raise ConfigError(f"{rows.path}: this task needs a speech-to-text manifest, with id, audio, n_frames, tgt_text")
+        for warning in itertools.chain.from_iterable(map(load_warnings, rows.parts)):
+            logger.warning(warning)
         return SpeechToTextDataset(
             rows, student_input, options, self.target_dictionary, self.encode_target, self.encode_ctc_target
         )

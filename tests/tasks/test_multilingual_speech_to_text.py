@@ -137,6 +137,18 @@ def test_length_limits_hold_in_training_only(finetuning):
     assert len(run.task.dataset("valid").ordered_indices()) == 10
 
 
+def test_suspicious_rows_are_named_when_data_is_loaded(finetuning, caplog):
+    run = finetuning()
+    run.task.load_dataset("valid")
+    assert not [record for record in caplog.records if "row(s) with" in record.message]
+    manifest = run.task.dataset("valid").rows.parts[0]
+    manifest.table = manifest.table.set_column(
+        manifest.table.column_names.index("tgt_text"), "tgt_text", [["  "] + ["word"] * (len(manifest) - 1)]
+    )
+    run.task.make_dataset("valid", run.task.dataset("valid").rows, None, run.task.dataset("valid").options)
+    assert "1 row(s) with empty text (line 2)" in caplog.text
+
+
 def test_log_records_helper_reads_every_kind():
     lines = '{"loss": "1", "num_updates": "1"}\n{"valid_loss": "2"}\n{"train_loss": "3"}\n'
     assert [len(log_records(lines, kind)) for kind in ("train_inner", "valid", "train")] == [1, 1, 1]
