@@ -57,10 +57,11 @@ def load(reader: str, kind: str, folder: str) -> Dict[str, float]:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    import colld_fairseq  # noqa: F401  (both sides import it: it makes the installed fairseq usable)
-    from colld_fairseq.data.manifest import read_manifest
     from fairseq.data import FileAudioDataset
     from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDatasetCreator
+
+    import colld_fairseq  # noqa: F401  (both sides import it: it makes the installed fairseq usable)
+    from colld_fairseq.data.manifest import read_manifest
 
     imports = peak()
     started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 `prepare()` runs once when colld_fairseq is imported. It never needs a GPU, a download or `sys.argv`.
 """
+
 from __future__ import annotations
 
 import functools

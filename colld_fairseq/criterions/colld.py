@@ -33,14 +33,19 @@ VALID_NEGATIVES_SEED = 1
 class ColldConfig(FeatureRegressionConfig):
     contrastive_weight: float = field(default=1.0, metadata={"help": "weight of the contrastive term"})
     num_negatives: int = field(
-        default=100, metadata={"help": "negatives a frame, from the same utterance; 0 = all its other masked frames (w2v-BERT: 100)"}
+        default=100,
+        metadata={
+            "help": "negatives a frame, from the same utterance; 0 = all its other masked frames (w2v-BERT: 100)"
+        },
     )
     logit_temp: float = field(default=0.1, metadata={"help": "temperature dividing the cosines (w2v-BERT: 0.1)"})
     l1_weight: float = field(default=0.0, metadata={"help": "weight of the mean absolute difference"})
     log_sigmoid_cosine_weight: float = field(default=0.0, metadata={"help": "weight of -log sigmoid(cos)"})
     target_norm: TargetNorm = field(
         default="instance",
-        metadata={"help": "teacher features: none, per channel over the utterance (our choice), or affine-free LayerNorm"},
+        metadata={
+            "help": "teacher features: none, per channel over the utterance (our choice), or affine-free LayerNorm"
+        },
     )
 
 
@@ -66,7 +71,9 @@ class ColldCriterion(FeatureRegressionCriterion):
             return self.contrast(predictions, targets, weights, masked)
         # In validation clip by clip with the same seed: what a clip's loss is does not depend on its batch.
         clips = [
-            self.contrast([p[i] for p in predictions], [z[i] for z in targets], weights, masked[i], VALID_NEGATIVES_SEED)
+            self.contrast(
+                [p[i] for p in predictions], [z[i] for z in targets], weights, masked[i], VALID_NEGATIVES_SEED
+            )
             for i in (slice(row, row + 1) for row in range(len(masked)))
         ]
         return tuple(sum(values) for values in zip(*clips))

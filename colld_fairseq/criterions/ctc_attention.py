@@ -5,6 +5,7 @@
 each a mean per token of its own text; a model without a decoder is trained with CTC alone. The target's language tag,
 which is given and not predicted, carries no loss.
 """
+
 from dataclasses import dataclass, field
 from typing import Dict
 

@@ -1,6 +1,6 @@
 """Criterion `feature_regression`: the student's heads regress the teacher's features, layer by layer.
 
-    loss = sum_k w_k * 1/F * sum_t [ a |p_kt - z_kt|_1 / D + b |p_kt - z_kt|_2^2 / D + c (1 - cos) - d log sigmoid(cos) ]
+    loss = sum_k w_k / F * sum_t [ a |p_kt - z_kt|_1 / D + b |p_kt - z_kt|_2^2 / D + c (1 - cos) - d log sigmoid(cos) ]
 
 over the F frames that count (all, or the masked ones); a, b, c, d are options, w_k = 1/K unless given. With the right
 model options this is DistilHuBERT, layer-to-layer L1+cosine, FitHuBERT, LightHuBERT or USAD: see examples/baselines.

@@ -1,4 +1,5 @@
 """Unreadable clips: counted, named and, past a limit, fatal."""
+
 from __future__ import annotations
 
 import logging

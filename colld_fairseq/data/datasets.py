@@ -1,4 +1,5 @@
 """fairseq datasets over manifests: audio for distillation, audio and text for recognition and translation."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 """What the student hears: a waveform in, the array its front-end takes out."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

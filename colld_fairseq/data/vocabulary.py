@@ -1,4 +1,5 @@
 """What `colld vocab` wrote: the dictionary, the tokenisation and the language tags of one vocabulary folder."""
+
 import os
 from typing import List, Optional, Set
 
@@ -57,7 +58,7 @@ class Vocabulary:
         if index == self.dictionary.unk():
             place = f"{where}: " if where else ""
             raise ConfigError(
-                f"{place}target language {language!r} has no tag in {self.folder}; add it with `colld vocab --lang-tags`"
+                f"{place}target language {language!r} has no tag in {self.folder}: run `colld vocab --lang-tags`"
             )
         return index
 

@@ -39,32 +39,22 @@ class ColldStudentConfig(EncoderOptions):
             )
         },
     )
-    head_activation: ChoiceEnum(["relu", "gelu"]) = field(
-        default="gelu", metadata={"help": "of mlp and shared heads"}
-    )
-    head_hidden: int = field(
-        default=0, metadata={"help": "hidden width of mlp and shared heads; 0 = student width"}
-    )
-    no_head_bias: bool = field(
-        default=False, metadata={"help": "last Linear of each head without bias (LightHuBERT)"}
-    )
+    head_activation: ChoiceEnum(["relu", "gelu"]) = field(default="gelu", metadata={"help": "of mlp and shared heads"})
+    head_hidden: int = field(default=0, metadata={"help": "hidden width of mlp and shared heads; 0 = student width"})
+    no_head_bias: bool = field(default=False, metadata={"help": "last Linear of each head without bias (LightHuBERT)"})
     upsample_heads: bool = field(
         default=False, metadata={"help": "undo the encoder's time reduction inside the heads (FitHuBERT)"}
     )
     mask_prob: float = field(
         default=0.65,
         metadata={
-            "help": (
-                "share of frames that masked spans would cover without overlap (w2v-BERT: 0.65); 0 = no mask"
-            )
+            "help": ("share of frames that masked spans would cover without overlap (w2v-BERT: 0.65); 0 = no mask")
         },
     )
     mask_length: int = field(
         default=10, metadata={"help": "frames of a masked span, at the student's rate (w2v-BERT: 10)"}
     )
-    min_masks: int = field(
-        default=2, metadata={"help": "least number of spans in an utterance (w2v-BERT: 2)"}
-    )
+    min_masks: int = field(default=2, metadata={"help": "least number of spans in an utterance (w2v-BERT: 2)"})
 
 
 class StudentOutput(NamedTuple):
@@ -80,9 +70,7 @@ class StudentOutput(NamedTuple):
 class ColldStudent(BaseFairseqModel):
     """`encoder.` is the student; `heads.` exists in distillation only: no fine-tuned model takes it over."""
 
-    def __init__(
-        self, cfg: ColldStudentConfig, encoder: StudentEncoder, heads: DistillationHeads, pairs
-    ) -> None:
+    def __init__(self, cfg: ColldStudentConfig, encoder: StudentEncoder, heads: DistillationHeads, pairs) -> None:
         super().__init__()
         self.cfg = cfg
         self.prediction_rate_hz = encoder.frame_rate_hz * heads.upsample_factor
@@ -141,9 +129,7 @@ class ColldStudent(BaseFairseqModel):
 
     def sample_mask(self, lengths: Tensor, seed: Optional[int] = None) -> Tensor:
         generator = None if seed is None else torch.Generator(lengths.device).manual_seed(seed)
-        return sample_span_mask(
-            lengths, self.cfg.mask_prob, self.cfg.mask_length, self.cfg.min_masks, generator
-        )
+        return sample_span_mask(lengths, self.cfg.mask_prob, self.cfg.mask_length, self.cfg.min_masks, generator)
 
     def max_positions(self):
         return None

@@ -34,9 +34,7 @@ REGULARISERS = {
 
 @dataclass
 class EncoderOptions(FairseqDataclass):
-    encoder_preset: str = field(
-        default="tiny", metadata={"help": f"shape of the student: {', '.join(PRESETS)}"}
-    )
+    encoder_preset: str = field(default="tiny", metadata={"help": f"shape of the student: {', '.join(PRESETS)}"})
     front_end: Optional[str] = field(
         default=None, metadata={"help": "waveform, fbank or fbank_stack; default: the preset's"}
     )
@@ -46,9 +44,7 @@ class EncoderOptions(FairseqDataclass):
     encoder_block: Optional[str] = field(
         default=None, metadata={"help": "conformer or transformer; default: the preset's"}
     )
-    encoder_layers: Optional[int] = field(
-        default=None, metadata={"help": "number of blocks; default: the preset's"}
-    )
+    encoder_layers: Optional[int] = field(default=None, metadata={"help": "number of blocks; default: the preset's"})
     encoder_embed_dim: Optional[int] = field(default=None, metadata={"help": "width; default: the preset's"})
     encoder_ffn_embed_dim: Optional[int] = field(
         default=None, metadata={"help": "feed-forward width; default: the preset's"}
@@ -73,9 +69,7 @@ class EncoderOptions(FairseqDataclass):
     )
     encoder_config: str = field(
         default="",
-        metadata={
-            "help": "the complete encoder as JSON; filled in by the program and kept in the checkpoint"
-        },
+        metadata={"help": "the complete encoder as JSON; filled in by the program and kept in the checkpoint"},
     )
 
 

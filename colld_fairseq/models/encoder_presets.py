@@ -3,20 +3,30 @@
 from typing import Any, Dict
 
 W2V_BERT = dict(
-    front_end="fbank_stack", fbank_stack=2, block="conformer", position="relative_key", activation="swish",
-    causal_conv=True, depthwise_conv_kernel=31, embed_dim=1024, ffn_dim=4096, attention_heads=16,
+    front_end="fbank_stack",
+    fbank_stack=2,
+    block="conformer",
+    position="relative_key",
+    activation="swish",
+    causal_conv=True,
+    depthwise_conv_kernel=31,
+    embed_dim=1024,
+    ffn_dim=4096,
+    attention_heads=16,
 )
-OUR_CONFORMER = dict(
-    front_end="fbank_stack", fbank_stack=2, block="conformer", position="rotary", activation="swish"
-)
+OUR_CONFORMER = dict(front_end="fbank_stack", fbank_stack=2, block="conformer", position="rotary", activation="swish")
 HUBERT_BASE = dict(
-    front_end="waveform", block="transformer", position="conv", activation="gelu", extractor_norm="group",
-    embed_dim=768, ffn_dim=3072, attention_heads=12,
+    front_end="waveform",
+    block="transformer",
+    position="conv",
+    activation="gelu",
+    extractor_norm="group",
+    embed_dim=768,
+    ffn_dim=3072,
+    attention_heads=12,
 )
 # FitHuBERT's thinner extractor (channels, kernel, stride) and time reduction, 2207.00555.
-FITHUBERT_CONV = (
-    [[128, 10, 5], [256, 1, 1]] + [[256, 3, 2]] * 4 + [[512, 1, 1]] + [[512, 2, 2]] * 2
-)
+FITHUBERT_CONV = [[128, 10, 5], [256, 1, 1]] + [[256, 3, 2]] * 4 + [[512, 1, 1]] + [[512, 2, 2]] * 2
 
 PRESETS: Dict[str, Dict[str, Any]] = {
     # CoLLD students. conformer_1024 is the 12-layer half of w2v-BERT 2.0 and takes its weights (our inference
@@ -25,19 +35,20 @@ PRESETS: Dict[str, Dict[str, Any]] = {
     "base": dict(OUR_CONFORMER, layers=12, embed_dim=768, ffn_dim=3072, attention_heads=12),
     "small": dict(OUR_CONFORMER, layers=12, embed_dim=384, ffn_dim=1536, attention_heads=6),
     "tiny": dict(
-        OUR_CONFORMER, fbank_stack=4, layers=6, embed_dim=192, ffn_dim=576, attention_heads=4,
+        OUR_CONFORMER,
+        fbank_stack=4,
+        layers=6,
+        embed_dim=192,
+        ffn_dim=576,
+        attention_heads=4,
         depthwise_conv_kernel=15,
     ),
     # Published students of HuBERT-family teachers.
     "distilhubert": dict(HUBERT_BASE, layers=2, feature_norm=False, feature_grad_mult=0.1),
-    "fithubert": dict(
-        HUBERT_BASE, layers=12, embed_dim=480, ffn_dim=480, conv_layers=FITHUBERT_CONV, time_reduction=2
-    ),
+    "fithubert": dict(HUBERT_BASE, layers=12, embed_dim=480, ffn_dim=480, conv_layers=FITHUBERT_CONV, time_reduction=2),
     "half_l2l": dict(HUBERT_BASE, layers=12, embed_dim=384, ffn_dim=1536, attention_heads=6),
     "lighthubert_small": dict(
         HUBERT_BASE, layers=12, embed_dim=384, ffn_dim=1536, attention_heads=6, extractor_norm="layer"
     ),
-    "usad_small": dict(
-        HUBERT_BASE, front_end="fbank", layers=12, embed_dim=384, ffn_dim=1536, attention_heads=6
-    ),
+    "usad_small": dict(HUBERT_BASE, front_end="fbank", layers=12, embed_dim=384, ffn_dim=1536, attention_heads=6),
 }

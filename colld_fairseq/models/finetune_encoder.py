@@ -1,4 +1,5 @@
-"""The student encoder inside recognisers and translators: masks, freezing, length adaptor, fairseq's encoder interface."""
+"""The student encoder inside recognisers and translators: masks, freezing, length adaptor, fairseq's interface."""
+
 import contextlib
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, NamedTuple, Optional
@@ -26,7 +27,8 @@ class FinetuneOptions(EncoderOptions):
         default=0, metadata={"help": "the encoder gets no gradient for this many updates"}
     )
     time_mask_prob: float = field(
-        default=0.0, metadata={"help": "share of encoder frames covered by masked spans in training (wav2vec 2.0: 0.05-0.75)"}
+        default=0.0,
+        metadata={"help": "share of encoder frames covered by masked spans in training (wav2vec 2.0: 0.05-0.75)"},
     )
     time_mask_length: int = field(default=10, metadata={"help": "frames of a masked span, at the encoder's rate"})
     channel_mask_prob: float = field(
@@ -125,8 +127,8 @@ class AttendedEncoder(FinetuneEncoder):
 def build_student(cfg: FinetuneOptions) -> StudentEncoder:
     """The encoder to fine-tune: that of `cfg.student` with its weights, or a new one of the chosen shape.
 
-    A checkpoint of the fine-tuned model carries `encoder_config`: then the student's file is not needed any more and the
-    weights come from the checkpoint itself.
+    A checkpoint of the fine-tuned model carries `encoder_config`: then the student's file is not needed any more, and
+    the weights come from the checkpoint itself.
     """
     if not cfg.student or cfg.encoder_config:
         return build_encoder(cfg)

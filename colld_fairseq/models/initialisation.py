@@ -49,9 +49,7 @@ def initialise(encoder: StudentEncoder, spec: str, layers: str = "") -> None:
         raise ConfigError(f"--init-from {spec}: nothing in it has the shape of the student's weights")
     encoder.load_state_dict(taken, strict=False)
     random = sorted({part_of(name) for name in encoder.state_dict().keys() - taken.keys()})
-    logger.info(
-        "started from %s: %d tensors; at random: %s", spec, len(taken), ", ".join(random) or "nothing"
-    )
+    logger.info("started from %s: %d tensors; at random: %s", spec, len(taken), ", ".join(random) or "nothing")
 
 
 def read_checkpoint_of(spec: str) -> Tuple[EncoderConfig, State]:

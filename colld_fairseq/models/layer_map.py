@@ -30,8 +30,7 @@ def parse_layer_map(text: str, student_layers: int, teacher_layers: int) -> List
     """
     if text == "dense":
         pairs = [
-            LayerPair(k, (round_half_up(k * teacher_layers, student_layers),))
-            for k in range(1, student_layers + 1)
+            LayerPair(k, (round_half_up(k * teacher_layers, student_layers),)) for k in range(1, student_layers + 1)
         ]
     elif text.startswith("sparse:"):
         count = as_number(text, text[len("sparse:") :])
@@ -40,10 +39,7 @@ def parse_layer_map(text: str, student_layers: int, teacher_layers: int) -> List
                 f"layer map {text!r}: the number of pairs must be 1 to {min(student_layers, teacher_layers)} "
                 f"(student {student_layers} layers, teacher {teacher_layers})"
             )
-        pairs = [
-            LayerPair(k * student_layers // count, (k * teacher_layers // count,))
-            for k in range(1, count + 1)
-        ]
+        pairs = [LayerPair(k * student_layers // count, (k * teacher_layers // count,)) for k in range(1, count + 1)]
     else:
         pairs = [parse_pair(text, part) for part in text.split(",")]
     for pair in pairs:

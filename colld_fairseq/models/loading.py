@@ -1,4 +1,5 @@
 """Load student checkpoints in plain Python."""
+
 import json
 import os
 from typing import Dict, Tuple

@@ -1,4 +1,5 @@
 """Model `student_ctc`: student encoder and a CTC output layer."""
+
 from dataclasses import dataclass
 
 import torch

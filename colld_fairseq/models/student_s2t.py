@@ -1,4 +1,5 @@
-"""Model `student_s2t`: student encoder, length adaptor, Transformer decoder, and an auxiliary CTC layer on the encoder."""
+"""Model `student_s2t`: student encoder, length adaptor, Transformer decoder, and CTC on the encoder's output."""
+
 from argparse import Namespace
 from dataclasses import dataclass, field
 

@@ -1,4 +1,5 @@
 """Task `multilingual_speech_to_text`: recognition and translation, several languages at once."""
+
 import functools
 import itertools
 import logging
@@ -45,13 +46,18 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
         default="tgt_text", metadata={"help": "text that CTC is trained on: the target, or the transcript (src_text)"}
     )
     tgt_lang: str = field(
-        default="", metadata={"help": "target language forced at decoding (default: each row's own; needed by interactive)"}
+        default="",
+        metadata={"help": "target language forced at decoding (default: each row's own; needed by interactive)"},
     )
     valid_beam: int = field(default=1, metadata={"help": "beam of the decoding in validation"})
     ctc_lm: str = field(default="", metadata={"help": "KenLM n-gram model for CTC decoding (.arpa or binary)"})
-    ctc_lm_unit: ChoiceEnum(["word", "token"]) = field(default="word", metadata={"help": "what the n-gram model counts"})
+    ctc_lm_unit: ChoiceEnum(["word", "token"]) = field(
+        default="word", metadata={"help": "what the n-gram model counts"}
+    )
     ctc_lm_weight: float = field(default=0.0, metadata={"help": "weight of the n-gram model (natural logarithms)"})
-    ctc_length_score: float = field(default=0.0, metadata={"help": "added for each word (or token) in CTC decoding with a model"})
+    ctc_length_score: float = field(
+        default=0.0, metadata={"help": "added for each word (or token) in CTC decoding with a model"}
+    )
 
 
 @register_task("multilingual_speech_to_text", dataclass=MultilingualSpeechToTextConfig)
@@ -78,7 +84,9 @@ class MultilingualSpeechToTextTask(SpeechTask):
     # -- data ------------------------------------------------------------------------------------------------------
     def make_dataset(self, split, rows, student_input, options):
         if not rows.has_text:
-            raise ConfigError(f"{rows.path}: this task needs a speech-to-text manifest, with id, audio, n_frames, tgt_text")
+            raise ConfigError(
+                f"{rows.path}: this task needs a speech-to-text manifest, with id, audio, n_frames, tgt_text"
+            )
         for warning in itertools.chain.from_iterable(map(load_warnings, rows.parts)):
             logger.warning(warning)
         return SpeechToTextDataset(
@@ -187,7 +195,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     @functools.cached_property
     def language_pairs(self) -> Dict[str, List[str]]:
-        """Metric prefix -> "source-target" pairs of all validation sets: every worker logs the same ones at every step."""
+        """Metric prefix -> "source-target" pairs of all validation sets; every worker logs the same at every step."""
         pairs = set()
         for dataset in self.datasets.values():
             if not dataset.options.train:

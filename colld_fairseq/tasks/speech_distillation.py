@@ -32,7 +32,9 @@ class SpeechDistillationConfig(SpeechTaskConfig):
     )
     teacher_kind: ChoiceEnum(["layer", "ffn"]) = field(
         default="layer",
-        metadata={"help": "target features: block outputs, or feed-forward outputs before the residual (USAD, data2vec)"},
+        metadata={
+            "help": "target features: block outputs, or feed-forward outputs before the residual (USAD, data2vec)"
+        },
     )
     teacher_dtype: ChoiceEnum(["float32", "bfloat16", "float16"]) = field(
         default="float32", metadata={"help": "the teacher's own precision, whatever the student's"}
@@ -124,6 +126,12 @@ class SpeechDistillationTask(SpeechTask):
         targets, target_lengths = {}, lengths
         for layer, features in output.features.items():
             targets[layer], target_lengths = align_frames(
-                features, output.lengths, output.frame_rate_hz, rate_hz, str(self.cfg.frame_rule), lengths, sample["utt_id"]
+                features,
+                output.lengths,
+                output.frame_rate_hz,
+                rate_hz,
+                str(self.cfg.frame_rule),
+                lengths,
+                sample["utt_id"],
             )
         return targets, torch.minimum(target_lengths, lengths)

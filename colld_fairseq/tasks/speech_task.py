@@ -11,8 +11,8 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II, MISSING
 
 from colld_fairseq.compat import absolute_path, make_path_absolute
-from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.datasets import DatasetOptions
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import join_manifests, read_manifest
@@ -61,7 +61,9 @@ class SpeechTaskConfig(FairseqDataclass):
     freq_mask_width: int = field(default=27, metadata={"help": "SpecAugment F: widest frequency mask (bins)"})
     time_masks: int = field(default=0, metadata={"help": "SpecAugment: time masks per clip (filterbank input)"})
     time_mask_width: int = field(default=40, metadata={"help": "SpecAugment T: longest time mask (10 ms frames)"})
-    time_mask_share: float = field(default=0.2, metadata={"help": "SpecAugment p: longest time mask as share of the clip"})
+    time_mask_share: float = field(
+        default=0.2, metadata={"help": "SpecAugment p: longest time mask as share of the clip"}
+    )
     keep_in_memory: bool = field(
         default=False,
         metadata={"help": "read and transform each clip once and keep it in memory (32 kB a second of filterbanks)"},
@@ -172,4 +174,3 @@ class SpeechTask(FairseqTask):
 
     def max_positions(self):
         return None  # lengths are limited in seconds, when the rows are selected
-

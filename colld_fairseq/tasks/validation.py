@@ -1,4 +1,5 @@
 """Scores of real decoding inside validation: counts that add up over batches and workers, metrics from their sums."""
+
 from typing import Dict, List
 
 import torch

@@ -8,6 +8,7 @@ A table has one row a recording, `id file seconds speaker lang split text [trans
   SPLIT_asr.tsv   every recording of the source languages; tgt_text = transcript: to distil from, to score recognition
   SPLIT_st.tsv    the rows of SPLIT.tsv whose target is another language: to score translation
 """
+
 import argparse
 import csv
 import os
@@ -36,7 +37,9 @@ def main() -> None:
         chosen = [row for row in rows if row["split"] == split]
         if split == "train" and args.train_hours is not None:
             chosen = part(chosen, args.train_hours)
-        recognition = [manifest_row(row, row["lang"]) for row in chosen if row["lang"] in {source for source, _ in pairs}]
+        recognition = [
+            manifest_row(row, row["lang"]) for row in chosen if row["lang"] in {source for source, _ in pairs}
+        ]
         both = [
             manifest_row(row, target)
             for source, target in pairs

@@ -6,6 +6,7 @@ takes ten: made to compare objectives of distillation. "random" in place of a ch
 
 RUN_DIR holds `data/` (train_asr.tsv, dev_asr.tsv) and `vocab/`, as run.py leaves them.
 """
+
 import argparse
 from pathlib import Path
 from typing import List, Tuple
@@ -88,7 +89,9 @@ def probe(encoder: StudentEncoder, train: Clips, dev: Clips, vocabulary: Vocabul
         y = [train_y[i] for i in chosen]
         predicted, lengths = log_probs([train_x[i] for i in chosen])
         y_lengths = torch.tensor([len(tokens) for tokens in y])
-        loss = ctc_loss(predicted.transpose(0, 1), torch.cat(y), lengths, y_lengths, reduction="sum", zero_infinity=True)
+        loss = ctc_loss(
+            predicted.transpose(0, 1), torch.cat(y), lengths, y_lengths, reduction="sum", zero_infinity=True
+        )
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1, (update + 1) / WARM_UP) * (1 - update / UPDATES)
         optimizer.zero_grad()
         (loss / y_lengths.sum()).backward()

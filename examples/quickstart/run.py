@@ -9,6 +9,7 @@ is a command line that you can run yourself (OUT/commands.sh). A finished job is
     lane 1   teacher features -> distil colld -> fine-tune colld -> decode
     lane 2   fine-tune scratch -> distil l1cos (needs the features) -> fine-tune l1cos -> decode
 """
+
 import argparse
 import json
 import os
@@ -232,7 +233,9 @@ def main() -> None:
     all_jobs = jobs(out, args)
     (out / "commands.sh").write_text("\n".join(shlex.join(job.command) for job in all_jobs.values()) + "\n")
     write_json(out / "settings.json", {name: str(value) for name, value in vars(args).items()})
-    decoding = {arm: [name for name in all_jobs if name.startswith((f"{arm}/generate", f"{arm}/score"))] for arm in ARMS}
+    decoding = {
+        arm: [name for name in all_jobs if name.startswith((f"{arm}/generate", f"{arm}/score"))] for arm in ARMS
+    }
 
     def pick(*names: str) -> List[Job]:
         return [all_jobs[name] for name in names if name in all_jobs]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from colld_fairseq.teachers import load_teacher
 from colld_fairseq.teachers.whisper import TAIL, LogMel
