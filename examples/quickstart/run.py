@@ -70,15 +70,19 @@ class Lanes:
     def __init__(self, out: Path, threads: int) -> None:
         self.out = out
         self.environment = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1")
-        self.progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description:22}"), BarColumn(), TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(),
-        )  # fmt: skip
         self.failed: List[str] = []
         self.done = threading.Condition()
         self.seconds: Dict[str, float] = {}
 
     def run(self, *lanes: List[Job]) -> None:
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:22}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with self.progress:
             threads = [threading.Thread(target=self.run_lane, args=(lane,), daemon=True) for lane in lanes]
             for thread in threads:
