@@ -9,6 +9,7 @@ FAIRSEQ_NEEDS = [
     "bitarray",
     "cffi",
     "cython",
+    "editdistance",  # --scoring wer
     "packaging",
     "regex",
     "sacrebleu>=2.4",
