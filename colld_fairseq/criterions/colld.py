@@ -6,7 +6,7 @@ masked frames of the same utterance (Chang et al. 2023, 2309.07707, described in
     l_kt = -log exp(cos(p_kt, z_kt) / temp) / ( exp(cos(p_kt, z_kt) / temp) + sum_n exp(cos(p_kt, z_kn) / temp) )
 
     loss = contrastive_weight * sum_k w_k mean_t l_kt + the terms of `feature_regression`, whose weights are 0 here
-    unless given: at a small budget the mixture learns faster than either (see RESULTS.md).
+    unless given: at a small budget the regression terms learn faster than the contrastive one (see RESULTS.md).
 """
 
 from dataclasses import dataclass, field
