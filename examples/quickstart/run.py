@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ARMS = ("colld", "l1cos", "scratch")
 
-# The student: a 25 Hz Conformer of 2.4 M parameters, the same for every arm.
+# The student: a 25 Hz Conformer of 2.9 M parameters, the same for every arm.
 SHAPE = [
     "--encoder-preset", "tiny", "--encoder-layers", "6", "--encoder-embed-dim", "144",
     "--encoder-ffn-embed-dim", "576", "--encoder-attention-heads", "4",
