@@ -11,7 +11,8 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.conformer import ConformerBlock
 from colld_fairseq.modules.dropout import Dropout
 from colld_fairseq.modules.encoder_config import EncoderConfig
-from colld_fairseq.modules.frontends import FRONT_ENDS, frame_padding
+from colld_fairseq.modules.frontends import FRONT_ENDS
+from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.positions import ConvPositionalEmbedding, attention_key_bias, rotary_table
 from colld_fairseq.modules.transformer import TransformerBlock
 
@@ -127,7 +128,7 @@ class StudentEncoder(nn.Module):
         if self.time_reduction is not None:
             x = self.time_reduction(x.transpose(1, 2)).transpose(1, 2)
             lengths = torch.div(lengths, self.config.time_reduction, rounding_mode="floor")
-        padding_mask = frame_padding(lengths, x.size(1))
+        padding_mask = lengths_to_padding_mask(lengths, x.size(1))
         x, mask = self._apply_mask(self.dropout_input(x), lengths, padding_mask, mask)
         if channel_mask is not None:
             x = x.masked_fill(channel_mask.unsqueeze(1), 0.0)

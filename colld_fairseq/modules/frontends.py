@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.norms import MaskedChannelNorm
 
 SAMPLE_RATE = 16000
@@ -22,15 +23,6 @@ FBANK_RATE_HZ = 100.0
 def _conv_length(lengths: Tensor, kernel: int, stride: int) -> Tensor:
     """Frames of an unpadded convolution; 0 where the clip is shorter than the kernel."""
     return (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=0)
-
-
-def frame_padding(lengths: Tensor, frames: int) -> Tensor:
-    """Lengths [B] -> bool [B, frames], True on padding.
-
-    Unlike :func:`~colld_fairseq.modules.lengths.lengths_to_padding_mask` it never looks at the values, which
-    would make a GPU wait and torch.export fail.
-    """
-    return torch.arange(frames, device=lengths.device) >= lengths[:, None]
 
 
 def _full_lengths(x: Tensor) -> Tensor:
@@ -96,9 +88,8 @@ class WaveformFrontEnd(nn.Module):
             padding_mask = None
             if index == 0 and lengths is not None:
                 frames = (x.size(-1) - layer.kernel) // layer.stride + 1
-                padding_mask = frame_padding(
-                    _conv_length(lengths, layer.kernel, layer.stride), frames
-                )
+                valid = _conv_length(lengths, layer.kernel, layer.stride)
+                padding_mask = lengths_to_padding_mask(valid, frames)
             x = layer(x, padding_mask)
         return x.transpose(1, 2)
 
@@ -146,7 +137,7 @@ class FbankFrontEnd(nn.Module):
         if lengths is None:
             lengths = _full_lengths(x)
         else:
-            x = x.masked_fill(frame_padding(lengths, x.size(1)).unsqueeze(-1), 0.0)
+            x = x.masked_fill(lengths_to_padding_mask(lengths, x.size(1)).unsqueeze(-1), 0.0)
         x = F.glu(self.conv(x.transpose(1, 2)), dim=1).transpose(1, 2)
         return self.projection(x), self.output_lengths(lengths)
 
