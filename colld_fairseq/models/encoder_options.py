@@ -9,18 +9,21 @@ from omegaconf import DictConfig, open_dict
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.modules.checkpoint_configs import parse_conv_layers
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 
 # option name -> EncoderConfig field
 OVERRIDES = {
     "front_end": "front_end",
     "fbank_stack": "fbank_stack",
+    "conv_feature_layers": "conv_layers",
     "encoder_block": "block",
     "encoder_layers": "layers",
     "encoder_embed_dim": "embed_dim",
     "encoder_ffn_embed_dim": "ffn_dim",
     "encoder_attention_heads": "attention_heads",
     "encoder_position": "position",
+    "conv_pos": "conv_pos",
     "depthwise_conv_kernel": "depthwise_conv_kernel",
 }
 REGULARISERS = {
@@ -41,6 +44,13 @@ class EncoderOptions(FairseqDataclass):
     fbank_stack: Optional[int] = field(
         default=None, metadata={"help": "filterbank frames a step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz"}
     )
+    conv_feature_layers: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "convolutions of the waveform front-end as fairseq writes them, (channels, kernel, stride) each:"
+            " [(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2; default: the preset's"
+        },
+    )
     encoder_block: Optional[str] = field(
         default=None, metadata={"help": "conformer or transformer; default: the preset's"}
     )
@@ -55,6 +65,9 @@ class EncoderOptions(FairseqDataclass):
     encoder_position: Optional[str] = field(
         default=None, metadata={"help": "conv, relative_key, rotary or none; default: the preset's"}
     )
+    conv_pos: Optional[int] = field(
+        default=None, metadata={"help": "kernel of the position convolution (frames); default: the preset's"}
+    )
     depthwise_conv_kernel: Optional[int] = field(
         default=None, metadata={"help": "Conformer convolution (frames); default: the preset's"}
     )
@@ -67,6 +80,13 @@ class EncoderOptions(FairseqDataclass):
     encoder_layerdrop: float = field(
         default=0.0, metadata={"help": "probability of skipping a whole block in training"}
     )
+    feature_grad_mult: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "factor on the gradient into the waveform convolutions, 0 = never trained; default: the preset's,"
+            " or that of the checkpoint"
+        },
+    )
     encoder_config: str = field(
         default="",
         metadata={"help": "the complete encoder as JSON; filled in by the program and kept in the checkpoint"},
@@ -76,7 +96,8 @@ class EncoderOptions(FairseqDataclass):
 def encoder_config(cfg: EncoderOptions) -> EncoderConfig:
     """The encoder these options describe: the recorded one where there is one, else preset and overrides.
 
-    Dropout and layer-drop always come from the options: they belong to a training run, not to a shape.
+    Dropout and layer-drop always come from the options, and so does `feature_grad_mult` where it is given: they belong
+    to a training run, not to a shape.
     """
     if cfg.encoder_config:
         values = json.loads(cfg.encoder_config)
@@ -85,9 +106,12 @@ def encoder_config(cfg: EncoderOptions) -> EncoderConfig:
             raise ConfigError(f"--encoder-preset {cfg.encoder_preset!r}: choose one of {', '.join(PRESETS)}")
         values = dict(PRESETS[cfg.encoder_preset])
         for option, name in OVERRIDES.items():
-            if getattr(cfg, option) is not None:
-                values[name] = getattr(cfg, option)
+            value = getattr(cfg, option)
+            if value is not None:
+                values[name] = parse_conv_layers(value) if option == "conv_feature_layers" else value
     values.update({name: getattr(cfg, option) for option, name in REGULARISERS.items()})
+    if cfg.feature_grad_mult is not None:
+        values["feature_grad_mult"] = cfg.feature_grad_mult
     return EncoderConfig.from_dict(values)
 
 

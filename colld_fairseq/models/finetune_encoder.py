@@ -2,7 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from fairseq.models import FairseqEncoder
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, record_encoder
+from colld_fairseq.models.initialisation import read_checkpoint_of
 from colld_fairseq.models.loading import read_student
-from colld_fairseq.modules.encoder import StudentEncoder
+from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.length_adaptor import LengthAdaptor
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.masking import sample_channel_mask, sample_span_mask
@@ -21,7 +22,10 @@ from colld_fairseq.modules.masking import sample_channel_mask, sample_span_mask
 class FinetuneOptions(EncoderOptions):
     student: str = field(
         default="",
-        metadata={"help": "checkpoint of `colld_student` to start from (its shape is taken too); empty = from scratch"},
+        metadata={
+            "help": "what to start from, its shape included: a checkpoint of `colld_student`, or a published encoder as"
+            " hf:DIRECTORY or fairseq:FILE.pt (HuBERT, wav2vec 2.0, ...); empty = from scratch"
+        },
     )
     freeze_encoder_updates: int = field(
         default=0, metadata={"help": "the encoder gets no gradient for this many updates"}
@@ -131,9 +135,19 @@ def build_student(cfg: FinetuneOptions) -> StudentEncoder:
     the weights come from the checkpoint itself.
     """
     if not cfg.student or cfg.encoder_config:
-        return build_encoder(cfg)
-    config, state = read_student(absolute_path(cfg.student))
-    record_encoder(cfg, config)
-    student = build_encoder(cfg)
-    student.load_state_dict(state)
+        student = build_encoder(cfg)
+    else:
+        config, state = read_start(cfg.student)
+        record_encoder(cfg, config)
+        student = build_encoder(cfg)
+        student.load_state_dict(state)
+    if student.config.front_end == "waveform" and student.config.feature_grad_mult == 0:
+        student.front_end.layers.requires_grad_(False)  # so that weight decay leaves them alone too
     return student
+
+
+def read_start(student: str) -> Tuple[EncoderConfig, Dict[str, Tensor]]:
+    """Configuration and weights of what --student names: a published encoder's spec, else a checkpoint of ours."""
+    if student.startswith(("hf:", "fairseq:")):
+        return read_checkpoint_of(student)
+    return read_student(absolute_path(student))

@@ -27,12 +27,14 @@ from colld_fairseq.models.student_s2t import StudentS2TConfig
 CHANGES = {
     "front_end": "fbank",
     "fbank_stack": 3,
+    "conv_feature_layers": "[(16, 10, 5)] + [(8, 2, 2)] * 2",
     "encoder_block": "transformer",
     "encoder_layers": 3,
     "encoder_embed_dim": 48,
     "encoder_ffn_embed_dim": 56,
     "encoder_attention_heads": 2,
     "encoder_position": "none",
+    "conv_pos": 32,
     "depthwise_conv_kernel": 9,
     "dropout": 0.11,
     "attention_dropout": 0.12,
@@ -55,7 +57,22 @@ def test_every_option_changes_its_field_and_nothing_else(option):
     default = encoder_config(ColldStudentConfig()).to_dict()
     changed = encoder_config(ColldStudentConfig(**{option: CHANGES[option]})).to_dict()
     assert {name for name in default if default[name] != changed[name]} == {field}
-    assert changed[field] == CHANGES[option]
+    expected = [[16, 10, 5], [8, 2, 2], [8, 2, 2]] if field == "conv_layers" else CHANGES[option]
+    assert changed[field] == expected
+
+
+def test_convolutions_are_read_not_run():
+    with pytest.raises(ConfigError, match="conv_feature_layers"):
+        encoder_config(ColldStudentConfig(conv_feature_layers="[(int('8'), 10, 5)]"))
+
+
+def test_gradient_of_the_convolutions_also_beside_a_recorded_shape():
+    """Distilled with a factor of 0.1 (the preset's), fine-tuned with the one that is asked for."""
+    cfg = ColldStudentConfig(encoder_preset="distilhubert")
+    record_encoder(cfg, encoder_config(cfg))
+    assert encoder_config(cfg).feature_grad_mult == 0.1
+    cfg.feature_grad_mult = 0.0
+    assert encoder_config(cfg).feature_grad_mult == 0.0
 
 
 def test_no_option_is_left_out():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.loading import load_student
@@ -124,6 +125,20 @@ def test_starts_from_the_student_with_its_shape(distillation, build, tmp_path):
     again.load_state_dict(tuned.model.state_dict())
     with pytest.raises(ConfigError, match="no student checkpoint"):
         build("--student", path)
+
+
+def test_starts_from_a_published_encoder(teacher, finetuning):
+    """The teacher itself, its shape and weights, ready to be fine-tuned: the same features as transformers' model."""
+    tuned = finetuning("--student", teacher, "--feature-grad-mult", "0")
+    encoder = tuned.model.encoder.student
+    assert (encoder.num_layers, encoder.width, encoder.config.front_end) == (4, 24, "waveform")
+    assert not any(p.requires_grad for p in encoder.front_end.layers.parameters())
+    assert all(p.requires_grad for p in encoder.blocks.parameters())
+    waveforms, lengths = torch.randn(1, 4000, generator=torch.Generator().manual_seed(2)), torch.tensor([4000])
+    hubert = transformers.HubertModel.from_pretrained(teacher.removeprefix("hf:")).eval()
+    with torch.no_grad():
+        expected = hubert(waveforms).last_hidden_state
+        assert torch.allclose(encoder.eval()(waveforms, lengths).x, expected, atol=1e-4)
 
 
 def test_student_of_a_finetuned_checkpoint(build, tmp_path):
