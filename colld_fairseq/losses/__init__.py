@@ -5,15 +5,19 @@ weighs and logs. Arithmetic is done in float32 (float64 stays float64) whatever 
 """
 
 from .contrastive import ContrastiveOutput, NegativePlan, contrastive_loss, sample_negatives
+from .discriminative import DiscriminativeOutput, cosine_logits, discriminative_loss
 from .regression import RegressionOutput, regression_loss
 from .targets import average_layers, normalise_targets
 
 __all__ = [
     "ContrastiveOutput",
+    "DiscriminativeOutput",
     "NegativePlan",
     "RegressionOutput",
     "average_layers",
     "contrastive_loss",
+    "cosine_logits",
+    "discriminative_loss",
     "normalise_targets",
     "regression_loss",
     "sample_negatives",
