@@ -45,7 +45,7 @@ def cosine_logits(x: Tensor, embeddings: Tensor, temp: float) -> Tensor:
 def discriminative_loss(
     student_logits: Tensor, teacher_logits: Tensor, mask: Tensor, hard: bool = False
 ) -> DiscriminativeOutput:
-    """KL divergence from the teacher's distribution over classes to the student's, or cross-entropy with its best class.
+    """KL divergence of the student's distribution over classes from the teacher's, or cross-entropy with its best one.
 
     Args:
         student_logits, teacher_logits: ``[B, T, C]``, already divided by their temperatures.

@@ -1,7 +1,7 @@
 """The student encoder: front-end, mask embedding, positions, Transformer or Conformer blocks."""
 
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional, Sequence, Union
+from typing import Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ class EncoderOutput:
         padding_mask: bool [B, T], True on padding.
         features: the requested layers, number -> [B, T, D].
         mask: bool [B, T], the frames replaced by the mask embedding, or None.
+        front_end: [B, T, D], what entered masking and positions (see :meth:`StudentEncoder.embed`).
     """
 
     x: Tensor
@@ -38,6 +39,7 @@ class EncoderOutput:
     padding_mask: Tensor
     features: Dict[int, Tensor]
     mask: Optional[Tensor]
+    front_end: Tensor
 
 
 class StudentEncoder(nn.Module):
@@ -95,6 +97,17 @@ class StudentEncoder(nn.Module):
         """
         return sum(p.numel() for p in self.parameters()) - self.mask_emb.numel()
 
+    def embed(self, source: Tensor, source_lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """The front-end's output [B, T, D], after its dropout and before masks and positions, and lengths [B].
+
+        Takes what :meth:`forward` takes; nothing else of the encoder is run.
+        """
+        x, lengths = self.front_end(source, source_lengths)
+        if self.time_reduction is not None:
+            x = self.time_reduction(x.transpose(1, 2)).transpose(1, 2)
+            lengths = torch.div(lengths, self.config.time_reduction, rounding_mode="floor")
+        return self.dropout_input(x), lengths
+
     def forward(
         self,
         source: Tensor,
@@ -124,12 +137,9 @@ class StudentEncoder(nn.Module):
         self._check_layers(layers, kind)
         if source_lengths is not None and _is_unpadded(source, source_lengths):
             source_lengths = None
-        x, lengths = self.front_end(source, source_lengths)
-        if self.time_reduction is not None:
-            x = self.time_reduction(x.transpose(1, 2)).transpose(1, 2)
-            lengths = torch.div(lengths, self.config.time_reduction, rounding_mode="floor")
-        padding_mask = lengths_to_padding_mask(lengths, x.size(1))
-        x, mask = self._apply_mask(self.dropout_input(x), lengths, padding_mask, mask)
+        front_end, lengths = self.embed(source, source_lengths)
+        padding_mask = lengths_to_padding_mask(lengths, front_end.size(1))
+        x, mask = self._apply_mask(front_end, lengths, padding_mask, mask)
         if channel_mask is not None:
             x = x.masked_fill(channel_mask.unsqueeze(1), 0.0)
         # Without padding the blocks get no mask, which lets attention take its fastest path.
@@ -151,7 +161,7 @@ class StudentEncoder(nn.Module):
                 features[number] = x if kind == "layer" else ffn
         if self.layer_norm is not None and self.config.norm_first:
             x = self.layer_norm(x)
-        return EncoderOutput(x, lengths, padding_mask, features, mask)
+        return EncoderOutput(x, lengths, padding_mask, features, mask, front_end)
 
     def _apply_mask(self, x: Tensor, lengths: Tensor, padding_mask: Tensor, mask: Optional[Mask]):
         """Replace masked frames; returns the features and the mask used, without padded frames."""

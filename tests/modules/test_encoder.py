@@ -112,6 +112,20 @@ def test_half_precision_follows_single_precision(front_end, position):
     assert (out.x[valid] - expected.x[valid]).abs().mean() < 0.03 * expected.x[valid].abs().mean()
 
 
+@pytest.mark.parametrize("front_end", ["waveform", "fbank", "fbank_stack"])
+def test_front_end_alone(front_end):
+    """Before masks and positions, after time reduction and input dropout; no block is run."""
+    encoder = small_encoder(front_end=front_end, block="transformer", position="conv", time_reduction=2)
+    source, lengths = batch(front_end)
+    whole = encoder(source, lengths, mask=lambda frames: torch.ones(3, int(frames.max()), dtype=torch.bool))
+    for block in encoder.blocks:
+        block.forward = None
+    x, frames = encoder.embed(source, lengths)
+    assert torch.equal(frames, whole.lengths) and torch.equal(x, whole.front_end)
+    zeroed = small_encoder(front_end=front_end, time_reduction=2, dropout_input=0.5).train().embed(source, lengths)[0]
+    assert (zeroed == 0).float().mean() == pytest.approx(0.5, abs=0.1)
+
+
 def test_layers_are_the_chain_of_blocks():
     encoder = small_encoder(block="transformer", norm_first=True, position="none")
     source, lengths = batch("fbank_stack")
