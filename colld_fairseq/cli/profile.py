@@ -6,7 +6,6 @@ and the teacher's own front-end are part of them.
 
 import argparse
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Tuple
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from colld_fairseq.data.fbank import SAMPLE_RATE
 from colld_fairseq.errors import ColldError
+from colld_fairseq.files import write_whole
 from colld_fairseq.profiling import count_macs, describe_machine, real_time_factor, time_runs, working_memory
 
 HELP = "parameters, MACs and real-time factor of a student or a teacher"
@@ -86,9 +86,7 @@ def run(args: argparse.Namespace) -> int:
     }
     print_report(report)
     if args.json:
-        temporary = args.json.with_name(f".{args.json.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, args.json)
+        write_whole(args.json, (json.dumps(report, indent=2) + "\n").encode())
     return 0
 
 

@@ -18,6 +18,7 @@ from colld_fairseq.data.text import TextNormaliser
 from colld_fairseq.decoding.confusion import language_confusion
 from colld_fairseq.decoding.metrics import CorpusScores
 from colld_fairseq.errors import ColldError
+from colld_fairseq.files import write_whole
 
 HELP = "score fairseq-generate output or text files per language pair"
 # fairseq writes unknown tokens as <<unk>> in references and <unk> in hypotheses. They must never match, and
@@ -75,9 +76,7 @@ def run(args: argparse.Namespace) -> int:
     report = build_report(sentences, TextNormaliser(args.lowercase, args.remove_punctuation))
     print_report(report)
     if args.json:
-        temporary = args.json.with_name(f".{args.json.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, args.json)
+        write_whole(args.json, (json.dumps(report, ensure_ascii=False, indent=2) + "\n").encode())
     return 0
 
 

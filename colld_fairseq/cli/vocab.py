@@ -15,7 +15,6 @@ config.yaml last.
 import argparse
 import io
 import logging
-import os
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
@@ -32,6 +31,7 @@ from colld_fairseq.data.text import (
     TextNormaliser,
 )
 from colld_fairseq.errors import ConfigError, ManifestError
+from colld_fairseq.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def make_vocabulary(
     files["config.yaml"] = yaml.safe_dump(config, allow_unicode=True, sort_keys=True).encode("utf-8")
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        _write(out / name, content)
+        write_whole(out / name, content)
     return len(counts) + NUM_SPECIALS
 
 
@@ -273,9 +273,3 @@ def _check_tokens(tokens: List[str]) -> None:
             f"the text itself contains {', '.join(repeated)}, which would clash with special symbols of the "
             "vocabulary; remove it from the manifest"
         )
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.errors import TeacherError
+from colld_fairseq.files import write_whole
 from colld_fairseq.teachers.base import TeacherOutput
 from colld_fairseq.teachers.weights import hash_of
 
@@ -54,7 +55,7 @@ class CacheHeader:
             self._must_equal(CacheHeader.load(directory), directory)
             return
         directory.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, json.dumps(asdict(self), indent=1).encode())
+        write_whole(path, json.dumps(asdict(self), indent=1).encode())
 
     def _must_equal(self, other: "CacheHeader", directory: Path) -> None:
         ignored = ("teacher", "manifest")  # the hash and the digest tell more than paths do
@@ -115,7 +116,7 @@ class PartWriter:
         self.stream.close()
         os.replace(self.temporary, self.path)
         index = {"ids": self.ids, "frames": self.frames, "bad": bad}
-        _write_whole(self.index_path, json.dumps(index, ensure_ascii=False).encode())
+        write_whole(self.index_path, json.dumps(index, ensure_ascii=False).encode())
 
     def discard(self) -> None:
         """Removes what was written."""
@@ -232,9 +233,3 @@ class FeatureCache:
 
 def _listed(layers: Sequence[int]) -> str:
     return ", ".join(map(str, layers))
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -1,0 +1,160 @@
+"""What the commands that hear every clip of a manifest share: order, reading ahead, bad clips, progress."""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
+from colld_fairseq.errors import AudioError
+
+READERS = 2  # threads that read audio while the model computes
+AHEAD = 4  # batches that are read before they are asked for
+SHOWN = 10  # unusable clips listed at the end
+
+
+class Clip(NamedTuple):
+    """A row of the manifest whose audio is being read: `waveform.result()` is float32 [N], or raises AudioError."""
+
+    id: str
+    waveform: "Future[np.ndarray]"
+
+
+def distinct_rows(ids: Sequence[str]) -> np.ndarray:
+    """Rows without repetitions of an id (the same clip with several translations)."""
+    first: Dict[str, int] = {}
+    for row, name in enumerate(ids):
+        first.setdefault(name, row)
+    return np.fromiter(first.values(), dtype=np.int64)
+
+
+def sample_rows(rows: np.ndarray, n_samples: np.ndarray, max_seconds: Optional[float], seed: int) -> np.ndarray:
+    """Rows drawn without replacement until `max_seconds` of audio are reached, in the manifest's order.
+
+    All rows where `max_seconds` is None or more than there is; at least one row.
+    """
+    if max_seconds is None:
+        return rows
+    drawn = np.random.default_rng(seed).permutation(rows)
+    seconds = np.cumsum(n_samples[drawn]) / SAMPLE_RATE
+    return np.sort(drawn[: max(1, int(np.searchsorted(seconds, max_seconds, side="right")))])
+
+
+def plan_batches(rows: np.ndarray, n_samples: np.ndarray, max_samples: float) -> Iterator[np.ndarray]:
+    """Rows of similar length, at most `max_samples` with padding (a longer clip alone), longest first."""
+    rows = rows[np.argsort(-n_samples[rows], kind="stable")]
+    start = 0
+    while start < len(rows):
+        size = max(1, int(max_samples // max(1, n_samples[rows[start]])))
+        yield rows[start : start + size]
+        start += size
+
+
+def read_ahead(manifest, ids: Sequence[str], batches: Iterable[np.ndarray]) -> Iterator[List[Clip]]:
+    """The clips of each batch of rows, in order; threads read AHEAD batches before they are asked for."""
+    readers = ThreadPoolExecutor(READERS)
+    waiting: "deque[List[Clip]]" = deque()
+    try:
+        for batch in batches:
+            paths = [(ids[row], manifest.audio_path(row)) for row in batch]
+            waiting.append([Clip(name, readers.submit(read_audio, path)) for name, path in paths])
+            if len(waiting) > AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    except BaseException:  # whoever stops early does not wait for what nobody will hear
+        readers.shutdown(wait=False, cancel_futures=True)
+        raise
+    readers.shutdown(wait=False)  # what was handed out may still be read
+
+
+def usable(
+    clips: Sequence[Clip], output_lengths: Callable[[Tensor], Tensor], bad: Dict[str, str]
+) -> Tuple[List[str], List[Tensor]]:
+    """Ids and waveforms [N] of the clips that can be read and give a frame; the others are entered in `bad`.
+
+    output_lengths: samples int64 [B] -> frames [B], as a teacher or a student has it.
+    """
+    ids, waveforms = [], []
+    for clip in clips:
+        try:
+            waveform = torch.from_numpy(clip.waveform.result())
+        except AudioError as error:
+            bad[clip.id] = str(error)
+            continue
+        if int(output_lengths(torch.tensor([len(waveform)]))) < 1:
+            bad[clip.id] = f"{len(waveform)} samples are too few for one frame"
+            continue
+        ids.append(clip.id)
+        waveforms.append(waveform)
+    return ids, waveforms
+
+
+class BadClips:
+    """Clips that cannot be used, with the reason. Those beyond `max_share` of all rows (at least one) are fatal."""
+
+    def __init__(self, rows: int, max_share: float):
+        self.rows, self.limit = rows, max(1, int(max_share * rows))
+        self.reasons: Dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def update(self, reasons: Dict[str, str]) -> None:
+        """Note {id: reason}; raises AudioError once there are too many."""
+        self.reasons.update(reasons)
+        if len(self) > self.limit:
+            raise AudioError(self._report(f"more than the {self.limit} that --max-bad allows"))
+
+    def show(self, console: Console) -> None:
+        """Print those left out, if any."""
+        if self.reasons:
+            console.print(f"[yellow]{self._report('left out')}[/]", soft_wrap=True, highlight=False)
+
+    def _report(self, verdict: str) -> str:
+        lines = [f"  {name}: {reason}" for name, reason in list(self.reasons.items())[:SHOWN]]
+        more = [f"  and {len(self) - SHOWN} more"] if len(self) > SHOWN else []
+        return "\n".join([f"{len(self)} of {self.rows} clips cannot be used, {verdict}:", *lines, *more])
+
+
+def progress(console: Console, name: str) -> Progress:
+    """An empty display for :class:`AudioBar`; use it in a with statement."""
+    columns: Tuple = (
+        TextColumn(name),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[done]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console)
+
+
+class AudioBar:
+    """Progress in seconds of audio: utterances, hours and speed."""
+
+    def __init__(self, display: Progress, utterances: int, seconds: float):
+        self.progress, self.utterances = display, utterances
+        self.count, self.seconds = 0, 0.0
+        self.task = display.add_task("", total=max(seconds, 1e-9), done="")
+
+    def advance(self, utterances: int, seconds: float) -> None:
+        self.count += utterances
+        self.seconds += seconds
+        done = f"{self.count}/{self.utterances} clips  {self.seconds / 3600:.2f} h"
+        self.progress.update(self.task, completed=self.seconds, done=f"{done}  {self.speed:.1f} x real time")
+
+    @property
+    def speed(self) -> float:
+        """Seconds of audio a second."""
+        elapsed = self.progress.tasks[self.task].elapsed
+        return self.seconds / elapsed if elapsed else 0.0
+
+    def summary(self, where: str) -> str:
+        hours = self.seconds / 3600
+        return f"{where}: {self.count} clips, {hours:.2f} h, {self.speed:.1f} times real time"

@@ -1,0 +1,28 @@
+"""Files are there whole or not at all."""
+
+import os
+
+import pytest
+
+from colld_fairseq.files import write_whole
+
+
+def test_writes_and_replaces(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.bin"
+    write_whole(path, b"one")
+    write_whole(str(path), b"two")
+    assert path.read_bytes() == b"two"
+    assert os.listdir(path.parent) == ["a.bin"]
+
+
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.bin"
+    write_whole(path, b"one")
+
+    def full(source, target):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        write_whole(path, b"two")
+    assert path.read_bytes() == b"one" and os.listdir(tmp_path) == ["a.bin"]
