@@ -10,8 +10,11 @@ from colld_fairseq.errors import ColldError
 SUBCOMMANDS = {
     "doctor": "check the installation, or a manifest before training",
     "vocab": "make a character or sentencepiece vocabulary from manifests",
+    "cmvn": "mean and deviation of a corpus' filterbanks, for --cmvn FILE in training",
     "features": "write a teacher's features of a manifest once, to train from them",
+    "cluster": "k-means codes of a teacher layer, and frame labels to pre-train HuBERT on",
     "score": "WER, CER, BLEU and chrF per language of fairseq-generate's output",
+    "similarity": "CKA and CCA between the layers of a student and a teacher, as numbers and as a heat map",
     "profile": "parameters, MACs and real-time factor of a student or a teacher",
 }
 

@@ -1,0 +1,46 @@
+"""Frame labels in the files that fairseq's task `hubert_pretraining` reads.
+
+In one folder: SPLIT.tsv (the folder audio paths start from, then path<TAB>samples), SPLIT.km (one line a clip, the
+cluster of every frame) and dict.km.txt, which lists the clusters.
+"""
+
+import os
+from pathlib import Path
+from typing import Dict, List, Sequence
+
+import numpy as np
+
+from colld_fairseq.cli.cluster_source import Corpus
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.files import write_whole
+
+
+def parse_splits(texts: Sequence[str]) -> Dict[str, List[str]]:
+    """{"train": ["a.tsv", "b.tsv"]} of ["train=a.tsv,b.tsv"]. Raises ConfigError."""
+    splits: Dict[str, List[str]] = {}
+    for text in texts:
+        name, _, paths = text.partition("=")
+        if not name or not paths or "/" in name or name in splits:
+            raise ConfigError(
+                f"--label-manifests {text!r}: write SPLIT=A.tsv,B.tsv once for each split, for example train=a.tsv"
+            )
+        splits[name] = paths.split(",")
+    return splits
+
+
+def write_dictionary(directory: Path, num_clusters: int) -> None:
+    """dict.km.txt: every cluster in order, so that cluster k is always fairseq's symbol k + 4."""
+    lines = "".join(f"{cluster} 1\n" for cluster in range(num_clusters))
+    write_whole(directory / "dict.km.txt", lines.encode())
+
+
+def write_split(directory: Path, split: str, corpus: Corpus, labels: Dict[str, np.ndarray]) -> int:
+    """SPLIT.km and SPLIT.tsv of the clips that have labels {id: [frames]}, in their order; returns how many."""
+    rows = [row for row in corpus.rows.tolist() if corpus.ids[row] in labels]
+    paths = [corpus.manifest.audio_path(row) for row in rows]
+    root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else os.sep
+    km = "".join(" ".join(map(str, labels[corpus.ids[row]].tolist())) + "\n" for row in rows)
+    tsv = "".join(f"{os.path.relpath(path, root)}\t{corpus.n_samples[row]}\n" for row, path in zip(rows, paths))
+    write_whole(directory / f"{split}.km", km.encode())
+    write_whole(directory / f"{split}.tsv", f"{root}\n{tsv}".encode())
+    return len(rows)

@@ -1,0 +1,82 @@
+"""Codebooks: k-means centroids of one teacher layer, as `colld cluster` writes them (safetensors)."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Tuple
+
+import torch
+from torch import Tensor
+
+from colld_fairseq.errors import TeacherError
+from colld_fairseq.files import write_whole
+
+FORMAT = "colld-codebook-1"
+METRIC = "euclidean"
+
+
+@dataclass(frozen=True)
+class CodebookHeader:
+    """Where a codebook comes from: a teacher (spec and content hash), its layer and kind; how it was fitted.
+
+    frames: frames seen, repetitions included; inertia: mean squared distance of a frame to its centroid,
+    summed over channels, standardised.
+    """
+
+    teacher: str
+    content_hash: str
+    layer: int
+    kind: str
+    frame_rate_hz: float
+    frames: int
+    inertia: float
+    passes: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """centroids [C, D] of standardised features (h - mean) / std, with mean and std [D]; float32."""
+
+    centroids: Tensor
+    mean: Tensor
+    std: Tensor
+    header: CodebookHeader
+
+    def save(self, path) -> None:
+        """Writes the file, whole or not at all."""
+        from safetensors.torch import save
+
+        tensors = {name: getattr(self, name).contiguous() for name in ("centroids", "mean", "std")}
+        facts = {"format": FORMAT, "metric": METRIC, **asdict(self.header)}
+        write_whole(Path(path), save(tensors, {"colld": json.dumps(facts, ensure_ascii=False)}))
+
+    @classmethod
+    def load(cls, path) -> "Codebook":
+        """Reads the file. Raises TeacherError: absent, damaged, or not written by `colld cluster`."""
+        tensors, facts = _read(Path(path))
+        if facts.pop("format", None) != FORMAT or facts.pop("metric", None) != METRIC:
+            raise TeacherError(f"{path}: not a codebook of this version; write one with `colld cluster`")
+        try:
+            header = CodebookHeader(**facts)
+            book = cls(tensors["centroids"], tensors["mean"], tensors["std"], header)
+        except (KeyError, TypeError) as error:
+            raise TeacherError(f"{path}: incomplete codebook ({error}); write it with `colld cluster`") from error
+        width = book.centroids.shape[-1]
+        if book.centroids.dim() != 2 or not book.mean.shape == book.std.shape == (width,):
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
+            raise TeacherError(f"{path}: shapes do not fit each other ({shapes}); write it with `colld cluster`")
+        return book
+
+
+def _read(path: Path) -> Tuple[dict, dict]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as handle:
+            facts = json.loads((handle.metadata() or {}).get("colld", "{}"))
+            return {name: handle.get_tensor(name).to(torch.float32) for name in handle.keys()}, facts
+    except (OSError, SafetensorError, ValueError) as error:
+        raise TeacherError(
+            f"{path}: cannot be read as a codebook ({error}); write one with `colld cluster`"
+        ) from error
