@@ -1,5 +1,7 @@
 """Log-mel filterbanks as Kaldi makes them (by kaldi-native-fbank), and their normalisation (CMVN)."""
 
+import io
+import zipfile
 from dataclasses import dataclass
 from typing import Iterable
 
@@ -7,10 +9,12 @@ import kaldi_native_fbank
 import numpy as np
 
 from colld_fairseq.errors import AudioError
+from colld_fairseq.files import write_whole
 
 SAMPLE_RATE = 16000
 WINDOW = 400  # samples, 25 ms
 SHIFT = 160  # samples, 10 ms
+NUM_BINS = 80
 _KALDI_SCALE = 32768.0  # Kaldi's waveforms are 16-bit integers
 _STD_FLOOR = 1e-5  # a constant channel stays 0 instead of becoming inf
 
@@ -21,7 +25,7 @@ def fbank_length(num_samples: int) -> int:
     return np.maximum(0, 1 + (np.asarray(num_samples) - WINDOW) // SHIFT)[()]
 
 
-def log_mel_fbank(waveform: np.ndarray, num_bins: int = 80) -> np.ndarray:
+def log_mel_fbank(waveform: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
     """Natural log of the mel energies of a waveform [N] in [-1, 1] at 16 kHz: float32 [T, num_bins].
 
     Kaldi's defaults (Povey window, pre-emphasis 0.97, DC removal, 20 Hz to 8 kHz, power spectrum) without
@@ -89,13 +93,27 @@ class GlobalCmvn:
         return cls(mean=mean, std=np.sqrt(squares / count))
 
     def save(self, path: str) -> None:
-        np.savez(path, mean=self.mean, std=self.std)
+        """Writes an .npz with `mean` and `std`, under exactly this name and whole or not at all."""
+        content = io.BytesIO()
+        np.savez(content, mean=self.mean, std=self.std)
+        write_whole(path, content.getvalue())
 
     @classmethod
-    def load(cls, path: str) -> "GlobalCmvn":
-        """Read what :meth:`save` wrote; AudioError if it is missing or lacks an array."""
+    def load(cls, path: str, num_bins: int = NUM_BINS) -> "GlobalCmvn":
+        """Read what :meth:`save` wrote; AudioError if it is missing, lacks an array, or is of other filterbanks."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(mean=arrays["mean"], std=arrays["std"])
-        except (OSError, KeyError, ValueError) as error:
-            raise AudioError(f"{path}: no CMVN statistics (npz with mean and std): {error}") from error
+                mean, std = arrays["mean"], arrays["std"]
+        # what is no npz makes numpy raise anything; a plain .npy has no context manager
+        except (OSError, EOFError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
+            raise AudioError(
+                f"{path}: no CMVN statistics (npz with mean and std): {error}; make them with `colld cmvn`"
+            ) from error
+        if not mean.shape == std.shape == (num_bins,):
+            raise AudioError(
+                f"{path}: CMVN statistics of mean {mean.shape} and std {std.shape}, but filterbanks have {num_bins} "
+                "bins; make them with `colld cmvn`"
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+            raise AudioError(f"{path}: CMVN statistics are not finite; make them again with `colld cmvn`")
+        return cls(mean=mean, std=std)

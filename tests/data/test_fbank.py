@@ -109,3 +109,43 @@ def test_global_cmvn_errors(tmp_path):
     np.savez(tmp_path / "half.npz", mean=np.zeros(80))
     with pytest.raises(AudioError, match="half.npz"):
         GlobalCmvn.load(str(tmp_path / "half.npz"))
+
+
+def test_global_cmvn_is_written_under_its_name_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "stats"  # numpy would append .npz
+    GlobalCmvn(np.zeros(80), np.ones(80)).save(str(path))
+    before = path.read_bytes()
+    GlobalCmvn.load(str(path))
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError):
+        GlobalCmvn(np.ones(80), np.ones(80)).save(str(path))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_no_statistics_are_named(tmp_path):
+    good = tmp_path / "good.npz"
+    GlobalCmvn(np.zeros(80), np.ones(80)).save(str(good))
+    (tmp_path / "cut.npz").write_bytes(good.read_bytes()[:-50])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "text.npz").write_text("mean std")
+    np.save(tmp_path / "array.npz.npy", np.zeros(80))
+    (tmp_path / "array.npz.npy").rename(tmp_path / "array.npz")
+    for name in ("cut", "empty", "text", "array"):
+        with pytest.raises(AudioError, match=f"{name}.npz: no CMVN statistics.*colld cmvn"):
+            GlobalCmvn.load(str(tmp_path / f"{name}.npz"))
+    GlobalCmvn(np.full(80, np.nan), np.ones(80)).save(str(tmp_path / "nan.npz"))
+    with pytest.raises(AudioError, match="nan.npz.*not finite"):
+        GlobalCmvn.load(str(tmp_path / "nan.npz"))
+
+
+def test_global_cmvn_of_another_number_of_bins(tmp_path):
+    path = str(tmp_path / "forty.npz")
+    GlobalCmvn(np.zeros(40), np.ones(40)).save(path)
+    assert len(GlobalCmvn.load(path, num_bins=40).mean) == 40
+    with pytest.raises(AudioError, match=r"forty.npz.*\(40,\).*80 bins"):
+        GlobalCmvn.load(path)
