@@ -20,6 +20,7 @@ from torch import Tensor
 from colld_fairseq.criterions.feature_regression import (
     FeatureRegressionConfig,
     FeatureRegressionCriterion,
+    Frames,
     TargetNorm,
     sum_logs,
 )
@@ -52,14 +53,15 @@ class ColldConfig(FeatureRegressionConfig):
 @register_criterion("colld", dataclass=ColldConfig)
 class ColldCriterion(FeatureRegressionCriterion):
     cfg: ColldConfig
+    extra_terms = ("contrastive",)
 
-    def compute_loss(self, predictions, targets, weights, valid: Tensor, masked: Tensor):
+    def compute_loss(self, batch: Frames):
         """Each term is a mean over its own frames; the sample size is the number of contrasted frames."""
-        contrastive, frames, correct = self.contrastive(predictions, targets, weights, masked)
+        contrastive, frames, correct = self.contrastive(batch.predictions, batch.targets, batch.weights, batch.masked)
         loss = self.cfg.contrastive_weight * contrastive
-        log = {"contrastive": contrastive, "correct": correct, "contrasted": frames * len(predictions)}
+        log = {"contrastive": contrastive, "correct": correct, "contrasted": frames * len(batch.predictions)}
         if any(self.regression_weights.values()):
-            regression, count, parts = super().compute_loss(predictions, targets, weights, valid, masked)
+            regression, count, parts = super().compute_loss(batch)
             scale = frames / count.clamp_min(1)
             loss = loss + scale * regression
             log.update({name: scale * value for name, value in parts.items()})

@@ -7,7 +7,7 @@ model options this is DistilHuBERT, layer-to-layer L1+cosine, FitHuBERT, LightHu
 """
 
 from dataclasses import dataclass, field
-from typing import Dict, List
+from typing import Any, Dict, List, NamedTuple
 
 import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
@@ -43,8 +43,26 @@ class FeatureRegressionConfig(FairseqDataclass):
     )
 
 
+class Frames(NamedTuple):
+    """A batch on the frames that student and teacher share, T of them in the longest clip.
+
+    predictions, targets: K tensors [B, T, D]; weights: of the K layer pairs; valid, masked: bool [B, T], the frames
+    that count and those of them whose input was masked; features: teacher layer -> [B, T, D]; output: the student's.
+    """
+
+    predictions: List[Tensor]
+    targets: List[Tensor]
+    weights: List[float]
+    valid: Tensor
+    masked: Tensor
+    features: Dict[int, Tensor]
+    output: Any
+
+
 @register_criterion("feature_regression", dataclass=FeatureRegressionConfig)
 class FeatureRegressionCriterion(FairseqCriterion):
+    extra_terms = ()  # names that `compute_loss` of a subclass logs, each a sum over frames
+
     def __init__(self, cfg: FeatureRegressionConfig, task) -> None:
         super().__init__(task)
         self.cfg = cfg
@@ -58,39 +76,65 @@ class FeatureRegressionCriterion(FairseqCriterion):
 
     @classmethod
     def build_criterion(cls, cfg, task):
-        return cls(cfg, task)
+        criterion = cls(cfg, task)
+        criterion.check_heads(task.code_head, task.front_end_head)
+        return criterion
+
+    def check_heads(self, code_head: str, front_end_head: bool) -> None:
+        """Raises ConfigError unless the student has the heads that the loss needs, and no others."""
+        if code_head != "none" or front_end_head:
+            raise ConfigError(
+                "no loss of this criterion reaches the student's --code-head or --front-end-head: leave them out, or"
+                " take --criterion hubert_distillation"
+            )
 
     def forward(self, model, sample: Dict, reduce: bool = True):
         """Returns (loss summed over frames, number of frames, logging output)."""
         output = model(**sample["net_input"])
-        features, lengths = self.task.teacher_targets(sample, output.lengths, model.prediction_rate_hz)
+        features, lengths = self.teacher_targets(model, sample, output)
         padding = lengths_to_padding_mask(lengths)
         frames = padding.size(1)
-        masked = ~padding if output.mask is None else output.mask[:, :frames] & ~padding
         predictions = [prediction[:, :frames] for prediction in output.predictions]
-        targets = [self.target(features, pair.teachers, padding) for pair in model.pairs]
-        weights = self.layer_weights(len(predictions))
+        batch = Frames(
+            predictions=predictions,
+            targets=[self.target(features, pair.teachers, padding) for pair in model.pairs],
+            weights=self.layer_weights(len(predictions)),
+            valid=~padding,
+            masked=~padding if output.mask is None else output.mask[:, :frames] & ~padding,
+            features=features,
+            output=output,
+        )
+        loss, sample_size, log = self.compute_loss(batch)
+        return loss, sample_size, self.logging_output(loss, sample_size, log, sample, batch.masked, batch.valid)
 
-        loss, sample_size, log = self.compute_loss(predictions, targets, weights, ~padding, masked)
-        log = {name: value.detach() if torch.is_tensor(value) else value for name, value in log.items()}
-        log.update(
+    def teacher_targets(self, model, sample: Dict, output, **how: bool):
+        return self.task.teacher_targets(sample, output.lengths, model.prediction_rate_hz, **how)
+
+    def logging_output(self, loss: Tensor, sample_size: Tensor, log: Dict, sample: Dict, masked: Tensor, valid: Tensor):
+        """Sums over the frames of a batch, for `reduce_metrics`; `log`: the terms of the loss."""
+        return dict(
+            {name: value.detach() if torch.is_tensor(value) else value for name, value in log.items()},
             loss=loss.detach(),
             sample_size=sample_size,
             ntokens=sample["ntokens"],
             nsentences=sample["nsentences"],
             audio_seconds=sample["audio_seconds"],
             masked_frames=masked.sum(),
-            valid_frames=(~padding).sum(),
+            valid_frames=valid.sum(),
         )
-        return loss, sample_size, log
 
-    def compute_loss(self, predictions: List[Tensor], targets: List[Tensor], weights, valid: Tensor, masked: Tensor):
-        return self.regression(predictions, targets, weights, valid if self.cfg.regression_frames == "all" else masked)
+    def compute_loss(self, batch: Frames):
+        """Loss summed over frames, number of frames [0-dim], the terms for the log."""
+        return self.regression(batch, self.counted(batch))
 
-    def regression(self, predictions, targets, weights, mask: Tensor):
+    def counted(self, batch: Frames) -> Tensor:
+        """bool [B, T], the frames that carry a loss."""
+        return batch.valid if self.cfg.regression_frames == "all" else batch.masked
+
+    def regression(self, batch: Frames, mask: Tensor):
         """Weighted sum of the regression terms over layer pairs and frames, frames [0-dim], the terms for the log."""
         loss, log = 0.0, {}
-        for prediction, target, weight in zip(predictions, targets, weights):
+        for prediction, target, weight in zip(batch.predictions, batch.targets, batch.weights):
             term = regression_loss(prediction, target, mask, **self.regression_weights)
             loss = loss + weight * term.loss_sum
             for name, value in term.parts.items():
@@ -114,7 +158,7 @@ class FeatureRegressionCriterion(FairseqCriterion):
         totals = sum_logs(logging_outputs)
         frames = max(totals["sample_size"], 1)
         metrics.log_scalar("loss", totals["loss"] / frames, frames, round=4)
-        for name in ("l1", "mse", "cosine", "log_sigmoid_cosine", "regression", "contrastive"):
+        for name in ("l1", "mse", "cosine", "log_sigmoid_cosine", *cls.extra_terms):
             if name in totals:
                 metrics.log_scalar(name, totals[name] / frames, frames, round=4)
         metrics.log_scalar("masked", totals["masked_frames"] / max(totals["valid_frames"], 1), frames, round=3)

@@ -45,6 +45,24 @@ class ColldStudentConfig(EncoderOptions):
     upsample_heads: bool = field(
         default=False, metadata={"help": "undo the encoder's time reduction inside the heads (FitHuBERT)"}
     )
+    code_head: ChoiceEnum(["none", "linear", "cosine"]) = field(
+        default="none",
+        metadata={
+            "help": (
+                "head of hubert_distillation's discriminative loss, on the last distilled layer: a Linear to the"
+                " teacher's code classes, or to the space of its code embeddings, to be compared by cosine"
+            )
+        },
+    )
+    front_end_head: bool = field(
+        default=False,
+        metadata={
+            "help": (
+                "Linear from the front-end's output to the teacher's layer 0, which the front-end adaptation of"
+                " hubert_distillation trains (--front-end-updates)"
+            )
+        },
+    )
     mask_prob: float = field(
         default=0.65,
         metadata={
@@ -58,12 +76,19 @@ class ColldStudentConfig(EncoderOptions):
 
 
 class StudentOutput(NamedTuple):
-    """predictions: one [B, T, D_teacher] for each layer pair; lengths [B] of them; mask [B, T] (True =
-    predicted from masked input) or None when nothing is masked."""
+    """What the heads make of a batch.
+
+    predictions: one [B, T, D_teacher] for each layer pair; lengths [B] of them; mask [B, T] (True = predicted
+    from masked input) or None when nothing is masked. code_output: [B, T, C] logits of the linear code head,
+    [B, T, E] of the cosine one, or None. front_end: [B, T, D_teacher], the teacher's layer 0 as predicted from
+    the front-end; in training only with front_end_only, when there is nothing else.
+    """
 
     predictions: List[Tensor]
     lengths: Tensor
     mask: Optional[Tensor]
+    code_output: Optional[Tensor] = None
+    front_end: Optional[Tensor] = None
 
 
 @register_model("colld_student", dataclass=ColldStudentConfig)
@@ -77,6 +102,7 @@ class ColldStudent(BaseFairseqModel):
         self.encoder = encoder
         self.heads = heads
         self.pairs = pairs
+        self.num_updates = 0
 
     @classmethod
     def build_model(cls, cfg: ColldStudentConfig, task) -> "ColldStudent":
@@ -91,6 +117,8 @@ class ColldStudent(BaseFairseqModel):
                 "--head shared predicts every teacher layer from one student layer, but --layer-map"
                 f" {cfg.layer_map} names several: write S:T,S:T with one S, or choose another head"
             )
+        if cfg.front_end_head or cfg.code_head != "none":
+            check_rate(encoder, teacher.frame_rate_hz)
         freeze_unreached(encoder, pairs, masked=cfg.mask_prob > 0)
         upsample = encoder.config.time_reduction if cfg.upsample_heads else 1
         target_width = task.target_width(encoder.frame_rate_hz * upsample)
@@ -102,11 +130,25 @@ class ColldStudent(BaseFairseqModel):
             activation=cfg.head_activation,
             upsample=upsample,
             bias=not cfg.no_head_bias,
+            code_width=code_width(cfg, task),
+            front_end_width=teacher.width if cfg.front_end_head else 0,
         )
         return cls(cfg, encoder, heads, pairs)
 
-    def forward(self, src_tokens: Tensor, src_lengths: Tensor, **unused) -> StudentOutput:
-        """Predict teacher features from masked input. src_tokens [B, T, 80] or [B, N], src_lengths [B]."""
+    def set_num_updates(self, num_updates: int) -> None:
+        super().set_num_updates(num_updates)
+        self.num_updates = num_updates
+
+    def forward(
+        self, src_tokens: Tensor, src_lengths: Tensor, front_end_only: bool = False, **unused
+    ) -> StudentOutput:
+        """Predict teacher features from masked input. src_tokens [B, T, 80] or [B, N], src_lengths [B].
+
+        front_end_only: run nothing but the front-end and its head, on unmasked input.
+        """
+        if front_end_only:
+            x, lengths = self.encoder.embed(src_tokens, src_lengths)
+            return StudentOutput([], lengths, None, front_end=self.heads.front_end(x))
         layers = [pair.student for pair in self.pairs]
         mask = self.mask if self.cfg.mask_prob > 0 else None
         output = self.encoder(src_tokens, src_lengths, mask=mask, layers=layers)
@@ -117,7 +159,13 @@ class ColldStudent(BaseFairseqModel):
         mask = output.mask
         if mask is not None and factor > 1:
             mask = mask.repeat_interleave(factor, dim=1)
-        return StudentOutput(self.heads(features), output.lengths * factor, mask)
+        code_output = front_end = None
+        if self.heads.code is not None:
+            code_output = self.heads.code(output.features[max(layers)])
+        # Not in training: what a model returns and no loss uses would keep distributed training waiting.
+        if self.heads.front_end is not None and not self.training:
+            front_end = self.heads.front_end(output.front_end)
+        return StudentOutput(self.heads(features), output.lengths * factor, mask, code_output, front_end)
 
     def mask(self, lengths: Tensor) -> Tensor:
         """Spans to mask, bool [B, T], for frame counts `lengths` [B]."""
@@ -133,6 +181,22 @@ class ColldStudent(BaseFairseqModel):
 
     def max_positions(self):
         return None
+
+
+def code_width(cfg: ColldStudentConfig, task) -> int:
+    """Outputs of the code head; 0 = none. The teacher's codes are loaded only if there is one."""
+    if cfg.code_head == "none":
+        return 0
+    return task.teacher_codes.num_codes if cfg.code_head == "linear" else task.teacher_codes.code_dim
+
+
+def check_rate(encoder: StudentEncoder, teacher_hz: float) -> None:
+    """Code classes and layer 0 are matched frame by frame: averaging or stacking them would mean something else."""
+    if abs(encoder.frame_rate_hz - teacher_hz) > 1e-3:
+        raise ConfigError(
+            f"--code-head and --front-end-head need a student at its teacher's {teacher_hz:g} Hz, not at"
+            f" {encoder.frame_rate_hz:g} Hz: choose another front-end or --fbank-stack, or leave them out"
+        )
 
 
 def freeze_unreached(encoder: StudentEncoder, pairs: Sequence[layer_map.LayerPair], masked: bool) -> None:

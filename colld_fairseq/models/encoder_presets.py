@@ -27,6 +27,9 @@ HUBERT_BASE = dict(
 )
 # FitHuBERT's thinner extractor (channels, kernel, stride) and time reduction, 2207.00555.
 FITHUBERT_CONV = [[128, 10, 5], [256, 1, 1]] + [[256, 3, 2]] * 4 + [[512, 1, 1]] + [[512, 2, 2]] * 2
+# Both students of Wang et al. lack the norm behind the extractor, as DistilHuBERT does; gradient into it x 0.1.
+WANG = dict(HUBERT_BASE, feature_norm=False, feature_grad_mult=0.1)
+DEEP_THIN = dict(WANG, layers=12, embed_dim=480, ffn_dim=480)
 
 PRESETS: Dict[str, Dict[str, Any]] = {
     # CoLLD students. conformer_1024 is the 12-layer half of w2v-BERT 2.0 and takes its weights (our inference
@@ -44,11 +47,14 @@ PRESETS: Dict[str, Dict[str, Any]] = {
         depthwise_conv_kernel=15,
     ),
     # Published students of HuBERT-family teachers.
-    "distilhubert": dict(HUBERT_BASE, layers=2, feature_norm=False, feature_grad_mult=0.1),
+    "distilhubert": dict(WANG, layers=2),
     "fithubert": dict(HUBERT_BASE, layers=12, embed_dim=480, ffn_dim=480, conv_layers=FITHUBERT_CONV, time_reduction=2),
     "half_l2l": dict(HUBERT_BASE, layers=12, embed_dim=384, ffn_dim=1536, attention_heads=6),
     "lighthubert_small": dict(
         HUBERT_BASE, layers=12, embed_dim=384, ffn_dim=1536, attention_heads=6, extractor_norm="layer"
     ),
+    "deep_thin": DEEP_THIN,
+    "deep_thin_fbank": dict(DEEP_THIN, front_end="fbank"),
+    "shallow_wide": dict(WANG, layers=2),  # DistilHuBERT's shape
     "usad_small": dict(HUBERT_BASE, front_end="fbank", layers=12, embed_dim=384, ffn_dim=1536, attention_heads=6),
 }

@@ -41,6 +41,12 @@ class DistillationHeads(nn.Module):
         activation: ``"relu"`` or ``"gelu"``; the one of the paper named with the kind if not given.
         upsample: factor by which the heads first raise the frame rate, each with its own :class:`Upsample`.
         bias: bias of the last Linear of each head (LightHuBERT has none).
+        code_width: outputs of :attr:`code`, a Linear from the last input to code classes or to the space of
+            their embeddings; 0 = none.
+        front_end_width: outputs of :attr:`front_end`, a Linear from the front-end's output to the teacher's
+            width; 0 = none.
+
+    ``code`` and ``front_end`` (None where their width is 0) are called by themselves (2210.15631).
 
     Raises:
         ValueError: for an unknown kind or activation, a count of widths that does not fit, or ``upsample``
@@ -56,6 +62,8 @@ class DistillationHeads(nn.Module):
         activation: Optional[str] = None,
         upsample: int = 1,
         bias: bool = True,
+        code_width: int = 0,
+        front_end_width: int = 0,
     ):
         super().__init__()
         if kind not in ("linear", "mlp", "shared"):
@@ -95,6 +103,8 @@ class DistillationHeads(nn.Module):
             widths = zip(input_widths, target_widths)
             heads = [nn.Linear(width, target, bias=bias) for width, target in widths]
         self.heads = nn.ModuleList(heads)
+        self.code = nn.Linear(input_widths[-1], code_width) if code_width else None
+        self.front_end = nn.Linear(input_widths[0], front_end_width) if front_end_width else None
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """``[B]`` student lengths -> ``[B]`` lengths of the predictions."""

@@ -97,10 +97,11 @@ class Teacher:
         raise NotImplementedError
 
     @torch.no_grad()  # not inference_mode: its tensors may not take part in the student's backward pass
-    def __call__(self, waveforms: Tensor, lengths: Tensor) -> TeacherOutput:
+    def __call__(self, waveforms: Tensor, lengths: Tensor, keep_padding: bool = False) -> TeacherOutput:
         """Features of 16 kHz waveforms [B, N] in [-1, 1] of `lengths` samples [B].
 
         The features of an utterance do not depend on its padding, nor on what else is in the batch.
+        keep_padding: leave what the network computed on padded frames in place of zeros.
         Raises TeacherError when a clip is too short to give one frame.
         """
         if waveforms.dim() != 2 or lengths.shape != waveforms.shape[:1]:
@@ -123,7 +124,7 @@ class Teacher:
         self.module.eval()
         with torch.autocast(waveforms.device.type, enabled=False):
             features = self.extract(waveforms.masked_fill(padded, 0.0), lengths)
-        if min(sizes) < max(sizes):
+        if min(sizes) < max(sizes) and not keep_padding:
             padding = lengths_to_padding_mask(frames, max(sizes)).unsqueeze(-1)
             features = {layer: value.masked_fill(padding, 0.0) for layer, value in features.items()}
         return TeacherOutput(features, frames, self.frame_rate_hz)

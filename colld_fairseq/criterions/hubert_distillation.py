@@ -1,0 +1,155 @@
+"""Criterion `hubert_distillation`: regression, code classes and front-end adaptation (Wang et al., 2210.15631).
+
+    updates < S_fe     loss = w_fe * mean_t |F f(t) + b - h_0(t)|_1 / D     (training only; no student block is run)
+    from then on       loss = the terms of `feature_regression` + w_disc * mean_t KL(q_T(. | t) || q_S(. | t))
+
+f: the student's front-end before its positions, h_0: input of the teacher's first block. q_T: softmax of the teacher's
+code logits / teacher_temp, q_S: softmax of the code head's logits / student_temp (--code-head linear, the authors'
+type2) or of its cosines to the teacher's code embeddings / student_temp (--code-head cosine, type1).
+--discriminative-target hard puts the cross-entropy with the teacher's best class in the place of KL (type3).
+
+Validation is always on the whole loss, so that checkpoints of both stages compare; what it reports of the front-end is
+no part of it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Dict
+
+from fairseq.criterions import register_criterion
+from fairseq.dataclass import ChoiceEnum
+from fairseq.logging import metrics
+from torch import Tensor
+
+from colld_fairseq.criterions.feature_regression import (
+    FeatureRegressionConfig,
+    FeatureRegressionCriterion,
+    Frames,
+    sum_logs,
+)
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.losses.discriminative import cosine_logits, discriminative_loss
+from colld_fairseq.losses.regression import regression_loss
+from colld_fairseq.modules.lengths import lengths_to_padding_mask
+
+DDP_REMEDY = "give --ddp-backend legacy_ddp"
+
+
+@dataclass
+class HubertDistillationConfig(FeatureRegressionConfig):
+    discriminative_weight: float = field(
+        default=1.0, metadata={"help": "weight of the discriminative term (the authors: 1); 0 = regression alone"}
+    )
+    discriminative_target: ChoiceEnum(["soft", "hard"]) = field(
+        default="soft", metadata={"help": "the teacher's distribution over its code classes (KL), or its best class"}
+    )
+    teacher_temp: float = field(
+        default=0.1, metadata={"help": "temperature of the teacher's code logits (HuBERT and the authors: 0.1)"}
+    )
+    student_temp: float = field(
+        default=1.0, metadata={"help": "temperature of the student's (the authors: none, that is 1, or 0.1)"}
+    )
+    front_end_updates: int = field(
+        default=0,
+        metadata={
+            "help": (
+                "for so many updates only the front-end learns, from the teacher's layer 0; needs --front-end-head and,"
+                " on several GPUs for the whole run, --find-unused-parameters or --ddp-backend legacy_ddp"
+            )
+        },
+    )
+    front_end_weight: float = field(default=1.0, metadata={"help": "weight of the front-end's L1 in these updates"})
+    pad_frames: ChoiceEnum(["exclude", "include"]) = field(
+        default="exclude",
+        metadata={"help": "include: padding counts in all means, as in the authors' code; not with --teacher-cache"},
+    )
+
+
+@register_criterion("hubert_distillation", dataclass=HubertDistillationConfig)
+class HubertDistillationCriterion(FeatureRegressionCriterion):
+    cfg: HubertDistillationConfig
+    extra_terms = ("kl", "cross_entropy", "front_end")
+
+    def __init__(self, cfg: HubertDistillationConfig, task) -> None:
+        super().__init__(cfg, task)
+        self.keep_padding = cfg.pad_frames == "include"
+        if self.keep_padding and task.cache is not None:
+            raise ConfigError("--pad-frames include: a cache has no features of padding; leave out --teacher-cache")
+        if not (cfg.discriminative_weight or any(self.regression_weights.values())):
+            raise ConfigError("every weight of the loss is 0: give --l1-weight or --discriminative-weight a value")
+
+    def check_heads(self, code_head: str, front_end_head: bool) -> None:
+        if self.cfg.discriminative_weight and code_head == "none":
+            raise ConfigError(
+                f"--discriminative-weight {self.cfg.discriminative_weight:g} needs a student with --code-head linear or"
+                " --code-head cosine; for regression alone give --discriminative-weight 0"
+            )
+        if code_head != "none" and not self.cfg.discriminative_weight:
+            raise ConfigError("--discriminative-weight 0 leaves the code head untrained: give --code-head none")
+        if self.cfg.front_end_updates and not front_end_head:
+            raise ConfigError(f"--front-end-updates {self.cfg.front_end_updates} needs --front-end-head")
+        if front_end_head and not self.cfg.front_end_updates:
+            raise ConfigError("--front-end-head learns only in the first --front-end-updates: give a number of them")
+
+    def forward(self, model, sample: Dict, reduce: bool = True):
+        if self.training:
+            self.check_ddp(model)
+            if model.num_updates < self.cfg.front_end_updates:
+                return self.adapt_front_end(model, sample)
+        return super().forward(model, sample, reduce)
+
+    def check_ddp(self, model) -> None:
+        """Raises ConfigError before torch's DistributedDataParallel waits for gradients that never come."""
+        finds_unused = getattr(model, "find_unused_parameters", None)
+        if finds_unused is False and self.cfg.front_end_updates:
+            raise ConfigError(f"front-end adaptation on several GPUs: give --find-unused-parameters, or {DDP_REMEDY}")
+        if finds_unused is not None and not any(self.regression_weights.values()):
+            raise ConfigError(f"without a regression term its heads get no gradient: on several GPUs {DDP_REMEDY}")
+
+    def adapt_front_end(self, model, sample: Dict):
+        output = model(**sample["net_input"], front_end_only=True)
+        features, lengths = self.teacher_targets(model, sample, output, front_end_only=True)
+        valid = ~lengths_to_padding_mask(lengths)
+        distance = self.front_end_distance(output.front_end, features, valid)
+        loss, sample_size = self.cfg.front_end_weight * distance, valid.sum()
+        return loss, sample_size, self.logging_output(loss, sample_size, {"front_end": distance}, sample, valid, valid)
+
+    def front_end_distance(self, prediction: Tensor, features: Dict[int, Tensor], mask: Tensor) -> Tensor:
+        prediction = prediction[:, : mask.size(1)]
+        return regression_loss(prediction, features[0], mask, l1=1.0, log_sigmoid_cosine=0.0).loss_sum
+
+    def teacher_targets(self, model, sample: Dict, output, **how: bool):
+        if self.keep_padding:
+            how["keep_padding"] = True
+        return super().teacher_targets(model, sample, output, **how)
+
+    def compute_loss(self, batch: Frames):
+        mask = self.counted(batch)
+        loss, log = 0.0, {}
+        if any(self.regression_weights.values()):
+            loss, _, log = self.regression(batch, mask)
+        if self.cfg.discriminative_weight:
+            term = self.discriminative(batch, mask)
+            loss = loss + self.cfg.discriminative_weight * term.loss_sum
+            log["kl" if self.cfg.discriminative_target == "soft" else "cross_entropy"] = term.loss_sum
+            log["agree"] = term.agree
+        if batch.output.front_end is not None:
+            log["front_end"] = self.front_end_distance(batch.output.front_end, batch.features, mask)
+        return loss, mask.sum(), log
+
+    def discriminative(self, batch: Frames, mask: Tensor):
+        """The teacher's codes are of its features as they are, whatever the regression's target_norm."""
+        teacher = self.task.code_logits(batch.features, self.cfg.teacher_temp)
+        output = batch.output.code_output[:, : mask.size(1)]
+        if self.task.code_head == "cosine":
+            student = cosine_logits(output, self.task.teacher_codes.embeddings, self.cfg.student_temp)
+        else:
+            student = output.float() / self.cfg.student_temp
+        return discriminative_loss(student, teacher, mask, hard=self.cfg.discriminative_target == "hard")
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs) -> None:
+        super().reduce_metrics(logging_outputs)
+        totals = sum_logs(logging_outputs)
+        if "agree" in totals:
+            frames = max(totals["sample_size"], 1)
+            metrics.log_scalar("agreement", 100 * totals["agree"] / frames, frames, round=2)  # % of frames
