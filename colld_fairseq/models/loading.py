@@ -2,11 +2,12 @@
 
 import json
 import os
-from typing import Dict, Tuple
+from typing import Any, Dict, Tuple
 
 import torch
 from torch import Tensor
 
+from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 
@@ -20,25 +21,42 @@ def read_student(path: str) -> Tuple[EncoderConfig, Dict[str, Tensor]]:
     Heads, decoders and optimiser state are left behind. The file is loaded with weights_only, so nothing in it is run.
     Raises ConfigError when the file is missing or is no such checkpoint.
     """
+    config, weights, _ = _read(path)
+    for prefix in PREFIXES:
+        state = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+        if state:
+            return config, state
+    raise ConfigError(f"{path} holds no student encoder (no weights named encoder.*)")
+
+
+def read_input(path: str, cmvn: str = "") -> StudentInput:
+    """What turns a waveform [N] into the input of the student in a checkpoint, as it was trained, without augmentation.
+
+    `cmvn` replaces the training's normalisation of filterbanks, say when its file of statistics has moved. Raises
+    ConfigError as `read_student`, and AudioError when that file cannot be read.
+    """
+    config, _, task = _read(path)
+    kind = "waveform" if config.front_end == "waveform" else "fbank"
+    return StudentInput(kind, cmvn or task.get("cmvn", "utterance"), bool(task.get("normalize_waveform", False)))
+
+
+def _read(path: str) -> Tuple[EncoderConfig, Dict[str, Tensor], Dict[str, Any]]:
+    """The encoder's configuration, all weights of the model, and the options of the task it was trained for."""
     if not os.path.isfile(path):
         raise ConfigError(f"no student checkpoint {path}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         recorded = checkpoint["cfg"]["model"]["encoder_config"]
-        weights = checkpoint["model"]
+        weights, task = checkpoint["model"], checkpoint["cfg"].get("task") or {}
     except Exception as error:  # noqa: BLE001 - truncated, not a checkpoint, or of another program
         raise ConfigError(f"{path} is not a checkpoint of a colld_fairseq model: {error}") from error
-    for prefix in PREFIXES:
-        state = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
-        if state:
-            return EncoderConfig.from_dict(json.loads(recorded)), state
-    raise ConfigError(f"{path} holds no student encoder (no weights named encoder.*)")
+    return EncoderConfig.from_dict(json.loads(recorded)), weights, task
 
 
 def load_student(path: str) -> StudentEncoder:
     """The student encoder of a checkpoint, in eval mode: `load_student(path)(features, lengths).x`.
 
-    Its `config.front_end` says what it takes: filterbanks (`colld_fairseq.data.inputs.StudentInput`) or waveforms.
+    `read_input(path)` turns a waveform into what it takes: filterbanks or the waveform, as in its training.
     """
     config, state = read_student(path)
     student = StudentEncoder(config)

@@ -1,0 +1,59 @@
+"""Students out of checkpoints, and the input they were trained on."""
+
+import numpy as np
+import pytest
+import torch
+
+from colld_fairseq.data.audio import read_audio
+from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
+from colld_fairseq.errors import AudioError, ConfigError
+from colld_fairseq.models.loading import load_student, read_input
+
+
+@pytest.fixture
+def checkpoint(distillation, tmp_path):
+    """checkpoint(options of the training) -> path of what fairseq would save."""
+
+    def save(*options):
+        from omegaconf import OmegaConf
+
+        run = distillation(*options)
+        path = tmp_path / "checkpoint.pt"
+        cfg = OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True)
+        torch.save({"cfg": cfg, "model": run.model.state_dict()}, path)
+        return str(path)
+
+    return save
+
+
+def test_input_is_that_of_the_training(checkpoint, corpus, tmp_path):
+    waveform = read_audio(str(corpus / "test-0.wav"))
+    bins = log_mel_fbank(waveform)
+    assert np.array_equal(read_input(checkpoint("--cmvn", "none"))(waveform), bins)
+    assert abs(read_input(checkpoint())(waveform).mean()) < 1e-5
+    statistics = str(tmp_path / "stats.npz")
+    GlobalCmvn(np.full(80, 2.0), np.full(80, 4.0)).save(statistics)
+    trained = checkpoint("--cmvn", statistics)
+    np.testing.assert_allclose(read_input(trained)(waveform), (bins - 2) / 4, atol=1e-5)
+    assert np.array_equal(read_input(trained, cmvn="none")(waveform), bins)
+    (tmp_path / "stats.npz").unlink()
+    with pytest.raises(AudioError, match="stats.npz"):
+        read_input(trained)
+    assert load_student(trained).num_layers == 2
+
+
+def test_waveform_students(checkpoint, corpus):
+    waveform = read_audio(str(corpus / "test-0.wav"))
+    front_end = ["--front-end", "waveform"]
+    assert np.array_equal(read_input(checkpoint(*front_end))(waveform), waveform)
+    normalised = read_input(checkpoint(*front_end, "--normalize-waveform"))(waveform)
+    assert abs(normalised.mean()) < 1e-5 and normalised.std() == pytest.approx(1.0, abs=1e-2)
+
+
+def test_files_that_hold_no_student(tmp_path):
+    with pytest.raises(ConfigError, match="no student checkpoint .*none.pt"):
+        load_student(str(tmp_path / "none.pt"))
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    for read in (load_student, read_input):
+        with pytest.raises(ConfigError, match="other.pt is not a checkpoint of a colld_fairseq model"):
+            read(str(tmp_path / "other.pt"))
