@@ -28,6 +28,12 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def coded_teacher(tmp_path_factory):
+    """Spec of a random fairseq HuBERT with 4 layers of width 24, its pre-training head and 7 code classes."""
+    return synthetic.write_hubert_with_codes(tmp_path_factory.mktemp("coded_teacher") / "hubert.pt")
+
+
+@pytest.fixture(scope="session")
 def vocab(corpus, tmp_path_factory):
     """Character vocabulary of the training text, without language tags."""
     folder = tmp_path_factory.mktemp("vocab")

@@ -13,6 +13,8 @@ import numpy as np
 import soundfile
 import torch
 import transformers
+from fairseq.models.hubert.hubert import HubertConfig, HubertModel
+from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 
 from colld_fairseq.data.audio import audio_info, find_zip_members
 
@@ -102,6 +104,34 @@ def write_manifest(path: Path, clips: List[Clip], audio: List[str], root: Path) 
                 clip.target_language,
             )
             out.write("\t".join(map(str, fields)) + "\n")
+
+
+def write_hubert_with_codes(path: Path, classes: int = 7, **changes) -> str:
+    """A random fairseq HuBERT of 4 layers, width 24, 50 Hz as pre-training leaves it; returns its spec.
+
+    It has `classes` code classes. changes: of the model's configuration.
+    """
+    torch.manual_seed(6)
+    settings = dict(
+        encoder_layers=4,
+        encoder_embed_dim=24,
+        encoder_ffn_embed_dim=40,
+        encoder_attention_heads=2,
+        conv_feature_layers="[(8,10,5)] + [(8,3,2)] * 4 + [(8,2,2)] * 2",
+        conv_pos=6,
+        conv_pos_groups=2,
+        final_dim=5,
+    )
+    settings.update(changes)
+    task = dict(labels=["km"], label_rate=50, sample_rate=RATE, normalize=False)
+    config = HubertConfig(**settings, label_rate=50)
+    model = HubertModel(config, HubertPretrainingConfig(data="", **task), [range(classes)])
+    with torch.no_grad():  # a fresh model's features hardly depend on the sound
+        for value in model.parameters():
+            value.add_(0.1 * torch.randn_like(value))
+    cfg = {"model": {"_name": "hubert", **settings}, "task": {"_name": "hubert_pretraining", **task}}
+    torch.save({"cfg": cfg, "model": model.state_dict()}, path)
+    return f"fairseq:{path}"
 
 
 def write_teacher(folder: Path) -> str:

@@ -12,10 +12,25 @@ def meta_encoder(name):
         return StudentEncoder(EncoderConfig.from_dict(PRESETS[name]))
 
 
+# Parameters of the students of Wang et al. (2210.15631), of DistilHuBERT (2110.01900) and of the 12-layer half of
+# 2207.06867, counted from their authors' configurations: heads and mask embedding left out.
+EXACT = {
+    "deep_thin": 22_937_856,
+    "deep_thin_fbank": 19_107_008,
+    "shallow_wide": 23_491_200,
+    "distilhubert": 23_491_200,
+    "half_l2l": 26_872_960,
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_sizes(name):
+    assert meta_encoder(name).num_parameters() == EXACT[name]
+
+
 # Millions of parameters without heads. Published: DistilHuBERT 23.49 (2110.01900), 12-L HALF 26.87
 # (2207.06867), LightHuBERT a_Small 27.0 (2203.15610), USAD Small 24 (2506.18843), half of w2v-BERT 2.0: 290.
 SIZES = {
-    "distilhubert": (23.4912, 1e-4),
     "half_l2l": (26.87, 0.01),
     "lighthubert_small": (27.0, 0.2),
     "usad_small": (24.0, 1.5),
