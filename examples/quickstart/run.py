@@ -11,35 +11,24 @@ is a command line that you can run yourself (OUT/commands.sh). A finished job is
 """
 
 import argparse
-import json
-import os
-import re
-import shlex
 import subprocess
 import sys
-import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List
 
 import torch
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+sys.path.insert(0, str(HERE.parent))
+from lanes import ROOT, TRAINING, Job, Lanes, record, usable_cores  # noqa: E402
+
 ARMS = ("colld", "l1cos", "scratch")
 
 # The student: a 25 Hz Conformer of 2.9 M parameters, the same for every arm.
 SHAPE = [
     "--encoder-preset", "tiny", "--encoder-layers", "6", "--encoder-embed-dim", "144",
     "--encoder-ffn-embed-dim", "576", "--encoder-attention-heads", "4",
-]  # fmt: skip
-TRAINING = [
-    "--keep-in-memory", "--num-workers", "0",
-    "--optimizer", "adam", "--adam-betas", "(0.9,0.98)", "--weight-decay", "0.01", "--clip-norm", "5",
-    "--lr-scheduler", "tri_stage", "--phase-ratio", "[0.1,0.4,0.5]", "--final-lr-scale", "0.02",
-    "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "25",
 ]  # fmt: skip
 # Teacher channels are normalised over the utterance: raw Whisper features are ruled by a few huge channels. Masks and
 # the contrastive term are kept light: at this budget heavier ones learn too slowly (study in RESULTS.md).
@@ -52,105 +41,6 @@ DISTIL = {
 }  # fmt: skip
 # A CTC layer on a distilled encoder learns alignments faster while the encoder stands still.
 FROM_STUDENT = ["--freeze-encoder-updates", "200"]
-
-
-@dataclass
-class Job:
-    """One command; `updates` is the length of a training run, for the progress bar."""
-
-    name: str
-    command: List[str]
-    updates: Optional[int] = None
-    needs: Optional[str] = None
-
-
-class Lanes:
-    """Runs lists of jobs side by side, shows their progress, stops everything at the first failure."""
-
-    def __init__(self, out: Path, threads: int) -> None:
-        self.out = out
-        self.environment = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1")
-        self.failed: List[str] = []
-        self.done = threading.Condition()
-        self.seconds: Dict[str, float] = {}
-
-    def run(self, *lanes: List[Job]) -> None:
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:22}"),
-            BarColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with self.progress:
-            threads = [threading.Thread(target=self.run_lane, args=(lane,), daemon=True) for lane in lanes]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():  # a plain join would keep Ctrl-C waiting
-                    thread.join(0.5)
-        if self.failed:
-            sys.exit("quickstart: " + "; ".join(self.failed))
-
-    def run_lane(self, lane: List[Job]) -> None:
-        for job in lane:
-            if job.needs:
-                with self.done:
-                    self.done.wait_for(lambda: self.finished(job.needs) or self.failed)
-            if self.failed:
-                return
-            self.run_job(job)
-
-    def finished(self, name: str) -> bool:
-        return (self.out / f"{name}.done").is_file()
-
-    def run_job(self, job: Job) -> None:
-        if self.finished(job.name):
-            return
-        log = self.out / f"{job.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        bar = self.progress.add_task(job.name, total=job.updates, note="")
-        start = time.time()
-        with open(log, "a", encoding="utf-8") as handle:
-            process = subprocess.Popen(job.command, cwd=ROOT, env=self.environment, stdout=handle, stderr=handle)
-            while process.poll() is None:
-                time.sleep(1)
-                self.show(bar, log, job)
-                if self.failed:
-                    process.terminate()
-                    return
-        with self.done:
-            if process.returncode:
-                self.failed.append(f"{job.name} failed, see {log}:\n{tail(log)}")
-            else:
-                self.seconds[job.name] = time.time() - start
-                write_json(self.out / f"{job.name}.done", {"seconds": self.seconds[job.name]})
-                self.progress.update(bar, total=1, completed=1, note="done")
-            self.done.notify_all()
-
-    def show(self, bar, log: Path, job: Job) -> None:
-        text = tail(log, 3000)
-        if job.updates is None:
-            self.progress.update(bar, note=text.replace("\r", "\n").strip().split("\n")[-1][:60])
-            return
-        updates = re.findall(r'"num_updates": "(\d+)"', text)
-        speed = re.findall(r'"audio_x": "([\d.]+)"', text)
-        if updates:
-            note = f"{updates[-1]}/{job.updates} updates" + (f", {speed[-1]} s of audio a second" if speed else "")
-            self.progress.update(bar, completed=int(updates[-1]), note=note)
-
-
-def tail(path: Path, size: int = 1500) -> str:
-    with open(path, "rb") as handle:
-        handle.seek(max(0, path.stat().st_size - size))
-        return handle.read().decode("utf-8", errors="replace")
-
-
-def write_json(path: Path, value) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(partial, path)
 
 
 def jobs(out: Path, args: argparse.Namespace) -> Dict[str, Job]:
@@ -232,11 +122,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     out = args.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
     started = time.time()
     all_jobs = jobs(out, args)
-    (out / "commands.sh").write_text("\n".join(shlex.join(job.command) for job in all_jobs.values()) + "\n")
-    write_json(out / "settings.json", {name: str(value) for name, value in vars(args).items()})
+    record(out, all_jobs.values(), {name: str(value) for name, value in vars(args).items()})
     decoding = {
         arm: [name for name in all_jobs if name.startswith((f"{arm}/generate", f"{arm}/score"))] for arm in ARMS
     }
@@ -258,10 +146,6 @@ def main() -> None:
     lanes.run([Job("profile", profile)])
     print(f"all jobs took {(time.time() - started) / 60:.1f} minutes")
     sys.exit(subprocess.run([sys.executable, str(HERE / "report.py"), str(out)]).returncode)
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":
