@@ -34,11 +34,11 @@ class Corpus(NamedTuple):
 class CacheSource:
     """Frames of one layer of a cache. Clips that gave no features are entered in `bad`."""
 
-    def __init__(self, directory: Path, layer: int):
-        self.cache = FeatureCache.open(directory, layers=[layer])
+    def __init__(self, directory: Path, layer: int, teacher: Optional[str] = None, kind: Optional[str] = None):
+        self.cache = FeatureCache.open(directory, teacher, [layer], kind)
         header = self.cache.header
         self.layer, self.kind, self.frame_rate_hz = layer, header.kind, header.frame_rate_hz
-        self.spec, self.content_hash = header.teacher, header.content_hash
+        self.spec, self.content_hash, self.width = header.teacher, header.content_hash, header.width
         self.bad: Dict[str, str] = {}
 
     def everything(self) -> Corpus:
@@ -65,7 +65,7 @@ class TeacherSource:
     def __init__(self, teacher: Teacher, batch_seconds: float):
         self.teacher, self.batch_seconds = teacher, batch_seconds
         self.layer, self.kind, self.frame_rate_hz = teacher.layers[0], teacher.kind, teacher.frame_rate_hz
-        self.spec, self.content_hash = teacher.spec, teacher.content_hash
+        self.spec, self.content_hash, self.width = teacher.spec, teacher.content_hash, teacher.width
         self.bad: Dict[str, str] = {}
 
     def read(self, corpus: Corpus, rows: np.ndarray, bar: AudioBar) -> Iterator[Tuple[str, np.ndarray]]:

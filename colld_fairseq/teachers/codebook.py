@@ -1,14 +1,14 @@
 """Codebooks: k-means centroids of one teacher layer, as `colld cluster` writes them (safetensors)."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Tuple
 
 import torch
 from torch import Tensor
 
-from colld_fairseq.errors import TeacherError
+from colld_fairseq.errors import ConfigError, TeacherError
 from colld_fairseq.files import write_whole
 
 FORMAT = "colld-codebook-1"
@@ -16,22 +16,41 @@ METRIC = "euclidean"
 
 
 @dataclass(frozen=True)
-class CodebookHeader:
-    """Where a codebook comes from: a teacher (spec and content hash), its layer and kind; how it was fitted.
+class FitSettings:
+    """All that decides what a codebook holds: content hash, layer and kind of the teacher; clusters, passes over
+    the clips and seed; rows: digest of the clips' ids and lengths."""
 
-    frames: frames seen, repetitions included; inertia: mean squared distance of a frame to its centroid,
-    summed over channels, standardised.
-    """
-
-    teacher: str
     content_hash: str
     layer: int
     kind: str
+    num_clusters: int
+    passes: int
+    seed: int
+    rows: str
+
+    def must_equal(self, other: "FitSettings", where) -> None:
+        """Raises ConfigError naming the first difference of what is at `where` (other)."""
+        for entry in fields(FitSettings):
+            found, wanted = getattr(other, entry.name), getattr(self, entry.name)
+            if found != wanted:
+                raise ConfigError(
+                    f"{where} is of a fit with another {entry.name} ({found}, not {wanted}); give another --out or "
+                    f"delete it"
+                )
+
+
+@dataclass(frozen=True)
+class CodebookHeader(FitSettings):
+    """How a codebook was made, and from which teacher (its spec).
+
+    frames: frames seen, those of every pass; inertia: mean squared distance of a standardised frame to its
+    centroid, summed over channels, measured in the last pass.
+    """
+
+    teacher: str
     frame_rate_hz: float
     frames: int
     inertia: float
-    passes: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,7 @@ class Codebook:
         except (KeyError, TypeError) as error:
             raise TeacherError(f"{path}: incomplete codebook ({error}); write it with `colld cluster`") from error
         width = book.centroids.shape[-1]
-        if book.centroids.dim() != 2 or not book.mean.shape == book.std.shape == (width,):
+        if book.centroids.shape != (header.num_clusters, width) or not book.mean.shape == book.std.shape == (width,):
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
             raise TeacherError(f"{path}: shapes do not fit each other ({shapes}); write it with `colld cluster`")
         return book

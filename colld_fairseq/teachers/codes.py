@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from colld_fairseq.errors import TeacherError
+from colld_fairseq.losses import cosine_logits
 from colld_fairseq.teachers.codebook import Codebook
 from colld_fairseq.teachers.weights import hash_of
 
-COSINE_FLOOR = 1e-8  # of torch.cosine_similarity, which fairseq uses
 LAYER_NORM_EPS = 1e-5
 
 
@@ -77,9 +77,9 @@ class TeacherCodes:
                 return self._negative_distance((hidden - self.mean) / self.std) / temp
             if self.layer_norm is not None:
                 hidden = F.layer_norm(hidden, hidden.shape[-1:], *self.layer_norm, LAYER_NORM_EPS)
-            projected = F.linear(hidden, *self.projection)
-            projected = F.normalize(projected, dim=-1, eps=COSINE_FLOOR)
-            return projected @ F.normalize(self.embeddings, dim=-1, eps=COSINE_FLOOR).t() / temp
+            if self.projection is not None:
+                hidden = F.linear(hidden, *self.projection)
+            return cosine_logits(hidden, self.embeddings, temp)
 
     def _negative_distance(self, hidden: Tensor) -> Tensor:
         """[.., C], from squares and one matrix product: [.., C, D] would not fit in memory."""

@@ -1,30 +1,16 @@
 """Checkpoints in fairseq's layout give what fairseq's own models compute."""
 
-import argparse
 import importlib.util
 
 import pytest
 import torch
 import torch.nn.functional as F
-from fairseq.models.hubert.hubert import HubertConfig, HubertModel
-from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
-from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
+from fairseq_models import TASK, TINY, build, save, shake
 
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.teachers import load_teacher
 from colld_fairseq.teachers.fairseq_checkpoint import parse_convolutions
 
-TINY = dict(
-    encoder_layers=3,
-    encoder_embed_dim=24,
-    encoder_ffn_embed_dim=40,
-    encoder_attention_heads=2,
-    conv_feature_layers="[(8, 10, 5)] + [(8, 3, 4)] * 1 + [(8, 2, 2)]",
-    conv_pos=6,
-    conv_pos_groups=2,
-    final_dim=4,
-    latent_vars=4,
-)
 VARIANTS = {
     "group, post-norm": dict(TINY),
     "layer, pre-norm": dict(TINY, extractor_mode="layer_norm", layer_norm_first=True, conv_bias=True),
@@ -32,44 +18,6 @@ VARIANTS = {
     "width of the extractor": dict(TINY, conv_feature_layers="[(24, 10, 5)] + [(24, 4, 4)]"),
     "stacked positions": dict(TINY, extractor_mode="layer_norm", pos_conv_depth=3, conv_pos=15),
 }
-TASK = dict(normalize=True, sample_rate=16000)
-
-
-def shake(model):
-    """Moves parameters away from their initial values, under which norms would do nothing."""
-    with torch.no_grad():
-        for value in model.parameters():
-            value.add_(0.1 * torch.randn_like(value))
-        for key, value in model.named_buffers():
-            if "running" in key:
-                value.add_(torch.rand_like(value))
-    return model.eval()
-
-
-def build(name, settings):
-    """A random fairseq model."""
-    torch.manual_seed(11)
-    if name == "wav2vec2":
-        return shake(Wav2Vec2Model(Wav2Vec2Config(**settings, quantize_targets=True)))
-    fields = {key: value for key, value in settings.items() if key not in ("latent_vars", "pos_conv_depth")}
-    config = HubertConfig(**fields)
-    config.label_rate = 50
-    for key in ("pos_conv_depth", "conv_pos_batch_norm"):
-        if key in settings:
-            setattr(config, key, settings[key])
-    return shake(HubertModel(config, HubertPretrainingConfig(label_rate=50, sample_rate=16000), [range(5)]))
-
-
-def save(path, model, name, settings, old_layout=False):
-    """A checkpoint as fairseq's trainer writes it: "cfg" today, "args" before 2020."""
-    checkpoint = {"model": model.state_dict(), "optimizer_history": [], "extra_state": {}}
-    if old_layout:
-        checkpoint["args"] = argparse.Namespace(arch=name, **settings, **TASK)
-    else:
-        task = {"_name": "audio_pretraining", **TASK}
-        checkpoint["cfg"] = {"model": {"_name": name, **settings}, "task": task}
-    torch.save(checkpoint, path)
-    return path
 
 
 def fairseq_states(model, waveform):
