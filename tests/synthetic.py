@@ -106,6 +106,18 @@ def write_manifest(path: Path, clips: List[Clip], audio: List[str], root: Path) 
             out.write("\t".join(map(str, fields)) + "\n")
 
 
+# Extractor, positions and depth of HuBERT Base, 32 wide; fairseq's names.
+HUBERT_BASE_32 = dict(
+    encoder_layers=12,
+    encoder_embed_dim=32,
+    encoder_ffn_embed_dim=48,
+    encoder_attention_heads=4,
+    conv_feature_layers="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+    conv_pos=128,
+    conv_pos_groups=16,
+)
+
+
 def write_hubert_with_codes(path: Path, classes: int = 7, **changes) -> str:
     """A random fairseq HuBERT of 4 layers, width 24, 50 Hz as pre-training leaves it; returns its spec.
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers
+from synthetic import HUBERT_BASE_32, write_hubert_with_codes
 
 
 def save(model, folder) -> str:
@@ -22,6 +23,13 @@ def hubert(tmp_path_factory) -> str:
     torch.manual_seed(11)
     config = transformers.HubertConfig(hidden_size=32, intermediate_size=48, num_attention_heads=4)
     return save(transformers.HubertModel(config), tmp_path_factory.mktemp("hubert"))
+
+
+@pytest.fixture(scope="session")
+def coded_hubert(tmp_path_factory) -> str:
+    """Spec of a random HuBERT Base of width 32 as fairseq's pre-training leaves it, with 7 code classes."""
+    path = tmp_path_factory.mktemp("coded_hubert") / "hubert.pt"
+    return write_hubert_with_codes(path, **HUBERT_BASE_32)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fairseq import models
-from synthetic import write_hubert_with_codes
+from synthetic import HUBERT_BASE_32, write_hubert_with_codes
 from task_setup import configure, set_up
 
 from colld_fairseq.models.hubert_students import ARCHITECTURES
@@ -27,11 +27,8 @@ def options(corpus, teacher, name):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """Spec of a fairseq HuBERT with the extractor and the 12 layers of Base, 32 wide."""
-    shape = dict(encoder_layers=12, encoder_embed_dim=32, encoder_ffn_embed_dim=48, encoder_attention_heads=4)
-    convolutions = dict(conv_feature_layers="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
-    positions = dict(conv_pos=128, conv_pos_groups=16)
     path = tmp_path_factory.mktemp("base") / "hubert.pt"
-    return write_hubert_with_codes(path, **shape, **convolutions, **positions)
+    return write_hubert_with_codes(path, **HUBERT_BASE_32)
 
 
 def test_there_is_one_for_every_shape():
