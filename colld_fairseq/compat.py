@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import logging
 import os
 import sys
-from typing import Any
+from typing import Any, Iterator
 
 from omegaconf import DictConfig, open_dict
 
@@ -24,7 +26,8 @@ def prepare() -> None:
     if _prepared:
         return
     hide_broken_torchaudio()
-    check_fairseq()
+    with logging_left_alone():
+        check_fairseq()
     register_safe_globals()
     broadcast_objects_between_workers()
     train_in_bf16_without_tpu()
@@ -46,6 +49,22 @@ def hide_broken_torchaudio() -> None:
         for name in [n for n in sys.modules if n == "torchaudio" or n.startswith("torchaudio.")]:
             del sys.modules[name]
         sys.modules["torchaudio"] = None
+
+
+@contextlib.contextmanager
+def logging_left_alone() -> Iterator[None]:
+    """Undo what an import does to the root logger.
+
+    Importing fairseq imports its wav2vec2_classification, which sets the root logger to DEBUG where nobody has configured
+    it: every library (matplotlib, numba, urllib3) then prints what it is thinking.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 def check_fairseq() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import sys
 from typing import List, Optional
 
@@ -30,6 +31,8 @@ def main(argv: Optional[List[str]] = None) -> int:
             module = importlib.import_module(f"colld_fairseq.cli.{name}")
             module.add_arguments(command)
     args = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s")  # warnings of libraries, and
+    logging.getLogger("colld_fairseq").setLevel(logging.INFO)  # what this package has to say
     try:
         return module.run(args)
     except ColldError as error:
