@@ -13,7 +13,6 @@ FAIRSEQ_NEEDS = [
     "packaging",
     "regex",
     "sacrebleu>=2.4",
-    "scikit-learn",
     "tqdm",
 ]
 
@@ -38,6 +37,7 @@ setup(
         "rapidfuzz",
         "rich",
         "safetensors",
+        "scikit-learn>=1.3",
         "sentencepiece",
         "soundfile>=0.13",
         "soxr",
