@@ -16,6 +16,7 @@ SUBCOMMANDS = {
     "cluster": "k-means codes of a teacher layer, and frame labels to pre-train HuBERT on",
     "score": "WER, CER, BLEU and chrF per language of fairseq-generate's output",
     "similarity": "CKA and CCA between the layers of a student and a teacher, as numbers and as a heat map",
+    "convert": "an encoder between transformers, fairseq and this project, with the difference per layer",
     "profile": "parameters, MACs and real-time factor of a student or a teacher",
 }
 

@@ -151,10 +151,7 @@ def config_from_fairseq(config: Dict[str, Any]) -> EncoderConfig:
     Raises:
         ConfigError: a variant (named) that the student encoder does not have.
     """
-    model = config.get("model", config)
-    if model.get("w2v_args"):
-        return config_from_fairseq(model["w2v_args"])
-    c = {**FAIRSEQ_DEFAULTS, **model}
+    c = {**FAIRSEQ_DEFAULTS, **pretrained_part(config)}
     _refuse(c, layer_type="transformer", pos_conv_depth=1, conv_pos_batch_norm=False)
     return EncoderConfig(
         front_end="waveform",
@@ -180,6 +177,12 @@ def config_from_fairseq(config: Dict[str, Any]) -> EncoderConfig:
         dropout_input=c["dropout_input"],
         layerdrop=c["encoder_layerdrop"],
     )
+
+
+def pretrained_part(config: Dict[str, Any]) -> Dict[str, Any]:
+    """``cfg`` of a fairseq checkpoint, or its ``model`` part -> the fields of the pre-trained model in it."""
+    model = config.get("model", config)
+    return pretrained_part(model["w2v_args"]) if model.get("w2v_args") else model
 
 
 def _refuse(config: Dict[str, Any], **supported: Any) -> None:

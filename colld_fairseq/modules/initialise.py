@@ -207,12 +207,28 @@ def _expected_shapes(config: EncoderConfig) -> Dict[str, torch.Size]:
         return {name: tensor.shape for name, tensor in StudentEncoder(config).state_dict().items()}
 
 
-def _compile(table: Sequence[Tuple[str, str]]) -> List[Tuple[re.Pattern, str]]:
+def name_rules(table: Sequence[Tuple[str, str]]) -> List[Tuple[re.Pattern, str]]:
+    """A table of (name, other name) with {n} and {w} in them, ready for :func:`renamed`."""
     rules = []
-    for theirs, ours in table:
-        pattern = re.escape(theirs).replace(r"\{n\}", r"(?P<n>\d+)").replace(r"\{w\}", "(?P<w>weight|bias)")
-        rules.append((re.compile(pattern), ours))
+    for name, other in table:
+        pattern = re.escape(name).replace(r"\{n\}", r"(?P<n>\d+)").replace(r"\{w\}", "(?P<w>weight|bias)")
+        rules.append((re.compile(pattern), other))
     return rules
+
+
+def renamed(name: str, rules: Sequence[Tuple[re.Pattern, str]]) -> Optional[str]:
+    """The other name by the first rule that fits, None where none does."""
+    for pattern, other in rules:
+        if match := pattern.fullmatch(name):
+            return other.format(**match.groupdict())
+    return None
+
+
+def select_encoder(state: State, table: Sequence[Tuple[str, str]]) -> State:
+    """The tensors of a checkpoint that the student takes over, under the checkpoint's names without prefix."""
+    rules = name_rules(table)
+    plain = {_without_prefix(name): tensor for name, tensor in state.items()}
+    return {name: tensor for name, tensor in plain.items() if renamed(name, rules) is not None}
 
 
 def _without_prefix(name: str) -> str:
@@ -223,15 +239,15 @@ def _without_prefix(name: str) -> str:
 
 
 def _map(state: State, config: EncoderConfig, table: Sequence[Tuple[str, str]]) -> State:
-    rules = _compile(table)
+    rules = name_rules(table)
     expected = _expected_shapes(config)
     mapped: State = {}
     homeless = []
     for full_name, tensor in state.items():
         name = _without_prefix(full_name)
-        match, ours = next(((m, o) for pattern, o in rules if (m := pattern.fullmatch(name))), (None, None))
-        if match is not None:
-            mapped[ours.format(**match.groupdict())] = tensor
+        ours = renamed(name, rules)
+        if ours is not None:
+            mapped[ours] = tensor
         elif name.startswith(ENCODER_PARTS) and not WAVLM_GATES.match(name):
             homeless.append(full_name)
     _join_projections(mapped)

@@ -1,0 +1,147 @@
+"""`colld convert`: an encoder from one library's files into another's, with the proof that it is the same."""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import List, Tuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.conversion import HF_FILES, Encoder, check_target, read_encoder, write_encoder
+from colld_fairseq.models.native import Difference, compare, open_native
+
+SPECS = "hf:DIR (transformers), fairseq:FILE.pt or colld:FILE.pt (a checkpoint of this project)"
+SCHEMES = ("hf", "fairseq", "colld")
+SECONDS = 2  # of the signal that is generated where no --wav is given
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `colld convert`."""
+    parser.add_argument("--from", dest="source", required=True, metavar="SPEC", help=f"encoder to read: {SPECS}")
+    parser.add_argument("--to", dest="target", required=True, metavar="SPEC", help="where to write it, likewise")
+    parser.add_argument("--wav", metavar="FILE", help="audio to compare the two on; default: a generated signal of 2 s")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="largest difference of a layer, relative to its largest value where that exceeds 1; above it nothing is"
+        " written and the exit code is 1 (default: %(default)s)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the target unless it differs from the source. Raises ColldError."""
+    scheme, target = parse_target(args.target, args.overwrite)
+    waveform = read_audio(args.wav) if args.wav else generated_signal()
+    source = open_native(args.source)
+    encoder = read_encoder(args.source, source.heard)
+    check_target(scheme, encoder)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_encoder(scheme, temporary, encoder)
+        differences = compare(source, open_native(f"{scheme}:{temporary}", complete=True), waveform)
+        wrong = [row.layer for row in differences[1:] if not row.within(args.tolerance)]
+        if not wrong:
+            install(temporary, target)
+    finally:
+        remove(temporary)
+    console = Console(highlight=False)
+    print_differences(console, args.source, args.target, differences)
+    if wrong:
+        console.print(
+            f"[red]Nothing was written: {', '.join(wrong)} differ by more than {args.tolerance:g}.[/]", soft_wrap=True
+        )
+        return 1
+    console.print(describe(scheme, args.target, encoder), soft_wrap=True)
+    return 0
+
+
+def parse_target(spec: str, overwrite: bool) -> Tuple[str, Path]:
+    """Scheme and path; ConfigError where nothing can, or may, be written there."""
+    scheme, _, name = spec.partition(":")
+    if scheme not in SCHEMES or not name:
+        raise ConfigError(f"--to {spec!r}: write {SPECS}")
+    path = Path(name).expanduser().absolute()
+    directory = scheme == "hf"
+    if not path.exists() or directory and path.is_dir() and not any(path.iterdir()):
+        return scheme, path
+    if not overwrite:
+        raise ConfigError(f"--to {spec}: exists; give another name, or --overwrite to replace it")
+    if path.is_dir() != directory:
+        raise ConfigError(f"--to {spec}: is {'a folder' if path.is_dir() else 'a file'}; give another name")
+    others = sorted(entry.name for entry in path.iterdir() if entry.name not in HF_FILES) if directory else []
+    if others:
+        raise ConfigError(
+            f"--to {spec}: holds files that a conversion does not write ({', '.join(others[:4])}), and would be"
+            " replaced as a whole; give another name"
+        )
+    return scheme, path
+
+
+def generated_signal() -> np.ndarray:
+    """Two seconds of a voice-like tone with noise, the same each time: float32 [N]."""
+    time = np.arange(SECONDS * SAMPLE_RATE) / SAMPLE_RATE
+    pitch = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * time)) / SAMPLE_RATE
+    voice = sum(np.sin(k * pitch) / k for k in range(1, 20)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * time))
+    noise = np.random.default_rng(0).standard_normal(len(time))
+    return (0.1 * voice + 0.01 * noise).astype(np.float32)
+
+
+def install(temporary: Path, target: Path) -> None:
+    """Give what was written its name; an older folder makes way as a whole."""
+    if temporary.is_dir() and target.exists():
+        old = temporary.with_name(f"{temporary.name}.old")
+        os.rename(target, old)
+        os.rename(temporary, target)
+        remove(old)
+    else:
+        os.replace(temporary, target)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def print_differences(console: Console, source: str, target: str, differences: List[Difference]) -> None:
+    table = Table("layer")
+    for title in ("largest difference", "relative"):
+        table.add_column(title, justify="right")
+    for row in differences:
+        table.add_row(row.layer, f"{row.difference:.1e}", f"{row.relative:.1e}")
+    console.print(f"{source} beside {target}", soft_wrap=True)
+    console.print(table)
+    console.print(
+        "input: what each library makes of the audio; layers (0 = input of the first block) and output: on the same"
+        " input; relative to the largest value",
+        soft_wrap=True,
+    )
+
+
+def describe(scheme: str, target: str, encoder: Encoder) -> str:
+    """What was written, and how to use it so that it hears what it was trained on."""
+    config, heard = encoder.config, encoder.heard
+    parameters = sum(tensor.numel() for tensor in encoder.state.values())
+    if heard.kind == "fbank":
+        input_text = f"filterbanks, cmvn {heard.cmvn}"
+    else:
+        input_text = "waveforms of mean 0 and variance 1" if heard.normalize else "waveforms as they are"
+    text = f"{target}: {config.layers} layers × {config.embed_dim}, {parameters:,} parameters; input: {input_text}"
+    if scheme == "colld":
+        options = f"--student {target.removeprefix('colld:')}"
+        if heard.kind == "waveform" and heard.normalize:
+            options += " --normalize-waveform"
+        if heard.kind == "fbank" and heard.cmvn != "utterance":
+            options += f" --cmvn {heard.cmvn}"
+        text += f"\nfine-tune it with: {options}"
+    return text
