@@ -59,7 +59,7 @@ def run_dir(tmp_path):
     speed = [{"batch_size": 1, "rtf": 0.012345, "seconds": [1.0], "peak_memory_mb": None}]
     sizes = {"mb_float32": 17.24, "mb_stored": 17.24, "gmacs_per_10s": 1.21, "speed": speed}
     models = [
-        {"role": role, "parameters": count, **sizes}
+        {"role": role, "source": f"{role}.pt", "parameters": count, **sizes}
         for role, count in {"student": 4_309_696, "teacher": 20_589_568}.items()
     ]
     machine = {"cpu": "Abacus 3000", "cores": 2, "gpu": None, "torch": "2.9", "python": "3.11"}
