@@ -1,0 +1,98 @@
+"""Students and teachers behind one interface: clips in, chosen layers side by side out."""
+
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from colld_fairseq.data.fbank import fbank_length
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.loading import load_student, read_input
+from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.teachers import load_teacher
+from colld_fairseq.teachers.alignment import align_frames
+
+
+class Features(NamedTuple):
+    """All layers of a batch side by side, [B, T, sum D], and the valid frames of each clip, int64 [B]."""
+
+    layers: Tensor
+    lengths: Tensor
+
+
+class TeacherLayers:
+    """A frozen teacher. `layers`: None for all."""
+
+    role = "teacher"
+
+    def __init__(self, spec: str, layers: Optional[Sequence[int]], device: str):
+        if layers is None:  # how many there are only the loader knows
+            layers = range(load_teacher(spec, layers=[0]).num_layers + 1)
+        self.name = spec
+        self.teacher = load_teacher(spec, layers=layers, device=device)
+        self.layers = list(self.teacher.layers)
+        self.widths = [self.teacher.width] * len(self.layers)
+        self.frame_rate_hz = self.teacher.frame_rate_hz
+        self.output_lengths = self.teacher.output_lengths
+
+    def __call__(self, waveforms: Sequence[Tensor]) -> Features:
+        padded = torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True)
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        output = self.teacher(padded.to(self.teacher.device), lengths)
+        return Features(torch.cat([output.features[layer] for layer in self.layers], -1), output.lengths)
+
+
+class StudentLayers:
+    """The student of a checkpoint, with the input it was trained on. `layers`: None for all."""
+
+    role = "student"
+
+    def __init__(self, path: str, layers: Optional[Sequence[int]], device: str, cmvn: str = ""):
+        self.name, self.device = path, device
+        self.student, self.input = load_student(path).to(device), read_input(path, cmvn)
+        every = range(self.student.num_layers + 1)
+        self.layers = sorted(set(every if layers is None else layers))
+        wrong = [layer for layer in self.layers if layer not in every]
+        if wrong:
+            raise ConfigError(f"{path}: layer {wrong[0]} does not exist; there are 0 to {self.student.num_layers}")
+        self.widths = [self.student.width] * len(self.layers)
+        self.frame_rate_hz = self.student.frame_rate_hz
+
+    def output_lengths(self, samples: Tensor) -> Tensor:
+        """Samples int64 [B] -> frames [B]."""
+        if self.input.kind == "fbank":
+            samples = torch.from_numpy(fbank_length(samples.numpy()))
+        return self.student.output_lengths(samples)
+
+    @torch.no_grad()
+    def __call__(self, waveforms: Sequence[Tensor]) -> Features:
+        sources = [torch.from_numpy(self.input(waveform.numpy())) for waveform in waveforms]
+        lengths = torch.tensor([len(source) for source in sources], device=self.device)
+        padded = torch.nn.utils.rnn.pad_sequence(sources, batch_first=True).to(self.device)
+        output = self.student(padded, lengths, layers=self.layers)
+        return Features(torch.cat([output.features[layer] for layer in self.layers], -1), output.lengths)
+
+
+def paired_frames(rows, columns, ids: List[str], waveforms: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
+    """Features [n, sum D] of both models on the frames they share, without padding.
+
+    The model with more frames a second is averaged to the other's rate. Raises TeacherError when the rates do not fit,
+    or the models differ by more than two frames on a clip.
+    """
+    x, y = rows(waveforms), columns(waveforms)
+    if rows.frame_rate_hz > columns.frame_rate_hz:
+        x = _align(x, rows, columns, y.lengths, ids)
+        lengths = x.lengths
+    else:
+        y = _align(y, columns, rows, x.lengths, ids)
+        lengths = y.lengths
+    frames = int(lengths.max())
+    valid = ~lengths_to_padding_mask(lengths, frames)
+    return x.layers[:, :frames][valid], y.layers[:, :frames][valid]
+
+
+def _align(found: Features, source, target, target_lengths: Tensor, ids: List[str]) -> Features:
+    rule = "none" if source.frame_rate_hz == target.frame_rate_hz else "average"
+    return Features(
+        *align_frames(*found, source.frame_rate_hz, target.frame_rate_hz, rule, target_lengths, ids)
+    )
