@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from commands import TINY_ENCODER
+from fairseq.distributed import ModuleProxyWrapper
 from fairseq.logging import metrics
 from task_setup import set_up
+from torch.nn.parallel import DistributedDataParallel
 
 from colld_fairseq.cli import main as colld
 from colld_fairseq.criterions.hubert_distillation import HubertDistillationCriterion
@@ -163,7 +165,7 @@ def test_front_end_adaptation(build, coded_teacher):
     run.model.set_num_updates(2)
     blocks = run.model.encoder.blocks
     handles = [block.register_forward_hook(lambda *_: pytest.fail("a student block was run")) for block in blocks]
-    teacher_blocks = run.task.teacher.module.encoder.layers
+    teacher_blocks = run.task.teacher.module.blocks
     handles += [b.register_forward_hook(lambda *_: pytest.fail("a teacher block was run")) for b in teacher_blocks]
     loss, size, log = run.criterion(run.model, run.sample)
 
@@ -175,8 +177,7 @@ def test_front_end_adaptation(build, coded_teacher):
     assert float(loss) / int(size) == pytest.approx(0.5 * expected, rel=1e-4)
 
     loss.backward()
-    learning = {name for name, parameter in run.model.named_parameters() if parameter.grad is not None}
-    assert learning == {
+    assert set(gradients(run.model)) == {
         name for name, _ in run.model.named_parameters() if name.startswith(("encoder.front_end.", "heads.front_end."))
     }
     for handle in handles:
@@ -265,31 +266,44 @@ def test_options_that_contradict_each_other(message, build):
         build(*WRONG[message])
 
 
-class Ddp(torch.nn.Module):
-    """What torch's DistributedDataParallel shows of itself."""
-
-    def __init__(self, model, find_unused_parameters):
-        super().__init__()
-        self.module, self.find_unused_parameters = model, find_unused_parameters
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.module, name)
-
-    def forward(self, **net_input):
-        return self.module(**net_input)
+def gradients(model):
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def test_distributed_training_that_would_wait_for_gradients_is_refused(build):
+@pytest.fixture
+def distributed(tmp_path):
+    """distributed(model, find_unused_parameters) -> the model as fairseq wraps it for torch's own backend.
+
+    One gloo process shows all of it; fairseq itself starts this backend on GPUs only.
+    """
+    file = f"file://{tmp_path}/rendezvous"
+    torch.distributed.init_process_group("gloo", init_method=file, world_size=1, rank=0)
+    yield lambda model, find: ModuleProxyWrapper(DistributedDataParallel(model, find_unused_parameters=find))
+    torch.distributed.destroy_process_group()
+
+
+def test_distributed_training_through_both_stages(build, distributed):
+    run = build(*ADAPTATION, "--layer-map", "1:2,2:4")
+    model = distributed(run.model, True)
+    for update in (1, 2, 3, 4):
+        model.set_num_updates(update)
+        run.model.zero_grad()
+        run.criterion(run.model, run.sample)[0].backward()
+        expected = gradients(run.model)
+        run.model.zero_grad()
+        run.criterion(model, run.sample)[0].backward()
+        found = gradients(run.model)
+        assert found.keys() == expected.keys() and any(name.startswith("heads.heads") for name in found) == (update > 2)
+        assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in found)
+
+
+def test_distributed_training_that_would_wait_for_gradients_is_refused(build, distributed):
     run = build(*ADAPTATION)
     with pytest.raises(ConfigError, match="--find-unused-parameters, or give --ddp-backend legacy_ddp"):
-        run.criterion(Ddp(run.model, False), run.sample)
-    run.criterion(Ddp(run.model, True), run.sample)
+        run.criterion(distributed(run.model, False), run.sample)
     run = build("--code-head", "linear", *NO_REGRESSION)
     with pytest.raises(ConfigError, match="legacy_ddp"):
-        run.criterion(Ddp(run.model, True), run.sample)
+        run.criterion(distributed(run.model, True), run.sample)
 
 
 def test_logged_means(build):

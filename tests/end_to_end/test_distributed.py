@@ -9,14 +9,14 @@ from commands import binary, environment, log_records, losses
 WORKERS = 2
 
 
-def train_distributed(options, folder):
-    """What the first worker logged. fairseq counts GPUs where it starts workers itself, so they are started here."""
+def start_workers(options, folder, backend):
+    """The worker processes. fairseq counts GPUs where it starts them itself, so they are started here."""
     processes = []
     for rank in range(WORKERS):
         arguments = [
             *[*options, "--save-dir", folder / "saved", "--cpu", "--distributed-backend", "gloo"],
             *["--distributed-world-size", WORKERS, "--distributed-rank", rank, "--distributed-no-spawn"],
-            *["--distributed-init-method", f"file://{folder}/rendezvous", "--ddp-backend", "legacy_ddp"],
+            *["--distributed-init-method", f"file://{folder}/rendezvous", *backend],
         ]
         command = [binary("fairseq-train"), *map(str, arguments)]
         processes.append(
@@ -24,6 +24,12 @@ def train_distributed(options, folder):
                 command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
         )
+    return processes
+
+
+def train_distributed(options, folder, backend=("--ddp-backend", "legacy_ddp")):
+    """What the first worker logged."""
+    processes = start_workers(options, folder, backend)
     outputs = [process.communicate(timeout=180)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * WORKERS, "\n\n".join(
         text[-1500:] for text in outputs
