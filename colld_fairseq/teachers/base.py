@@ -5,7 +5,7 @@ a checkpoint, switched to train mode by `model.train()`, halved by `--fp16`, cop
 """
 
 from dataclasses import dataclass
-from typing import Dict, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from colld_fairseq.errors import TeacherError
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 
 KINDS = ("layer", "ffn")
+HF_VARIANCE_FLOOR = 1e-7  # added to the variance by transformers' Wav2Vec2FeatureExtractor
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -96,6 +97,10 @@ class Teacher:
         """Layer -> [B, max frames, D] of float32 waveforms [B, max(lengths)], zero beyond `lengths` [B]."""
         raise NotImplementedError
 
+    def extract_with_padding(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
+        """`extract`, with what the network makes of padded frames, for teachers that leave them out there."""
+        return self.extract(waveforms, lengths)
+
     @torch.no_grad()  # not inference_mode: its tensors may not take part in the student's backward pass
     def __call__(self, waveforms: Tensor, lengths: Tensor, keep_padding: bool = False) -> TeacherOutput:
         """Features of 16 kHz waveforms [B, N] in [-1, 1] of `lengths` samples [B].
@@ -122,12 +127,23 @@ class Teacher:
         waveforms = waveforms[:, : int(lengths.max())].float()
         padded = lengths_to_padding_mask(lengths, waveforms.size(1))
         self.module.eval()
+        extract = self.extract_with_padding if keep_padding else self.extract
         with torch.autocast(waveforms.device.type, enabled=False):
-            features = self.extract(waveforms.masked_fill(padded, 0.0), lengths)
+            features = extract(waveforms.masked_fill(padded, 0.0), lengths)
         if min(sizes) < max(sizes) and not keep_padding:
             padding = lengths_to_padding_mask(frames, max(sizes)).unsqueeze(-1)
             features = {layer: value.masked_fill(padding, 0.0) for layer, value in features.items()}
         return TeacherOutput(features, frames, self.frame_rate_hz)
+
+
+def unit_variance(waveforms: Tensor, lengths: Optional[Tensor], variance_floor: float) -> Tensor:
+    """Each clip of [B, N] at mean 0 and variance 1 over its own samples; padding stays 0. lengths None: no padding."""
+    if lengths is None:
+        lengths = torch.full_like(waveforms[:, 0], waveforms.size(1), dtype=torch.int64)
+    padding = lengths_to_padding_mask(lengths, waveforms.size(1))
+    count = lengths.unsqueeze(1)
+    centred = (waveforms - waveforms.sum(1, keepdim=True) / count).masked_fill(padding, 0.0)
+    return centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / count + variance_floor)
 
 
 class FeatureTap:

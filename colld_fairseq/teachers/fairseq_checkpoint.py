@@ -1,6 +1,6 @@
 """fairseq checkpoints of wav2vec 2.0, HuBERT and data2vec (audio) as teachers.
 
-The weights are renamed into transformers' modules, so that there is one computation for all teachers: its
+The weights are renamed into transformers' modules, so that there is one way for all teachers from there: its
 HuBERT, which has every variant of the wav2vec 2.0 encoder, or its Data2VecAudio where positions come from a
 stack of convolutions.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.teachers.base import Teacher
-from colld_fairseq.teachers.huggingface import ConvTeacher, build_encoder
+from colld_fairseq.teachers.huggingface import build_encoder, make_teacher
 from colld_fairseq.teachers.weights import content_hash, load_into
 
 MODELS = ("wav2vec2", "hubert", "data2vec_audio")
@@ -161,7 +161,7 @@ def load_fairseq(spec: str, name: str, *, layers: Sequence[int], kind: str, dtyp
         state[f"{projection}.weight"], state[f"{projection}.bias"] = torch.eye(width), torch.zeros(width)
     encoder = build_encoder(spec, config, layers, kind)
     load_into(encoder.module, state, ("",), path)
-    return ConvTeacher(
+    return make_teacher(
         encoder,
         normalise=bool(task.get("normalize", False)),
         variance_floor=VARIANCE_FLOOR,

@@ -1,8 +1,8 @@
 """Teachers of the wav2vec 2.0 family (Wav2Vec2, HuBERT, WavLM, Data2VecAudio) as transformers has them.
 
-The library's own modules compute; changed is only what would let padding reach a valid frame: the group norm
-of the first convolution, and the input of position convolutions behind a norm (Data2Vec has a stack of them,
-HuBERT may have a batch norm).
+Those that the student encoder cannot express compute on the library's own modules; changed is only what would let
+padding reach a valid frame: the group norm of the first convolution, and the input of position convolutions behind a
+norm (Data2Vec has a stack of them, HuBERT may have a batch norm).
 """
 
 import logging
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.norms import MaskedChannelNorm
-from colld_fairseq.teachers.base import FeatureTap, Teacher, check_request
+from colld_fairseq.teachers.base import HF_VARIANCE_FLOOR, FeatureTap, Teacher, check_request, unit_variance
+from colld_fairseq.teachers.encoder_teacher import EncoderTeacher, as_student_encoder
 from colld_fairseq.teachers.weights import content_hash, load_into, read_json, read_state, teacher_files
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16000
-HF_VARIANCE_FLOOR = 1e-7  # added to the variance by Wav2Vec2FeatureExtractor
 
 
 class Family(NamedTuple):
@@ -156,12 +156,12 @@ def _replace_group_norm(convolution: nn.Module) -> Optional[_ClipGroupNorm]:
     return replacement
 
 
-def unit_variance(waveforms: Tensor, lengths: Tensor, variance_floor: float) -> Tensor:
-    """Each clip of [B, N] at mean 0 and variance 1 over its own samples; padding stays 0."""
-    padding = lengths_to_padding_mask(lengths, waveforms.size(1))
-    count = lengths.unsqueeze(1)
-    centred = (waveforms - waveforms.sum(1, keepdim=True) / count).masked_fill(padding, 0.0)
-    return centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / count + variance_floor)
+def make_teacher(encoder: Encoder, **description) -> Teacher:
+    """Runs a waveform model on the student encoder's modules where those compute the same, else on its own."""
+    exact = as_student_encoder(encoder.module)
+    if exact is None:
+        return ConvTeacher(encoder, **description)
+    return EncoderTeacher(exact, num_layers=encoder.num_layers, **description)
 
 
 def load_huggingface(spec: str, directory: Path, config: Dict, *, layers, kind, dtype, device) -> Teacher:
@@ -178,7 +178,7 @@ def load_huggingface(spec: str, directory: Path, config: Dict, *, layers, kind, 
 
         return W2vBertTeacher(encoder, **description)
     normalise = _wants_normalisation(directory / "preprocessor_config.json")
-    return ConvTeacher(encoder, normalise=normalise, **description)
+    return make_teacher(encoder, normalise=normalise, **description)
 
 
 def _wants_normalisation(preprocessor: Path) -> bool:

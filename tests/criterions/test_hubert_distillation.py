@@ -299,7 +299,7 @@ def test_distributed_training_through_both_stages(build, distributed):
 
 def test_distributed_training_that_would_wait_for_gradients_is_refused(build, distributed):
     run = build(*ADAPTATION)
-    with pytest.raises(ConfigError, match="--find-unused-parameters, or give --ddp-backend legacy_ddp"):
+    with pytest.raises(ConfigError, match="--find-unused-parameters or --ddp-backend legacy_ddp"):
         run.criterion(distributed(run.model, False), run.sample)
     run = build("--code-head", "linear", *NO_REGRESSION)
     with pytest.raises(ConfigError, match="legacy_ddp"):

@@ -151,7 +151,7 @@ def test_half_precision(name, dtype, tiny_teacher, clips):
 def test_keeps_no_block_above_the_highest_layer(tiny_teacher):
     directory, _ = tiny_teacher("hubert-group")
     teacher = load_teacher(f"hf:{directory}", [2])
-    assert len(teacher.module.encoder.layers) == 2
+    assert len(teacher.module.blocks) == 2
     assert teacher.num_layers == 3
     assert teacher.width == 24
     assert teacher.frame_rate_hz == 16000 / 40
