@@ -17,12 +17,11 @@ from fairseq.criterions import register_criterion
 from fairseq.logging import metrics
 from torch import Tensor
 
+from colld_fairseq.criterions.batches import Frames, sum_logs
 from colld_fairseq.criterions.feature_regression import (
     FeatureRegressionConfig,
     FeatureRegressionCriterion,
-    Frames,
     TargetNorm,
-    sum_logs,
 )
 from colld_fairseq.losses.contrastive import contrastive_loss, sample_negatives
 

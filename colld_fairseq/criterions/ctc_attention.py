@@ -17,7 +17,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
-from colld_fairseq.criterions.feature_regression import sum_logs
+from colld_fairseq.criterions.batches import sum_logs
 
 
 @dataclass

@@ -7,14 +7,14 @@ model options this is DistilHuBERT, layer-to-layer L1+cosine, FitHuBERT, LightHu
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple
+from typing import Dict, List
 
-import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
+from colld_fairseq.criterions.batches import Frames, logging_output, sum_logs
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.losses.targets import NORMALISATIONS, average_layers, normalise_targets
@@ -41,22 +41,6 @@ class FeatureRegressionConfig(FairseqDataclass):
         default="none",
         metadata={"help": "teacher features: as they are, per channel over the utterance, or affine-free LayerNorm"},
     )
-
-
-class Frames(NamedTuple):
-    """A batch on the frames that student and teacher share, T of them in the longest clip.
-
-    predictions, targets: K tensors [B, T, D]; weights: of the K layer pairs; valid, masked: bool [B, T], the frames
-    that count and those of them whose input was masked; features: teacher layer -> [B, T, D]; output: the student's.
-    """
-
-    predictions: List[Tensor]
-    targets: List[Tensor]
-    weights: List[float]
-    valid: Tensor
-    masked: Tensor
-    features: Dict[int, Tensor]
-    output: Any
 
 
 @register_criterion("feature_regression", dataclass=FeatureRegressionConfig)
@@ -105,23 +89,10 @@ class FeatureRegressionCriterion(FairseqCriterion):
             output=output,
         )
         loss, sample_size, log = self.compute_loss(batch)
-        return loss, sample_size, self.logging_output(loss, sample_size, log, sample, batch.masked, batch.valid)
+        return loss, sample_size, logging_output(sample, loss, sample_size, log, batch.valid, batch.masked)
 
     def teacher_targets(self, model, sample: Dict, output, **how: bool):
         return self.task.teacher_targets(sample, output.lengths, model.prediction_rate_hz, **how)
-
-    def logging_output(self, loss: Tensor, sample_size: Tensor, log: Dict, sample: Dict, masked: Tensor, valid: Tensor):
-        """Sums over the frames of a batch, for `reduce_metrics`; `log`: the terms of the loss."""
-        return dict(
-            {name: value.detach() if torch.is_tensor(value) else value for name, value in log.items()},
-            loss=loss.detach(),
-            sample_size=sample_size,
-            ntokens=sample["ntokens"],
-            nsentences=sample["nsentences"],
-            audio_seconds=sample["audio_seconds"],
-            masked_frames=masked.sum(),
-            valid_frames=valid.sum(),
-        )
 
     def compute_loss(self, batch: Frames):
         """Loss summed over frames, number of frames [0-dim], the terms for the log."""
@@ -167,11 +138,3 @@ class FeatureRegressionCriterion(FairseqCriterion):
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         return True
-
-
-def sum_logs(logging_outputs) -> Dict[str, float]:
-    totals: Dict[str, float] = {}
-    for log in logging_outputs:
-        for name, value in log.items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-    return totals

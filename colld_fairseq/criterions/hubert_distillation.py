@@ -6,7 +6,8 @@
 f: the student's front-end before its positions, h_0: input of the teacher's first block. q_T: softmax of the teacher's
 code logits / teacher_temp, q_S: softmax of the code head's logits / student_temp (--code-head linear, the authors'
 type2) or of its cosines to the teacher's code embeddings / student_temp (--code-head cosine, type1).
---discriminative-target hard puts the cross-entropy with the teacher's best class in the place of KL (type3).
+--discriminative-target hard puts the cross-entropy with the teacher's best class in the place of KL (type3). All means
+are over the frames that --regression-frames names.
 
 Validation is always on the whole loss, so that checkpoints of both stages compare; what it reports of the front-end is
 no part of it.
@@ -20,18 +21,12 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from torch import Tensor
 
-from colld_fairseq.criterions.feature_regression import (
-    FeatureRegressionConfig,
-    FeatureRegressionCriterion,
-    Frames,
-    sum_logs,
-)
+from colld_fairseq.criterions.batches import Frames, logging_output, sum_logs
+from colld_fairseq.criterions.feature_regression import FeatureRegressionConfig, FeatureRegressionCriterion
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.discriminative import cosine_logits, discriminative_loss
 from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
-
-DDP_REMEDY = "give --ddp-backend legacy_ddp"
 
 
 @dataclass
@@ -101,9 +96,9 @@ class HubertDistillationCriterion(FeatureRegressionCriterion):
         """Raises ConfigError before torch's DistributedDataParallel waits for gradients that never come."""
         finds_unused = getattr(model, "find_unused_parameters", None)
         if finds_unused is False and self.cfg.front_end_updates:
-            raise ConfigError(f"front-end adaptation on several GPUs: give --find-unused-parameters, or {DDP_REMEDY}")
+            raise ConfigError("--front-end-updates: give --find-unused-parameters or --ddp-backend legacy_ddp as well")
         if finds_unused is not None and not any(self.regression_weights.values()):
-            raise ConfigError(f"without a regression term its heads get no gradient: on several GPUs {DDP_REMEDY}")
+            raise ConfigError("heads without a regression term get no gradient: give --ddp-backend legacy_ddp")
 
     def adapt_front_end(self, model, sample: Dict):
         output = model(**sample["net_input"], front_end_only=True)
@@ -111,7 +106,7 @@ class HubertDistillationCriterion(FeatureRegressionCriterion):
         valid = ~lengths_to_padding_mask(lengths)
         distance = self.front_end_distance(output.front_end, features, valid)
         loss, sample_size = self.cfg.front_end_weight * distance, valid.sum()
-        return loss, sample_size, self.logging_output(loss, sample_size, {"front_end": distance}, sample, valid, valid)
+        return loss, sample_size, logging_output(sample, loss, sample_size, {"front_end": distance}, valid, valid)
 
     def front_end_distance(self, prediction: Tensor, features: Dict[int, Tensor], mask: Tensor) -> Tensor:
         prediction = prediction[:, : mask.size(1)]
