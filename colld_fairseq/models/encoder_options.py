@@ -24,6 +24,7 @@ OVERRIDES = {
     "encoder_attention_heads": "attention_heads",
     "encoder_position": "position",
     "conv_pos": "conv_pos",
+    "conv_pos_groups": "conv_pos_groups",
     "depthwise_conv_kernel": "depthwise_conv_kernel",
 }
 REGULARISERS = {
@@ -67,6 +68,9 @@ class EncoderOptions(FairseqDataclass):
     )
     conv_pos: Optional[int] = field(
         default=None, metadata={"help": "kernel of the position convolution (frames); default: the preset's"}
+    )
+    conv_pos_groups: Optional[int] = field(
+        default=None, metadata={"help": "groups of the position convolution; default: the preset's"}
     )
     depthwise_conv_kernel: Optional[int] = field(
         default=None, metadata={"help": "Conformer convolution (frames); default: the preset's"}

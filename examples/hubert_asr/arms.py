@@ -82,7 +82,8 @@ class Plan:
         return Shape.parse(args.deep_thin) if args.deep_thin else default
 
     def shape_options(self, student: str) -> List[str]:
-        options = self.shape(student).options() + ["--conv-pos", str(self.teacher.conv_pos)]
+        options = self.shape(student).options()
+        options += ["--conv-pos", str(self.teacher.conv_pos), "--conv-pos-groups", str(self.teacher.conv_pos_groups)]
         if student == "deep_thin_fbank":
             return options
         convolutions = [tuple(layer) for layer in self.teacher.conv_layers]

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+from comparison_plot import save_plot  # noqa: E402
 from tables import (  # noqa: E402
     Table,
     attempt,
@@ -71,8 +72,6 @@ def main(argv: List[str]) -> int:
     picture = "![test scores and validation curves](report.png)"
     page = markdown("HuBERT students for recognition with few labels", notes, tables, [picture], report["missing"])
     write_whole(out / "report.md", page.encode())
-    from comparison_plot import save_plot
-
     save_plot(report, out / "report.png")
     print_tables(tables, [*notes, f"written: {out}/report.md, report.json, report.png"], report["missing"], width=140)
     return 1 if report["missing"] else 0

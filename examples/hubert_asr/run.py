@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(HERE.parent))
 import torch  # noqa: E402
 from arms import ARMS, Plan  # noqa: E402
 from lanes import Lanes, record, usable_cores  # noqa: E402
@@ -74,7 +74,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--lm-weight", default="0.5", help="default: %(default)s")
     add("--no-cache", action="store_true", help="run the teacher in every update instead of storing its features once")
     add("--lanes", type=int, help="jobs at a time (default: one a core, or one with a GPU)")
-    add("--distil-options", default="", help="more words for every distillation, such as '--bf16 --update-freq 2'")
+    add("--distil-options", default="", help="more words for every distillation: '--distil-options=--bf16 ...'")
     add("--finetune-options", default="", help="more words for every fine-tuning")
     args = parser.parse_args(words)
     scheme, _, name = args.teacher.partition(":")

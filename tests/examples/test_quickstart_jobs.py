@@ -1,25 +1,17 @@
 """The quickstart's jobs: every command parses with the program it is for, and nothing waits for what never comes."""
+
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 from commands import REPOSITORY
-from fairseq import options
-
-from colld_fairseq.cli import SUBCOMMANDS
-
-QUICKSTART = REPOSITORY / "examples" / "quickstart"
+from job_checks import check_command, load_script
 
 
 @pytest.fixture(scope="module")
 def run():
-    spec = importlib.util.spec_from_file_location("quickstart_run", QUICKSTART / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script(REPOSITORY / "examples" / "quickstart" / "run.py", "quickstart_run")
 
 
 def arguments(**changes):
@@ -32,23 +24,7 @@ def test_commands_parse(run):
     programs = [job.command[0] for job in jobs.values()]
     assert programs.count("fairseq-train") == 5 and programs.count("fairseq-generate") == 6
     for job in jobs.values():
-        program, *words = job.command
-        if program == "fairseq-train":
-            parsed = options.parse_args_and_arch(options.get_training_parser(), words)
-            assert job.updates == parsed.max_update
-            assert parsed.save_dir == f"out/{job.name}"
-        elif program == "fairseq-generate":
-            parser = options.get_generation_parser()
-            parser.add_argument("--arch", default="wav2vec2")  # as fairseq-generate itself does
-            assert options.parse_args_and_arch(parser, words).gen_subset.startswith("test_")
-        elif program == "colld":
-            module = importlib.import_module(f"colld_fairseq.cli.{words[0]}")
-            assert words[0] in SUBCOMMANDS
-            parser = argparse.ArgumentParser()
-            module.add_arguments(parser)
-            parser.parse_args(words[1:])
-        else:
-            assert Path(words[0]).name == "prepare.py"
+        check_command(job, "out")
 
 
 def test_all_arms_are_fine_tuned_alike(run):

@@ -35,6 +35,7 @@ CHANGES = {
     "encoder_attention_heads": 2,
     "encoder_position": "none",
     "conv_pos": 32,
+    "conv_pos_groups": 4,
     "depthwise_conv_kernel": 9,
     "dropout": 0.11,
     "attention_dropout": 0.12,

@@ -1,0 +1,45 @@
+"""Jobs of the examples' drivers: does each command parse with the program it is for?"""
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+from fairseq import options
+
+from colld_fairseq.cli import SUBCOMMANDS
+
+
+def load_script(path: Path, name: str):
+    """The script as a module `name`, with its folder on the path as when it is run."""
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    sys.path.remove(str(path.parent))
+    return module
+
+
+def check_command(job, out: str) -> str:
+    """Raises (or exits) where the command does not parse, or trains for other updates or into another folder than the
+    job says. Returns the program."""
+    program, *words = job.command
+    if program == "fairseq-train":
+        parsed = options.parse_args_and_arch(options.get_training_parser(), words)
+        assert job.updates == parsed.max_update
+        assert parsed.save_dir == f"{out}/{job.name}"
+    elif program == "fairseq-generate":
+        parser = options.get_generation_parser()
+        parser.add_argument("--arch", default="wav2vec2")  # as fairseq-generate itself does
+        assert options.parse_args_and_arch(parser, words).gen_subset.startswith("test_")
+    elif program == "colld":
+        module = importlib.import_module(f"colld_fairseq.cli.{words[0]}")
+        assert words[0] in SUBCOMMANDS
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        parser.parse_args(words[1:])
+    else:
+        assert Path(words[0]).name == "prepare.py"
+    return program
