@@ -23,7 +23,10 @@ DISTILLATION = {
 }
 # Recipes whose student starts from its teacher altogether.
 COPIES = ("baselines/distilhubert", "hubert_asr/distil_shallow_wide", "colld/colld_12x1024")
-FINE_TUNING = ("colld/finetune_asr", "colld/finetune_st")
+FINE_TUNING = (
+    *("colld/finetune_asr", "colld/finetune_st"),
+    *(f"hubert_asr/finetune_{labels}" for labels in ("10min", "1h", "10h", "100h")),
+)
 
 
 def finite_losses(log):
