@@ -4,7 +4,8 @@ Only means and (cross-)covariances are held, in float64, so any amount of audio 
 for equal features and do not change when a layer is shifted, scaled or rotated. Needs torch only.
 
 - Linear CKA (Kornblith et al. 2019, 1905.00414, section 3): |Sxy|_F^2 / (|Sxx|_F |Syy|_F). Directions of much variance
-  count most; stretching a layer along one direction changes it.
+  count most; stretching a layer along one direction changes it. Where a few channels are far larger than all others, as
+  in the middle layers of Whisper, it speaks of those channels only: read CCA there.
 - CCA: mean of the canonical correlations of the two layers' leading principal components (SVCCA, Raghu et al. 2017,
   1706.05806): of each layer as many as hold `variance` of its variance; mean over the smaller number. With
   `variance=1` it is plain CCA (the mean correlation of Kornblith et al., table 1), which no invertible map changes.
