@@ -12,7 +12,7 @@ from rich.table import Table
 
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.models.conversion import HF_FILES, Encoder, check_target, read_encoder, write_encoder
+from colld_fairseq.models.conversion import HF_FILES, Encoder, read_encoder, write_encoder
 from colld_fairseq.models.native import Difference, compare, open_native
 
 SPECS = "hf:DIR (transformers), fairseq:FILE.pt or colld:FILE.pt (a checkpoint of this project)"
@@ -41,7 +41,6 @@ def run(args: argparse.Namespace) -> int:
     waveform = read_audio(args.wav) if args.wav else generated_signal()
     source = open_native(args.source)
     encoder = read_encoder(args.source, source.heard)
-    check_target(scheme, encoder)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -55,8 +55,16 @@ def _refuse_other_models(spec: str, config: dict) -> None:
         raise ConfigError(f"{spec}: {reason}; it can start a student (--init-from) but not be converted")
 
 
-def check_target(scheme: str, encoder: Encoder) -> None:
-    """Raises ConfigError that names what the target cannot hold; nothing has to be written to know."""
+def write_encoder(scheme: str, path: Path, encoder: Encoder) -> None:
+    """Write the encoder to `path`: a new directory for "hf", a file for "fairseq" and "colld".
+
+    Raises ConfigError that names what the target cannot hold; nothing is written then.
+    """
+    _check_target(scheme, encoder)
+    {"hf": _write_hf, "fairseq": _write_fairseq, "colld": _write_ours}[scheme](path, encoder)
+
+
+def _check_target(scheme: str, encoder: Encoder) -> None:
     if scheme == "hf":
         layout = hf_layout(encoder.config)
         check_fits(encoder.config, layout)
@@ -67,15 +75,6 @@ def check_target(scheme: str, encoder: Encoder) -> None:
             )
     elif scheme == "fairseq":
         check_fits(encoder.config, FAIRSEQ_HUBERT)
-
-
-def write_encoder(scheme: str, path: Path, encoder: Encoder) -> None:
-    """Write the encoder to `path`: a new directory for "hf", a file for "fairseq" and "colld".
-
-    Raises ConfigError as check_target does.
-    """
-    check_target(scheme, encoder)
-    {"hf": _write_hf, "fairseq": _write_fairseq, "colld": _write_ours}[scheme](path, encoder)
 
 
 def _write_hf(directory: Path, encoder: Encoder) -> None:

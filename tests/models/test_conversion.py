@@ -3,12 +3,15 @@
 import dataclasses
 import json
 from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
 from fairseq import checkpoint_utils
+from fairseq.models.hubert.hubert_asr import HubertAsrConfig, HubertEncoder
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
+from omegaconf import OmegaConf
 
 from colld_fairseq import load_student
 from colld_fairseq.data.inputs import StudentInput
@@ -117,6 +120,20 @@ def test_hubert_of_fairseq(variant, normalize, tmp_path):
     theirs = teacher(waveform()[None], torch.tensor([4801]))
     for layer in LAYERS:
         torch.testing.assert_close(theirs.features[layer][0], layers[layer], atol=1e-4, rtol=0)
+
+
+def test_fairseq_fine_tunes_it(tmp_path):
+    """fairseq's recogniser takes it as --w2v-path, and insists on the normalisation of the file."""
+    encoder = encoder_of(HUBERT, normalize=True)
+    write_encoder("fairseq", tmp_path / "hubert.pt", encoder)
+    cfg = OmegaConf.structured(HubertAsrConfig(w2v_path=str(tmp_path / "hubert.pt"), normalize=True, data="."))
+    OmegaConf.set_struct(cfg, False)
+    recogniser = HubertEncoder(cfg, SimpleNamespace(target_dictionary=None))
+    weight = recogniser.w2v_model.encoder.layers[1].fc1.weight
+    assert torch.equal(weight, encoder.state["blocks.1.ffn.linear_in.weight"])
+    cfg.normalize = False
+    with pytest.raises(AssertionError, match="normalize"):
+        HubertEncoder(cfg, SimpleNamespace(target_dictionary=None))
 
 
 def test_w2v_bert_of_transformers(tmp_path):
