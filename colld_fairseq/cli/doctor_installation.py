@@ -32,6 +32,7 @@ REQUIRED = {
     "sacrebleu": "sacrebleu>=2.4",
     "rapidfuzz": "rapidfuzz",
     "matplotlib": "matplotlib",
+    "sklearn": "scikit-learn>=1.3",
     "yaml": "pyyaml",
 }
 OPTIONAL = {
