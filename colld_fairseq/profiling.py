@@ -11,17 +11,21 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from colld_fairseq.modules.fast_paths import plain_operators
+
 _STATUS, _RESET_PEAK = "/proc/self/status", "/proc/self/clear_refs"
 
 
 def count_macs(function: Callable[[], Any]) -> int:
     """Multiply-accumulates of `function()`: matrix products and convolutions, by torch's flop counter / 2.
 
+    Those of the formulas: where a module has a faster way on a CPU, the convolution it stands for counts.
+
     Norms, activations, softmax and Fourier transforms are not counted, nor is what happens outside torch
     (Kaldi's filterbanks, some 10 million for 10 s).
     """
     # The counter does not know the fused attention kernel of the CPU and would count it as nothing.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad(), plain_operators():
         function()
     return counter.get_total_flops() // 2
 

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.blocked_extractor import Step, extract_in_blocks, fold_channel_norm, rows_of_taps
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.modules.fast_paths import fast_path
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.norms import MaskedChannelNorm
 
@@ -83,6 +85,8 @@ class WaveformFrontEnd(nn.Module):
 
     def extract(self, x: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
         """Output of the convolutions: [B, N] -> [B, T, C]."""
+        if fast_path(x) and not x.requires_grad and x.dtype == self.layers[0].conv.weight.dtype:
+            return self._extract_in_blocks(x, lengths)
         x = x.unsqueeze(1)
         for index, layer in enumerate(self.layers):
             padding_mask = None
@@ -92,6 +96,25 @@ class WaveformFrontEnd(nn.Module):
                 padding_mask = lengths_to_padding_mask(valid, frames)
             x = layer(x, padding_mask)
         return x.transpose(1, 2)
+
+    def _extract_in_blocks(self, x: Tensor, lengths: Optional[Tensor]) -> Tensor:
+        first, *later = self.layers
+        if isinstance(first.norm, MaskedChannelNorm):
+            frames = None if lengths is None else _conv_length(lengths, first.kernel, first.stride)
+            weight = fold_channel_norm(x, first.conv, first.norm, frames)
+        else:
+            taps, bias = first.conv.weight.squeeze(1), first.conv.bias
+            bias = taps.new_zeros(len(taps)) if bias is None else bias
+            weight = torch.cat((taps, bias.unsqueeze(1)), dim=1).expand(x.size(0), -1, -1)
+        tensors = [[weight, None]] + [[rows_of_taps(layer.conv.weight), layer.conv.bias] for layer in later]
+        steps = []
+        for layer, own in zip(self.layers, tensors):
+            norm = layer.norm if isinstance(layer.norm, nn.LayerNorm) else None
+            steps.append(Step(layer.kernel, layer.stride, norm.eps if norm else None))
+            own.extend((norm.weight, norm.bias) if norm else (None, None))
+        return extract_in_blocks(
+            x, steps, tensors, None if lengths is None else self.output_lengths(lengths).tolist()
+        )
 
     def forward(self, x: Tensor, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         shortest = 1

@@ -174,3 +174,18 @@ def test_a_gpu_that_is_not_there(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["profile", "--student", "no.pt", "--device", "cuda"]) == 2
     assert "sees no GPU" in capsys.readouterr().err
+
+
+def test_convolutions_count_as_such_whatever_computes_them():
+    """10 s through the front-end and position convolution of HuBERT, one layer, by their formulas."""
+    config = EncoderConfig(
+        front_end="waveform", block="transformer", position="conv", layers=1, embed_dim=D, ffn_dim=FFN,
+        attention_heads=2, conv_layers=[[8, 10, 5], [8, 3, 2], [4, 2, 2]], conv_pos=64, conv_pos_groups=2,
+    )  # fmt: skip
+    encoder = StudentEncoder(config).eval()
+    x = torch.zeros(1, 4000)
+    first, second, frames = 799, 399, 199
+    macs = first * 8 * 10 + second * 8 * 8 * 3 + frames * 4 * 8 * 2 + frames * 4 * D
+    macs += (frames + 1) * D * (D // 2) * 64  # the position convolution computes one frame more than it uses
+    macs += frames * (4 * D * D + 2 * D * FFN) + 2 * frames * frames * D
+    assert profiling.count_macs(lambda: encoder(x)) == macs

@@ -7,6 +7,7 @@ import torch
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
+from colld_fairseq.modules.fast_paths import plain_operators
 from colld_fairseq.modules.masking import sample_span_mask
 
 CONV_LAYERS = [[16, 10, 5]] + [[16, 3, 2]] * 4 + [[16, 2, 2]] * 2
@@ -258,3 +259,18 @@ def test_torch_export_reproduces_the_encoder(block, position):
     torch.testing.assert_close(
         program.module()(source, lengths), encoder(source, lengths).x, atol=1e-5, rtol=0
     )
+
+
+def test_the_fast_paths_of_the_cpu_are_used_and_change_nothing(monkeypatch):
+    encoder = small_encoder(front_end="waveform", block="transformer", position="conv", conv_pos=32)
+    source, lengths = batch("waveform")
+    with plain_operators():
+        expected = encoder(source, lengths)
+    convolutions = []
+    conv1d = torch.nn.functional.conv1d
+    monkeypatch.setattr(torch.nn.functional, "conv1d", lambda *a, **k: (convolutions.append(1), conv1d(*a, **k))[1])
+    with torch.no_grad():
+        out = encoder(source, lengths)
+    assert not convolutions
+    valid = ~out.padding_mask
+    torch.testing.assert_close(out.x[valid], expected.x[valid], atol=1e-5, rtol=0)
