@@ -13,6 +13,7 @@ Validation is always on the whole loss, so that checkpoints of both stages compa
 no part of it.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Dict
 
@@ -26,6 +27,7 @@ from colld_fairseq.criterions.feature_regression import FeatureRegressionConfig,
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.discriminative import cosine_logits, discriminative_loss
 from colld_fairseq.losses.regression import regression_loss
+from colld_fairseq.modules.fast_paths import plain_operators
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 
 
@@ -86,11 +88,12 @@ class HubertDistillationCriterion(FeatureRegressionCriterion):
             raise ConfigError("--front-end-head learns only in the first --front-end-updates: give a number of them")
 
     def forward(self, model, sample: Dict, reduce: bool = True):
-        if self.training:
-            self.check_ddp(model)
-            if model.num_updates < self.cfg.front_end_updates:
-                return self.adapt_front_end(model, sample)
-        return super().forward(model, sample, reduce)
+        with plain_operators() if self.keep_padding else nullcontext():  # the fast ones leave padded frames out
+            if self.training:
+                self.check_ddp(model)
+                if model.num_updates < self.cfg.front_end_updates:
+                    return self.adapt_front_end(model, sample)
+            return super().forward(model, sample, reduce)
 
     def check_ddp(self, model) -> None:
         """Raises ConfigError before torch's DistributedDataParallel waits for gradients that never come."""

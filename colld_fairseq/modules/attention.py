@@ -1,7 +1,8 @@
 """Multi-head self-attention on torch's fused kernel, with optional rotary or relative-key positions."""
 
-from typing import Optional
+from typing import Optional, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,9 +28,16 @@ class SelfAttention(nn.Module):
         self.relative_key = RelativeKeyBias(self.head_dim, *relative_key) if relative_key else None
 
     def forward(
-        self, x: Tensor, key_bias: Optional[Tensor] = None, rotary: Optional[Rotary] = None
+        self,
+        x: Tensor,
+        key_bias: Optional[Tensor] = None,
+        rotary: Optional[Rotary] = None,
+        clips: Optional[Sequence[int]] = None,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; ``key_bias`` [B, 1, 1, T] is added to the scores, None = no padding."""
+        """[B, T, D] -> [B, T, D]; ``key_bias`` [B, 1, 1, T] is added to the scores, None = no padding.
+
+        clips: frames of the clips that stand behind one another in [1, T, D], each of which attends to itself.
+        """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, self.head_dim)
         if rotary is not None:
@@ -37,6 +45,15 @@ class SelfAttention(nn.Module):
             value = qkv[:, :, 2]
         else:
             query, key, value = qkv.unbind(2)
+        if clips is None:
+            y = self.attend(query, key, value, key_bias)
+        else:
+            parts = zip(query.split(clips, 1), key.split(clips, 1), value.split(clips, 1))
+            y = torch.cat([self.attend(*part) for part in parts], dim=1)
+        return self.out(y.reshape(batch, length, width))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, key_bias: Optional[Tensor] = None) -> Tensor:
+        """Three of [B, T, H, head_dim] -> the same shape."""
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         bias = key_bias
         if self.relative_key is not None:
@@ -45,4 +62,4 @@ class SelfAttention(nn.Module):
         y = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
         )
-        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+        return y.transpose(1, 2)

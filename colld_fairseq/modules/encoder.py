@@ -11,8 +11,10 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.conformer import ConformerBlock
 from colld_fairseq.modules.dropout import Dropout
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.modules.fast_paths import fast_path
 from colld_fairseq.modules.frontends import FRONT_ENDS
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.modules.packing import Packing
 from colld_fairseq.modules.positions import ConvPositionalEmbedding, attention_key_bias, rotary_table
 from colld_fairseq.modules.transformer import TransformerBlock
 
@@ -151,16 +153,24 @@ class StudentEncoder(nn.Module):
             rotary = rotary_table(x.size(1), self.width // self.config.attention_heads, x)
 
         features = {0: x} if 0 in layers else {}
+        packing = None
+        if block_padding is not None and self._packs(x):
+            packing, block_padding, key_bias = Packing.of(padding_mask), None, None
+            x = packing.pack(x)
+        clips = () if packing is None else (packing.frames,)
         skip = self._skipped_blocks()
         for number, block in enumerate(self.blocks, start=1):
             if skip[number - 1]:
                 ffn = torch.zeros_like(x)
             else:
-                x, ffn = block(x, block_padding, key_bias, rotary)
+                x, ffn = block(x, block_padding, key_bias, rotary, *clips)
             if number in layers:
                 features[number] = x if kind == "layer" else ffn
         if self.layer_norm is not None and self.config.norm_first:
             x = self.layer_norm(x)
+        if packing is not None:
+            x = packing.unpack(x)
+            features = {layer: packing.unpack(y) if layer else y for layer, y in features.items()}
         return EncoderOutput(x, lengths, padding_mask, features, mask, front_end)
 
     def _apply_mask(self, x: Tensor, lengths: Tensor, padding_mask: Tensor, mask: Optional[Mask]):
@@ -185,6 +195,10 @@ class StudentEncoder(nn.Module):
         if self.layer_norm is not None and not self.config.norm_first:
             x = self.layer_norm(x)
         return self.dropout(x)
+
+    def _packs(self, x: Tensor) -> bool:
+        """Whether blocks get the clips without their padding; of these blocks only attention mixes frames."""
+        return fast_path(x) and self.config.block == "transformer" and self.config.position != "rotary"
 
     def _skipped_blocks(self) -> Sequence[bool]:
         """One decision a block, from torch's generator so that a resumed run repeats them."""

@@ -1,6 +1,6 @@
 """Transformer block of wav2vec 2.0 and HuBERT, post-norm or pre-norm."""
 
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 from torch import Tensor, nn
 
@@ -38,17 +38,18 @@ class TransformerBlock(nn.Module):
         padding_mask: Optional[Tensor] = None,
         key_bias: Optional[Tensor] = None,
         rotary: Optional[Rotary] = None,
+        clips: Optional[Sequence[int]] = None,
     ) -> Tuple[Tensor, Tensor]:
         """[B, T, D] -> block output [B, T, D] and raw feed-forward output [B, T, D] (before dropout and
         residual).
 
         ``padding_mask`` is unused: within this block only attention mixes frames, and ``key_bias`` already
-        hides padded keys.
+        hides padded keys. ``clips``: see :class:`SelfAttention`.
         """
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_layer_norm(x), key_bias, rotary))
+            x = x + self.dropout(self.attention(self.attention_layer_norm(x), key_bias, rotary, clips))
             ffn = self.ffn(self.final_layer_norm(x))
             return x + self.dropout(ffn), ffn
-        x = self.attention_layer_norm(x + self.dropout(self.attention(x, key_bias, rotary)))
+        x = self.attention_layer_norm(x + self.dropout(self.attention(x, key_bias, rotary, clips)))
         ffn = self.ffn(x)
         return self.final_layer_norm(x + self.dropout(ffn)), ffn

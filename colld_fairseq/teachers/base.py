@@ -5,7 +5,7 @@ a checkpoint, switched to train mode by `model.train()`, halved by `--fp16`, cop
 """
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -136,10 +136,8 @@ class Teacher:
         return TeacherOutput(features, frames, self.frame_rate_hz)
 
 
-def unit_variance(waveforms: Tensor, lengths: Optional[Tensor], variance_floor: float) -> Tensor:
-    """Each clip of [B, N] at mean 0 and variance 1 over its own samples; padding stays 0. lengths None: no padding."""
-    if lengths is None:
-        lengths = torch.full_like(waveforms[:, 0], waveforms.size(1), dtype=torch.int64)
+def unit_variance(waveforms: Tensor, lengths: Tensor, variance_floor: float) -> Tensor:
+    """Each clip of [B, N] at mean 0 and variance 1 over its own samples; padding stays 0."""
     padding = lengths_to_padding_mask(lengths, waveforms.size(1))
     count = lengths.unsqueeze(1)
     centred = (waveforms - waveforms.sum(1, keepdim=True) / count).masked_fill(padding, 0.0)

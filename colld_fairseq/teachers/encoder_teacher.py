@@ -8,11 +8,11 @@ from typing import Dict, Optional
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.checkpoint_configs import config_from_hf
 from colld_fairseq.modules.encoder import StudentEncoder
+from colld_fairseq.modules.fast_paths import plain_operators
 from colld_fairseq.modules.initialise import map_hf_wav2vec_family
 from colld_fairseq.teachers.base import HF_VARIANCE_FLOOR, Teacher, unit_variance
 
@@ -57,18 +57,12 @@ class EncoderTeacher(Teacher):
         return self.module.output_lengths(lengths)
 
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
-        ragged = int(lengths.min()) < waveforms.size(1)
-        if waveforms.device.type != "cpu" or not ragged:
-            return self.extract_with_padding(waveforms, lengths if ragged else None)
-        # A CPU is busy with one clip already: one after the other, no padded frame costs anything.
-        clips = [
-            self.extract_with_padding(clip[None, :length], None)
-            for clip, length in zip(waveforms, lengths.tolist())
-        ]
-        return {layer: pad_sequence([clip[layer][0] for clip in clips], batch_first=True) for layer in self.layers}
-
-    def extract_with_padding(self, waveforms: Tensor, lengths: Optional[Tensor]) -> Dict[int, Tensor]:
-        """`lengths` None: no clip is padded."""
         if self.normalise:
             waveforms = unit_variance(waveforms, lengths, self.variance_floor)
+        ragged = int(lengths.min()) < waveforms.size(1)
+        lengths = lengths if ragged else None
         return self.module(waveforms.to(self.dtype), lengths, layers=self.layers, kind=self.kind).features
+
+    def extract_with_padding(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
+        with plain_operators():  # the fast paths leave padded frames out
+            return self.extract(waveforms, lengths)

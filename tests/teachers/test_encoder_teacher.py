@@ -1,4 +1,4 @@
-"""Which teachers run on the student encoder's modules, and that clip by clip is the same as in one batch."""
+"""Which teachers run on the student encoder's modules, and what stands in their padding."""
 
 import pytest
 import torch
@@ -26,21 +26,19 @@ def test_others_keep_their_own_modules(name, tiny_teacher):
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_clip_by_clip_is_the_batch(name, tiny_teacher, clips):
-    """On a CPU clips run one after the other; elsewhere, and where padding is asked for, as one batch."""
+def test_padding_is_computed_only_where_it_is_asked_for(name, tiny_teacher, clips):
     directory, _ = tiny_teacher(name)
     teacher = load_teacher(f"hf:{directory}", [0, 2, 3])
-    runs = []
-    teacher.module.register_forward_hook(lambda module, arguments, output: runs.append(output.x.size(0)))
-    alone, batch = teacher(*clips), teacher(*clips, keep_padding=True)
-    assert runs == [1, 1, 1, 3]
+    seen = []
+    teacher.module.blocks[0].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].shape[:2]))
+    without, whole = teacher(*clips), teacher(*clips, keep_padding=True)
+    assert seen == [(1, without.lengths.sum()), (3, without.lengths.max())]
     for layer in (0, 2, 3):
-        for row, frames in enumerate(alone.lengths.tolist()):
-            torch.testing.assert_close(
-                alone.features[layer][row, :frames], batch.features[layer][row, :frames], atol=1e-4, rtol=0
-            )
-        assert not alone.features[layer][1, alone.lengths[1] :].any()
-        assert batch.features[layer][1, alone.lengths[1] :].any()
+        for row, frames in enumerate(without.lengths.tolist()):
+            ours, expected = without.features[layer][row], whole.features[layer][row]
+            torch.testing.assert_close(ours[:frames], expected[:frames], atol=1e-4, rtol=0)
+            assert not ours[frames:].any()
+            assert frames == len(expected) or expected[frames:].any(-1).all()
 
 
 def test_layer_0_runs_no_block(tiny_teacher, clips):
