@@ -28,6 +28,13 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def fast_teacher(tmp_path_factory):
+    """Spec of a random HuBERT with 4 layers of width 16 at 100 Hz."""
+    folder = tmp_path_factory.mktemp("fast_teacher")
+    return synthetic.write_teacher(folder, width=16, strides=(5, 2, 2, 2, 2, 2, 1))
+
+
+@pytest.fixture(scope="session")
 def coded_teacher(tmp_path_factory):
     """Spec of a random fairseq HuBERT with 4 layers of width 24, its pre-training head and 7 code classes."""
     return synthetic.write_hubert_with_codes(tmp_path_factory.mktemp("coded_teacher") / "hubert.pt")

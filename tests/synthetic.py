@@ -146,11 +146,11 @@ def write_hubert_with_codes(path: Path, classes: int = 7, **changes) -> str:
     return f"fairseq:{path}"
 
 
-def write_teacher(folder: Path) -> str:
-    """A random HuBERT of 4 layers, width 24, 50 Hz; returns its spec."""
+def write_teacher(folder: Path, width: int = 24, strides=(5, 2, 2, 2, 2, 2, 2)) -> str:
+    """A random HuBERT of 4 layers, 16000 / product of `strides` Hz (50); returns its spec."""
     torch.manual_seed(5)
     config = transformers.HubertConfig(
-        hidden_size=24,
+        hidden_size=width,
         num_hidden_layers=4,
         num_attention_heads=2,
         intermediate_size=40,
@@ -158,7 +158,7 @@ def write_teacher(folder: Path) -> str:
         num_conv_pos_embedding_groups=2,
         conv_dim=(8,) * 7,
         conv_kernel=(10, 3, 3, 3, 3, 2, 2),
-        conv_stride=(5, 2, 2, 2, 2, 2, 2),
+        conv_stride=strides,
         feat_extract_norm="group",
         do_stable_layer_norm=False,
     )

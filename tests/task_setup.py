@@ -6,6 +6,9 @@ from commands import PACKAGE
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
+from colld_fairseq.teachers.several import Teachers
+from colld_fairseq.teachers.source import TeacherSource
+
 
 def configure(*arguments):
     """The complete configuration fairseq-train makes from a command line."""
@@ -22,3 +25,10 @@ def set_up(*arguments):
     task = tasks.setup_task(cfg.task)
     model = task.build_model(cfg.model)
     return SimpleNamespace(cfg=cfg, task=task, model=model, criterion=task.build_criterion(cfg.criterion))
+
+
+def fake_task(info):
+    """What a student is built for: one teacher of which no more is known than `info`, and no file is read."""
+    source = TeacherSource("teacher", "hf:none")
+    source.info = info
+    return SimpleNamespace(teachers=Teachers([source]), combination="sum")

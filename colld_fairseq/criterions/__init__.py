@@ -1,3 +1,9 @@
 """One thin file per training objective; importing the package registers them."""
 
-from colld_fairseq.criterions import colld, ctc_attention, feature_regression, hubert_distillation  # noqa: F401
+from colld_fairseq.criterions import (  # noqa: F401
+    colld,
+    ctc_attention,
+    feature_regression,
+    hubert_distillation,
+    multi_teacher,
+)

@@ -1,6 +1,6 @@
 """What the distillation criterions hand around: a batch on the shared frames, and sums for the log."""
 
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -20,6 +20,40 @@ class Frames(NamedTuple):
     masked: Tensor
     features: Dict[int, Tensor]
     output: Any
+
+
+class Part(NamedTuple):
+    """One loss among several: heads of the student (their numbers), their targets [B, T, D] on `lengths` [B] frames of
+    the clips `rows` int64 [B] of the batch (None: of all), and the weight of it all."""
+
+    name: str
+    weight: float
+    heads: List[int]
+    targets: List[Tensor]
+    lengths: Tensor
+    rows: Optional[Tensor] = None
+
+
+def average(parts: List[Part]) -> Part:
+    """One part whose targets are the weighted means, float32, of the parts' first, second, ... targets."""
+    weights = [part.weight for part in parts]
+    means = [
+        sum(weight * target.to(torch.promote_types(target.dtype, torch.float32)) for weight, target in zip(weights, at))
+        for at in zip(*(part.targets for part in parts))
+    ]
+    return parts[0]._replace(name="average", weight=1.0, targets=means)
+
+
+def draw_rows(weights: Dict[str, float], count: int, device) -> Dict[str, Tensor]:
+    """Draws one of the names for each of `count` clips, with `weights` as probabilities; name -> its clips, int64.
+
+    From torch's random state, which fairseq sets anew at every update, so that a resumed run draws the same. That
+    state is the same for all workers, but they shall not all draw the same.
+    """
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())) + rank)
+    drawn = torch.multinomial(torch.tensor(list(weights.values())), count, replacement=True, generator=generator)
+    return {name: (drawn == place).nonzero().squeeze(1).to(device) for place, name in enumerate(weights)}
 
 
 def logging_output(

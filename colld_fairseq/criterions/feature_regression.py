@@ -46,6 +46,7 @@ class FeatureRegressionConfig(FairseqDataclass):
 @register_criterion("feature_regression", dataclass=FeatureRegressionConfig)
 class FeatureRegressionCriterion(FairseqCriterion):
     extra_terms = ()  # names that `compute_loss` of a subclass logs, each a sum over frames
+    several_teachers = False  # whether the loss reaches the features of more than one
 
     def __init__(self, cfg: FeatureRegressionConfig, task) -> None:
         super().__init__(task)
@@ -60,6 +61,8 @@ class FeatureRegressionCriterion(FairseqCriterion):
 
     @classmethod
     def build_criterion(cls, cfg, task):
+        if len(task.teachers) > 1 and not cls.several_teachers:
+            raise ConfigError(f"this criterion is for one teacher, not {len(task.teachers)}: --criterion multi_teacher")
         criterion = cls(cfg, task)
         criterion.check_heads(task.code_head, task.front_end_head)
         return criterion

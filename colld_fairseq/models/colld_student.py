@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import Iterator, List, NamedTuple, Optional, Sequence
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from fairseq.dataclass import ChoiceEnum
@@ -16,8 +16,10 @@ from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, 
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.models.initialisation import FROM_HELP, LAYERS_HELP, initialise
 from colld_fairseq.modules.encoder import StudentEncoder
+from colld_fairseq.modules.frame_adapters import ConcatTanh
 from colld_fairseq.modules.heads import DistillationHeads
 from colld_fairseq.modules.masking import sample_span_mask
+from colld_fairseq.teachers.source import TeacherSource
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class ColldStudentConfig(EncoderOptions):
 class StudentOutput(NamedTuple):
     """What the heads make of a batch.
 
-    predictions: one [B, T, D_teacher] for each layer pair; lengths [B] of them; mask [B, T] (True = predicted
+    predictions: one [B, T, D_teacher] for each head; lengths [B] of them; mask [B, T] (True = predicted
     from masked input) or None when nothing is masked. code_output: [B, T, C] logits of the linear code head,
     [B, T, E] of the cosine one, or None. front_end: [B, T, D_teacher], the teacher's layer 0 as predicted from
     the front-end; in training only with front_end_only, when there is nothing else.
@@ -93,7 +95,11 @@ class StudentOutput(NamedTuple):
 
 @register_model("colld_student", dataclass=ColldStudentConfig)
 class ColldStudent(BaseFairseqModel):
-    """`encoder.` is the student; `heads.` exists in distillation only: no fine-tuned model takes it over."""
+    """`encoder.` is the student; `heads.` exists in distillation only: no fine-tuned model takes it over.
+
+    `pairs` are the layer pairs of all teachers, one teacher after another. There is a head for each, or, where the
+    teachers' features are averaged, for each of the first teacher's, which stand for all.
+    """
 
     def __init__(self, cfg: ColldStudentConfig, encoder: StudentEncoder, heads: DistillationHeads, pairs) -> None:
         super().__init__()
@@ -110,28 +116,34 @@ class ColldStudent(BaseFairseqModel):
         encoder = build_encoder(cfg)
         if cfg.init_from and not from_checkpoint:
             initialise(encoder, cfg.init_from, cfg.init_layers)
-        teacher = task.teacher_info
-        pairs = layer_map.parse_layer_map(cfg.layer_map, encoder.num_layers, teacher.num_layers)
+        teachers = task.teachers
+        depths = {name: source.info.num_layers for name, source in teachers.items()}
+        pairs = layer_map.parse_layer_maps(cfg.layer_map, encoder.num_layers, depths)
         if cfg.head == "shared" and len({pair.student for pair in pairs}) > 1:
             raise ConfigError(
                 "--head shared predicts every teacher layer from one student layer, but --layer-map"
                 f" {cfg.layer_map} names several: write S:T,S:T with one S, or choose another head"
             )
         if cfg.front_end_head or cfg.code_head != "none":
-            check_rate(encoder, teacher.frame_rate_hz)
+            check_alone(teachers)
+            check_rate(encoder, teachers.first.info.frame_rate_hz)
         freeze_unreached(encoder, pairs, masked=cfg.mask_prob > 0)
         upsample = encoder.config.time_reduction if cfg.upsample_heads else 1
-        target_width = task.target_width(encoder.frame_rate_hz * upsample)
+        rate_hz = encoder.frame_rate_hz * upsample
+        widths = [teachers[pair.teacher].target_width(rate_hz) for pair in pairs]
+        if task.combination == "average":
+            widths = layer_map.averaged_widths(pairs, widths, len(teachers))
         heads = DistillationHeads(
-            [encoder.width] * (1 if cfg.head == "shared" else len(pairs)),
-            [target_width] * len(pairs),
+            [encoder.width] * (1 if cfg.head == "shared" else len(widths)),
+            widths,
             kind=cfg.head,
             hidden_width=cfg.head_hidden or None,
             activation=cfg.head_activation,
             upsample=upsample,
             bias=not cfg.no_head_bias,
             code_width=code_width(cfg, task),
-            front_end_width=teacher.width if cfg.front_end_head else 0,
+            front_end_width=teachers.first.info.width if cfg.front_end_head else 0,
+            adapters=frame_adapters(pairs, teachers, rate_hz),
         )
         return cls(cfg, encoder, heads, pairs)
 
@@ -149,7 +161,7 @@ class ColldStudent(BaseFairseqModel):
         if front_end_only:
             x, lengths = self.encoder.embed(src_tokens, src_lengths)
             return StudentOutput([], lengths, None, front_end=self.heads.front_end(x))
-        layers = [pair.student for pair in self.pairs]
+        layers = [pair.student for pair in self.pairs[: len(self.heads.heads)]]
         mask = self.mask if self.cfg.mask_prob > 0 else None
         output = self.encoder(src_tokens, src_lengths, mask=mask, layers=layers)
         features = [output.features[layer] for layer in layers]
@@ -188,6 +200,26 @@ def code_width(cfg: ColldStudentConfig, task) -> int:
     if cfg.code_head == "none":
         return 0
     return task.teacher_codes.num_codes if cfg.code_head == "linear" else task.teacher_codes.code_dim
+
+
+def check_alone(teachers: Mapping[str, TeacherSource]) -> None:
+    if len(teachers) > 1:
+        raise ConfigError(
+            f"--code-head and --front-end-head are for one teacher, not for {', '.join(teachers)}: leave them out"
+        )
+
+
+def frame_adapters(
+    pairs: Sequence[layer_map.LayerPair], teachers: Mapping[str, TeacherSource], rate_hz: float
+) -> Dict[int, ConcatTanh]:
+    """Number of the layer pair -> what makes targets of its stacked teacher frames, where --frame-rule asks for it."""
+    adapters = {}
+    for number, pair in enumerate(pairs):
+        source = teachers[pair.teacher]
+        together = source.frames_together(rate_hz)
+        if source.frame_rule == "concat_tanh" and together > 1:
+            adapters[number] = ConcatTanh(source.info.width, together)
+    return adapters
 
 
 def check_rate(encoder: StudentEncoder, teacher_hz: float) -> None:

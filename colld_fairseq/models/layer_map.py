@@ -1,26 +1,42 @@
 """Which student layer learns from which teacher layers."""
 
-from dataclasses import dataclass
-from typing import List, Tuple
+from dataclasses import dataclass, replace
+from typing import List, Mapping, Sequence, Tuple
 
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.named_values import value_of_each
 
 HELP = (
     "which student layer predicts which teacher layer: 'dense' (every student layer, student k <- teacher"
     " round(k*L_T/L_S)), 'sparse:K' (K pairs floor(k*L_S/K) <- floor(k*L_T/K)), or a list 'S:T,S:T'; 'S:A-B'"
-    " takes the average of teacher layers A to B. Layer 0 = input of the first block, k = output of block k"
+    " takes the average of teacher layers A to B. Layer 0 = input of the first block, k = output of block k."
+    " Several teachers: one map for all, or NAME=MAP,NAME=MAP"
 )
 
 
 @dataclass(frozen=True)
 class LayerPair:
-    """Student layer `student` predicts the mean of the teacher layers `teachers` (usually one)."""
+    """Student layer `student` predicts the mean of layers `teachers` (usually one) of the teacher named `teacher`."""
 
     student: int
     teachers: Tuple[int, ...]
+    teacher: str = ""
 
     def __str__(self) -> str:
         return f"{self.student}<-{'+'.join(map(str, self.teachers))}"
+
+
+def parse_layer_maps(text: str, student_layers: int, depths: Mapping[str, int]) -> List[LayerPair]:
+    """The pairs of all teachers, one teacher after another. depths: teacher name -> number of its layers.
+
+    Raises ConfigError as `parse_layer_map`, or when a map is missing or is of no teacher.
+    """
+    maps = value_of_each(text, list(depths), "--layer-map")
+    return [
+        replace(pair, teacher=name)
+        for name, depth in depths.items()
+        for pair in parse_layer_map(maps[name], student_layers, depth)
+    ]
 
 
 def parse_layer_map(text: str, student_layers: int, teacher_layers: int) -> List[LayerPair]:
@@ -47,6 +63,24 @@ def parse_layer_map(text: str, student_layers: int, teacher_layers: int) -> List
         for layer in pair.teachers:
             check_layer(text, "teacher", layer, teacher_layers)
     return pairs
+
+
+def averaged_widths(pairs: Sequence[LayerPair], widths: Sequence[int], teachers: int) -> List[int]:
+    """Widths of the heads where each predicts the mean of all teachers: one for each pair of the first teacher.
+
+    pairs and widths are of `teachers` teachers, one after another. Raises ConfigError unless the teachers' features
+    have the same width and their maps the same student layers.
+    """
+    if len(set(widths)) > 1:
+        given = ", ".join(dict.fromkeys(f"{pair.teacher} {width}" for pair, width in zip(pairs, widths)))
+        raise ConfigError(
+            f"--teacher-combination average needs features of one width, not {given}; take sum or random"
+        )
+    names = list(dict.fromkeys(pair.teacher for pair in pairs))
+    students = {name: [pair.student for pair in pairs if pair.teacher == name] for name in names}
+    if len({tuple(layers) for layers in students.values()}) > 1:
+        raise ConfigError(f"--teacher-combination average: the layer maps name different student layers: {students}")
+    return list(widths[: len(widths) // teachers])
 
 
 def round_half_up(numerator: int, denominator: int) -> int:

@@ -1,6 +1,6 @@
 """Prediction heads from student features to teacher targets; used in distillation only."""
 
-from typing import List, Optional, Sequence
+from typing import List, Mapping, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class DistillationHeads(nn.Module):
             their embeddings; 0 = none.
         front_end_width: outputs of :attr:`front_end`, a Linear from the front-end's output to the teacher's
             width; 0 = none.
+        adapters: number of a target -> module that makes it of stacked teacher frames; kept here, and called
+            by the criterion, because it is learnt and left behind with the heads.
 
     ``code`` and ``front_end`` (None where their width is 0) are called by themselves (2210.15631).
 
@@ -64,6 +66,7 @@ class DistillationHeads(nn.Module):
         bias: bool = True,
         code_width: int = 0,
         front_end_width: int = 0,
+        adapters: Optional[Mapping[int, nn.Module]] = None,
     ):
         super().__init__()
         if kind not in ("linear", "mlp", "shared"):
@@ -105,6 +108,7 @@ class DistillationHeads(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.code = nn.Linear(input_widths[-1], code_width) if code_width else None
         self.front_end = nn.Linear(input_widths[0], front_end_width) if front_end_width else None
+        self.adapters = nn.ModuleDict({str(number): adapter for number, adapter in (adapters or {}).items()})
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """``[B]`` student lengths -> ``[B]`` lengths of the predictions."""

@@ -9,6 +9,7 @@ import torch
 from fairseq import models, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
+from task_setup import fake_task
 
 import colld_fairseq  # noqa: F401 - registers the models
 from colld_fairseq.errors import ConfigError
@@ -132,7 +133,7 @@ def narrow_student(**changes):
     cfg = ColldStudentConfig(**{"layer_map": "1:1,2:2", **shape, **changes})
     info = SimpleNamespace(num_layers=2, width=24, frame_rate_hz=50.0)
     torch.manual_seed(0)
-    return ColldStudent.build_model(cfg, SimpleNamespace(teacher_info=info, target_width=lambda rate_hz: 24))
+    return ColldStudent.build_model(cfg, fake_task(info))
 
 
 HEADS = [

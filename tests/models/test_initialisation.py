@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from task_setup import fake_task
 
 from colld_fairseq.errors import ConfigError, TeacherError
 from colld_fairseq.models.colld_student import ColldStudent, ColldStudentConfig
@@ -178,7 +179,7 @@ def options(spec, **changes):
 
 def task_of(layers=4):
     info = SimpleNamespace(num_layers=layers, width=24, frame_rate_hz=50.0)
-    return SimpleNamespace(teacher_info=info, target_width=lambda rate_hz: 24)
+    return fake_task(info)
 
 
 def test_model_starts_from_the_checkpoint_once(w2v_bert):

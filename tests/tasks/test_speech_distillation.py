@@ -33,7 +33,7 @@ def test_targets_are_the_teachers_features_on_the_students_frames(distillation, 
 @pytest.mark.parametrize("rule, width", [("average", 24), ("stack", 48)])
 def test_a_student_at_half_the_rate(rule, width, distillation):
     run = distillation("--fbank-stack", "4", "--frame-rule", rule)
-    assert run.model.prediction_rate_hz == 25 and run.task.target_width(25.0) == width
+    assert run.model.prediction_rate_hz == 25 and run.task.teachers.first.target_width(25.0) == width
     batch, lengths = batch_of(run)
     targets, _ = run.task.teacher_targets(batch, lengths, 25.0)
     whole, _ = distillation().task.teacher_targets(batch, lengths * 2, 50.0)

@@ -1,0 +1,111 @@
+"""The teachers of a run: an ordered mapping name -> TeacherSource. One teacher is the case of length 1.
+
+    --teacher hf:DIR                                  one teacher, named "teacher"
+    --teacher whisper=hf:DIR,hubert=fairseq:FILE.pt   two, in this order
+
+The other options about teachers take one value for all, or `whisper=...,hubert=...` as well.
+"""
+
+from typing import Callable, Dict, Iterable, Iterator, Mapping, Sequence
+
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.named_values import split_named, value_of_each
+from colld_fairseq.teachers.base import DTYPES, KINDS
+from colld_fairseq.teachers.source import FRAME_RULES, TeacherSource
+from colld_fairseq.teachers.weights import hash_of
+
+ALONE = "teacher"  # name of a teacher that was given none
+
+
+class Teachers(Mapping[str, TeacherSource]):
+    """Ordered name -> TeacherSource; their weights sum to 1."""
+
+    def __init__(self, sources: Iterable[TeacherSource]) -> None:
+        self._sources: Dict[str, TeacherSource] = {source.name: source for source in sources}
+
+    @classmethod
+    def from_options(
+        cls,
+        teacher: str,
+        kind: str = "layer",
+        dtype: str = "float32",
+        cache: str = "",
+        frame_rule: str = "average",
+        weights: str = "",
+    ) -> "Teachers":
+        """From the texts of the options --teacher, --teacher-kind, ... (see above). Raises ConfigError."""
+        if not teacher:
+            raise ConfigError("--teacher is missing: write hf:DIRECTORY or fairseq:FILE.pt")
+        specs = split_named(teacher, "--teacher") or {ALONE: teacher}
+        names = list(specs)
+        kinds = choices(kind, names, "--teacher-kind", KINDS)
+        dtypes = choices(dtype, names, "--teacher-dtype", list(DTYPES))
+        rules = choices(frame_rule, names, "--frame-rule", FRAME_RULES)
+        caches = value_of_each(cache, names, "--teacher-cache", default="")
+        if len(names) > 1 and cache and not split_named(cache, "--teacher-cache"):
+            raise ConfigError(f"--teacher-cache {cache}: a cache is of one teacher; write {names[0]}={cache},...")
+        shares = teacher_weights(weights, names)
+        return cls(
+            TeacherSource(name, spec, kinds[name], dtypes[name], caches[name], rules[name], shares[name])
+            for name, spec in specs.items()
+        )
+
+    def __getitem__(self, name: str) -> TeacherSource:
+        return self._sources[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    @property
+    def first(self) -> TeacherSource:
+        return next(iter(self._sources.values()))
+
+    @property
+    def weights(self) -> Dict[str, float]:
+        return {name: source.weight for name, source in self.items()}
+
+    @property
+    def any_online(self) -> bool:
+        return any(source.teacher is not None for source in self.values())
+
+    @property
+    def any_cached(self) -> bool:
+        return any(source.cache is not None for source in self.values())
+
+    def record(self) -> Dict[str, str]:
+        """Which teachers these are, for a checkpoint: specs and content hashes, named where there are several."""
+        return {
+            "teacher": self._joined(lambda source: source.spec),
+            "teacher_hash": self._joined(lambda source: hash_of(source.spec)),
+        }
+
+    def _joined(self, value: Callable[[TeacherSource], str]) -> str:
+        if list(self) == [ALONE]:
+            return value(self.first)
+        return ",".join(f"{name}={value(source)}" for name, source in self.items())
+
+
+def choices(text: str, names: Sequence[str], option: str, allowed: Sequence[str]) -> Dict[str, str]:
+    """One of `allowed` for each name; for names left out the first, the option's default."""
+    values = value_of_each(text, names, option, default=allowed[0])
+    for value in values.values():
+        if value not in allowed:
+            raise ConfigError(f"{option} {text!r}: {value!r} is not one of {', '.join(allowed)}")
+    return values
+
+
+def teacher_weights(text: str, names: Sequence[str]) -> Dict[str, float]:
+    """Weights that sum to 1, in the proportions given; equal ones if `text` is empty."""
+    values = value_of_each(text or "1", names, "--teacher-weights")
+    try:
+        numbers = {name: float(value) for name, value in values.items()}
+    except ValueError as error:
+        raise ConfigError(f"--teacher-weights {text!r}: write numbers, {names[0]}=2,...") from error
+    for name, number in numbers.items():
+        if not 0 < number < float("inf"):
+            raise ConfigError(f"--teacher-weights {text!r}: the weight of {name!r} must be above 0; or leave it out")
+    total = sum(numbers.values())
+    return {name: number / total for name, number in numbers.items()}

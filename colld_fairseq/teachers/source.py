@@ -1,0 +1,126 @@
+"""One frozen teacher as a training task uses it: run, or read from its cache, on the student's frames."""
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Dict, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from colld_fairseq.compat import absolute_path
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.teachers import Teacher, TeacherOutput, load_teacher
+from colld_fairseq.teachers.alignment import align_frames
+from colld_fairseq.teachers.cache import FeatureCache
+from colld_fairseq.teachers.describe import TeacherInfo, describe_teacher
+
+# How teacher frames meet a slower student. concat_tanh hands over stacked frames, which an adapter of the model
+# (modules/frame_adapters.py) brings back to the teacher's width.
+FRAME_RULES = ("average", "stack", "concat_tanh")
+
+
+@dataclass
+class TeacherSource:
+    """A teacher's targets. `load` makes it ready; before that it only knows what its configuration says.
+
+    name: of the teacher among several; spec, kind, dtype: as `load_teacher` takes them; cache_folder: where its
+    features are read instead, if given; frame_rule: one of FRAME_RULES; weight: share of the loss, or probability.
+    """
+
+    name: str
+    spec: str
+    kind: str = "layer"
+    dtype: str = "float32"
+    cache_folder: str = ""
+    frame_rule: str = "average"
+    weight: float = 1.0
+    layers: Tuple[int, ...] = ()
+    teacher: Optional[Teacher] = field(default=None, init=False)
+    front_end_teacher: Optional[Teacher] = field(default=None, init=False)  # of layer 0, while nothing else is learnt
+    cache: Optional[FeatureCache] = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        scheme, _, name = self.spec.partition(":")
+        if not name:
+            raise ConfigError(f"--teacher {self.spec!r}: write hf:DIRECTORY or fairseq:FILE.pt")
+        path = absolute_path(name)
+        self.spec = f"{scheme}:{path if os.path.exists(path) else name}"  # else a name in the local Hugging Face cache
+
+    @cached_property
+    def info(self) -> TeacherInfo:
+        """Depth, width and frame rate, known before the weights are loaded."""
+        return describe_teacher(self.spec)
+
+    def frames_together(self, rate_hz: float) -> int:
+        """Teacher frames to one of a student of `rate_hz` frames a second, at least 1."""
+        return max(1, round(self.info.frame_rate_hz / rate_hz))
+
+    def target_width(self, rate_hz: float) -> int:
+        """D of what a student of `rate_hz` frames a second is to predict."""
+        return self.info.width * (self.frames_together(rate_hz) if self.frame_rule == "stack" else 1)
+
+    def load(self, layers: Sequence[int], front_end: bool = False) -> None:
+        """Load the teacher for `layers`, or open its cache. front_end: layer 0 alone may be asked for as well."""
+        self.layers = tuple(layers)
+        if self.cache_folder:
+            self.cache = FeatureCache.open(absolute_path(self.cache_folder), self.spec, layers, self.kind)
+            return
+        self.teacher = load_teacher(self.spec, layers, self.kind, self.dtype)
+        if front_end:
+            self.front_end_teacher = load_teacher(self.spec, [0], self.kind, self.dtype)
+
+    def output(
+        self,
+        sample: Dict,
+        rows: Optional[Tensor] = None,
+        front_end_only: bool = False,
+        keep_padding: bool = False,
+    ) -> TeacherOutput:
+        """Features of a batch, {layer: [B, T, D]} at the teacher's own frame rate.
+
+        rows: int64, the clips of the batch that are wanted, at least one; default: all. front_end_only: layer 0 is
+        needed and no other, so no block is run. keep_padding: every clip is as long as the longest, with what the
+        teacher makes of its padding; a cache does not have that.
+        """
+        if self.cache is not None:
+            device = sample["net_input"]["src_tokens"].device
+            return self.cache.read(pick_names(sample, rows), device)
+        teacher = self.front_end_teacher if front_end_only else self.teacher
+        given = sample["teacher_input"]
+        if rows is not None:
+            given = {name: value[rows] for name, value in given.items()}
+        output = teacher(**given, keep_padding=keep_padding)
+        if keep_padding:
+            output.lengths = torch.full_like(output.lengths, int(output.lengths.max()))
+        return output
+
+    def targets(
+        self, sample: Dict, lengths: Tensor, rate_hz: float, rows: Optional[Tensor] = None, **how: bool
+    ) -> Tuple[Dict[int, Tensor], Tensor]:
+        """Features on the student's frames: {layer: [B, T, D]} and lengths [B] (the shorter of the two).
+
+        `lengths` [B] and `rate_hz` are the student's; `rows` int64 takes some clips of the batch, B of them, and may
+        be empty; `how` are options of `output`. Raises TeacherError, naming the utterance, when the two disagree by
+        more than two frames.
+        """
+        rule = "average" if self.frame_rule == "average" else "stack"
+        if rows is not None:
+            lengths = lengths[rows]
+            if not len(rows):
+                width = self.info.width * (self.frames_together(rate_hz) if rule == "stack" else 1)
+                return {layer: torch.zeros(0, 0, width, device=lengths.device) for layer in self.layers}, lengths
+        output = self.output(sample, rows, **how)
+        if how.get("keep_padding"):
+            lengths = torch.full_like(lengths, int(lengths.max()))
+        targets, target_lengths = {}, lengths
+        for layer, features in output.features.items():
+            targets[layer], target_lengths = align_frames(
+                features, output.lengths, output.frame_rate_hz, rate_hz, rule, lengths, pick_names(sample, rows)
+            )
+        return targets, torch.minimum(target_lengths, lengths)
+
+
+def pick_names(sample: Dict, rows: Optional[Tensor]) -> Sequence[str]:
+    names = sample["utt_id"]
+    return names if rows is None else [names[row] for row in rows.tolist()]

@@ -1,0 +1,35 @@
+"""fairseq-train with two teachers of different width and rate."""
+
+import math
+
+import pytest
+import torch
+from commands import TINY_ENCODER, TRAINING, call, log_records, losses
+
+
+@pytest.fixture
+def two_teachers(corpus, teacher, fast_teacher):
+    """Options of a run whose student, at 25 Hz, has a 50 Hz teacher of width 24 and a 100 Hz teacher of width 16."""
+    return [
+        *[corpus, "--task", "speech_distillation", "--teacher", f"slow={teacher},fast={fast_teacher}"],
+        *["--arch", "colld_student", *TINY_ENCODER, "--fbank-stack", "4", "--layer-map", "slow=1:2,2:4,fast=2:3"],
+        *["--criterion", "multi_teacher", "--mask-prob", "0", *TRAINING],
+    ]
+
+
+@pytest.mark.parametrize("combination", ["sum", "random"])
+def test_two_updates(combination, two_teachers, tmp_path):
+    output = call(
+        "train",
+        *[*two_teachers, "--teacher-combination", combination, "--teacher-weights", "slow=3,fast=1"],
+        *["--frame-rule", "slow=stack,fast=concat_tanh", "--max-update", "2", "--save-dir", tmp_path],
+    )
+    assert len(losses(output)) == 2 and all(math.isfinite(float(loss)) for loss in losses(output))
+    record = log_records(output, "valid")[-1]
+    assert float(record["valid_loss"]) == pytest.approx(
+        0.75 * float(record["valid_loss_slow"]) + 0.25 * float(record["valid_loss_fast"]), abs=2e-4
+    )
+    state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    heads = {name: value.shape for name, value in state["model"].items() if name.startswith("heads.heads.")}
+    assert [heads[f"heads.heads.{k}.weight"] for k in range(3)] == [(48, 32), (48, 32), (16, 32)]
+    assert state["task_state"]["teacher"].startswith("slow=hf:")
