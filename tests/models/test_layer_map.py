@@ -3,7 +3,7 @@
 import pytest
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.models.layer_map import LayerPair, parse_layer_map
+from colld_fairseq.models.layer_map import LayerPair, averaged_widths, parse_layer_map, parse_layer_maps
 
 
 def as_tuples(text, student, teacher):
@@ -55,3 +55,27 @@ def test_explicit_pairs_and_averaged_ranges():
 def test_mistakes_are_named(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_layer_map(text, 6, 12)
+
+
+def test_maps_of_several_teachers():
+    depths = {"a": 4, "b": 12}
+    pairs = parse_layer_maps("b=1:6,2:11-12,a=2:4", 2, depths)
+    assert [(pair.teacher, pair.student, pair.teachers) for pair in pairs] == [
+        *[("a", 2, (4,)), ("b", 1, (6,)), ("b", 2, (11, 12))],
+    ]
+    shared = parse_layer_maps("sparse:2", 2, depths)
+    assert [pair.teachers for pair in shared] == [(2,), (4,), (6,), (12,)]
+    with pytest.raises(ConfigError, match="gives 'b' no value"):
+        parse_layer_maps("a=2:4", 2, depths)
+    with pytest.raises(ConfigError, match="'2:5'.*layers 0 to 4"):
+        parse_layer_maps("a=2:5,b=2:5", 2, depths)
+
+
+def test_heads_of_averaged_teachers():
+    pairs = parse_layer_maps("a=1:2,2:4,b=1:6,2:12", 2, {"a": 4, "b": 12})
+    assert averaged_widths(pairs, [24] * 4, teachers=2) == [24, 24]
+    with pytest.raises(ConfigError, match="one width, not a 24, b 32"):
+        averaged_widths(pairs, [24, 24, 32, 32], teachers=2)
+    other = parse_layer_maps("a=1:2,2:4,b=2:12", 2, {"a": 4, "b": 12})
+    with pytest.raises(ConfigError, match="different student layers"):
+        averaged_widths(other, [24] * 3, teachers=2)

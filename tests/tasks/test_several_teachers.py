@@ -1,0 +1,103 @@
+"""speech_distillation with two teachers: one of 50 Hz and width 24, one of 100 Hz and width 16."""
+
+import pytest
+import torch
+from commands import TINY_ENCODER
+from task_setup import set_up
+
+from colld_fairseq.cli import main as colld
+from colld_fairseq.errors import ConfigError
+
+
+@pytest.fixture
+def two(corpus, teacher, fast_teacher):
+    def build(*more, criterion="multi_teacher", layer_map="slow=1:2,2:4,fast=2:3", names=(teacher, fast_teacher)):
+        return set_up(
+            *[corpus, "--task", "speech_distillation", "--teacher", f"slow={names[0]},fast={names[1]}"],
+            *["--arch", "colld_student", *TINY_ENCODER, "--fbank-stack", "4", "--mask-prob", "0"],
+            *["--layer-map", layer_map, "--criterion", criterion, *more],
+        )
+
+    return build
+
+
+def batch_of(run, count=3):
+    run.task.load_dataset("test")
+    dataset = run.task.dataset("test")
+    return dataset.collater([dataset[i] for i in range(count)])
+
+
+def loss_of(run):
+    loss, sample_size, log = run.criterion.eval()(run.model.eval(), batch_of(run))
+    return float(loss.detach() / sample_size), log
+
+
+def test_training_from_caches_is_training_online(two, corpus, teacher, fast_teacher, tmp_path):
+    """To the precision of float16; one teacher from its cache and one online is possible too."""
+    for name, spec, layers in (("slow", teacher, "2,4"), ("fast", fast_teacher, "3")):
+        arguments = ["--manifest", str(corpus / "test.tsv"), "--teacher", spec, "--layers", layers]
+        assert colld(["features", *arguments, "--out", str(tmp_path / name)]) == 0
+    both = f"slow={tmp_path}/slow,fast={tmp_path}/fast"
+    losses = []
+    for caches in ("", both, f"fast={tmp_path}/fast"):
+        torch.manual_seed(0)
+        run = two(*(["--teacher-cache", caches] if caches else []))
+        losses.append(loss_of(run)[0])
+        assert ("teacher_input" in batch_of(run)) == (caches != both)
+        assert run.task.crops_long_clips == (not caches)
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3) and losses[1] != losses[0]
+    assert losses[2] == pytest.approx(losses[0], rel=2e-3)
+
+
+def test_weights_change_the_loss(two):
+    values = []
+    for weights in ("slow=1,fast=1", "slow=9,fast=1"):
+        torch.manual_seed(0)
+        loss, log = loss_of(two("--teacher-weights", weights))
+        frames = float(log["frames_slow"])
+        share = 0.5 if weights == "slow=1,fast=1" else 0.9
+        parts = [float(log[f"loss_{name}"]) / frames for name in ("slow", "fast")]
+        assert loss == pytest.approx(share * parts[0] + (1 - share) * parts[1], rel=1e-5)
+        values.append(loss)
+    assert values[0] != values[1]
+
+
+def test_average_has_one_head_for_all(two, teacher, coded_teacher):
+    options = dict(layer_map="2:4", names=(teacher, coded_teacher))
+    run = two("--teacher-combination", "average", **options)
+    assert len(run.model.heads.heads) == 1 and len(run.model.pairs) == 2
+    loss, log = loss_of(run)
+    assert loss == pytest.approx(float(log["l1"]) / float(log["sample_size"]), rel=1e-5)
+    with pytest.raises(ConfigError, match="one width, not slow 24, fast 16"):
+        two("--teacher-combination", "average", layer_map="2:4")
+
+
+def test_shared_heads_and_adapters(two):
+    run = two("--frame-rule", "concat_tanh", "--head", "shared", layer_map="slow=2:2,2:4,fast=2:3")
+    assert [head.out_features for head in run.model.heads.heads] == [24, 24, 16]
+    assert [adapter.encode.in_features for adapter in run.model.heads.adapters.values()] == [48, 48, 64]
+    assert loss_of(run)[0] > 0
+    run.model.find_unused_parameters = True
+    with pytest.raises(ConfigError, match="leave out --find-unused-parameters"):
+        loss_of(run)
+
+
+@pytest.mark.parametrize("criterion", ["feature_regression", "colld", "hubert_distillation"])
+def test_criterions_of_one_teacher_refuse_two(two, criterion):
+    with pytest.raises(ConfigError, match="for one teacher, not 2: --criterion multi_teacher"):
+        two(criterion=criterion)
+
+
+def test_code_classes_are_of_one_teacher(two):
+    with pytest.raises(ConfigError, match="one teacher, not for slow, fast"):
+        two("--code-head", "linear")
+
+
+def test_one_teacher_is_feature_regression(distillation):
+    """With L1 alone the two criterions are the same number."""
+    options = ["--mask-prob", "0", "--l1-weight", "1", "--log-sigmoid-cosine-weight", "0"]
+    values = []
+    for criterion in ("feature_regression", "multi_teacher"):
+        torch.manual_seed(0)
+        values.append(loss_of(distillation("--criterion", criterion, *options))[0])
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
