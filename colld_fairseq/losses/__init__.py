@@ -8,12 +8,14 @@ from .contrastive import ContrastiveOutput, NegativePlan, contrastive_loss, samp
 from .discriminative import DiscriminativeOutput, cosine_logits, discriminative_loss
 from .regression import RegressionOutput, regression_loss
 from .targets import average_layers, normalise_targets
+from .transducer import TransducerOutput, transducer_loss
 
 __all__ = [
     "ContrastiveOutput",
     "DiscriminativeOutput",
     "NegativePlan",
     "RegressionOutput",
+    "TransducerOutput",
     "average_layers",
     "contrastive_loss",
     "cosine_logits",
@@ -21,4 +23,5 @@ __all__ = [
     "normalise_targets",
     "regression_loss",
     "sample_negatives",
+    "transducer_loss",
 ]

@@ -1,0 +1,137 @@
+"""From the logits of a transducer to the log-probabilities of the two arcs that leave each lattice node.
+
+Only two of the V log-probabilities of a node matter, that of the blank and that of the next label. So nothing
+of the logits' size is kept for the backward pass but the logits themselves, and the gradient is written in
+one go. With g_b and g_l the gradients that reach the blank and the label arc of a node,
+
+    d / d logit_k = g_b [k = blank] + g_l [k = next label] - softmax_k * (g_b + g_l)
+
+For the transducer loss, -g_b and -g_l are the posteriors of the arcs, and this is the fused gradient of
+warp-transducer and optimized_transducer. Both passes go through the logits utterance by utterance, in pieces
+of some frames that stay in the processor's cache, never touch padding, and the backward pass computes nothing
+for nodes whose arcs have no gradient: far from the likely alignments that is most of the lattice.
+"""
+
+from typing import Iterator, List, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Logits handled at once. On a CPU a piece and its softmax should fit into the second-level cache, on a GPU a
+# piece should be large beside the cost of launching a kernel; 2^18 float32 are 1 MB.
+PIECE_CPU, PIECE_CUDA = 2**18, 2**25
+
+
+class LogitLayout:
+    """Where the nodes of each utterance lie in a tensor of logits.
+
+    - *padded*: logits ``[B, T, W, V]``, utterance b in ``[b, :frames[b], :widths[b]]``;
+    - *packed*: logits ``[sum_b frames[b] * widths[b], V]``, utterances one after the other, frame by frame.
+
+    ``widths[b]`` is U_b + 1 for a full lattice and the width of the band for a pruned one.
+    """
+
+    def __init__(self, frames: List[int], widths: List[int], packed: bool):
+        self.frames, self.widths, self.packed = frames, widths, packed
+
+    def blocks(self, tensor: Tensor) -> List[Tensor]:
+        """Views ``[T_b, W_b, V]``, one an utterance."""
+        if not self.packed:
+            return [tensor[b, :t, :w] for b, (t, w) in enumerate(zip(self.frames, self.widths))]
+        parts = tensor.split([t * w for t, w in zip(self.frames, self.widths)])
+        return [part.view(t, w, -1) for part, t, w in zip(parts, self.frames, self.widths)]
+
+    def zero_padding(self, tensor: Tensor) -> None:
+        """Write zeros wherever no utterance has a node."""
+        if not self.packed:
+            for b, (t, w) in enumerate(zip(self.frames, self.widths)):
+                tensor[b, t:].zero_()
+                tensor[b, :t, w:].zero_()
+
+    def pieces(self, logits: Tensor) -> Iterator[Tuple[int, slice]]:
+        """(utterance, frames) of pieces that are handled at once."""
+        size = PIECE_CUDA if logits.is_cuda else PIECE_CPU
+        for b, (t, w) in enumerate(zip(self.frames, self.widths)):
+            step = max(size // (w * logits.shape[-1]), 1)
+            for start in range(0, t, step):
+                yield b, slice(start, min(start + step, t))
+
+
+def arc_log_probs(
+    logits: Tensor, next_labels: Tensor, layout: LogitLayout, blank: int = 0, overwrite_logits: bool = False
+) -> Tuple[Tensor, Tensor]:
+    """Log-probabilities of the blank and label arcs, ``[B, T, W]`` each, zero where there is no node.
+
+    Args:
+        logits: as ``layout`` says, of any float dtype; the arithmetic is float32, or float64 for float64.
+        next_labels: ``[B, T or 1, W]`` int64 in [0, V), the label that follows each node; any valid one where
+            none does.
+        blank: index of the blank.
+        overwrite_logits: the backward pass writes the gradient into the memory of ``logits``. Autograd
+            complains if another operation needs their values after that.
+    """
+    return _ArcLogProbs.apply(logits, next_labels, layout, blank, overwrite_logits)
+
+
+class _ArcLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, next_labels, layout, blank, overwrite_logits):
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        shape = (len(layout.frames), max(layout.frames, default=0), next_labels.shape[2])
+        blank_arcs, label_arcs = logits.new_zeros(shape, dtype=dtype), logits.new_zeros(shape, dtype=dtype)
+        blocks = layout.blocks(logits)
+        for b, rows in layout.pieces(logits):
+            log_probs = torch.log_softmax(blocks[b][rows], -1, dtype=dtype)
+            columns = slice(0, layout.widths[b])
+            blank_arcs[b, rows, columns] = log_probs[..., blank]
+            label_arcs[b, rows, columns] = log_probs.gather(2, _index(next_labels, b, rows, columns))[..., 0]
+        ctx.save_for_backward(logits, next_labels)
+        ctx.layout, ctx.blank, ctx.overwrite_logits, ctx.dtype = layout, blank, overwrite_logits, dtype
+        return blank_arcs, label_arcs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_blank, grad_label):
+        logits, next_labels = ctx.saved_tensors
+        layout, logits = ctx.layout, logits.detach()
+        grad = logits if ctx.overwrite_logits else torch.empty_like(logits)
+        blocks, grad_blocks = layout.blocks(logits), layout.blocks(grad)
+        first, end = _columns_with_gradient(grad_blank, grad_label)
+        total = grad_blank + grad_label
+        for b, rows in layout.pieces(logits):
+            columns = slice(min(first[b][rows]), min(max(end[b][rows]), layout.widths[b]))
+            target = grad_blocks[b][rows]
+            target[:, : columns.start].zero_()
+            target[:, max(columns.start, columns.stop) :].zero_()
+            if columns.start >= columns.stop:
+                continue
+            target, here = target[:, columns], (b, rows, columns)
+            out = target if grad.dtype == ctx.dtype else None
+            values = torch.softmax(blocks[b][rows, columns], -1, dtype=ctx.dtype, out=out)
+            values.mul_(-total[here][..., None])
+            values[..., ctx.blank] += grad_blank[here]
+            values.scatter_add_(2, _index(next_labels, *here), grad_label[here][..., None])
+            if out is None:
+                target.copy_(values)
+        layout.zero_padding(grad)
+        return grad, None, None, None, None
+
+
+def _index(next_labels: Tensor, b: int, rows: slice, columns: slice) -> Tensor:
+    """``[rows, columns, 1]``: next labels of a piece of utterance b."""
+    found = next_labels[b, :, columns] if next_labels.shape[1] == 1 else next_labels[b, rows, columns]
+    return found.expand(rows.stop - rows.start, -1)[..., None]
+
+
+def _columns_with_gradient(grad_blank: Tensor, grad_label: Tensor) -> Tuple[List[List[int]], List[List[int]]]:
+    """First column of each frame whose arcs have a gradient, and the one after the last, ``[B][T]``.
+
+    (W, 0) where there is none. NaN is a gradient.
+    """
+    active = (grad_blank != 0) | (grad_label != 0)
+    width = active.shape[2]
+    columns = torch.arange(width, device=active.device)
+    first = torch.where(active, columns, width).amin(2)
+    end = torch.where(active, columns + 1, 0).amax(2)
+    return tuple(torch.stack([first, end]).tolist())
