@@ -34,13 +34,19 @@ def group_probabilities(counts: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def sampling_indices(
-    keys: Union[Keys, Tuple[Keys, ...]], alpha: float, epoch: int, seed: int, size: Optional[int] = None
+    keys: Union[Keys, Tuple[Keys, ...]],
+    alpha: float,
+    epoch: int,
+    seed: int,
+    size: Optional[int] = None,
+    weights: Optional[np.ndarray] = None,
 ) -> np.ndarray:
     """Row numbers of one epoch in random order, int64 [size] (default: as many as there are rows).
 
     A group gets p_group * size rows (rounded up or down so that the expectation is exact). Within a group
     rows repeat only after all of its rows were taken, so no row is seen twice while another is missing, and
-    alpha = 1 with the default size is a permutation of all rows. Depends on (seed, epoch) only.
+    alpha = 1 with the default size is a permutation of all rows. weights [G], of the groups in the order of their
+    keys, take the place of alpha: p_group is proportional to them. Depends on (seed, epoch) only.
     """
     codes = group_codes(keys)
     size = len(codes) if size is None else size
@@ -51,10 +57,11 @@ def sampling_indices(
     counts = np.bincount(codes)
     rng = np.random.default_rng([seed, epoch])
     # Systematic rounding: one offset for all groups keeps the sum at size and every expectation at p * size.
-    if alpha == 1.0 and size == len(codes):
+    if weights is None and alpha == 1.0 and size == len(codes):
         quota = counts
     else:
-        ends = np.cumsum(group_probabilities(counts, alpha)) * size
+        chances = group_probabilities(counts, alpha) if weights is None else weights / weights.sum()
+        ends = np.cumsum(chances) * size
         ends[-1] = size
         quota = np.diff(np.floor(ends + rng.random()).astype(np.int64), prepend=0)
     by_group = np.split(np.argsort(codes, kind="stable"), np.cumsum(counts)[:-1])

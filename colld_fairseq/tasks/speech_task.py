@@ -18,6 +18,7 @@ from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import join_manifests, read_manifest
 from colld_fairseq.data.sampling import sampling_indices
 from colld_fairseq.errors import ConfigError, ManifestError
+from colld_fairseq.named_values import value_of_each
 from colld_fairseq.models.encoder_options import record_encoder
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,13 @@ class SpeechTaskConfig(FairseqDataclass):
     )
     sampling_by: ChoiceEnum(["language", "corpus"]) = field(
         default="language", metadata={"help": "what sampling_alpha balances: src_lang of the rows, or manifests"}
+    )
+    sampling_weights: str = field(
+        default="",
+        metadata={
+            "help": "NAME=WEIGHT,NAME=WEIGHT: shares of an epoch that rows of each training manifest get, in proportion,"
+            " instead of sampling_alpha"
+        },
     )
     freq_masks: int = field(default=0, metadata={"help": "SpecAugment: frequency masks per clip (filterbank input)"})
     freq_mask_width: int = field(default=27, metadata={"help": "SpecAugment F: widest frequency mask (bins)"})
@@ -130,12 +138,30 @@ class SpeechTask(FairseqTask):
 
     def epoch_sampler(self, rows, usable: np.ndarray) -> Callable[[int], np.ndarray]:
         """epoch -> row numbers, in random order, balanced over languages or corpora by the temperature."""
-        groups = rows.codes("src_lang" if self.cfg.sampling_by == "language" else "corpus")[0][usable]
+        if self.cfg.sampling_weights and self.cfg.sampling_alpha != 1:
+            raise ConfigError("--sampling-weights and --sampling-alpha are two answers to one question: give one")
+        by_corpus = self.cfg.sampling_by == "corpus" or self.cfg.sampling_weights
+        codes, names = rows.codes("corpus" if by_corpus else "src_lang")
+        groups = codes[usable]
+        weights = self.corpus_weights([names[code] for code in np.unique(groups)], names)
 
         def sample(epoch: int) -> np.ndarray:
-            return usable[sampling_indices(groups, self.cfg.sampling_alpha, epoch, self.cfg.seed)]
+            return usable[sampling_indices(groups, self.cfg.sampling_alpha, epoch, self.cfg.seed, weights=weights)]
 
         return sample
+
+    def corpus_weights(self, present: List[str], names: List[str]) -> Optional[np.ndarray]:
+        """Weights of the manifests `present`, of all `names`; None where none are given."""
+        if not self.cfg.sampling_weights:
+            return None
+        weights = value_of_each(self.cfg.sampling_weights, names, "--sampling-weights")
+        try:
+            values = np.array([float(weights[name]) for name in present])
+        except ValueError as error:
+            raise ConfigError(f"--sampling-weights {self.cfg.sampling_weights!r}: write NAME=NUMBER") from error
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise ConfigError(f"--sampling-weights {self.cfg.sampling_weights!r}: every weight must be above 0")
+        return values
 
     crops_long_clips = False
 

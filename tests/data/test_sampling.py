@@ -81,3 +81,11 @@ def test_size_and_errors():
     assert len(sampling_indices(LANGUAGES, 0.5, 0, 0, size=37)) == 37
     with pytest.raises(ConfigError, match="cannot sample"):
         sampling_indices([], 0.5, 0, 0)
+
+
+def test_weights_take_the_place_of_shares():
+    groups = np.repeat([4, 7, 9], [900, 90, 10])
+    rows = sampling_indices(groups, 1.0, epoch=1, seed=1, weights=np.array([1.0, 2.0, 1.0]))
+    counts = [int((groups[rows] == group).sum()) for group in (4, 7, 9)]
+    assert len(rows) == 1000 and counts == [250, 500, 250]
+    assert len(set(rows[groups[rows] == 4])) == 250  # no row twice while another is missing

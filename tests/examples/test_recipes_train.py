@@ -27,6 +27,7 @@ FINE_TUNING = (
     *("colld/finetune_asr", "colld/finetune_st"),
     *(f"hubert_asr/finetune_{labels}" for labels in ("10min", "1h", "10h", "100h")),
 )
+SEVERAL_TEACHERS = "multi_teacher_transducer/stage1"
 
 
 def finite_losses(log):
@@ -37,7 +38,7 @@ def finite_losses(log):
 
 def test_no_recipe_is_left_out():
     found = {str(path.relative_to(EXAMPLES).with_suffix("")) for path in EXAMPLES.rglob("*.yaml")}
-    assert found == {*DISTILLATION, *FINE_TUNING}
+    assert found == {*DISTILLATION, *FINE_TUNING, SEVERAL_TEACHERS}
 
 
 @pytest.mark.parametrize("name", DISTILLATION)
@@ -59,6 +60,18 @@ def test_distillation(name, corpus, request, tmp_path):
         # ln(101), and half the variance of the logits: cosines of 32 channels vary by 1/32, divided by 0.1.
         assert losses[0] == pytest.approx(math.log(101) + 0.5 / 32 / 0.1**2, rel=0.15)
     assert ("at random: nothing" in log) == (name in COPIES)
+
+
+@pytest.mark.parametrize("combination", ["sum", "random", "average"])
+def test_several_teachers(combination, corpus, hubert, w2v_bert, tmp_path):
+    """With audio of another manifest; the 12th layer of one teacher and the 24th of the other."""
+    overrides = [f"task.data={corpus}", f"checkpoint.save_dir={tmp_path}", "++task.max_seconds=0.6"]
+    overrides += [f"task.teacher='hubert={hubert},bert={w2v_bert}'", "task.teacher_weights='hubert=2,bert=1'"]
+    overrides += ["dataset.train_subset='train,test'", "++task.sampling_weights='train=1,test=2'"]
+    overrides += [f"task.teacher_combination={combination}", "++model.encoder_layers=2"]
+    log = train(EXAMPLES / f"{SEVERAL_TEACHERS}.yaml", [*NARROW, *TWO_STEPS, *overrides])
+    finite_losses(log)
+    assert ("loss_average" if combination == "average" else "loss_bert") in log
 
 
 @pytest.fixture(scope="module")
