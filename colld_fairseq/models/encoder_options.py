@@ -40,7 +40,7 @@ REGULARISERS = {
 class EncoderOptions(FairseqDataclass):
     encoder_preset: str = field(default="tiny", metadata={"help": f"shape of the student: {', '.join(PRESETS)}"})
     front_end: Optional[str] = field(
-        default=None, metadata={"help": "waveform, fbank or fbank_stack; default: the preset's"}
+        default=None, metadata={"help": "waveform, fbank, fbank_stack or conv2d; default: the preset's"}
     )
     fbank_stack: Optional[int] = field(
         default=None, metadata={"help": "filterbank frames a step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz"}

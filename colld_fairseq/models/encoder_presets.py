@@ -15,6 +15,7 @@ W2V_BERT = dict(
     attention_heads=16,
 )
 OUR_CONFORMER = dict(front_end="fbank_stack", fbank_stack=2, block="conformer", position="rotary", activation="swish")
+CONFORMER_25HZ = dict(OUR_CONFORMER, front_end="conv2d", layers=16, attention_heads=4)
 HUBERT_BASE = dict(
     front_end="waveform",
     block="transformer",
@@ -46,6 +47,10 @@ PRESETS: Dict[str, Dict[str, Any]] = {
         attention_heads=4,
         depthwise_conv_kernel=15,
     ),
+    # Encoders of transducers: Conformer S and M (Gulati et al. 2020) with rotary positions, about 10 and 30 million
+    # parameters with an LSTM predictor and a joiner. Subsampling channels are our choice.
+    "conformer_10m": dict(CONFORMER_25HZ, embed_dim=144, ffn_dim=576),
+    "conformer_30m": dict(CONFORMER_25HZ, embed_dim=256, ffn_dim=1024),
     # Published students of HuBERT-family teachers.
     "distilhubert": dict(WANG, layers=2),
     "fithubert": dict(HUBERT_BASE, layers=12, embed_dim=480, ffn_dim=480, conv_layers=FITHUBERT_CONV, time_reduction=2),

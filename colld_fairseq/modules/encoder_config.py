@@ -9,7 +9,7 @@ from colld_fairseq.errors import ConfigError
 WAV2VEC_CONV_LAYERS = [[512, 10, 5]] + [[512, 3, 2]] * 4 + [[512, 2, 2]] * 2
 
 CHOICES = {
-    "front_end": ("waveform", "fbank", "fbank_stack"),
+    "front_end": ("waveform", "fbank", "fbank_stack", "conv2d"),
     "block": ("transformer", "conformer"),
     "position": ("conv", "relative_key", "rotary", "none"),
     "extractor_norm": ("group", "layer"),
@@ -22,8 +22,8 @@ class EncoderConfig:
     """Configuration of a StudentEncoder; values that contradict each other raise ConfigError.
 
     Front-end:
-        front_end: "waveform" (samples at 16 kHz), "fbank" (80 bins at 100 Hz, strided convolution) or
-            "fbank_stack".
+        front_end: "waveform" (samples at 16 kHz), or of 80 bins at 100 Hz "fbank" (strided convolution),
+            "fbank_stack" or "conv2d" (25 Hz).
         conv_layers: (channels, kernel, stride) of each convolution of the waveform extractor.
         extractor_norm: "group" (first convolution only: HuBERT Base) or "layer" (each convolution: HuBERT
             Large).
@@ -32,6 +32,7 @@ class EncoderConfig:
             has none).
         feature_grad_mult: factor on the gradient that reaches the waveform extractor; 0 freezes it.
         fbank_bins, fbank_stack: filterbank bins; frames stacked by "fbank_stack" (2 = 50 Hz, 4 = 25 Hz).
+        subsampling_channels: channels of the "conv2d" front-end.
         time_reduction: stride of a convolution after the projection (FitHuBERT: 2 = 25 Hz); 1 = none.
     Blocks:
         block, layers, embed_dim, ffn_dim, attention_heads, activation ("gelu", "relu", "swish").
@@ -57,6 +58,7 @@ class EncoderConfig:
     feature_grad_mult: float = 1.0
     fbank_bins: int = 80
     fbank_stack: int = 2
+    subsampling_channels: int = 64
     time_reduction: int = 1
     block: str = "conformer"
     layers: int = 12
@@ -98,7 +100,7 @@ class EncoderConfig:
             raise ConfigError(
                 f"embed_dim={self.embed_dim} is not a multiple of conv_pos_groups={self.conv_pos_groups}"
             )
-        for name in ("layers", "fbank_stack", "time_reduction", "depthwise_conv_kernel"):
+        for name in ("layers", "fbank_stack", "subsampling_channels", "time_reduction", "depthwise_conv_kernel"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         self.conv_layers = [list(map(int, layer)) for layer in self.conv_layers]

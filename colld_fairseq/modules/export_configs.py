@@ -142,9 +142,11 @@ def _fields_without_effect(config: EncoderConfig) -> List[str]:
         idle += ["conv_layers", "extractor_norm", "conv_bias"]
     if config.front_end != "fbank_stack":
         idle += ["fbank_stack"]
+    if config.front_end != "conv2d":
+        idle += ["subsampling_channels"]
     if config.front_end == "waveform":
         idle += ["fbank_bins"]
-    if config.front_end == "fbank":
+    if config.front_end in ("fbank", "conv2d"):
         idle += ["feature_norm"]
     if config.block == "transformer":
         idle += ["depthwise_conv_kernel", "causal_conv", "conv_norm"]

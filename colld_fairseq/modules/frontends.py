@@ -197,4 +197,41 @@ class FbankStackFrontEnd(nn.Module):
         return self.projection(self.layer_norm(stacked)), out_lengths
 
 
-FRONT_ENDS = {"waveform": WaveformFrontEnd, "fbank": FbankFrontEnd, "fbank_stack": FbankStackFrontEnd}
+class Conv2dFrontEnd(nn.Module):
+    """Two convolutions over time and frequency (kernel 3, stride 2, no padding, ReLU) and a Linear: 25 Hz.
+
+    The subsampling of Conformer transducers (Gulati et al. 2020; ESPnet's Conv2dSubsampling). Takes [B, T, bins] at 100
+    Hz; frame k sees filterbank frames 4k to 4k + 6, so padding reaches no valid frame.
+    """
+
+    frame_rate_hz = FBANK_RATE_HZ / 4
+    SHORTEST = 7  # filterbank frames that make one frame
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        channels = config.subsampling_channels
+        self.convs = nn.ModuleList(nn.Conv2d(inner, channels, 3, stride=2) for inner in (1, channels))
+        self.projection = nn.Linear(channels * ((config.fbank_bins - 3) // 4), config.embed_dim)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Filterbank frames [B] -> frames [B]."""
+        return torch.div(lengths - 3, 4, rounding_mode="floor").clamp(min=0)
+
+    def forward(self, x: Tensor, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        if x.size(1) < self.SHORTEST:
+            raise ConfigError(
+                f"the longest clip of the batch has {x.size(1)} fbank frames; one frame needs {self.SHORTEST}"
+            )
+        out_lengths = self.output_lengths(_full_lengths(x) if lengths is None else lengths)
+        x = x.unsqueeze(1)
+        for conv in self.convs:
+            x = F.relu(conv(x))  # [B, C, T', bins']
+        return self.projection(x.transpose(1, 2).flatten(2)), out_lengths
+
+
+FRONT_ENDS = {
+    "waveform": WaveformFrontEnd,
+    "fbank": FbankFrontEnd,
+    "fbank_stack": FbankStackFrontEnd,
+    "conv2d": Conv2dFrontEnd,
+}

@@ -35,6 +35,10 @@ SIZES = {
     "lighthubert_small": (27.0, 0.2),
     "usad_small": (24.0, 1.5),
     "conformer_1024": (290.0, 3.0),
+    # Conformer S and M have 10.3 and 30.7 with predictor and joiner (2005.08100): 1.3 and 4.5 of them, and ours use
+    # rotary positions and fewer channels in the subsampling.
+    "conformer_10m": (9.0, 1.1),
+    "conformer_30m": (26.2, 2.0),
 }
 
 
@@ -60,7 +64,7 @@ def test_every_preset_computes(name):
     with torch.no_grad():
         output = encoder(source)
     assert output.x.shape == (1, int(output.lengths[0]), 32) and torch.isfinite(output.x).all()
-    assert encoder.frame_rate_hz == (25 if name in ("tiny", "fithubert") else 50)
+    assert encoder.frame_rate_hz == (25 if name in ("tiny", "fithubert", "conformer_10m", "conformer_30m") else 50)
 
 
 def test_tiny_fits_the_quickstart():

@@ -6,7 +6,7 @@ import torch
 from colld_fairseq.data.fbank import fbank_length, log_mel_fbank
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.encoder import EncoderConfig
-from colld_fairseq.modules.frontends import FbankFrontEnd, FbankStackFrontEnd, WaveformFrontEnd
+from colld_fairseq.modules.frontends import Conv2dFrontEnd, FbankFrontEnd, FbankStackFrontEnd, WaveformFrontEnd
 from colld_fairseq.modules.norms import MaskedBatchNorm, MaskedChannelNorm
 
 CONV_LAYERS = [[8, 10, 5]] + [[8, 3, 2]] * 4 + [[8, 2, 2]] * 2
@@ -58,8 +58,21 @@ def test_stacked_frames_stand_side_by_side(stack, rate):
     assert torch.equal(y[1, 1], x[1, stack : 2 * stack].flatten())
 
 
+def test_conv2d_frames_are_those_of_conformer_transducers():
+    """((T - 1) // 2 - 1) // 2 frames, 25 Hz, of which number k sees filterbank frames 4k to 4k + 6."""
+    module = front_end(Conv2dFrontEnd, subsampling_channels=3, fbank_bins=20)
+    assert module.frame_rate_hz == 25.0 and module.projection.in_features == 3 * 4
+    counts = torch.arange(1, 200)
+    assert torch.equal(module.output_lengths(counts), ((counts - 1) // 2 - 1).clamp(min=0) // 2)
+    x = torch.randn(1, 23, 20, requires_grad=True)
+    y, lengths = module(x)
+    assert y.size(1) == int(lengths) == 5
+    seen = torch.autograd.grad(y[0, 2].sum(), x)[0][0].abs().sum(1).nonzero()[:, 0]
+    assert seen.tolist() == list(range(8, 15))
+
+
 @pytest.mark.parametrize("norm", ["group", "layer"])
-@pytest.mark.parametrize("cls", [WaveformFrontEnd, FbankFrontEnd, FbankStackFrontEnd])
+@pytest.mark.parametrize("cls", [WaveformFrontEnd, FbankFrontEnd, FbankStackFrontEnd, Conv2dFrontEnd])
 def test_padding_never_reaches_a_valid_frame(cls, norm):
     module = front_end(cls, extractor_norm=norm, conv_bias=True).double()
     if cls is WaveformFrontEnd:
@@ -90,6 +103,8 @@ def test_too_short_a_clip_is_named():
         front_end(WaveformFrontEnd)(torch.randn(1, 399))
     with pytest.raises(ConfigError, match="3 fbank frames; one frame needs 4"):
         front_end(FbankStackFrontEnd, fbank_stack=4)(torch.randn(1, 3, 80))
+    with pytest.raises(ConfigError, match="6 fbank frames; one frame needs 7"):
+        front_end(Conv2dFrontEnd)(torch.randn(1, 6, 80))
 
 
 def test_channel_norm_of_equal_lengths_is_group_norm():

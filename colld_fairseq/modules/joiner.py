@@ -1,0 +1,70 @@
+"""Joint networks of neural transducers: encoder frame and predictor output to scores of the next symbol."""
+
+from typing import List, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colld_fairseq.errors import ConfigError
+
+ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu}
+
+
+class Joiner(nn.Module):
+    """Additive joiner: z = W_o act(W_e h + b_e + W_p g) + b_o.
+
+    The two projections are methods of their own: they are computed once a frame and once a symbol, not once for every
+    pair of them.
+    """
+
+    def __init__(self, encoder_dim: int, predictor_dim: int, width: int, vocabulary_size: int, activation: str):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"joiner activation {activation!r} is not known; choose one of {list(ACTIVATIONS)}")
+        self.encoder_projection = nn.Linear(encoder_dim, width)
+        self.predictor_projection = nn.Linear(predictor_dim, width, bias=False)
+        self.activation = ACTIVATIONS[activation]
+        self.output = nn.Linear(width, vocabulary_size)
+
+    def forward(self, frames: Tensor, symbols: Tensor) -> Tensor:
+        """Projected frames and symbols [..., J], broadcast against each other -> logits [..., V]."""
+        return self.output(self.activation(frames + symbols))
+
+    def lattice(self, frames: Tensor, symbols: Tensor, frame_lengths: List[int], label_lengths: List[int]) -> Tensor:
+        """Logits of all pairs of a frame and a symbol, packed: [sum_b T_b * (U_b + 1), V], nothing of padding.
+
+        frames [B, T, J] and symbols [B, U+1, J] are projected. One utterance after the other, frame by frame.
+        """
+        hidden = [
+            (frames[b, :t, None] + symbols[b, None, : u + 1]).flatten(0, 1)
+            for b, (t, u) in enumerate(zip(frame_lengths, label_lengths))
+        ]
+        return self.output(self.activation(torch.cat(hidden)))
+
+    def band(self, frames: Tensor, symbols: Tensor, starts: Tensor, width: int) -> Tensor:
+        """Logits [B, T, S, V] of the pairs (t, starts[t]) .. (t, starts[t] + S - 1) only; S = `width`.
+
+        frames [B, T, J] and symbols [B, U+1, J] are projected, starts [B, T] int64. Columns past the last symbol repeat
+        it.
+        """
+        columns = starts.unsqueeze(2) + torch.arange(width, device=starts.device)
+        columns = columns.clamp(max=symbols.size(1) - 1)
+        rows = torch.arange(len(symbols), device=starts.device)[:, None, None]
+        return self(frames.unsqueeze(2), symbols[rows, columns])
+
+
+class SimpleJoiner(nn.Module):
+    """Logits am[t] + lm[u]: the cheap joiner whose lattice says where the band of the real one should lie.
+
+    Kuang et al. 2022, arXiv 2206.13236.
+    """
+
+    def __init__(self, encoder_dim: int, predictor_dim: int, vocabulary_size: int):
+        super().__init__()
+        self.encoder_projection = nn.Linear(encoder_dim, vocabulary_size)
+        self.predictor_projection = nn.Linear(predictor_dim, vocabulary_size)
+
+    def forward(self, frames: Tensor, symbols: Tensor) -> Tuple[Tensor, Tensor]:
+        """Encoder frames [B, T, D_e] and predictor outputs [B, U+1, D_p] -> am [B, T, V] and lm [B, U+1, V]."""
+        return self.encoder_projection(frames), self.predictor_projection(symbols)

@@ -1,0 +1,108 @@
+"""Prediction networks of neural transducers: what has been said so far, as one vector.
+
+Shapes: B utterances, U symbols, N rows of a search (hypotheses of any utterances), D width.
+
+Both networks read a start symbol (the blank, `<s>`) before the first label. With several target languages, the
+embedding of the language's tag is added to that of *every* symbol, the start included: a tag that was only put in front
+would be out of a stateless network's sight after `context` symbols.
+
+Searches run them one symbol at a time. A state is a tuple of tensors whose first dimension is the row, so that rows of
+any state can be selected, repeated and joined without knowing the network.
+"""
+
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.dropout import Dropout
+
+State = Tuple[Tensor, ...]
+
+
+class _Predictor(nn.Module):
+    """Embeddings of symbols and tags. The embedding of `pad` is zero for ever: it stands for "no tag"."""
+
+    def __init__(self, vocabulary_size: int, width: int, dropout: float, blank: int, pad: int):
+        super().__init__()
+        self.width, self.blank, self.pad = width, blank, pad
+        self.embed = nn.Embedding(vocabulary_size, width, padding_idx=pad)
+        nn.init.normal_(self.embed.weight, std=width**-0.5)
+        nn.init.zeros_(self.embed.weight[pad])
+        self.dropout = Dropout(dropout)
+
+    def embedded(self, tokens: Tensor, tags: Optional[Tensor]) -> Tensor:
+        """[B, U] and [B] -> [B, U, D]"""
+        x = self.embed(tokens)
+        return self.dropout(x if tags is None else x + self.embed(tags).unsqueeze(1))
+
+    def tags_of(self, rows: int, tags: Optional[Tensor]) -> Tensor:
+        return self.embed.weight.new_full((rows,), self.pad, dtype=torch.int64) if tags is None else tags
+
+    def start_tokens(self, rows: int) -> Tensor:
+        """[N] the symbol every search begins with."""
+        return self.embed.weight.new_full((rows,), self.blank, dtype=torch.int64)
+
+
+class LstmPredictor(_Predictor):
+    """Embedding and LSTM (Graves 2012, arXiv 1211.3711)."""
+
+    def __init__(self, vocabulary_size: int, width: int, layers: int, dropout: float, blank: int, pad: int):
+        super().__init__(vocabulary_size, width, dropout, blank, pad)
+        self.layers = layers
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+
+    def forward(self, tokens: Tensor, tags: Optional[Tensor] = None) -> Tensor:
+        """Symbols [B, U], the start symbol first, and tags [B] -> [B, U, D]: row u has read symbols 0..u."""
+        return self.lstm(self.embedded(tokens, tags))[0]
+
+    def start(self, rows: int, tags: Optional[Tensor] = None) -> State:
+        """State before the start symbol: hidden and cell [N, 2, layers, D], tags [N]."""
+        return self.embed.weight.new_zeros(rows, 2, self.layers, self.width), self.tags_of(rows, tags)
+
+    def step(self, tokens: Tensor, state: State) -> Tuple[Tensor, State]:
+        """One symbol for every row: tokens [N] -> output [N, D] and the state after it."""
+        memory, tags = state
+        hidden, cell = memory.permute(1, 2, 0, 3).contiguous()
+        output, (hidden, cell) = self.lstm(self.embedded(tokens[:, None], tags), (hidden, cell))
+        return output[:, 0], (torch.stack((hidden, cell)).permute(2, 0, 1, 3), tags)
+
+
+class StatelessPredictor(_Predictor):
+    """Embeddings of the last `context` symbols, a grouped convolution over them, ReLU.
+
+    After Ghodsi et al. 2020 in the form of icefall: groups of 4 channels, no bias. A search's state is a handful of
+    token ids.
+    """
+
+    def __init__(self, vocabulary_size: int, width: int, context: int, dropout: float, blank: int, pad: int):
+        super().__init__(vocabulary_size, width, dropout, blank, pad)
+        if context < 1 or width % 4:
+            raise ConfigError(
+                f"a stateless predictor needs context >= 1 and a width divisible by 4, not {context} and {width}"
+            )
+        self.context = context
+        self.conv = nn.Conv1d(width, width, context, groups=width // 4, bias=False) if context > 1 else None
+
+    def forward(self, tokens: Tensor, tags: Optional[Tensor] = None) -> Tensor:
+        """Symbols [B, U], the start symbol first, and tags [B] -> [B, U, D]: row u has read symbols 0..u."""
+        return self._combine(F.pad(tokens, (self.context - 1, 0), value=self.blank), tags)
+
+    def start(self, rows: int, tags: Optional[Tensor] = None) -> State:
+        """State before the start symbol: the symbols before it [N, context - 1] (blanks), tags [N]."""
+        tokens = self.start_tokens(rows)
+        return tokens[:, None].expand(rows, self.context - 1), self.tags_of(rows, tags)
+
+    def step(self, tokens: Tensor, state: State) -> Tuple[Tensor, State]:
+        """One symbol for every row: tokens [N] -> output [N, D] and the state after it."""
+        history, tags = state
+        history = torch.cat((history, tokens[:, None]), dim=1)
+        return self._combine(history, tags)[:, 0], (history[:, 1:], tags)
+
+    def _combine(self, tokens: Tensor, tags: Optional[Tensor]) -> Tensor:
+        x = self.embedded(tokens, tags)
+        if self.conv is not None:
+            x = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return F.relu(x)
