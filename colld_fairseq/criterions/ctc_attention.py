@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Dict
 
 import torch
-import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from fairseq.dataclass import FairseqDataclass
@@ -18,6 +17,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from colld_fairseq.criterions.batches import sum_logs
+from colld_fairseq.losses.ctc import ctc_loss
 
 
 @dataclass
@@ -41,7 +41,14 @@ class CtcAttentionCriterion(FairseqCriterion):
     def forward(self, model, sample: Dict, reduce: bool = True):
         """Returns (loss summed over target tokens, target tokens, logging output)."""
         output = model(**sample["net_input"])
-        ctc, ctc_tokens, too_short = self.ctc_loss(output, sample)
+        ctc, ctc_tokens, too_short = ctc_loss(
+            output["ctc_logits"],
+            output["ctc_lengths"],
+            sample["ctc_target"],
+            sample["ctc_target_lengths"],
+            self.blank,
+            self.pad,
+        )
         log = dict(ctc_loss=ctc.detach(), ctc_tokens=ctc_tokens, ctc_too_short=too_short)
         if "logits" in output:
             attention, smoothed, tokens, correct = self.attention_loss(output["logits"], sample["target"])
@@ -58,21 +65,6 @@ class CtcAttentionCriterion(FairseqCriterion):
             audio_seconds=sample["audio_seconds"],
         )
         return loss, tokens, log
-
-    def ctc_loss(self, output: Dict[str, Tensor], sample: Dict):
-        """CTC loss summed over the batch, its target tokens, and how many clips are too short for their text.
-
-        Those clips have no alignment: they contribute nothing instead of infinity, and are counted in the log.
-        """
-        log_probs = torch.log_softmax(output["ctc_logits"].float(), dim=-1).transpose(0, 1)
-        targets, lengths = sample["ctc_target"], sample["ctc_target_lengths"]
-        repeats = (targets[:, 1:] == targets[:, :-1]) & (targets[:, 1:] != self.pad)
-        too_short = output["ctc_lengths"] < lengths.to(output["ctc_lengths"].device) + repeats.sum(1)
-        with torch.backends.cudnn.flags(enabled=False):  # cuDNN's CTC is not deterministic and refuses long targets
-            loss = F.ctc_loss(
-                log_probs, targets, output["ctc_lengths"], lengths, self.blank, reduction="sum", zero_infinity=True
-            )
-        return loss, int(lengths.sum()), int(too_short.sum())
 
     def attention_loss(self, logits: Tensor, target: Tensor):
         """Negative log-likelihood, its label-smoothed form (both summed), tokens, correct predictions."""

@@ -1,12 +1,13 @@
 """Generators for fairseq-generate and validation: a batch in, fairseq's n-best lists out."""
 
 import math
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
 from colld_fairseq.decoding.ctc import CtcHypothesis, LanguageModel, greedy_ctc, prefix_beam_search
+from colld_fairseq.decoding.transducer import TransducerHypothesis
 from colld_fairseq.errors import ColldError
 
 
@@ -75,7 +76,7 @@ class CtcGenerator:
                 self.lm_weight,
                 self.length_score,
             )
-        return [[_as_fairseq(hypothesis) for hypothesis in hypotheses] for hypotheses in n_best]
+        return [[as_fairseq(hypothesis) for hypothesis in hypotheses] for hypotheses in n_best]
 
     def _log_probs(
         self, models: Sequence[nn.Module], src_tokens: Tensor, src_lengths: Tensor
@@ -100,7 +101,8 @@ class CtcGenerator:
         return torch.logsumexp(stacked, dim=0) - math.log(len(outputs)), lengths
 
 
-def _as_fairseq(hypothesis: CtcHypothesis) -> Dict[str, Any]:
+def as_fairseq(hypothesis: Union[CtcHypothesis, TransducerHypothesis]) -> Dict[str, Any]:
+    """A hypothesis as fairseq-generate takes it, without the end of sentence."""
     # New tensors every time: fairseq-generate divides positional_scores by ln 2 in place.
     return {
         "tokens": torch.tensor(hypothesis.tokens, dtype=torch.int64),

@@ -1,0 +1,203 @@
+"""Transducer decoding: the networks as a search sees them, hypotheses, and batched greedy search.
+
+Shapes: B utterances, T frames, N rows of a search, J width of the joiner, V symbols. An utterance's result depends
+neither on padding nor on what else is in the batch, up to rounding.
+
+Topologies: in the `regular` one any number of labels may be emitted at a frame, and a blank leads to the next; in the
+`modified` one a label leads to the next frame too (see `losses.transducer_lattice`).
+"""
+
+from dataclasses import dataclass, field
+from typing import List, Optional, Protocol, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from colld_fairseq.errors import ColldError
+
+State = Tuple[Tensor, ...]
+
+# Frames that greedy search joins at once to find the next label. Nearly all symbols are blanks; beyond some
+# frames it computes joins that it does not need. Our choice.
+LOOK_AHEAD = 8
+
+
+class Network(Protocol):
+    """A transducer behind its encoder. States are tuples of tensors whose first dimension is the row."""
+
+    def start(self, rows: int, tags: Optional[Tensor] = None) -> Tuple[Tensor, State]:
+        """Projected predictor output [N, J] and state before the first label; tags [N] of the target language."""
+
+    def extend(self, tokens: Tensor, state: State) -> Tuple[Tensor, State]:
+        """The same after one more label [N]."""
+
+    def join(self, frames: Tensor, symbols: Tensor) -> Tensor:
+        """Logits [..., V] of projected frames and predictor outputs [..., J]."""
+
+
+class Scorer:
+    """ln p of the next symbol by one network, or by several whose probabilities are averaged.
+
+    Frames and predictor outputs of several networks stand side by side in the last dimension.
+
+    Args:
+        networks: their J widths are those of `widths`.
+        blank: index of the blank.
+        never_emitted: symbols that no hypothesis may hold.
+        blank_penalty: taken from the blank's logit. Probabilities are normalised after that: every alignment has as
+            many blanks as frames, so a penalty on ln p would change no order.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        widths: Sequence[int],
+        blank: int = 0,
+        never_emitted: Sequence[int] = (),
+        blank_penalty: float = 0.0,
+    ) -> None:
+        self.networks, self.widths = list(networks), list(widths)
+        self.blank, self.never_emitted, self.blank_penalty = blank, list(never_emitted), blank_penalty
+
+    def start(self, rows: int, tags: Optional[Tensor] = None) -> Tuple[Tensor, State]:
+        """Before the first label: predictor outputs [N, J] and the state."""
+        return self._side_by_side([network.start(rows, tags) for network in self.networks])
+
+    def extend(self, tokens: Tensor, state: State) -> Tuple[Tensor, State]:
+        """After one more label [N]."""
+        share = len(state) // len(self.networks)
+        states = [state[i * share : (i + 1) * share] for i in range(len(self.networks))]
+        return self._side_by_side([n.extend(tokens, own) for n, own in zip(self.networks, states)])
+
+    def log_probs(self, frames: Tensor, symbols: Tensor) -> Tensor:
+        """[..., J] and [..., J], broadcast -> float32 [..., V]."""
+        parts = zip(self.networks, frames.split(self.widths, -1), symbols.split(self.widths, -1))
+        found = []
+        for network, own_frames, own_symbols in parts:
+            logits = network.join(own_frames, own_symbols).float()
+            logits[..., self.blank] -= self.blank_penalty
+            found.append(torch.log_softmax(logits, dim=-1))
+        log_probs = found[0]
+        if len(found) > 1:
+            log_probs = torch.stack(found).logsumexp(0) - torch.tensor(len(found)).log().item()
+        log_probs[..., self.never_emitted] = -torch.inf
+        return log_probs
+
+    def _side_by_side(self, outputs) -> Tuple[Tensor, State]:
+        # One network is the usual case: the tensor itself then, without a copy.
+        symbols = outputs[0][0] if len(outputs) == 1 else torch.cat([symbols for symbols, _ in outputs], dim=-1)
+        return symbols, tuple(tensor for _, state in outputs for tensor in state)
+
+
+@dataclass
+class TransducerHypothesis:
+    """One labelling of an utterance.
+
+    Attributes:
+        tokens: token ids without blanks.
+        score: what hypotheses are ranked by: log_prob + lm_weight * lm_score + length_score * units.
+        log_prob: ln p of the path (greedy) or of all paths the beam kept.
+        lm_score: ln p by the language model, 0 without one.
+        frames: frame at which each token is emitted on the most probable path.
+        token_scores: ln p of that path, cut before each token (leading blanks go to the first token).
+    """
+
+    tokens: List[int]
+    score: float
+    log_prob: float
+    lm_score: float = 0.0
+    frames: List[int] = field(default_factory=list)
+    token_scores: List[float] = field(default_factory=list)
+
+
+def check_frames(frames: Tensor, lengths: Tensor, max_symbols: int) -> None:
+    """ColldError when shapes or lengths do not fit, or no label may ever be emitted."""
+    if frames.dim() != 3 or lengths.shape != frames.shape[:1]:
+        shapes = f"{tuple(frames.shape)} and {tuple(lengths.shape)}"
+        raise ColldError(f"expected frames [B, T, J] and lengths [B], got {shapes}")
+    if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= frames.size(1):
+        raise ColldError(f"lengths {lengths.tolist()} do not fit frames of shape {tuple(frames.shape)}")
+    if max_symbols < 1:
+        raise ColldError(f"max_symbols ({max_symbols}) must be at least 1")
+
+
+def check_number(value: float, utterance: int) -> None:
+    if value != value:
+        raise ColldError(
+            f"utterance {utterance} of the batch: log-probabilities are NaN; the model has diverged, or its input"
+            " holds NaN"
+        )
+
+
+def greedy_transducer(
+    scorer: Scorer,
+    frames: Tensor,
+    lengths: Tensor,
+    tags: Optional[Tensor] = None,
+    max_symbols: int = 10,
+    topology: str = "regular",
+) -> List[TransducerHypothesis]:
+    """The most probable symbol at every step, for a whole batch at once.
+
+    Every turn of the loop finds the next label of every utterance, however many blanks lie before it ("label looping",
+    Bataev et al. 2024, arXiv 2406.06220); a few frames are joined at once, because the predictor's output does not
+    change over blanks. There are about as many turns as the longest utterance has labels.
+
+    Args:
+        frames: [B, T, J] projected encoder output.
+        lengths: int64 [B].
+        tags: int64 [B] of the target languages.
+        max_symbols: labels at one frame; after them a blank is forced (regular topology).
+    """
+    check_frames(frames, lengths, max_symbols)
+    lengths = lengths.to(frames.device)
+    hypotheses = [TransducerHypothesis([], 0.0, 0.0) for _ in range(len(frames))]
+    leading = [0.0] * len(frames)  # ln p of the blanks before the first label
+    symbols, state = scorer.start(len(frames), tags)
+    now = torch.zeros_like(lengths)  # frame of each utterance
+    emitted = torch.zeros_like(lengths)  # labels at that frame
+    ahead = torch.arange(LOOK_AHEAD, device=frames.device)
+    active = (now < lengths).nonzero()[:, 0]
+    while len(active):
+        steps = now[active, None] + ahead
+        inside = steps < lengths[active, None]
+        log_probs = scorer.log_probs(
+            frames[active[:, None], steps.clamp(max=frames.size(1) - 1)], symbols[active].unsqueeze(1)
+        )
+        best, token = log_probs.max(dim=-1)  # [A, look-ahead]
+        to_blank = log_probs[..., scorer.blank]
+        is_label = (token != scorer.blank) & inside
+        is_label[:, 0] &= emitted[active] < max_symbols
+        found = is_label.any(dim=1)
+        first = torch.where(found, is_label.int().argmax(dim=1), LOOK_AHEAD)
+        blanks = (ahead < first[:, None]) & inside
+        reached = now[active] + blanks.sum(1)
+        rows, place = active[found], first[found]
+        tokens, scores = token[found, place], best[found, place]
+        for i, score in zip(active.tolist(), to_blank.masked_fill(~blanks, 0.0).double().sum(1).tolist()):
+            check_number(score, i)
+            if hypotheses[i].tokens:
+                hypotheses[i].token_scores[-1] += score
+            else:
+                leading[i] += score
+        emissions = zip(rows.tolist(), tokens.tolist(), reached[found].tolist(), scores.tolist())
+        for i, new_token, frame, score in emissions:
+            check_number(score, i)
+            hypothesis = hypotheses[i]
+            hypothesis.token_scores.append(score if hypothesis.tokens else leading[i] + score)
+            hypothesis.tokens.append(new_token)
+            hypothesis.frames.append(frame)
+        emitted[active] = torch.where(blanks.any(1), 0, emitted[active])
+        now[active] = reached
+        if topology == "modified":
+            now[rows] += 1
+        else:
+            emitted[rows] += 1
+        if len(rows):
+            changed = scorer.extend(tokens, tuple(tensor[rows] for tensor in state))
+            symbols = symbols.index_copy(0, rows, changed[0])
+            state = tuple(tensor.index_copy(0, rows, new) for tensor, new in zip(state, changed[1]))
+        active = (now < lengths).nonzero()[:, 0]
+    for hypothesis, before in zip(hypotheses, leading):
+        hypothesis.score = hypothesis.log_prob = sum(hypothesis.token_scores) if hypothesis.tokens else before
+    return hypotheses

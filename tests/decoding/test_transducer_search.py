@@ -1,0 +1,272 @@
+"""Transducer searches against a step-by-step loop, against all labellings enumerated, and against one another."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from colld_fairseq.decoding.transducer import Scorer, greedy_transducer
+from colld_fairseq.decoding.transducer_beam import transducer_beam_search
+from colld_fairseq.decoding.transducer_graves import graves_beam_search
+from colld_fairseq.errors import ColldError
+from colld_fairseq.modules.joiner import Joiner
+from colld_fairseq.modules.predictor import LstmPredictor, StatelessPredictor
+
+BLANK, PAD, WIDTH = 0, 1, 8
+
+
+class Network:
+    """Predictor and joiner with weights large enough to prefer something; frames are already projected."""
+
+    def __init__(self, kind="lstm", seed=0, vocabulary=6, blank_bias=0.0):
+        torch.manual_seed(seed)
+        if kind == "lstm":
+            self.predictor = LstmPredictor(vocabulary, WIDTH, 1, 0.0, BLANK, PAD).double().eval()
+        else:
+            self.predictor = StatelessPredictor(vocabulary, WIDTH, 2, 0.0, BLANK, PAD).double().eval()
+        self.joiner = Joiner(1, WIDTH, WIDTH, vocabulary, "tanh").double()
+        for parameter in (*self.predictor.parameters(), *self.joiner.parameters()):
+            parameter.data.mul_(3)
+        self.joiner.output.bias.data[BLANK] += blank_bias
+
+    def start(self, rows, tags=None):
+        return self.extend(self.predictor.start_tokens(rows), self.predictor.start(rows, tags))
+
+    def extend(self, tokens, state):
+        output, state = self.predictor.step(tokens, state)
+        return self.joiner.predictor_projection(output), state
+
+    def join(self, frames, symbols):
+        return self.joiner(frames, symbols)
+
+
+def scorer(*networks, **options):
+    return Scorer(networks, [WIDTH] * len(networks), BLANK, **{"never_emitted": [PAD], **options})
+
+
+def batch(lengths, seed=1, width=WIDTH):
+    generator = torch.Generator().manual_seed(seed)
+    frames = 2 * torch.randn(len(lengths), max(lengths), width, generator=generator, dtype=torch.float64)
+    return frames, torch.tensor(lengths)
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
+def step_by_step(search, frames, tags, max_symbols, topology):
+    """Greedy search of one utterance, a symbol at a time: tokens, frames, ln p of each token with blanks after it."""
+    symbols, state = search.start(1, tags)
+    tokens, places, scores, here, t, leading = [], [], [], 0, 0, 0.0
+    while t < len(frames):
+        log_probs = search.log_probs(frames[t], symbols[0])
+        token = BLANK if here == max_symbols else int(log_probs.argmax())
+        if token == BLANK:
+            if tokens:
+                scores[-1] += float(log_probs[BLANK])
+            else:
+                leading += float(log_probs[BLANK])
+            t, here = t + 1, 0
+            continue
+        scores.append(float(log_probs[token]) + (0.0 if tokens else leading))
+        tokens.append(token)
+        places.append(t)
+        symbols, state = search.extend(torch.tensor([token]), state)
+        here += topology == "regular"
+        t += topology == "modified"
+    return tokens, places, scores, leading
+
+
+@pytest.mark.parametrize("kind", ["lstm", "stateless"])
+@pytest.mark.parametrize("topology", ["regular", "modified"])
+@pytest.mark.parametrize("max_symbols", [1, 2, 10])
+def test_greedy_is_the_loop_over_symbols(kind, topology, max_symbols):
+    search = scorer(Network(kind, blank_bias=2.0))
+    frames, lengths = batch([37, 1, 0, 20, 9])
+    tags = torch.tensor([3, 4, 3, 1, 5])
+    found = greedy_transducer(search, frames, lengths, tags, max_symbols, topology)
+    assert sum(len(h.tokens) for h in found) > 5
+    for i, length in enumerate(lengths.tolist()):
+        expected = step_by_step(search, frames[i, :length], tags[i : i + 1], max_symbols, topology)
+        assert (found[i].tokens, found[i].frames) == expected[:2]
+        assert found[i].token_scores == pytest.approx(expected[2], abs=1e-5)
+        assert found[i].score == pytest.approx(sum(expected[2]) if expected[2] else expected[3], abs=1e-5)
+
+
+SEARCHES = {
+    "greedy": lambda *a, **k: [[h] for h in greedy_transducer(*a, **k)],
+    "beam": lambda *a, **k: transducer_beam_search(*a, beam=3, nbest=3, **k),
+    "modified": lambda *a, **k: transducer_beam_search(*a, beam=3, nbest=3, topology="modified", **k),
+    "graves": lambda *a, **k: graves_beam_search(*a, beam=3, nbest=3, **k),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_results_do_not_depend_on_the_batch(name):
+    search, (frames, lengths) = scorer(Network(blank_bias=4.0)), batch([8, 3, 6])
+    tags = torch.tensor([3, 4, 3])
+    together = SEARCHES[name](search, frames, lengths, tags, max_symbols=2)
+    for i, length in enumerate(lengths.tolist()):
+        alone = SEARCHES[name](search, frames[i : i + 1, :length], lengths[i : i + 1], tags[i : i + 1], max_symbols=2)
+        assert [h.tokens for h in alone[0]] == [h.tokens for h in together[i]]
+        assert [h.frames for h in alone[0]] == [h.frames for h in together[i]]
+        assert [h.score for h in alone[0]] == pytest.approx([h.score for h in together[i]], abs=1e-5)
+
+
+def all_labellings(search, frames, longest, max_symbols, topology="regular"):
+    """labels -> (ln p over all alignments, ln p of the best), by walking through every alignment."""
+    totals, best = {}, {}
+
+    def walk(t, labels, symbols, state, log_prob, here):
+        if t == len(frames):
+            totals.setdefault(labels, []).append(log_prob)
+            best[labels] = max(best.get(labels, -math.inf), log_prob)
+            return
+        log_probs = search.log_probs(frames[t], symbols[0]).double()
+        walk(t + 1, labels, symbols, state, log_prob + float(log_probs[BLANK]), 0)
+        if len(labels) == longest or here == max_symbols:
+            return
+        for token in range(2, len(log_probs)):
+            after = search.extend(torch.tensor([token]), state)
+            ahead, count = (1, 0) if topology == "modified" else (0, here + 1)
+            walk(t + ahead, (*labels, token), *after, log_prob + float(log_probs[token]), count)
+
+    walk(0, (), *search.start(1), 0.0, 0)
+    return {labels: float(torch.tensor(v).logsumexp(0)) for labels, v in totals.items()}, best
+
+
+def ranked(totals):
+    return sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+
+
+@pytest.mark.parametrize("topology, max_symbols", [("regular", 1), ("regular", 2), ("modified", 1)])
+def test_beam_search_that_keeps_everything_is_exact(topology, max_symbols):
+    search, (frames, lengths) = scorer(Network(vocabulary=4)), batch([3, 2])
+    found = transducer_beam_search(
+        search, frames, lengths, beam=10_000, nbest=20, max_symbols=max_symbols, topology=topology
+    )
+    for i, length in enumerate(lengths.tolist()):
+        totals, best = all_labellings(search, frames[i, :length], 99, max_symbols, topology)
+        expected = ranked(totals)[:20]
+        assert [tuple(h.tokens) for h in found[i]] == [labels for labels, _ in expected]
+        assert [h.score for h in found[i]] == pytest.approx([p for _, p in expected], abs=1e-5)
+        for h in found[i]:
+            if h.tokens:
+                assert sum(h.token_scores) == pytest.approx(best[tuple(h.tokens)], abs=1e-5)
+                assert h.frames == sorted(h.frames) and len(h.frames) == len(h.tokens) == len(h.token_scores)
+
+
+def test_graves_search_that_keeps_everything_is_exact():
+    """Labels at a frame are limited by a length no labelling of the comparison reaches."""
+    search, (frames, lengths) = scorer(Network(vocabulary=4, blank_bias=4.0)), batch([2, 1])
+    found = graves_beam_search(search, frames, lengths, beam=10_000, nbest=5, max_symbols=3)
+    for i, length in enumerate(lengths.tolist()):
+        totals, _ = all_labellings(search, frames[i, :length], 3, 3)
+        expected = ranked(totals)[:5]
+        assert all(len(labels) < 4 for labels, _ in expected)
+        assert [tuple(h.tokens) for h in found[i]] == [labels for labels, _ in expected]
+        assert [h.score for h in found[i]] == pytest.approx([p for _, p in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_graves_and_modified_search_agree_where_beams_are_wide(seed):
+    search = scorer(Network(seed=seed, vocabulary=5, blank_bias=6.0))
+    frames, lengths = batch([5, 4], seed=seed)
+    fast = transducer_beam_search(search, frames, lengths, beam=20, max_symbols=4)
+    slow = graves_beam_search(search, frames, lengths, beam=20, max_symbols=4)
+    for (one,), (other,) in zip(fast, slow):
+        assert one.tokens == other.tokens
+        assert one.score == pytest.approx(other.score, abs=1e-3)
+
+
+def test_beams_find_what_greedy_search_misses():
+    """Over many utterances: never less probable than greedy's path, sometimes another labelling."""
+    search, (frames, lengths) = scorer(Network(blank_bias=4.0)), batch([10] * 20)
+    greedy = greedy_transducer(search, frames, lengths, max_symbols=3)
+    beams = transducer_beam_search(search, frames, lengths, beam=8, max_symbols=3)
+    assert all(b.score >= g.score - 1e-6 for (b,), g in zip(beams, greedy))
+    assert any(b.tokens != g.tokens for (b,), g in zip(beams, greedy))
+
+
+class Bigram:
+    """A language model whose units are tokens."""
+
+    table = torch.randn(7, 7, generator=torch.Generator().manual_seed(3)).log_softmax(-1).tolist()
+
+    def start(self):
+        return 6
+
+    def score(self, state, token):
+        return token, self.table[state][token], 1
+
+    def finish(self, state):
+        return self.table[state][6], 0
+
+
+def test_shallow_fusion():
+    search, (frames, lengths) = scorer(Network(vocabulary=4)), batch([3])
+    lm, weight, bonus = Bigram(), 0.7, 0.4
+    fused = dict(lm=lm, lm_weight=weight, length_score=bonus)
+    (found,) = transducer_beam_search(search, frames, lengths, beam=10_000, nbest=9, max_symbols=1, **fused)
+    totals, _ = all_labellings(search, frames[0], 99, 1)
+    expected = {}
+    for labels, log_prob in totals.items():
+        said = [6, *labels, 6]
+        lm_score = sum(lm.table[a][b] for a, b in itertools.pairwise(said))
+        expected[labels] = log_prob + weight * lm_score + bonus * len(labels)
+    best = ranked(expected)[:9]
+    assert [tuple(h.tokens) for h in found] == [labels for labels, _ in best]
+    assert [h.score for h in found] == pytest.approx([p for _, p in best], abs=1e-5)
+    assert found[0].log_prob == pytest.approx(totals[best[0][0]], abs=1e-5)
+    assert best[0][0] != ranked(totals)[0][0]
+
+
+@pytest.mark.parametrize("kind", ["lstm", "stateless"])
+def test_ensemble_averages_probabilities(kind):
+    one, other = Network(kind, 0), Network(kind, 1)
+    frames, _ = batch([4], width=2 * WIDTH)
+    symbols, state = scorer(one, other).start(1)
+    symbols, _ = scorer(one, other).extend(torch.tensor([3]), state)
+    found = scorer(one, other).log_probs(frames[0, 0], symbols[0])
+    expected = 0.0
+    for network, part in ((one, frames[0, 0, :WIDTH]), (other, frames[0, 0, WIDTH:])):
+        own, _ = network.extend(torch.tensor([3]), network.start(1)[1])
+        expected += network.join(part, own[0]).softmax(-1) / 2
+    expected[PAD] = 0
+    torch.testing.assert_close(found.exp(), expected.float())
+
+
+def test_penalty_on_blanks_makes_texts_longer():
+    frames, lengths = batch([20, 20])
+    sizes = []
+    for penalty in (-8.0, 0.0, 12.0):
+        search = scorer(Network(blank_bias=4.0), blank_penalty=penalty)
+        found = greedy_transducer(search, frames, lengths, max_symbols=2)
+        found += [h for (h,) in transducer_beam_search(search, frames, lengths, max_symbols=2)]
+        sizes.append([len(h.tokens) for h in found])
+    assert all(a <= b <= c and a < c for a, b, c in zip(*sizes)), sizes
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_symbols_that_are_never_emitted(name):
+    network, (frames, lengths) = Network(), batch([6, 5])
+    network.joiner.output.bias[2] += 50
+    search = Scorer([network], [WIDTH], BLANK, never_emitted=[PAD, 2])
+    for n_best in SEARCHES[name](search, frames, lengths, max_symbols=1):
+        assert not {0, PAD, 2} & set(n_best[0].tokens)
+
+
+def test_what_cannot_be_decoded():
+    search, (frames, lengths) = scorer(Network()), batch([4, 4])
+    for function in (greedy_transducer, transducer_beam_search):
+        with pytest.raises(ColldError, match="NaN"):
+            function(search, frames * torch.nan, lengths)
+        with pytest.raises(ColldError, match="do not fit"):
+            function(search, frames, lengths + 1)
+        with pytest.raises(ColldError, match="max_symbols"):
+            function(search, frames, lengths, max_symbols=0)
+    with pytest.raises(ColldError, match="beam"):
+        transducer_beam_search(search, frames, lengths, beam=0)
