@@ -6,4 +6,5 @@ from colld_fairseq.criterions import (  # noqa: F401
     feature_regression,
     hubert_distillation,
     multi_teacher,
+    transducer,
 )

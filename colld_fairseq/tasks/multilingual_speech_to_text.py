@@ -25,6 +25,8 @@ from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.decoding.attention import AttentionGenerator
 from colld_fairseq.decoding.generators import CtcGenerator
 from colld_fairseq.decoding.kenlm_scorer import TokenKenlm, WordKenlm
+from colld_fairseq.decoding.prefix_tree import LanguageModel
+from colld_fairseq.decoding.transducer_generator import TransducerGenerator
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
@@ -35,12 +37,20 @@ logger = logging.getLogger(__name__)
 # start of its training, which never ends a sentence, would otherwise run to its limit.
 VALID_TOKENS_PER_SECOND = 30
 
+# --decoder -> the part of a model that it needs, and its name in messages; `auto` takes the first the model has.
+DECODERS = {
+    "attention": ("decoder", "an attention decoder"),
+    "transducer": ("joiner", "a transducer"),
+    "ctc": ("ctc", "a CTC layer"),
+}
+
 
 @dataclass
 class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     vocab: str = field(default="", metadata={"help": "folder written by `colld vocab` (default: the data folder)"})
-    decoder: ChoiceEnum(["auto", "ctc", "attention"]) = field(
-        default="auto", metadata={"help": "what decodes: auto = attention where the model has a decoder, else CTC"}
+    decoder: ChoiceEnum(["auto", "ctc", "attention", "transducer"]) = field(
+        default="auto",
+        metadata={"help": "what decodes: auto = attention decoder or transducer where the model has one, else CTC"},
     )
     ctc_target: ChoiceEnum(["tgt_text", "src_text"]) = field(
         default="tgt_text", metadata={"help": "text that CTC is trained on: the target, or the transcript (src_text)"}
@@ -50,13 +60,22 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
         metadata={"help": "target language forced at decoding (default: each row's own; needed by interactive)"},
     )
     valid_beam: int = field(default=1, metadata={"help": "beam of the decoding in validation"})
-    ctc_lm: str = field(default="", metadata={"help": "KenLM n-gram model for CTC decoding (.arpa or binary)"})
+    max_symbols: int = field(default=10, metadata={"help": "most labels of a transducer at one frame"})
+    blank_penalty: float = field(
+        default=0.0, metadata={"help": "taken from the logit of a transducer's blank in decoding; > 0 = longer texts"}
+    )
+    decoding_topology: ChoiceEnum(["regular", "modified"]) = field(
+        default="regular", metadata={"help": "the --topology a transducer was trained with"}
+    )
+    ctc_lm: str = field(
+        default="", metadata={"help": "KenLM n-gram model for CTC and transducer decoding (.arpa or binary)"}
+    )
     ctc_lm_unit: ChoiceEnum(["word", "token"]) = field(
         default="word", metadata={"help": "what the n-gram model counts"}
     )
     ctc_lm_weight: float = field(default=0.0, metadata={"help": "weight of the n-gram model (natural logarithms)"})
     ctc_length_score: float = field(
-        default=0.0, metadata={"help": "added for each word (or token) in CTC decoding with a model"}
+        default=0.0, metadata={"help": "added for each word (or token) in CTC or transducer decoding with a model"}
     )
 
 
@@ -112,30 +131,50 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     # -- decoding --------------------------------------------------------------------------------------------------
     def decoder_of(self, models) -> str:
-        has_decoder = all(hasattr(model, "decoder") for model in models)
+        found = [name for name, (part, _) in DECODERS.items() if all(has(model, part) for model in models)]
         if self.cfg.decoder == "auto":
-            return "attention" if has_decoder else "ctc"
-        if self.cfg.decoder == "attention" and not has_decoder:
-            raise ConfigError("--decoder attention: the model has a CTC layer only")
+            return found[0]
+        if self.cfg.decoder not in found:
+            names = " and ".join(DECODERS[name][1] for name in found)
+            raise ConfigError(f"--decoder {self.cfg.decoder}: the model has {names} only")
         return self.cfg.decoder
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
         if self.decoder_of(models) == "ctc":
             return self.build_ctc_generator(getattr(args, "beam", 1), getattr(args, "nbest", 1))
+        if self.decoder_of(models) == "transducer":
+            return self.build_transducer_generator(getattr(args, "beam", 1), getattr(args, "nbest", 1))
         extra = dict(extra_gen_cls_kwargs or {}, symbols_to_strip_from_output=self.vocabulary.tag_ids)
         return super().build_generator(models, args, seq_gen_cls or AttentionGenerator, extra, prefix_allowed_tokens_fn)
 
     def build_ctc_generator(self, beam: int, nbest: int) -> CtcGenerator:
-        lm = None
-        if self.cfg.ctc_lm:
-            path, symbols = absolute_path(self.cfg.ctc_lm), self.target_dictionary.symbols
-            word = self.cfg.ctc_lm_unit == "word"
-            lm = WordKenlm(path, symbols, self.vocabulary.tag_ids) if word else TokenKenlm(path, symbols)
         return CtcGenerator(
             self.target_dictionary,
             beam=beam,
             nbest=nbest,
-            lm=lm,
+            lm=self.ngram_model(),
+            lm_weight=self.cfg.ctc_lm_weight,
+            length_score=self.cfg.ctc_length_score,
+            symbols_to_strip_from_output=self.vocabulary.tag_ids,
+        )
+
+    def ngram_model(self) -> Optional[LanguageModel]:
+        """The model of --ctc-lm, which serves transducers too."""
+        if not self.cfg.ctc_lm:
+            return None
+        path, symbols = absolute_path(self.cfg.ctc_lm), self.target_dictionary.symbols
+        word = self.cfg.ctc_lm_unit == "word"
+        return WordKenlm(path, symbols, self.vocabulary.tag_ids) if word else TokenKenlm(path, symbols)
+
+    def build_transducer_generator(self, beam: int, nbest: int) -> TransducerGenerator:
+        return TransducerGenerator(
+            self.target_dictionary,
+            beam=beam,
+            nbest=nbest,
+            max_symbols=self.cfg.max_symbols,
+            topology=str(self.cfg.decoding_topology),
+            blank_penalty=self.cfg.blank_penalty,
+            lm=self.ngram_model(),
             lm_weight=self.cfg.ctc_lm_weight,
             length_score=self.cfg.ctc_length_score,
             symbols_to_strip_from_output=self.vocabulary.tag_ids,
@@ -147,7 +186,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
             prefix_tokens = self.tag_prefix(sample)
         with torch.no_grad():
             n_best = generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
-        if isinstance(generator, CtcGenerator):
+        if isinstance(generator, (CtcGenerator, TransducerGenerator)):
             # fairseq's hypotheses end with </s>; its default scorer crashes on one of no tokens at all.
             for hypothesis in itertools.chain.from_iterable(n_best):
                 hypothesis["tokens"] = F.pad(hypothesis["tokens"], (0, 1), value=self.target_dictionary.eos())
@@ -189,7 +228,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
                 beam=self.cfg.valid_beam, nbest=1, max_len_a=VALID_TOKENS_PER_SECOND / per_second, max_len_b=10
             )
             self.valid_generators = {"": self.build_generator([model], arguments)}
-            if self.decoder_of([model]) == "attention" and self.cfg.ctc_target == "src_text":
+            if self.decoder_of([model]) != "ctc" and self.cfg.ctc_target == "src_text" and has(model, "ctc"):
                 self.valid_generators["ctc_"] = self.build_ctc_generator(self.cfg.valid_beam, 1)
         return self.valid_generators
 
@@ -210,3 +249,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def reduce_metrics(self, logging_outputs, criterion) -> None:
         super().reduce_metrics(logging_outputs, criterion)
         log_scores(metrics, logging_outputs)
+
+
+def has(model, part: str) -> bool:
+    return getattr(model, part, None) is not None

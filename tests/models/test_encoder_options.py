@@ -82,7 +82,7 @@ def test_no_option_is_left_out():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("model", ["colld_student", "student_ctc", "student_s2t"])
+@pytest.mark.parametrize("model", ["colld_student", "student_ctc", "student_s2t", "transducer_student"])
 def test_every_preset_is_an_architecture(model, name):
     assert models.ARCH_MODEL_NAME_REGISTRY[f"{model}_{name}"] == model
     arguments = Namespace()

@@ -1,0 +1,123 @@
+"""Model `transducer_student`: student encoder, prediction network and joiner."""
+
+from dataclasses import dataclass, field
+from typing import Dict, Optional, Tuple
+
+import torch
+from fairseq.dataclass import ChoiceEnum
+from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
+from torch import Tensor, nn
+
+from colld_fairseq.models.encoder_options import set_preset
+from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.models.finetune_encoder import FinetuneEncoder, FinetuneOptions, build_student
+from colld_fairseq.modules.joiner import ACTIVATIONS, Joiner
+from colld_fairseq.modules.predictor import LstmPredictor, State, StatelessPredictor
+
+
+@dataclass
+class TransducerStudentConfig(FinetuneOptions):
+    predictor: ChoiceEnum(["lstm", "stateless"]) = field(
+        default="lstm", metadata={"help": "prediction network: lstm, or stateless (the last few symbols)"}
+    )
+    predictor_embed_dim: int = field(default=320, metadata={"help": "predictor width (Conformer S: 320)"})
+    predictor_layers: int = field(default=1, metadata={"help": "LSTM layers (Conformer: 1)"})
+    predictor_context: int = field(default=2, metadata={"help": "symbols a stateless predictor sees (icefall: 2)"})
+    predictor_dropout: float = field(default=0.1, metadata={"help": "dropout on the predictor's embeddings"})
+    joiner_dim: int = field(default=320, metadata={"help": "width of the joiner"})
+    joiner_activation: ChoiceEnum(list(ACTIVATIONS)) = field(default="tanh", metadata={"help": "tanh or relu"})
+    auxiliary_ctc: bool = field(
+        default=False, metadata={"help": "a CTC layer on the encoder, trained with the criterion's --ctc-weight"}
+    )
+
+
+@register_model("transducer_student", dataclass=TransducerStudentConfig)
+class TransducerStudent(BaseFairseqModel):
+    """Token 0 (`<s>`) of the dictionary is the blank, and what the predictor reads first.
+
+    With language tags in the vocabulary the predictor is told the target language (see `modules.predictor`).
+    """
+
+    def __init__(
+        self, encoder: FinetuneEncoder, predictor: nn.Module, joiner: Joiner, ctc: Optional[nn.Linear], uses_tags: bool
+    ) -> None:
+        super().__init__()
+        self.encoder, self.predictor, self.joiner, self.ctc = encoder, predictor, joiner, ctc
+        self.uses_tags = uses_tags
+
+    @classmethod
+    def build_model(cls, cfg: TransducerStudentConfig, task) -> "TransducerStudent":
+        dictionary = task.target_dictionary
+        vocabulary, special = len(dictionary), (dictionary.bos(), dictionary.pad())
+        encoder = FinetuneEncoder(cfg, build_student(cfg))
+        width, dropout = cfg.predictor_embed_dim, cfg.predictor_dropout
+        if cfg.predictor == "lstm":
+            predictor = LstmPredictor(vocabulary, width, cfg.predictor_layers, dropout, *special)
+        else:
+            predictor = StatelessPredictor(vocabulary, width, cfg.predictor_context, dropout, *special)
+        inner = encoder.student.width
+        joiner = Joiner(inner, width, cfg.joiner_dim, vocabulary, str(cfg.joiner_activation))
+        ctc = nn.Linear(inner, vocabulary) if cfg.auxiliary_ctc else None
+        return cls(encoder, predictor, joiner, ctc, bool(task.prefix_size))
+
+    def set_num_updates(self, num_updates: int) -> None:
+        super().set_num_updates(num_updates)
+        self.encoder.set_num_updates(num_updates)
+
+    def forward(
+        self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, label_lengths: Tensor, **unused
+    ) -> Dict[str, Tensor]:
+        """The joiner on every pair of a frame and a symbol of each utterance.
+
+        prev_output_tokens [B, 1 (+ 1) + U]: what fairseq's decoders are fed, </s>, the language tag where there are
+        tags, labels; label_lengths [B] counts the labels alone. An utterance without a single frame has no row.
+
+        Returns {"logits": [sum_b T_b * (U_b + 1), V] packed, "lengths": [B] frames}, and with an auxiliary CTC layer
+        {"ctc_logits": [B, T, V], "ctc_lengths": [B]}.
+        """
+        encoded = self.encoder.encode(src_tokens, src_lengths)
+        symbols = self.joiner.predictor_projection(self.predict_all(prev_output_tokens))
+        frames = self.joiner.encoder_projection(encoded.x)
+        logits = self.joiner.lattice(frames, symbols, encoded.lengths.tolist(), label_lengths.tolist())
+        output = {"logits": logits, "lengths": encoded.lengths}
+        if self.ctc is not None:
+            output.update(ctc_logits=self.ctc(encoded.x), ctc_lengths=encoded.lengths)
+        return output
+
+    def predict_all(self, prev_output_tokens: Tensor) -> Tensor:
+        """Predictor outputs [B, U + 1, D] before each label and after the last."""
+        tags = prev_output_tokens[:, 1] if self.uses_tags else None
+        labels = prev_output_tokens[:, 1 + self.uses_tags :]
+        start = self.predictor.start_tokens(len(labels))[:, None]
+        return self.predictor(torch.cat((start, labels), dim=1), tags)
+
+    # -- what a search asks for (decoding.transducer.Network) --------------------------------------------------------
+    def encode_for_search(self, src_tokens: Tensor, src_lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        """Projected frames [B, T, J] and lengths [B]."""
+        encoded = self.encoder.encode(src_tokens, src_lengths)
+        return self.joiner.encoder_projection(encoded.x), encoded.lengths
+
+    def start(self, rows: int, tags: Optional[Tensor] = None) -> Tuple[Tensor, State]:
+        """Projected predictor output [N, J] after the start symbol and the state, tags [N]."""
+        return self.extend(self.predictor.start_tokens(rows), self.predictor.start(rows, tags))
+
+    def extend(self, tokens: Tensor, state: State) -> Tuple[Tensor, State]:
+        """Projected predictor output [N, J] after one more symbol [N] and the state."""
+        output, state = self.predictor.step(tokens, state)
+        return self.joiner.predictor_projection(output), state
+
+    def join(self, frames: Tensor, symbols: Tensor) -> Tensor:
+        """Logits [..., V] of projected frames and predictor outputs [..., J], float32."""
+        return self.joiner(frames, symbols).float()
+
+    def get_ctc_log_probs(self, src_tokens: Tensor, src_lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        """Log-probabilities float32 [B, T, V] of the auxiliary CTC layer and lengths [B]."""
+        encoded = self.encoder.encode(src_tokens, src_lengths)
+        return torch.log_softmax(self.ctc(encoded.x).float(), dim=-1), encoded.lengths
+
+    def max_positions(self):
+        return None
+
+
+for _name in PRESETS:
+    register_model_architecture("transducer_student", f"transducer_student_{_name}")(set_preset(_name))
