@@ -9,19 +9,31 @@ from .discriminative import DiscriminativeOutput, cosine_logits, discriminative_
 from .regression import RegressionOutput, regression_loss
 from .targets import average_layers, normalise_targets
 from .transducer import TransducerOutput, transducer_loss
+from .transducer_pruned import (
+    SimpleTransducerOutput,
+    gather_ranges,
+    prune_ranges,
+    pruned_transducer_loss,
+    simple_transducer_loss,
+)
 
 __all__ = [
     "ContrastiveOutput",
     "DiscriminativeOutput",
     "NegativePlan",
     "RegressionOutput",
+    "SimpleTransducerOutput",
     "TransducerOutput",
     "average_layers",
     "contrastive_loss",
     "cosine_logits",
     "discriminative_loss",
+    "gather_ranges",
     "normalise_targets",
+    "prune_ranges",
+    "pruned_transducer_loss",
     "regression_loss",
     "sample_negatives",
+    "simple_transducer_loss",
     "transducer_loss",
 ]

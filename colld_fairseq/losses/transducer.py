@@ -178,8 +178,8 @@ def collect(log_prob: Tensor, targets: Targets, zero_infinity: bool) -> Transduc
     if not zero_infinity and no_path.any():
         names = ", ".join(targets.names[b] for b in no_path.nonzero().flatten().tolist())
         raise ValueError(
-            f"{names}: no path of non-zero probability, logits of -inf rule out every alignment; repair the "
-            "joiner, or leave such utterances out with zero_infinity=True"
+            f"{names}: no path of non-zero probability, logits of -inf (or a band made for other lengths) rule out "
+            "every alignment; repair the joiner, or leave such utterances out with zero_infinity=True"
         )
     losses = (-log_prob).masked_fill(no_path, 0.0)
     return TransducerOutput(losses.sum(), (~no_path).sum(), losses)

@@ -23,6 +23,11 @@ from torch.autograd.function import once_differentiable
 PIECE_CPU, PIECE_CUDA = 2**18, 2**25
 
 
+def piece_size(tensor: Tensor) -> int:
+    """How many logits to handle at once on the device of a tensor."""
+    return PIECE_CUDA if tensor.is_cuda else PIECE_CPU
+
+
 class LogitLayout:
     """Where the nodes of each utterance lie in a tensor of logits.
 
@@ -51,7 +56,7 @@ class LogitLayout:
 
     def pieces(self, logits: Tensor) -> Iterator[Tuple[int, slice]]:
         """(utterance, frames) of pieces that are handled at once."""
-        size = PIECE_CUDA if logits.is_cuda else PIECE_CPU
+        size = piece_size(logits)
         for b, (t, w) in enumerate(zip(self.frames, self.widths)):
             step = max(size // (w * logits.shape[-1]), 1)
             for start in range(0, t, step):

@@ -1,0 +1,201 @@
+"""Pruned transducer loss (Kuang et al. 2022, arXiv:2206.13236): the joiner runs near the likely alignments only.
+
+1. :func:`simple_transducer_loss`: a transducer whose joiner is an addition, am_t + lm_u, both of them linear
+   projections to the vocabulary. Its loss is trained too, and its arc posteriors cost one matrix product.
+2. :func:`prune_ranges`: for every frame the S successive nodes that hold most of the posterior.
+3. :func:`gather_ranges` takes the predictor's output there, and the real joiner makes logits [B, T, S, V].
+4. :func:`pruned_transducer_loss` of those; nodes outside the band have probability 0.
+
+k2's recipes add them up as 0.5 * simple + 1.0 * pruned, after 2000 updates that move there from 1.0 and 0.1.
+With S = U + 1 the band is the whole lattice and the pruned loss is :func:`~.transducer.transducer_loss`.
+"""
+
+from typing import NamedTuple, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from .transducer import TransducerOutput, check_room, check_targets, collect, penalise_delay
+from .transducer_arcs import LogitLayout, arc_log_probs
+from .transducer_lattice import lattice_log_prob
+from .transducer_simple import simple_arc_log_probs
+
+
+class SimpleTransducerOutput(NamedTuple):
+    """``loss_sum``, ``count`` and ``losses`` as in :class:`~.transducer.TransducerOutput`;
+    ``blank_posterior`` and ``label_posterior`` ``[B, T, U+1]``: of the arcs that leave each node, for
+    :func:`prune_ranges`, without gradient. T and U are the longest of the batch."""
+
+    loss_sum: Tensor
+    count: Tensor
+    losses: Tensor
+    blank_posterior: Tensor
+    label_posterior: Tensor
+
+
+def simple_transducer_loss(
+    am: Tensor,
+    lm: Tensor,
+    labels: Tensor,
+    logit_lengths: Tensor,
+    label_lengths: Tensor,
+    *,
+    blank: int = 0,
+    topology: str = "regular",
+    lm_only_scale: float = 0.0,
+    fastemit_lambda: float = 0.0,
+    delay_penalty: float = 0.0,
+    zero_infinity: bool = False,
+    utterance_ids: Optional[Sequence[str]] = None,
+) -> SimpleTransducerOutput:
+    """-log P of the labels with log P(k | t, u) = log softmax_k(am_t + lm_u).
+
+    Args:
+        am: ``[B, T, V]`` projection of the encoder's output, any float dtype.
+        lm: ``[B, U+1, V]`` projection of the predictor's output.
+        lm_only_scale: s in (1 - s) * log P(k | t, u) + s * log softmax_k(lm_u), which takes the place of
+            log P: it keeps lm a language model and the bounds from chasing am alone. k2's recipes use 0.25.
+        the others: as for :func:`~.transducer.transducer_loss`.
+
+    Raises:
+        ValueError: as :func:`~.transducer.transducer_loss` does.
+    """
+    if am.dim() != 3 or lm.dim() != 3 or am.shape[2] != lm.shape[2]:
+        raise ValueError(f"am {tuple(am.shape)} and lm {tuple(lm.shape)} must be [B, T, V] and [B, U+1, V]")
+    targets = check_targets(
+        labels, logit_lengths, label_lengths, am.shape[2], blank, topology, zero_infinity, utterance_ids
+    )
+    width = targets.next_labels.shape[1]
+    check_room(am, (max(targets.frames, default=0),), "am [B, T, V]", targets)
+    check_room(lm, (width,), "lm [B, U+1, V]", targets)
+    with torch.autocast(am.device.type, enabled=False):
+        blank_arcs, label_arcs = simple_arc_log_probs(am, lm, targets, blank)
+        if lm_only_scale:
+            log_probs = lm[:, :width].log_softmax(-1, dtype=blank_arcs.dtype)  # [B, U+1, V]
+            lm_blank = log_probs[:, None, :, blank]
+            lm_label = log_probs.gather(2, targets.next_labels[..., None])[:, None, :, 0]
+            blank_arcs = (1 - lm_only_scale) * blank_arcs + lm_only_scale * lm_blank
+            label_arcs = (1 - lm_only_scale) * label_arcs + lm_only_scale * lm_label
+        label_arcs = penalise_delay(label_arcs, targets.logit_lengths, delay_penalty)
+        log_prob, *posteriors = lattice_log_prob(
+            blank_arcs,
+            label_arcs,
+            targets.logit_lengths,
+            targets.label_lengths,
+            topology,
+            fastemit_lambda,
+            posteriors=True,
+        )
+        return SimpleTransducerOutput(*collect(log_prob, targets, zero_infinity), *posteriors)
+
+
+@torch.no_grad()
+def prune_ranges(
+    blank_posterior: Tensor,
+    label_posterior: Tensor,
+    logit_lengths: Tensor,
+    label_lengths: Tensor,
+    prune_range: int = 5,
+    topology: str = "regular",
+) -> Tensor:
+    """The nodes u at which the joiner is evaluated, ``[B, T, S]`` int64: S successive ones for every frame.
+
+    The window of frame t begins at the s for which the posterior inside, sum_{u=s}^{s+S-1} blank(t, u) -
+    label(t, s-1), is largest. Then the windows are made into a band that holds a path: it begins at 0, never
+    goes back, moves by less than S a frame (by at most 1 in the `modified` topology, where more labels a frame
+    than that cannot be emitted), and ends at U_b. Frames beyond an utterance's length repeat its last window.
+
+    Args:
+        blank_posterior, label_posterior: ``[B, T, U+1]`` from :func:`simple_transducer_loss`.
+        logit_lengths, label_lengths: ``[B]``.
+        prune_range: S, at least 2. Where labels are too many for it, S * T_b < U_b + T_b, the smallest S that
+            leads to U_b is taken for the whole batch; and never more than U + 1.
+
+    Raises:
+        ValueError: if ``prune_range`` is below 2.
+    """
+    if prune_range < 2:
+        raise ValueError(f"prune_range={prune_range}: a band narrower than 2 nodes cannot emit a label")
+    _, frames, width = blank_posterior.shape
+    device = blank_posterior.device
+    logit_lengths, label_lengths = logit_lengths.to(device).long(), label_lengths.to(device).long()
+    if topology == "regular":
+        rise = (label_lengths + logit_lengths - 1).div(logit_lengths, rounding_mode="floor")
+        prune_range = max(prune_range, int(rise.max()) + 1)
+    size = min(prune_range, width)
+
+    inside = torch.nn.functional.pad(blank_posterior.cumsum(2), (1, 0)).unfold(2, size + 1, 1)  # [B, T, W-S+1, S+1]
+    gain = inside[..., -1] - inside[..., 0]
+    gain[:, :, 1:] -= label_posterior[:, :, : width - size]
+    start = torch.arange(width - size + 1, device=device)
+    last = (label_lengths - size + 1).clamp_min(0)[:, None]  # [B, 1] where the window of the last frame begins
+    begin = gain.masked_fill_(start > last[..., None], -torch.inf).argmax(2)
+    t = torch.arange(frames, device=device)
+    begin = torch.where(t >= logit_lengths[:, None] - 1, last, begin)
+
+    begin = _reverse_cummin(begin)
+    slope = (size - 1 if topology == "regular" else 1) * t
+    begin = slope - _reverse_cummin(slope - begin).clamp_min(0)
+    return begin[..., None] + torch.arange(size, device=device)
+
+
+def _reverse_cummin(values: Tensor) -> Tensor:
+    """``[B, T]``: minimum over this and all later frames."""
+    return values.flip(1).cummin(1).values.flip(1)
+
+
+def gather_ranges(predictor: Tensor, ranges: Tensor) -> Tensor:
+    """``[B, T, S, D]``: the predictor's output ``[B, U+1, D]`` at the nodes of ``ranges`` ``[B, T, S]``."""
+    batch, width, _ = predictor.shape
+    rows = ranges + width * torch.arange(batch, device=ranges.device)[:, None, None]
+    return predictor.flatten(0, 1).index_select(0, rows.flatten()).view(*ranges.shape, -1)
+
+
+def pruned_transducer_loss(
+    logits: Tensor,
+    ranges: Tensor,
+    labels: Tensor,
+    logit_lengths: Tensor,
+    label_lengths: Tensor,
+    *,
+    blank: int = 0,
+    topology: str = "regular",
+    fastemit_lambda: float = 0.0,
+    delay_penalty: float = 0.0,
+    zero_infinity: bool = False,
+    utterance_ids: Optional[Sequence[str]] = None,
+    overwrite_logits: bool = False,
+) -> TransducerOutput:
+    """-log of the probability of all alignments inside the band; never less than the full loss.
+
+    Args:
+        logits: ``[B, T, S, V]``, the joiner's output at node (t, ranges[b, t, s]).
+        ranges: ``[B, T, S]`` from :func:`prune_ranges` with the same lengths and topology.
+        the others: as for :func:`~.transducer.transducer_loss`.
+
+    Raises:
+        ValueError: as :func:`~.transducer.transducer_loss` does, and if the band belongs to another batch.
+    """
+    if logits.dim() != 4 or ranges.shape != logits.shape[:3]:
+        raise ValueError(f"logits {tuple(logits.shape)} must be [B, T, S, V], ranges {tuple(ranges.shape)} [B, T, S]")
+    targets = check_targets(
+        labels, logit_lengths, label_lengths, logits.shape[3], blank, topology, zero_infinity, utterance_ids
+    )
+    frames, size = max(targets.frames, default=0), ranges.shape[2]
+    check_room(logits, (frames,), "logits [B, T, S, V]", targets)
+    ranges = ranges[:, :frames]
+    batch, width = targets.next_labels.shape
+    if ranges.numel() and not 0 <= ranges.amin() <= ranges.amax() < width:
+        raise ValueError(f"ranges lead to node {int(ranges.amax())}, but no utterance has more than {width - 1} labels")
+    next_labels = targets.next_labels[:, None].expand(-1, frames, -1).gather(2, ranges)
+    with torch.autocast(logits.device.type, enabled=False):
+        layout = LogitLayout(targets.frames, [size] * batch, packed=False)
+        arcs = arc_log_probs(logits.contiguous(), next_labels, layout, blank, overwrite_logits)
+        blank_arcs, label_arcs = (
+            banded.new_full((batch, frames, width), -torch.inf).scatter(2, ranges, banded) for banded in arcs
+        )
+        label_arcs = penalise_delay(label_arcs, targets.logit_lengths, delay_penalty)
+        log_prob, _, _ = lattice_log_prob(
+            blank_arcs, label_arcs, targets.logit_lengths, targets.label_lengths, topology, fastemit_lambda
+        )
+        return collect(log_prob, targets, zero_infinity)
