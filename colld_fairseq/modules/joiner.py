@@ -1,6 +1,6 @@
 """Joint networks of neural transducers: encoder frame and predictor output to scores of the next symbol."""
 
-from typing import List, Tuple
+from typing import List
 
 import torch
 import torch.nn.functional as F
@@ -41,30 +41,3 @@ class Joiner(nn.Module):
             for b, (t, u) in enumerate(zip(frame_lengths, label_lengths))
         ]
         return self.output(self.activation(torch.cat(hidden)))
-
-    def band(self, frames: Tensor, symbols: Tensor, starts: Tensor, width: int) -> Tensor:
-        """Logits [B, T, S, V] of the pairs (t, starts[t]) .. (t, starts[t] + S - 1) only; S = `width`.
-
-        frames [B, T, J] and symbols [B, U+1, J] are projected, starts [B, T] int64. Columns past the last symbol repeat
-        it.
-        """
-        columns = starts.unsqueeze(2) + torch.arange(width, device=starts.device)
-        columns = columns.clamp(max=symbols.size(1) - 1)
-        rows = torch.arange(len(symbols), device=starts.device)[:, None, None]
-        return self(frames.unsqueeze(2), symbols[rows, columns])
-
-
-class SimpleJoiner(nn.Module):
-    """Logits am[t] + lm[u]: the cheap joiner whose lattice says where the band of the real one should lie.
-
-    Kuang et al. 2022, arXiv 2206.13236.
-    """
-
-    def __init__(self, encoder_dim: int, predictor_dim: int, vocabulary_size: int):
-        super().__init__()
-        self.encoder_projection = nn.Linear(encoder_dim, vocabulary_size)
-        self.predictor_projection = nn.Linear(predictor_dim, vocabulary_size)
-
-    def forward(self, frames: Tensor, symbols: Tensor) -> Tuple[Tensor, Tensor]:
-        """Encoder frames [B, T, D_e] and predictor outputs [B, U+1, D_p] -> am [B, T, V] and lm [B, U+1, V]."""
-        return self.encoder_projection(frames), self.predictor_projection(symbols)

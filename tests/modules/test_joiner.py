@@ -1,4 +1,4 @@
-"""Joiner: the formula, and lattices and bands made of single pairs."""
+"""Joiner: the formula, and the lattice made of single pairs."""
 
 import pytest
 import torch
@@ -30,18 +30,6 @@ def test_packed_lattice_skips_padding():
     expected = torch.stack([joiner(frames[b, t], symbols[b, u]) for b, t, u in pairs])
     torch.testing.assert_close(packed, expected)
     assert joiner.lattice(frames, symbols, [0, 1], [1, 0]).shape == (1, 7)
-
-
-def test_band():
-    joiner, h, g = setting()
-    frames, symbols = joiner.encoder_projection(h), joiner.predictor_projection(g)
-    starts = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 2]])
-    band = joiner.band(frames, symbols, starts, 2)
-    for b in range(2):
-        for t in range(4):
-            for k in range(2):
-                u = min(int(starts[b, t]) + k, 2)
-                torch.testing.assert_close(band[b, t, k], joiner(frames[b, t], symbols[b, u]))
 
 
 def test_unknown_activation():
