@@ -33,3 +33,13 @@ def test_two_updates(combination, two_teachers, tmp_path):
     heads = {name: value.shape for name, value in state["model"].items() if name.startswith("heads.heads.")}
     assert [heads[f"heads.heads.{k}.weight"] for k in range(3)] == [(48, 32), (48, 32), (16, 32)]
     assert state["task_state"]["teacher"].startswith("slow=hf:")
+
+
+def test_random_teachers_resume_exactly(two_teachers, tmp_path):
+    """Drawn teachers and masks come again after a stop."""
+    options = [*two_teachers, "--teacher-combination", "random", "--mask-prob", "0.3", "--disable-validation"]
+    whole = losses(call("train", *options, "--max-update", "5", "--save-dir", tmp_path / "whole"))
+    parts = []
+    for stop in ("2", "5"):
+        parts += losses(call("train", *options, "--max-update", stop, "--save-dir", tmp_path / "parts"))
+    assert parts == whole and len(whole) == 5

@@ -110,7 +110,7 @@ CHECKS = {
 }
 OTHERS = [
     words
-    for folder in ("baselines", "colld", "hubert_asr")
+    for folder in ("baselines", "colld", "hubert_asr", "multi_teacher_transducer")
     for words in commands_of(EXAMPLES / folder / "README.md")
     if words[0] != "fairseq-train"
 ]
