@@ -5,8 +5,7 @@ layer by layer they cross the memory bus many times, which costs as much as the 
 
 - a block of output frames goes through all layers before the next one (a few frames of each layer are
   computed twice at a seam);
-- activations are [T, C], where neighbouring taps are one row: a convolution of kernel 3 and stride 2 is two
-  matrix products on views of its input, without a copy;
+- activations are [T, C], on which convolutions are matrix products (see tap_products);
 - the group norm after the first convolution is folded into that convolution's weights;
 - the backward pass keeps the pre-activations of the later layers and computes the rest again.
 """
@@ -18,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from colld_fairseq.modules.tap_products import Conv, convolve, convolve_backward
 
 BLOCK_FRAMES = 100
 _gelu_into = torch.ops.aten.gelu.out
@@ -70,11 +71,6 @@ def fold_channel_norm(
     return torch.cat((scale.unsqueeze(-1) * taps, shift.unsqueeze(-1)), dim=-1).to(x.dtype)
 
 
-def rows_of_taps(weight: Tensor) -> Tensor:
-    """Weight of a convolution [O, C, K] -> [O, K * C], as its taps stand in the rows of [T, C]."""
-    return weight.transpose(1, 2).reshape(weight.size(0), -1)
-
-
 def extract_in_blocks(
     x: Tensor,
     steps: Sequence[Step],
@@ -87,8 +83,8 @@ def extract_in_blocks(
         x: samples [B, N] on the CPU; they get no gradient.
         steps: the layers.
         tensors: for each of them weight, bias, gain and offset of the norm, None where there is none. The
-            first weight is [B, C, K + 1] with the bias in its last column, the others are
-            :func:`rows_of_taps`.
+            first weight is [B, C, K + 1] with the bias in its last column, the others come from
+            :func:`~colld_fairseq.modules.tap_products.taps_first`.
         frames: valid frames of each clip; None = all. The others are not computed.
 
     Returns:
@@ -161,62 +157,29 @@ class _Extractor(torch.autograd.Function):
 
 
 class _Workspace:
-    """Memory that every block uses again: getting it anew from the system costs more than what is done in
-    it.
+    """Memory that every block uses again, and the convolutions behind the first.
+
+    Getting the memory anew from the system would cost more than what is done in it.
     """
 
     def __init__(self, x: Tensor, plan: _Plan, flat: Sequence[Optional[Tensor]]):
         rows = plan.rows(min(BLOCK_FRAMES, plan.total))
-        size = max(n * weight.size(-2) for n, weight in zip(rows, flat[::4]))
-        self.buffers = x.new_empty(4, size)
+        widths = [flat[0].size(1)] + [weight.size(1) for weight in flat[4::4]]
+        size = max(count * width for count, width in zip(rows, widths))
+        self.buffers = [x.new_empty(size) for _ in range(5)]
+        self.scratch = self.buffers[4]
+        self.convs = [Conv.of(weight, step.kernel, step.stride) for weight, step in zip(flat[4::4], plan.steps[1:])]
 
     def take(self, number: int, rows: int, width: int) -> Tensor:
         """Buffer ``number`` (0 to 3) as [rows, width], with whatever it holds."""
-        return self.buffers[number, : rows * width].view(rows, width)
+        return self.buffers[number][: rows * width].view(rows, width)
 
 
 def _layers(flat: Sequence[Optional[Tensor]], clip: int) -> List[List[Optional[Tensor]]]:
-    """[weight, bias, gain, offset] of each layer; of the first layer the weight that belongs to this clip."""
+    """[weight, bias, gain, offset] of each layer; of the first one the weight that belongs to this clip."""
     layers = [list(flat[i : i + 4]) for i in range(0, len(flat), 4)]
     layers[0][0] = layers[0][0][clip]
     return layers
-
-
-def _taps(x: Tensor, rows: int, step: Step) -> List[Tuple[slice, Tensor]]:
-    """A convolution's matrix products: (columns of the weight, input [rows, columns]) of each."""
-    channels = x.size(1)
-    products = []
-    for tap in range(0, step.kernel, step.stride):
-        start, stop = tap * channels, min(tap + step.stride, step.kernel) * channels
-        view = x.as_strided((rows, stop - start), (step.stride * channels, 1), x.storage_offset() + start)
-        products.append((slice(start, stop), view))
-    return products
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Optional[Tensor], step: Step, out: Tensor) -> None:
-    for number, (columns, view) in enumerate(_taps(x, len(out), step)):
-        if number:
-            out.addmm_(view, weight[:, columns].t())
-        else:
-            torch.mm(view, weight[:, columns].t(), out=out)
-    if bias is not None:
-        out.add_(bias)
-
-
-def _convolve_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, step: Step, weight_grad: Tensor, x_grad: Tensor
-) -> None:
-    """Adds to ``weight_grad`` and writes ``x_grad``."""
-    for columns, view in _taps(x, len(grad), step):
-        weight_grad[:, columns].addmm_(grad.t(), view)
-    # The first product writes whole strides; no frame then needs zeros but those behind them.
-    written = len(grad) * step.stride if step.kernel >= step.stride else 0
-    x_grad[written:].zero_()
-    for number, (columns, view) in enumerate(_taps(x_grad, len(grad), step)):
-        if number or not written:
-            view.addmm_(grad, weight[:, columns])
-        else:
-            torch.mm(grad, weight[:, columns], out=view)
 
 
 def _activate(x: Tensor, step: Step, layer: Sequence[Optional[Tensor]], out: Tensor) -> Tensor:
@@ -248,7 +211,7 @@ def _activate_backward(
 
 def _forward(x: Tensor, plan: _Plan, flat: Sequence[Optional[Tensor]], kept: Optional[List[Tensor]]) -> Tensor:
     """All blocks; appends to ``kept`` the pre-activations of every layer but the first."""
-    out = x.new_empty(x.size(0), plan.total, flat[-4].size(-2))
+    out = x.new_empty(x.size(0), plan.total, flat[-4].size(-1 if len(plan.steps) > 1 else 1))
     for clip, frames in enumerate(plan.frames):
         out[clip, frames:] = 0.0
     work, last = _Workspace(x, plan, flat), len(plan.steps) - 1
@@ -259,9 +222,11 @@ def _forward(x: Tensor, plan: _Plan, flat: Sequence[Optional[Tensor]], kept: Opt
         for number, length in enumerate(plan.rows(frames)):
             step, layer = plan.steps[number], layers[number]
             if number:
-                shape = length, layer[0].size(0)
+                shape = length, layer[0].size(1)
                 y = work.take(number % 2, *shape) if kept is None else x.new_empty(shape)
-                _convolve(hidden, layer[0], layer[1], step, y)
+                convolve(hidden, work.convs[number - 1], y, work.scratch)
+                if layer[1] is not None:
+                    y.add_(layer[1])
                 if kept is not None:
                     kept.append(y)
             if number == last:
@@ -290,6 +255,6 @@ def _backward_block(
             grads[number][1].add_(y_grad.sum(0))
         hidden = _activate(below, steps[number - 1], layers[number - 1], work.take(3, *below.shape))
         grad = work.take(2 - number % 2, *below.shape)
-        _convolve_backward(y_grad, hidden, layer[0], step, grads[number][0], grad)
+        convolve_backward(y_grad, hidden, work.convs[number - 1], grads[number][0], grad, work.scratch)
     y_grad = _activate_backward(grad, inputs[0], steps[0], layers[0], grads[0], work.take(1, *inputs[0].shape))
     grads[0][0].addmm_(y_grad.t(), windows)

@@ -5,18 +5,20 @@ Every front-end is called as ``front_end(x, lengths)`` and returns features [B, 
 frame of the output.
 """
 
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.modules.blocked_extractor import Step, extract_in_blocks, fold_channel_norm, rows_of_taps
+from colld_fairseq.modules.blocked_extractor import Step, extract_in_blocks, fold_channel_norm
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.fast_paths import fast_path
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.norms import MaskedChannelNorm
+from colld_fairseq.modules.remembered import Remembered
+from colld_fairseq.modules.tap_products import taps_first
 
 SAMPLE_RATE = 16000
 FBANK_RATE_HZ = 100.0
@@ -76,6 +78,11 @@ class WaveformFrontEnd(nn.Module):
             nn.LayerNorm(in_channels, eps=config.layer_norm_eps) if config.feature_norm else nn.Identity()
         )
         self.projection = nn.Linear(in_channels, config.embed_dim)
+        self._taps: Remembered[List[Tensor]] = Remembered()
+
+    def train(self, mode: bool = True) -> "WaveformFrontEnd":
+        self._taps.forget()
+        return super().train(mode)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Samples [B] -> frames [B]."""
@@ -103,10 +110,15 @@ class WaveformFrontEnd(nn.Module):
             frames = None if lengths is None else _conv_length(lengths, first.kernel, first.stride)
             weight = fold_channel_norm(x, first.conv, first.norm, frames)
         else:
-            taps, bias = first.conv.weight.squeeze(1), first.conv.bias
-            bias = taps.new_zeros(len(taps)) if bias is None else bias
-            weight = torch.cat((taps, bias.unsqueeze(1)), dim=1).expand(x.size(0), -1, -1)
-        tensors = [[weight, None]] + [[rows_of_taps(layer.conv.weight), layer.conv.bias] for layer in later]
+            weight, bias = first.conv.weight.squeeze(1), first.conv.bias
+            bias = weight.new_zeros(len(weight)) if bias is None else bias
+            weight = torch.cat((weight, bias.unsqueeze(1)), dim=1).expand(x.size(0), -1, -1)
+        weights = [layer.conv.weight for layer in later]
+        if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
+            taps = [taps_first(w) for w in weights]
+        else:
+            taps = self._taps.get(weights, lambda: [taps_first(w) for w in weights])
+        tensors = [[weight, None]] + [[rows, layer.conv.bias] for rows, layer in zip(taps, later)]
         steps = []
         for layer, own in zip(self.layers, tensors):
             norm = layer.norm if isinstance(layer.norm, nn.LayerNorm) else None

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.modules.fast_paths import fast_path
+from colld_fairseq.modules.remembered import Remembered
 from colld_fairseq.modules.spectral_conv import kernel_spectrum, spectral_conv
 
 Rotary = Tuple[Tensor, Tensor]
@@ -34,7 +35,7 @@ class ConvPositionalEmbedding(nn.Module):
         nn.init.normal_(self.weight_v, std=(4.0 / (kernel * embed_dim)) ** 0.5)
         with torch.no_grad():
             self.weight_g.copy_(self.weight_v.norm(dim=(0, 1), keepdim=True))
-        self._remembered: Optional[Tuple[tuple, Tensor]] = None
+        self._remembered: Remembered[Tensor] = Remembered()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D], to be added to ``x``."""
@@ -45,7 +46,10 @@ class ConvPositionalEmbedding(nn.Module):
             and self.kernel >= self.spectral_kernel
             and (not learning or x.size(0) * x.size(1) >= self.spectral_frames)
         ):
-            spectrum = self._spectrum() if learning else self._remembered_spectrum()
+            if learning:
+                spectrum = self._spectrum()
+            else:
+                spectrum = self._remembered.get((self.weight_v, self.weight_g), self._spectrum)
             return F.gelu(spectral_conv(x, spectrum, self.kernel, self.groups) + self.bias)
         weight = self.weight_v * self._gain()
         y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
@@ -57,23 +61,9 @@ class ConvPositionalEmbedding(nn.Module):
     def _spectrum(self) -> Tensor:
         return kernel_spectrum(self.weight_v, self._gain().view(-1), self.groups)
 
-    def _remembered_spectrum(self) -> Tensor:
-        """The spectrum of the weights as they are now, made anew only if they changed since the last call."""
-        weights = (self.weight_v, self.weight_g)
-        # Sums show what versions do not: edits through .data, and of tensors made in inference mode.
-        state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.sum().item()) for w in weights)
-        if self._remembered is None or self._remembered[0] != state:
-            # Not an inference tensor, whatever the mode: a later pass may need its gradient with respect to x.
-            with torch.inference_mode(False), torch.no_grad():
-                self._remembered = (state, self._spectrum())
-        return self._remembered[1]
-
     def train(self, mode: bool = True) -> "ConvPositionalEmbedding":
-        self._remembered = None
+        self._remembered.forget()
         return super().train(mode)
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_remembered": None}  # copies and files do without it
 
 
 def rotary_table(length: int, head_dim: int, like: Tensor, base: float = 10000.0) -> Rotary:

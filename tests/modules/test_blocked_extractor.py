@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from colld_fairseq.modules import blocked_extractor
-from colld_fairseq.modules.blocked_extractor import Step, extract_in_blocks, fold_channel_norm, rows_of_taps
+from colld_fairseq.modules.blocked_extractor import Step, extract_in_blocks, fold_channel_norm
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.fast_paths import plain_operators
 from colld_fairseq.modules.frontends import WaveformFrontEnd
+from colld_fairseq.modules.tap_products import taps_first
 
 SHAPES = {
     "hubert": [[6, 10, 5], [6, 3, 2], [5, 3, 2], [7, 2, 2]],
@@ -75,7 +76,7 @@ def test_one_convolution_is_conv1d():
     hidden = F.gelu(F.conv1d(x[:, None], first, stride=2))
     expected = F.gelu(F.conv1d(hidden, second, stride=2)).transpose(1, 2)
     weight = torch.cat((first.squeeze(1), torch.zeros(5, 1)), dim=1)[None]
-    tensors = [(weight, None, None, None), (rows_of_taps(second), None, None, None)]
+    tensors = [(weight, None, None, None), (taps_first(second), None, None, None)]
     torch.testing.assert_close(extract_in_blocks(x, [Step(4, 2), Step(3, 2)], tensors), expected)
 
 
@@ -102,8 +103,8 @@ def test_padded_frames_are_zero_and_cost_nothing(monkeypatch):
     monkeypatch.setattr(blocked_extractor, "BLOCK_FRAMES", 4)
     module = front_end("hubert", "group", False)
     calls = []
-    plain = blocked_extractor._convolve
-    monkeypatch.setattr(blocked_extractor, "_convolve", lambda *a: (calls.append(1), plain(*a)))
+    plain = blocked_extractor.convolve
+    monkeypatch.setattr(blocked_extractor, "convolve", lambda *a: (calls.append(1), plain(*a)))
     x, lengths = torch.randn(2, 1000, dtype=torch.float64), torch.tensor([1000, 205])
     x[1, 205:] = float("nan")
     features = module.extract(x, lengths)
@@ -125,3 +126,16 @@ def test_half_precision_and_autocast_use_the_plain_convolutions(monkeypatch):
     front_end("hubert", "group", False, torch.bfloat16).extract(x.bfloat16())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         front_end("hubert", "group", False, torch.float32).extract(x)
+
+
+def test_changed_weights_are_noticed():
+    module = front_end("hubert", "group", False).eval()
+    x = torch.randn(1, 400, dtype=torch.float64)
+    with torch.no_grad():
+        before = module.extract(x)
+        module.layers[2].conv.weight.data[0, 1, 2] += 0.5
+        after = module.extract(x)
+        with plain_operators():
+            expected = module.extract(x)
+    torch.testing.assert_close(after, expected, atol=1e-10, rtol=1e-10)
+    assert not torch.equal(before, after)
