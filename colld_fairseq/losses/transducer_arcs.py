@@ -1,17 +1,20 @@
 """From the logits of a transducer to the log-probabilities of the two arcs that leave each lattice node.
 
-Only two of the V log-probabilities of a node matter, that of the blank and that of the next label. So nothing
-of the logits' size is kept for the backward pass but the logits themselves, and the gradient is written in
-one go. With g_b and g_l the gradients that reach the blank and the label arc of a node,
+Only two of the V log-probabilities of a node matter, that of the blank and that of the next label. So besides
+the logits there is one tensor of their size, the gradient. With g_b and g_l the gradients that reach the blank and
+the label arc of a node,
 
     d / d logit_k = g_b [k = blank] + g_l [k = next label] - softmax_k * (g_b + g_l)
 
 For the transducer loss, -g_b and -g_l are the posteriors of the arcs, and this is the fused gradient of
 warp-transducer and optimized_transducer. Both passes go through the logits utterance by utterance, in pieces
 of some frames that stay in the processor's cache, never touch padding, and the backward pass computes nothing
-for nodes whose arcs have no gradient: far from the likely alignments that is most of the lattice.
+for nodes whose arcs have no gradient: far from the likely alignments that is most of the lattice. On a CPU the
+forward pass writes the softmax into the gradient's memory, so that its exponentials are computed once; on a GPU
+that would be more traffic to memory than computing them again, and half precision would lose digits.
 """
 
+import math
 from typing import Iterator, List, Tuple
 
 import torch
@@ -76,23 +79,41 @@ def arc_log_probs(
         overwrite_logits: the backward pass writes the gradient into the memory of ``logits``. Autograd
             complains if another operation needs their values after that.
     """
-    return _ArcLogProbs.apply(logits, next_labels, layout, blank, overwrite_logits)
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    keep_softmax = (
+        torch.is_grad_enabled()
+        and logits.requires_grad
+        and not overwrite_logits
+        and logits.dtype == dtype
+        and logits.device.type == "cpu"
+    )
+    return _ArcLogProbs.apply(logits, next_labels, layout, blank, dtype, overwrite_logits, keep_softmax)
 
 
 class _ArcLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, next_labels, layout, blank, overwrite_logits):
-        dtype = torch.promote_types(logits.dtype, torch.float32)
+    def forward(ctx, logits, next_labels, layout, blank, dtype, overwrite_logits, keep_softmax):
         shape = (len(layout.frames), max(layout.frames, default=0), next_labels.shape[2])
         blank_arcs, label_arcs = logits.new_zeros(shape, dtype=dtype), logits.new_zeros(shape, dtype=dtype)
-        blocks = layout.blocks(logits)
+        softmax = torch.empty_like(logits) if keep_softmax else None
+        blocks, softmax_blocks = layout.blocks(logits), layout.blocks(softmax) if keep_softmax else None
         for b, rows in layout.pieces(logits):
-            log_probs = torch.log_softmax(blocks[b][rows], -1, dtype=dtype)
-            columns = slice(0, layout.widths[b])
-            blank_arcs[b, rows, columns] = log_probs[..., blank]
-            label_arcs[b, rows, columns] = log_probs.gather(2, _index(next_labels, b, rows, columns))[..., 0]
+            here = b, rows, slice(0, layout.widths[b])
+            index = _index(next_labels, *here)
+            found = None
+            if keep_softmax:
+                probs = softmax_blocks[b][rows]
+                torch.softmax(blocks[b][rows], -1, out=probs)
+                found = probs[..., blank].log(), probs.gather(2, index)[..., 0].log_()
+                if min(x.amin() for x in found) < math.log(torch.finfo(dtype).tiny):
+                    found = None  # too small for a probability of this type, not for its logarithm
+            if found is None:
+                log_probs = torch.log_softmax(blocks[b][rows], -1, dtype=dtype)
+                found = log_probs[..., blank], log_probs.gather(2, index)[..., 0]
+            blank_arcs[here], label_arcs[here] = found
         ctx.save_for_backward(logits, next_labels)
-        ctx.layout, ctx.blank, ctx.overwrite_logits, ctx.dtype = layout, blank, overwrite_logits, dtype
+        ctx.softmax, ctx.layout, ctx.blank, ctx.dtype = softmax, layout, blank, dtype
+        ctx.overwrite_logits = overwrite_logits
         return blank_arcs, label_arcs
 
     @staticmethod
@@ -100,27 +121,32 @@ class _ArcLogProbs(torch.autograd.Function):
     def backward(ctx, grad_blank, grad_label):
         logits, next_labels = ctx.saved_tensors
         layout, logits = ctx.layout, logits.detach()
-        grad = logits if ctx.overwrite_logits else torch.empty_like(logits)
+        softmax, ctx.softmax = ctx.softmax, None  # only once: its memory becomes the gradient
+        grad = logits if ctx.overwrite_logits else torch.empty_like(logits) if softmax is None else softmax
         blocks, grad_blocks = layout.blocks(logits), layout.blocks(grad)
         first, end = _columns_with_gradient(grad_blank, grad_label)
         total = grad_blank + grad_label
         for b, rows in layout.pieces(logits):
-            columns = slice(min(first[b][rows]), min(max(end[b][rows]), layout.widths[b]))
-            target = grad_blocks[b][rows]
+            width = layout.widths[b]
+            columns = slice(min(first[b][rows]), min(max(end[b][rows]), width))
+            if columns.stop - columns.start > width / 2:  # whole frames are contiguous, which saves two copies
+                columns = slice(0, width)
+            target, here = grad_blocks[b][rows], (b, rows, columns)
             target[:, : columns.start].zero_()
             target[:, max(columns.start, columns.stop) :].zero_()
             if columns.start >= columns.stop:
                 continue
-            target, here = target[:, columns], (b, rows, columns)
-            out = target if grad.dtype == ctx.dtype else None
-            values = torch.softmax(blocks[b][rows, columns], -1, dtype=ctx.dtype, out=out)
+            values = target = target[:, columns]
+            if softmax is None:
+                out = target if grad.dtype == ctx.dtype else None
+                values = torch.softmax(blocks[b][rows, columns], -1, dtype=ctx.dtype, out=out)
             values.mul_(-total[here][..., None])
             values[..., ctx.blank] += grad_blank[here]
             values.scatter_add_(2, _index(next_labels, *here), grad_label[here][..., None])
-            if out is None:
+            if values.dtype != target.dtype:
                 target.copy_(values)
         layout.zero_padding(grad)
-        return grad, None, None, None, None
+        return grad, None, None, None, None, None, None
 
 
 def _index(next_labels: Tensor, b: int, rows: slice, columns: slice) -> Tensor:

@@ -118,17 +118,17 @@ def _run(
         return log_prob.to(blank.dtype), blank.new_empty(0), blank.new_empty(0)
 
     onwards = states[:steps, 1:, batch:].flip(0, 1).sub_(log_prob)  # from the arcs' ends on, less log P
-    stay[:, :, :batch].add_(onwards).add_(states[:steps, 1:, :batch]).exp_()
-    move[:, :, :batch].add_(onwards).add_(states[:steps, :-1, :batch]).exp_()
+    stay[:, :, :batch].add_(onwards).add_(states[:steps, 1:, :batch])
+    move[:, :, :batch].add_(onwards).add_(states[:steps, :-1, :batch])
     no_path = torch.isneginf(log_prob)[:, None, None]
-    blank_posterior, label_posterior = torch.empty_like(blank), torch.zeros_like(label)
-    blank_posterior.copy_(stay_arcs).masked_fill_(~inside | no_path, 0.0)
-    label_posterior[:, :, :-1].copy_(move_arcs[:, :frames]).masked_fill_(~emits | no_path, 0.0)
+    blank_posterior, label_posterior = torch.empty_like(blank), torch.full_like(label, -torch.inf)
+    blank_posterior.copy_(stay_arcs).masked_fill_(~inside | no_path, -torch.inf)
+    label_posterior[:, :, :-1].copy_(move_arcs[:, :frames]).masked_fill_(~emits | no_path, -torch.inf)
     # What vanishes beside the rest of its frame (they add up to 1) becomes an exact zero, which
     # the gradient of the logits then leaves out.
     negligible = torch.finfo(blank.dtype).eps ** 2
     for posterior in (blank_posterior, label_posterior):
-        posterior.masked_fill_(posterior < negligible, 0.0)
+        posterior.exp_().masked_fill_(posterior < negligible, 0.0)
     return log_prob.to(blank.dtype), blank_posterior, label_posterior
 
 
