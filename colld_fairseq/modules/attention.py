@@ -45,7 +45,7 @@ class SelfAttention(nn.Module):
             value = qkv[:, :, 2]
         else:
             query, key, value = qkv.unbind(2)
-        if clips is None:
+        if clips is None or len(clips) == 1:
             y = self.attend(query, key, value, key_bias)
         else:
             parts = zip(query.split(clips, 1), key.split(clips, 1), value.split(clips, 1))

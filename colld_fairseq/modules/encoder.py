@@ -1,6 +1,7 @@
 """The student encoder: front-end, mask embedding, positions, Transformer or Conformer blocks."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
@@ -15,9 +16,10 @@ from colld_fairseq.modules.fast_paths import fast_path
 from colld_fairseq.modules.frontends import FRONT_ENDS
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.packing import Packing
-from colld_fairseq.modules.positions import ConvPositionalEmbedding, attention_key_bias, rotary_table
+from colld_fairseq.modules.positions import ConvPositionalEmbedding, Rotary, attention_key_bias, rotary_table
 from colld_fairseq.modules.transformer import TransformerBlock
 
+CLIP_FRAMES = 384  # fewer at once would leave a matrix product too little to do
 Mask = Union[Tensor, Callable[[Tensor], Tensor]]
 
 __all__ = ["EncoderConfig", "EncoderOutput", "StudentEncoder"]
@@ -153,25 +155,43 @@ class StudentEncoder(nn.Module):
             rotary = rotary_table(x.size(1), self.width // self.config.attention_heads, x)
 
         features = {0: x} if 0 in layers else {}
-        packing = None
-        if block_padding is not None and self._packs(x):
-            packing, block_padding, key_bias = Packing.of(padding_mask), None, None
-            x = packing.pack(x)
-        clips = () if packing is None else (packing.frames,)
-        skip = self._skipped_blocks()
+        run = partial(self._run_blocks, layers=layers, kind=kind, skip=self._skipped_blocks())
+        if self._packs(x, block_padding):
+            packing = Packing.of(padding_mask)
+            # Without gradients little is kept, and what a few clips need stays in the cache.
+            parts = [packing.frames] if torch.is_grad_enabled() else packing.parts(CLIP_FRAMES)
+            rows = packing.pack(x).split([sum(clips) for clips in parts], dim=1)
+            results = [run(part, None, None, None, clips) for part, clips in zip(rows, parts)]
+            x, outputs = packing.unpack(torch.cat([y for y, _ in results], dim=1)), {}
+            for number in results[0][1]:
+                outputs[number] = packing.unpack(torch.cat([found[number] for _, found in results], dim=1))
+        else:
+            x, outputs = run(x, block_padding, key_bias, rotary)
+        return EncoderOutput(x, lengths, padding_mask, {**features, **outputs}, mask, front_end)
+
+    def _run_blocks(
+        self,
+        x: Tensor,
+        padding_mask: Optional[Tensor],
+        key_bias: Optional[Tensor],
+        rotary: Optional[Rotary],
+        *clips: Sequence[int],
+        layers: Sequence[int],
+        kind: str,
+        skip: Sequence[bool],
+    ) -> Tuple[Tensor, Dict[int, Tensor]]:
+        """All blocks and the final norm: the output and the features of ``layers``, both [B, T, D]."""
+        features = {}
         for number, block in enumerate(self.blocks, start=1):
             if skip[number - 1]:
                 ffn = torch.zeros_like(x)
             else:
-                x, ffn = block(x, block_padding, key_bias, rotary, *clips)
+                x, ffn = block(x, padding_mask, key_bias, rotary, *clips)
             if number in layers:
                 features[number] = x if kind == "layer" else ffn
         if self.layer_norm is not None and self.config.norm_first:
             x = self.layer_norm(x)
-        if packing is not None:
-            x = packing.unpack(x)
-            features = {layer: packing.unpack(y) if layer else y for layer, y in features.items()}
-        return EncoderOutput(x, lengths, padding_mask, features, mask, front_end)
+        return x, features
 
     def _apply_mask(self, x: Tensor, lengths: Tensor, padding_mask: Tensor, mask: Optional[Mask]):
         """Replace masked frames; returns the features and the mask used, without padded frames."""
@@ -196,9 +216,10 @@ class StudentEncoder(nn.Module):
             x = self.layer_norm(x)
         return self.dropout(x)
 
-    def _packs(self, x: Tensor) -> bool:
-        """Whether blocks get the clips without their padding; of these blocks only attention mixes frames."""
-        return fast_path(x) and self.config.block == "transformer" and self.config.position != "rotary"
+    def _packs(self, x: Tensor, padding_mask: Optional[Tensor]) -> bool:
+        """Whether blocks get the clips behind one another; of these blocks only attention mixes frames."""
+        gains = padding_mask is not None or (x.size(0) > 1 and not torch.is_grad_enabled())
+        return gains and fast_path(x) and self.config.block == "transformer" and self.config.position != "rotary"
 
     def _skipped_blocks(self) -> Sequence[bool]:
         """One decision a block, from torch's generator so that a resumed run repeats them."""

@@ -22,6 +22,15 @@ class Packing(NamedTuple):
         valid = ~padding_mask
         return cls(valid.sum(1).tolist(), valid.flatten().nonzero().squeeze(1), *valid.shape)
 
+    def parts(self, frames: int) -> List[List[int]]:
+        """The clips' frames in groups of neighbours that have at least ``frames`` each, but for the last."""
+        groups: List[List[int]] = [[]]
+        for clip in self.frames:
+            if sum(groups[-1]) >= frames:
+                groups.append([])
+            groups[-1].append(clip)
+        return groups
+
     def pack(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [1, F, D]."""
         return x.flatten(0, 1).index_select(0, self.rows).unsqueeze(0)

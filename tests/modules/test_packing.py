@@ -23,6 +23,35 @@ def test_pack_and_unpack():
     assert torch.equal(x.grad, (~padding(2, 5, 3)).unsqueeze(-1).expand_as(x).float())
 
 
+def test_parts_hold_every_clip_in_order():
+    packing = Packing.of(padding(3, 1, 2, 5, 0, 1))
+    assert packing.parts(4) == [[3, 1], [2, 5], [0, 1]]
+    assert packing.parts(1) == [[3], [1], [2], [5], [0, 1]]
+    assert packing.parts(100) == [packing.frames]
+
+
+@pytest.mark.parametrize("lengths", [[30, 12, 25, 8, 17], [30] * 5], ids=["padded", "full"])
+@pytest.mark.parametrize("kind", ["layer", "ffn"])
+def test_without_gradients_clips_run_in_groups(lengths, kind, monkeypatch):
+    monkeypatch.setattr("colld_fairseq.modules.encoder.CLIP_FRAMES", 13)
+    torch.manual_seed(0)
+    shape = dict(layers=3, embed_dim=16, ffn_dim=24, attention_heads=2, position="none", norm_first=True)
+    encoder = StudentEncoder(EncoderConfig(front_end="fbank", block="transformer", **shape)).double().eval()
+    source, lengths = torch.randn(5, 30, 80).double(), torch.tensor(lengths)
+    widths = []
+    encoder.blocks[0].register_forward_pre_hook(lambda module, arguments: widths.append(arguments[0].size(1)))
+    with torch.no_grad():
+        out = encoder(source, lengths, layers=[1, 3], kind=kind)
+        parts = list(widths)
+        with plain_operators():
+            expected = encoder(source, lengths, layers=[1, 3], kind=kind)
+    assert len(parts) > 1 and sum(parts) == out.lengths.sum() and parts + [15] == widths
+    valid = ~out.padding_mask
+    assert list(out.features) == [1, 3]
+    for ours, theirs in zip((out.x, *out.features.values()), (expected.x, *expected.features.values()), strict=True):
+        torch.testing.assert_close(ours[valid], theirs[valid], atol=1e-10, rtol=1e-8)
+
+
 @pytest.mark.parametrize("position", ["conv", "relative_key", "none"])
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_an_encoder_gives_the_same_packed_and_padded(position, norm_first):
