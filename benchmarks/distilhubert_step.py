@@ -288,8 +288,6 @@ def print_table(result):
 
 def main():
     args = parse_arguments()
-    logging.disable(logging.INFO)
-    warnings.simplefilter("ignore")  # s3prl's calls of deprecated functions
     result = run(args)
     print_table(result)
     if args.json:
@@ -298,4 +296,6 @@ def main():
 
 
 if __name__ == "__main__":
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")  # s3prl's calls of deprecated functions
     main()

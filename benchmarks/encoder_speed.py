@@ -111,7 +111,6 @@ def fairseq_subject(state, config):
     from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 
     fields = fairseq_hubert_config(config)
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     model = HubertModel(HubertConfig(**fields, label_rate=50), HubertPretrainingConfig(), [None]).eval()
     model.remove_pretraining_modules()
     weights = export_fairseq_hubert(state, config)
@@ -271,4 +270,5 @@ def main():
 
 
 if __name__ == "__main__":
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     main()

@@ -149,7 +149,7 @@ def measure_time(case, names, peers, args):
 
 def peak_bytes(args, name, case):
     """What one step of one loss adds to this process."""
-    peer, dtype = load_peers(args.device)[0][name], getattr(torch, args.dtype)
+    peer, dtype = load_peers(args.device, args.threads)[0][name], getattr(torch, args.dtype)
     step(peer, make_inputs(QUICK[1], peer.layout, args.device, dtype))  # libraries, compiled code
     if args.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(args.device)
@@ -252,7 +252,7 @@ def hardware(args):
 
 
 def run(args):
-    peers, missing = load_peers(args.device)
+    peers, missing = load_peers(args.device, args.threads)
     result = {"hardware": hardware(args), "torch": torch.__version__, "dtype": args.dtype, "runs": args.runs}
     print(f"{result['hardware']}, torch {result['torch']}, {args.dtype} logits")
     for name, reason in missing.items():
@@ -266,7 +266,6 @@ def run(args):
 
 def main():
     args = parse_arguments()
-    torch.set_num_threads(args.threads)
     if args.peak_of:
         name, case = args.peak_of
         print(peak_bytes(args, name, next(c for c in args.cases if c.name == case)))

@@ -4,6 +4,7 @@ A peer maps inputs to (loss, gradient) of the batch's summed -log P; `load_peers
 installed, with the reason.
 """
 
+import os
 from typing import Callable, Dict, List, NamedTuple, Tuple
 
 import torch
@@ -105,8 +106,11 @@ def autograd_wavefront(inputs: Inputs) -> Tensor:
     return -(last + blank[b, frames - 1, counts]).sum()
 
 
-def load_peers(device: str) -> Tuple[Dict[str, Peer], Dict[str, str]]:
-    """(peers by name, reasons why others are missing)."""
+def load_peers(device: str, threads: int) -> Tuple[Dict[str, Peer], Dict[str, str]]:
+    """(peers by name, reasons why others are missing). All of them use ``threads`` threads on a CPU."""
+    torch.set_num_threads(threads)
+    # numba's first parallel region resizes the thread pool that torch uses too, unless it asks for as many.
+    os.environ["NUMBA_NUM_THREADS"] = str(threads)
     peers = {
         "ours": Peer(ours, "padded"),
         "ours, in place": Peer(ours_in_place, "padded", copies=1),

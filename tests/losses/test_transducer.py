@@ -72,7 +72,8 @@ def test_gradcheck(topology, packed):
 
 
 @pytest.mark.parametrize("fastemit_lambda", [0.0, 0.3])
-def test_equals_warprnnt_numba(fastemit_lambda):
+def test_equals_warprnnt_numba(monkeypatch, fastemit_lambda):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")  # more would resize the thread pool of torch
     peer = pytest.importorskip("warprnnt_numba", reason="peer to compare with: pip install warprnnt_numba numba")
     batch = make_batch([30, 22, 5], [11, 8, 9], vocabulary=17, dtype=torch.float32)
     logits, labels, *lengths = batch
