@@ -17,7 +17,7 @@ quickstart: $(STAMP)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) examples/quickstart/run.py
 
 test: $(STAMP)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --dist loadfile
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -44,6 +44,6 @@ setup(
         "tensorboardX",
         "transformers>=5.0",
     ],
-    extras_require={"lm": ["kenlm"], "test": ["pytest", "jiwer>=3.1", "numba", "warprnnt_numba"]},
+    extras_require={"lm": ["kenlm"], "test": ["pytest", "pytest-xdist", "jiwer>=3.1", "numba", "warprnnt_numba"]},
     entry_points={"console_scripts": ["colld = colld_fairseq.cli:main"]},
 )
