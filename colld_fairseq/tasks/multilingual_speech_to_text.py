@@ -33,9 +33,9 @@ from colld_fairseq.tasks.validation import DecodingMeter, log_scores
 
 logger = logging.getLogger(__name__)
 
-# Longest hypothesis of an attention decoder in validation: nobody speaks more letters than this, and a decoder at the
-# start of its training, which never ends a sentence, would otherwise run to its limit.
-VALID_TOKENS_PER_SECOND = 30
+# Longest hypothesis of an attention decoder in validation and `colld transcribe`: nobody speaks more letters than this,
+# and a decoder at the start of its training, which never ends a sentence, would otherwise run to its limit.
+MAX_TOKENS_PER_SECOND = 30
 
 # --decoder -> the part of a model that it needs, and its name in messages; `auto` takes the first the model has.
 DECODERS = {
@@ -220,14 +220,15 @@ class MultilingualSpeechToTextTask(SpeechTask):
             log.update({f"_{name}{pair}": counts for pair, counts in meter.statistics.items()})
         return loss, sample_size, log
 
+    def search_arguments(self, beam: int, nbest: int) -> Namespace:
+        """What `build_generator` reads of fairseq-generate's options, with MAX_TOKENS_PER_SECOND as the limit."""
+        per_second = SAMPLE_RATE if self.front_end == "waveform" else SAMPLE_RATE / SHIFT
+        return Namespace(beam=beam, nbest=nbest, max_len_a=MAX_TOKENS_PER_SECOND / per_second, max_len_b=10)
+
     def generators(self, model) -> Dict[str, object]:
         """Metric prefix -> generator: "" for the targets, "ctc_" for transcripts beside an attention decoder."""
         if self.valid_generators is None:
-            per_second = SAMPLE_RATE if self.front_end == "waveform" else SAMPLE_RATE / SHIFT
-            arguments = Namespace(
-                beam=self.cfg.valid_beam, nbest=1, max_len_a=VALID_TOKENS_PER_SECOND / per_second, max_len_b=10
-            )
-            self.valid_generators = {"": self.build_generator([model], arguments)}
+            self.valid_generators = {"": self.build_generator([model], self.search_arguments(self.cfg.valid_beam, 1))}
             if self.decoder_of([model]) != "ctc" and self.cfg.ctc_target == "src_text" and has(model, "ctc"):
                 self.valid_generators["ctc_"] = self.build_ctc_generator(self.cfg.valid_beam, 1)
         return self.valid_generators
