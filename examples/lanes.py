@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 import os
 import re
 import shlex
@@ -138,6 +139,18 @@ class Lanes:
         if updates:
             note = f"{updates[-1]}/{job.updates} updates" + (f", {speed[-1]} s of audio a second" if speed else "")
             self.progress.update(bar, completed=int(updates[-1]), note=note)
+
+
+def training_options(save_dir: Path, seed: str, updates: int, lr: str, max_tokens: int) -> List[str]:
+    """TRAINING and the size of a run. Ten validations and checkpoints by updates: epochs of 10 and of 60 minutes of
+    labels are not alike."""
+    every = max(1, math.ceil(updates / 10))
+    return TRAINING + [
+        "--max-tokens", str(max_tokens), "--max-tokens-valid", str(4 * max_tokens),
+        "--seed", seed, "--max-update", str(updates), "--lr", lr, "--save-dir", str(save_dir),
+        "--save-interval", "100000", "--validate-interval", "100000", "--save-interval-updates", str(every),
+        "--keep-interval-updates", "1",
+    ]  # fmt: skip
 
 
 def record(out: Path, jobs: Iterable[Job], settings: Dict) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -84,11 +85,21 @@ def relative_gain(score: str, value: Optional[float], baseline: Optional[float])
     return 100 * change / baseline
 
 
+def mean_and_deviation(values: List[float]) -> Tuple[float, Optional[float]]:
+    """Over seeds; no deviation of a single one."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
 # -- writing --
 
 
 def number(value: Optional[float], form: str = ".1f") -> str:
     return "-" if value is None else format(value, form)
+
+
+def with_deviation(value: Tuple[float, Optional[float]]) -> str:
+    mean, deviation = value
+    return number(mean) if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
 
 
 def size_and_speed(encoder: Optional[Dict[str, Any]]) -> List[str]:

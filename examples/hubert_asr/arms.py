@@ -5,9 +5,10 @@ import math
 import shlex
 import sys
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import Dict, List
 
-from lanes import TRAINING, Job
+from lanes import Job, training_options
+from student_shape import Shape
 
 from colld_fairseq.models.initialisation import read_checkpoint_of
 
@@ -28,29 +29,6 @@ MASKS = [
     "--time-mask-prob", "0.2", "--time-mask-length", "10", "--channel-mask-prob", "0.1", "--channel-mask-length", "16",
     "--activation-dropout", "0.1",
 ]  # fmt: skip
-
-
-class Shape(NamedTuple):
-    """Of the Transformer; written LAYERSxWIDTH/FFN/HEADS."""
-
-    layers: int
-    width: int
-    ffn: int
-    heads: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Shape":
-        try:
-            layers, rest = text.split("x")
-            return cls(int(layers), *(int(number) for number in rest.split("/")))
-        except (TypeError, ValueError):
-            sys.exit(f"{text!r} is no shape: write LAYERSxWIDTH/FFN/HEADS, such as 12x480/480/12")
-
-    def options(self) -> List[str]:
-        return [
-            "--encoder-layers", str(self.layers), "--encoder-embed-dim", str(self.width),
-            "--encoder-ffn-embed-dim", str(self.ffn), "--encoder-attention-heads", str(self.heads),
-        ]  # fmt: skip
 
 
 class Plan:
@@ -132,14 +110,7 @@ class Plan:
         return chains
 
     def training(self, save_dir: Path, seed: str, updates: int, lr: str) -> List[str]:
-        """Validation and checkpoints go by updates: epochs of 10 and of 60 minutes of labels are not alike."""
-        every = max(1, math.ceil(updates / 10))
-        return TRAINING + [
-            "--max-tokens", str(self.args.max_tokens), "--max-tokens-valid", str(4 * self.args.max_tokens),
-            "--seed", seed, "--max-update", str(updates), "--lr", lr, "--save-dir", str(save_dir),
-            "--save-interval", "100000", "--validate-interval", "100000", "--save-interval-updates", str(every),
-            "--keep-interval-updates", "1",
-        ]  # fmt: skip
+        return training_options(save_dir, seed, updates, lr, self.args.max_tokens)
 
     def cmvn(self, student: str) -> List[str]:
         return ["--cmvn", str(self.data / "cmvn.npz")] if student == "deep_thin_fbank" else []

@@ -10,15 +10,14 @@ with absolute audio paths:
 """
 
 import argparse
-import random
+import sys
 from pathlib import Path
-from typing import Dict, Iterable, List
 
-from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.manifest import Row, join_manifests, read_manifest
-from colld_fairseq.files import write_whole
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from manifest_rows import by_language, labelled, read_rows, write_rows  # noqa: E402
 
-COLUMNS = ["id", "audio", "n_frames", "tgt_text", "speaker", "src_text", "src_lang", "tgt_lang"]
+from colld_fairseq.data.audio import SAMPLE_RATE  # noqa: E402
 
 
 def main() -> None:
@@ -33,50 +32,15 @@ def main() -> None:
     train = read_rows(str(args.data / "train_asr.tsv"))
     for minutes in args.label_minutes.split(","):
         chosen = labelled(train, float(minutes), args.label_seed)
-        write(args.out / f"train_{minutes}min.tsv", chosen)
+        write_rows(args.out / f"train_{minutes}min.tsv", chosen)
         found = ", ".join(f"{n:.1f} min of {language}" for language, n in by_language(chosen).items())
         print(f"train_{minutes}min.tsv: {found}")
     for split in ("dev_asr", "test_asr"):
-        write(args.out / f"{split}.tsv", read_rows(str(args.data / f"{split}.tsv")))
+        write_rows(args.out / f"{split}.tsv", read_rows(str(args.data / f"{split}.tsv")))
     unlabelled = list({row.id: row for row in (read_rows(args.unlabelled) if args.unlabelled else train)}.values())
-    write(args.out / "train_unlabelled.tsv", unlabelled)
+    write_rows(args.out / "train_unlabelled.tsv", unlabelled)
     hours = sum(row.n_samples for row in unlabelled) / SAMPLE_RATE / 3600
     print(f"train_unlabelled.tsv: {len(unlabelled)} clips, {hours:.2f} h")
-
-
-def read_rows(paths: str) -> List[Row]:
-    manifest = join_manifests([read_manifest(path) for path in paths.split(",")])
-    return [manifest.row(i) for i in range(len(manifest))]
-
-
-def labelled(rows: List[Row], minutes: float, seed: int) -> List[Row]:
-    """Of each language the first rows of a shuffle until they last `minutes` (all of them where it has less)."""
-    shuffled = list(rows)
-    random.Random(seed).shuffle(shuffled)
-    chosen: List[Row] = []
-    seconds: Dict[str, float] = {}
-    for row in shuffled:
-        if seconds.get(row.src_lang, 0.0) < 60 * minutes:
-            chosen.append(row)
-            seconds[row.src_lang] = seconds.get(row.src_lang, 0.0) + row.n_samples / SAMPLE_RATE
-    return chosen
-
-
-def by_language(rows: Iterable[Row]) -> Dict[str, float]:
-    """Minutes of each language."""
-    minutes: Dict[str, float] = {}
-    for row in rows:
-        minutes[row.src_lang] = minutes.get(row.src_lang, 0.0) + row.n_samples / SAMPLE_RATE / 60
-    return dict(sorted(minutes.items()))
-
-
-def write(path: Path, rows: Iterable[Row]) -> None:
-    """A speech-to-text manifest, also of rows without text (for which the distillation does not ask)."""
-    lines = ["\t".join(COLUMNS)]
-    for row in rows:
-        fields = dict(row._asdict(), n_frames=row.n_samples)
-        lines.append("\t".join(str(fields[name]) for name in COLUMNS))
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 if __name__ == "__main__":

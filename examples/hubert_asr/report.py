@@ -7,7 +7,7 @@ Writes report.md, report.json (every score of every run, for programs) and repor
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -17,6 +17,7 @@ from tables import (  # noqa: E402
     attempt,
     hardware,
     markdown,
+    mean_and_deviation,
     number,
     print_tables,
     read_json,
@@ -26,6 +27,7 @@ from tables import (  # noqa: E402
     rtf_note,
     save_json,
     size_and_speed,
+    with_deviation,
 )
 from training_log import read_log  # noqa: E402
 
@@ -150,10 +152,6 @@ def summarise(results: List[Dict[str, Any]], minutes: str, way: str) -> Dict[str
     }
 
 
-def mean_and_deviation(values: List[float]) -> Tuple[float, Optional[float]]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
 # -- tables --
 
 
@@ -192,11 +190,6 @@ def scores_table(report: Dict[str, Any], summary: Dict[str, Any], title: str) ->
             cells = [" / ".join(with_deviation(summary[arm][name][score]) for score in SCORES) for name in names]
             rows.append([label, "-" if size is None else f"{size / 1e6:.2f} M", *cells])
     return Table(title, ["", "parameters", *names], rows)
-
-
-def with_deviation(value: Tuple[float, Optional[float]]) -> str:
-    mean, deviation = value
-    return number(mean) if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
 
 
 def questions_table(by_minutes: Dict[str, Dict[str, Any]], how: str) -> Table:

@@ -99,17 +99,17 @@ def test_students_of_hubert_base_are_the_published_ones(plan, run):
 
 
 def test_labels_are_minutes_of_every_language_and_nested(tmp_path):
-    prepare = load_script(FOLDER / "prepare.py", "hubert_asr_prepare")
+    manifest_rows = load_script(FOLDER.parent / "manifest_rows.py", "manifest_rows")
     rows = [
-        prepare.Row(id=f"{language}{i}", audio="x", n_samples=8 * 16000, src_lang=language)
+        manifest_rows.Row(id=f"{language}{i}", audio="x", n_samples=8 * 16000, src_lang=language)
         for language, count in (("de", 60), ("en", 60), ("mdw", 5))
         for i in range(count)
     ]
-    one, four = (prepare.labelled(rows, minutes, seed=1) for minutes in (1, 4))
+    one, four = (manifest_rows.labelled(rows, minutes, seed=1) for minutes in (1, 4))
     assert {row.id for row in one} < {row.id for row in four}
-    assert prepare.by_language(one) == pytest.approx({"de": 64 / 60, "en": 64 / 60, "mdw": 40 / 60})
-    assert prepare.by_language(four)["de"] == pytest.approx(4, abs=8 / 60)
-    assert prepare.labelled(rows, 1, seed=2) != one == prepare.labelled(rows, 1, seed=1)
+    assert manifest_rows.by_language(one) == pytest.approx({"de": 64 / 60, "en": 64 / 60, "mdw": 40 / 60})
+    assert manifest_rows.by_language(four)["de"] == pytest.approx(4, abs=8 / 60)
+    assert manifest_rows.labelled(rows, 1, seed=2) != one == manifest_rows.labelled(rows, 1, seed=1)
 
 
 @pytest.mark.slow
