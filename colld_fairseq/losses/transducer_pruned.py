@@ -148,7 +148,7 @@ def gather_ranges(predictor: Tensor, ranges: Tensor) -> Tensor:
     """``[B, T, S, D]``: the predictor's output ``[B, U+1, D]`` at the nodes of ``ranges`` ``[B, T, S]``."""
     batch, width, _ = predictor.shape
     rows = ranges + width * torch.arange(batch, device=ranges.device)[:, None, None]
-    return predictor.flatten(0, 1).index_select(0, rows.flatten()).view(*ranges.shape, -1)
+    return predictor.flatten(0, 1).index_select(0, rows.flatten()).view(*ranges.shape, predictor.shape[2])
 
 
 def pruned_transducer_loss(

@@ -1,18 +1,21 @@
 """Model `transducer_student`: student encoder, prediction network and joiner."""
 
 from dataclasses import dataclass, field
-from typing import Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 import torch
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
 from torch import Tensor, nn
 
+from colld_fairseq.losses.transducer_pruned import gather_ranges
 from colld_fairseq.models.encoder_options import set_preset
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.models.finetune_encoder import FinetuneEncoder, FinetuneOptions, build_student
-from colld_fairseq.modules.joiner import ACTIVATIONS, Joiner
+from colld_fairseq.modules.joiner import ACTIVATIONS, Joiner, SimpleJoiner
 from colld_fairseq.modules.predictor import LstmPredictor, State, StatelessPredictor
+
+BandChooser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -29,6 +32,9 @@ class TransducerStudentConfig(FinetuneOptions):
     auxiliary_ctc: bool = field(
         default=False, metadata={"help": "a CTC layer on the encoder, trained with the criterion's --ctc-weight"}
     )
+    simple_joiner: bool = field(
+        default=False, metadata={"help": "two projections to the vocabulary, for the criterion's --prune-range"}
+    )
 
 
 @register_model("transducer_student", dataclass=TransducerStudentConfig)
@@ -39,11 +45,18 @@ class TransducerStudent(BaseFairseqModel):
     """
 
     def __init__(
-        self, encoder: FinetuneEncoder, predictor: nn.Module, joiner: Joiner, ctc: Optional[nn.Linear], uses_tags: bool
+        self,
+        encoder: FinetuneEncoder,
+        predictor: nn.Module,
+        joiner: Joiner,
+        ctc: Optional[nn.Linear],
+        simple_joiner: Optional[SimpleJoiner],
+        uses_tags: bool,
     ) -> None:
         super().__init__()
         self.encoder, self.predictor, self.joiner, self.ctc = encoder, predictor, joiner, ctc
-        self.uses_tags = uses_tags
+        self.simple_joiner, self.uses_tags = simple_joiner, uses_tags
+        self.num_updates = 0
 
     @classmethod
     def build_model(cls, cfg: TransducerStudentConfig, task) -> "TransducerStudent":
@@ -58,30 +71,45 @@ class TransducerStudent(BaseFairseqModel):
         inner = encoder.student.width
         joiner = Joiner(inner, width, cfg.joiner_dim, vocabulary, str(cfg.joiner_activation))
         ctc = nn.Linear(inner, vocabulary) if cfg.auxiliary_ctc else None
-        return cls(encoder, predictor, joiner, ctc, bool(task.prefix_size))
+        simple = SimpleJoiner(inner, width, vocabulary) if cfg.simple_joiner else None
+        return cls(encoder, predictor, joiner, ctc, simple, bool(task.prefix_size))
 
     def set_num_updates(self, num_updates: int) -> None:
         super().set_num_updates(num_updates)
+        self.num_updates = num_updates
         self.encoder.set_num_updates(num_updates)
 
     def forward(
-        self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, label_lengths: Tensor, **unused
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        label_lengths: Tensor,
+        choose_band: Optional[BandChooser] = None,
+        **unused,
     ) -> Dict[str, Tensor]:
-        """The joiner on every pair of a frame and a symbol of each utterance.
+        """The joiner on pairs of a frame and a symbol of each utterance, on all of them or on a band.
 
         prev_output_tokens [B, 1 (+ 1) + U]: what fairseq's decoders are fed, </s>, the language tag where there are
-        tags, labels; label_lengths [B] counts the labels alone. An utterance without a single frame has no row.
+        tags, labels; label_lengths [B] counts the labels alone. choose_band: from the outputs of the simple joiner,
+        am [B, T, V] and lm [B, U+1, V], and frame lengths [B], to the symbols at every frame, int64 [B, T', S].
 
-        Returns {"logits": [sum_b T_b * (U_b + 1), V] packed, "lengths": [B] frames}, and with an auxiliary CTC layer
-        {"ctc_logits": [B, T, V], "ctc_lengths": [B]}.
+        Returns {"logits": [sum_b T_b * (U_b + 1), V] packed, "lengths": [B] frames}; an utterance without a single
+        frame has no row. With a band, logits are [B, T', S, V] and "ranges" what it chose. With an auxiliary CTC layer
+        also {"ctc_logits": [B, T, V], "ctc_lengths": [B]}.
         """
         encoded = self.encoder.encode(src_tokens, src_lengths)
-        symbols = self.joiner.predictor_projection(self.predict_all(prev_output_tokens))
-        frames = self.joiner.encoder_projection(encoded.x)
-        logits = self.joiner.lattice(frames, symbols, encoded.lengths.tolist(), label_lengths.tolist())
-        output = {"logits": logits, "lengths": encoded.lengths}
+        predicted = self.predict_all(prev_output_tokens)
+        frames, lengths = self.joiner.encoder_projection(encoded.x), encoded.lengths
+        symbols = self.joiner.predictor_projection(predicted)
+        output = {"lengths": lengths}
+        if choose_band is None:
+            output["logits"] = self.joiner.lattice(frames, symbols, lengths.tolist(), label_lengths.tolist())
+        else:
+            output["ranges"] = ranges = choose_band(*self.simple_joiner(encoded.x, predicted), lengths)
+            output["logits"] = self.joiner.band(frames, gather_ranges(symbols, ranges))
         if self.ctc is not None:
-            output.update(ctc_logits=self.ctc(encoded.x), ctc_lengths=encoded.lengths)
+            output.update(ctc_logits=self.ctc(encoded.x), ctc_lengths=lengths)
         return output
 
     def predict_all(self, prev_output_tokens: Tensor) -> Tensor:

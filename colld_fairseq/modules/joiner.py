@@ -1,6 +1,6 @@
 """Joint networks of neural transducers: encoder frame and predictor output to scores of the next symbol."""
 
-from typing import List
+from typing import List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -41,3 +41,23 @@ class Joiner(nn.Module):
             for b, (t, u) in enumerate(zip(frame_lengths, label_lengths))
         ]
         return self.output(self.activation(torch.cat(hidden)))
+
+    def band(self, frames: Tensor, symbols: Tensor) -> Tensor:
+        """Logits [B, T, S, V] of projected frames [B, T, J] and the S projected symbols of each, [B, T, S, J]."""
+        return self(frames[:, : symbols.size(1), None], symbols)
+
+
+class SimpleJoiner(nn.Module):
+    """Two projections to the vocabulary whose sum, am_t + lm_u, is a joiner that costs no lattice of logits.
+
+    Used only in training, to find the band in which a pruned loss evaluates the real joiner (`losses.transducer_pruned`).
+    """
+
+    def __init__(self, encoder_dim: int, predictor_dim: int, vocabulary_size: int):
+        super().__init__()
+        self.am = nn.Linear(encoder_dim, vocabulary_size)
+        self.lm = nn.Linear(predictor_dim, vocabulary_size)
+
+    def forward(self, encoded: Tensor, predicted: Tensor) -> Tuple[Tensor, Tensor]:
+        """Encoder [B, T, D] and predictor [B, U+1, D'] outputs -> am [B, T, V] and lm [B, U+1, V]."""
+        return self.am(encoded), self.lm(predicted)

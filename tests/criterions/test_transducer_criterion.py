@@ -27,6 +27,8 @@ def setting(frames=(5, 3, 4), tags=False, ctc=False):
     asked = {}
 
     class Model(nn.Module):
+        simple_joiner = None
+
         def forward(self, **net_input):
             asked.update(net_input)
             return output

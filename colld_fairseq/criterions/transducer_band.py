@@ -1,0 +1,64 @@
+"""Pruned training of transducers: which nodes of a batch's lattices the joiner sees, and what the two losses weigh.
+
+    loss = a(n) * simple + b(n) * pruned        n = update; a: 1 -> --simple-weight, b: 0.1 -> 1 over the warm-up
+
+as in icefall's recipes: until the simple joiner knows where labels lie, the band holds little of what is likely.
+"""
+
+from typing import Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from colld_fairseq.losses.transducer_pruned import SimpleTransducerOutput, prune_ranges, simple_transducer_loss
+
+FIRST_PRUNED_WEIGHT = 0.1  # icefall
+
+
+class Band:
+    """Chooses the band of one batch when the model calls it, and keeps the simple loss that it follows from.
+
+    labels [B, U], label_lengths [B], names [B]: the texts; options: those that simple and pruned loss share.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        label_lengths: Tensor,
+        names: Sequence[str],
+        prune_range: int,
+        lm_only_scale: float,
+        **options,
+    ) -> None:
+        self.labels, self.label_lengths, self.names = labels, label_lengths, names
+        self.prune_range, self.lm_only_scale, self.options = prune_range, lm_only_scale, options
+        self.simple: Optional[SimpleTransducerOutput] = None  # of the utterances that have frames
+
+    def __call__(self, am: Tensor, lm: Tensor, lengths: Tensor) -> Tensor:
+        """Outputs of the simple joiner, am [B, T, V] and lm [B, U+1, V], lengths [B] -> ranges [B, T', S]."""
+        heard = lengths > 0
+        labels, counts, lengths = self.labels[heard], self.label_lengths[heard], lengths[heard]
+        names = [name for name, keep in zip(self.names, heard.tolist()) if keep]
+        self.simple = simple_transducer_loss(
+            am[heard],
+            lm[heard],
+            labels,
+            lengths,
+            counts,
+            lm_only_scale=self.lm_only_scale,
+            utterance_ids=names,
+            **self.options,
+        )
+        if not names:
+            return lengths.new_zeros(len(heard), 0, self.prune_range)
+        posteriors = self.simple.blank_posterior, self.simple.label_posterior
+        found = prune_ranges(*posteriors, lengths, counts, self.prune_range, self.options["topology"])
+        ranges = found.new_zeros(len(heard), *found.shape[1:])
+        ranges[heard] = found
+        return ranges
+
+
+def warmup_weights(num_updates: int, warmup_updates: int, simple_weight: float) -> Tuple[float, float]:
+    """Weights of the simple and of the pruned loss at an update."""
+    done = min(num_updates / warmup_updates, 1.0) if warmup_updates else 1.0
+    return 1.0 + done * (simple_weight - 1.0), FIRST_PRUNED_WEIGHT + done * (1.0 - FIRST_PRUNED_WEIGHT)
