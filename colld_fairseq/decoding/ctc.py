@@ -191,6 +191,7 @@ def _search(
         stay_total = np.logaddexp(stay_blank, stay_token)
         if fused:
             node_list, token_list = nodes.tolist(), considered.tolist()
+            tree.prepare(node_list)
             stay_rank = stay_total + np.array([tree.bonus[node] for node in node_list])
             grown_rank = grown + np.array([tree.extension_bonus(node, token_list) for node in node_list])
         else:
@@ -254,7 +255,9 @@ def prefix_beam_search(
         _check_numbers(frames, i)
         tree = PrefixTree(lm, lm_weight, length_score)
         ranked = []
-        for node, ctc_score in _search(frames, blank, beam, beam_size_token, tree):
+        found = _search(frames, blank, beam, beam_size_token, tree)
+        tree.prepare([node for node, _ in found])
+        for node, ctc_score in found:
             bonus, lm_score = tree.finish(node)
             ranked.append((ctc_score + bonus, ctc_score, lm_score, tree.labels(node)))
         # Equal scores are ordered by the labels: the result then does not depend on the order of the search.

@@ -48,6 +48,9 @@ class _Kenlm:
         self.model = load_kenlm(path)
         self.symbols = list(symbols)
 
+    def prepare(self, states: Sequence[Any]) -> None:
+        """Nothing: an n-gram model is asked one question at a time."""
+
     def _begin(self) -> Any:
         import kenlm
 

@@ -9,6 +9,9 @@ class LanguageModel(Protocol):
     def start(self) -> Any:
         """State before the first token."""
 
+    def prepare(self, states: Sequence[Any]) -> None:
+        """Told which states are asked about next, of all hypotheses: a network runs once for all of them."""
+
     def score(self, state: Any, token: int) -> Tuple[Any, float, int]:
         """New state, ln p of the units the token completes, and how many units (words or tokens) that is."""
 
@@ -29,6 +32,11 @@ class PrefixTree:
         self.lm_scores: List[float] = [0.0]
         self.lm_states: List[Any] = [lm.start() if lm is not None else None]
         self._cache: List[Dict[int, Tuple[Any, float, int]]] = [{}]
+
+    def prepare(self, nodes: Sequence[int]) -> None:
+        """Say which prefixes are extended or finished next."""
+        if self.lm is not None:
+            self.lm.prepare([self.lm_states[node] for node in nodes])
 
     def _lm_step(self, node: int, token: int) -> Tuple[Any, float, int]:
         if self.lm is None:

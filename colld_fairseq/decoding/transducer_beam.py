@@ -122,6 +122,8 @@ def transducer_beam_search(
                 _add(pools[i], candidate.node, candidate, blank, candidate.path)
             if extra == max_symbols and topology == "regular":
                 break
+            if lm is not None:
+                lm.prepare([trees[i].lm_states[candidate.node] for i, candidate in level])
             log_probs[:, scorer.blank] = -torch.inf
             values, labels = log_probs.topk(min(wide, log_probs.size(1)))
             level = _extend(level, values.tolist(), labels.tolist(), trees, pools, beam, t, topology)
@@ -131,6 +133,8 @@ def transducer_beam_search(
             if not pool:
                 raise ColldError(f"utterance {i} of the batch: no path has a probability above zero at frame {t}")
             beams[i] = _best(pool.values(), trees[i], beam)
+    if lm is not None:
+        lm.prepare([tree.lm_states[c.node] for candidates, tree in zip(beams, trees) for c in candidates])
     return [_finish(candidates, tree, nbest) for candidates, tree in zip(beams, trees)]
 
 

@@ -5,14 +5,14 @@ import itertools
 import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 import torch.nn.functional as F
 from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
-from torch import Tensor
+from torch import Tensor, nn
 
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.data.audio import SAMPLE_RATE, audio_info
@@ -25,6 +25,7 @@ from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.decoding.attention import AttentionGenerator
 from colld_fairseq.decoding.generators import CtcGenerator
 from colld_fairseq.decoding.kenlm_scorer import TokenKenlm, WordKenlm
+from colld_fairseq.decoding.neural_lm import NeuralLm
 from colld_fairseq.decoding.prefix_tree import LanguageModel
 from colld_fairseq.decoding.transducer_generator import TransducerGenerator
 from colld_fairseq.errors import ConfigError
@@ -140,23 +141,32 @@ class MultilingualSpeechToTextTask(SpeechTask):
         return self.cfg.decoder
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
-        if self.decoder_of(models) == "ctc":
-            return self.build_ctc_generator(getattr(args, "beam", 1), getattr(args, "nbest", 1))
-        if self.decoder_of(models) == "transducer":
-            return self.build_transducer_generator(getattr(args, "beam", 1), getattr(args, "nbest", 1))
+        build = {"ctc": self.build_ctc_generator, "transducer": self.build_transducer_generator}
+        if self.decoder_of(models) in build:
+            fusion = self.fusion(**(extra_gen_cls_kwargs or {}))
+            return build[self.decoder_of(models)](getattr(args, "beam", 1), getattr(args, "nbest", 1), **fusion)
         extra = dict(extra_gen_cls_kwargs or {}, symbols_to_strip_from_output=self.vocabulary.tag_ids)
         return super().build_generator(models, args, seq_gen_cls or AttentionGenerator, extra, prefix_allowed_tokens_fn)
 
-    def build_ctc_generator(self, beam: int, nbest: int) -> CtcGenerator:
+    def build_ctc_generator(self, beam: int, nbest: int, **fusion: Any) -> CtcGenerator:
         return CtcGenerator(
             self.target_dictionary,
             beam=beam,
             nbest=nbest,
-            lm=self.ngram_model(),
-            lm_weight=self.cfg.ctc_lm_weight,
             length_score=self.cfg.ctc_length_score,
             symbols_to_strip_from_output=self.vocabulary.tag_ids,
+            **fusion,
         )
+
+    def fusion(self, lm_model: Optional[nn.Module] = None, lm_weight: float = 0.0) -> Dict[str, Any]:
+        """Language model and its weight: fairseq's of --lm-path, or the n-gram model of --ctc-lm."""
+        if lm_model is None:
+            return {"lm": self.ngram_model(), "lm_weight": self.cfg.ctc_lm_weight}
+        if self.cfg.ctc_lm:
+            raise ConfigError("--lm-path and --ctc-lm: give one language model")
+        if not lm_weight:
+            logger.warning("--lm-path without --lm-weight: the language model changes nothing")
+        return {"lm": NeuralLm(lm_model, self.target_dictionary), "lm_weight": lm_weight}
 
     def ngram_model(self) -> Optional[LanguageModel]:
         """The model of --ctc-lm, which serves transducers too."""
@@ -166,7 +176,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         word = self.cfg.ctc_lm_unit == "word"
         return WordKenlm(path, symbols, self.vocabulary.tag_ids) if word else TokenKenlm(path, symbols)
 
-    def build_transducer_generator(self, beam: int, nbest: int) -> TransducerGenerator:
+    def build_transducer_generator(self, beam: int, nbest: int, **fusion: Any) -> TransducerGenerator:
         return TransducerGenerator(
             self.target_dictionary,
             beam=beam,
@@ -174,10 +184,9 @@ class MultilingualSpeechToTextTask(SpeechTask):
             max_symbols=self.cfg.max_symbols,
             topology=str(self.cfg.decoding_topology),
             blank_penalty=self.cfg.blank_penalty,
-            lm=self.ngram_model(),
-            lm_weight=self.cfg.ctc_lm_weight,
             length_score=self.cfg.ctc_length_score,
             symbols_to_strip_from_output=self.vocabulary.tag_ids,
+            **fusion,
         )
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
@@ -230,7 +239,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         if self.valid_generators is None:
             self.valid_generators = {"": self.build_generator([model], self.search_arguments(self.cfg.valid_beam, 1))}
             if self.decoder_of([model]) != "ctc" and self.cfg.ctc_target == "src_text" and has(model, "ctc"):
-                self.valid_generators["ctc_"] = self.build_ctc_generator(self.cfg.valid_beam, 1)
+                self.valid_generators["ctc_"] = self.build_ctc_generator(self.cfg.valid_beam, 1, **self.fusion())
         return self.valid_generators
 
     @functools.cached_property

@@ -139,6 +139,9 @@ class TokenBigram:
     def start(self):
         return 0
 
+    def prepare(self, states):
+        pass
+
     def score(self, state, token):
         return token, float(self.table[state, token]), 1
 

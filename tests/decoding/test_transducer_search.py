@@ -199,6 +199,9 @@ class Bigram:
     def start(self):
         return 6
 
+    def prepare(self, states):
+        pass
+
     def score(self, state, token):
         return token, self.table[state][token], 1
 
