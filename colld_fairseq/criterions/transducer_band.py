@@ -7,7 +7,6 @@ as in icefall's recipes: until the simple joiner knows where labels lie, the ban
 
 from typing import Optional, Sequence, Tuple
 
-import torch
 from torch import Tensor
 
 from colld_fairseq.losses.transducer_pruned import SimpleTransducerOutput, prune_ranges, simple_transducer_loss

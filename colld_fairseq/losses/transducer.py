@@ -14,7 +14,7 @@ Options shared by all of them:
   (k2, Kang et al. 2023, arXiv:2211.00490), in the value of the loss too. 0.0015 to 0.01 after the first updates.
 """
 
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -25,11 +25,14 @@ from .transducer_lattice import lattice_log_prob
 
 class TransducerOutput(NamedTuple):
     """``loss_sum``: sum over the utterances that count, in nats; ``count``: how many (0-dim int64);
-    ``losses``: ``[B]`` the loss of each, with gradient, 0 for those left out."""
+    ``losses``: ``[B]`` the loss of each, with gradient, 0 for those left out; ``blank_arcs``, ``label_arcs``:
+    ``[B, T, U+1]`` log-probabilities of the arcs that leave each node, with gradient, without delay penalty."""
 
     loss_sum: Tensor
     count: Tensor
     losses: Tensor
+    blank_arcs: Tensor
+    label_arcs: Tensor
 
 
 class Targets(NamedTuple):
@@ -98,11 +101,11 @@ def transducer_loss(
         blank_arcs, label_arcs = arc_log_probs(
             logits.contiguous(), targets.next_labels[:, None], layout, blank, overwrite_logits
         )
-        label_arcs = penalise_delay(label_arcs, targets.logit_lengths, delay_penalty)
+        penalised = penalise_delay(label_arcs, targets.logit_lengths, delay_penalty)
         log_prob, _, _ = lattice_log_prob(
-            blank_arcs, label_arcs, targets.logit_lengths, targets.label_lengths, topology, fastemit_lambda
+            blank_arcs, penalised, targets.logit_lengths, targets.label_lengths, topology, fastemit_lambda
         )
-        return collect(log_prob, targets, zero_infinity)
+        return TransducerOutput(*collect(log_prob, targets, zero_infinity), blank_arcs, label_arcs)
 
 
 def check_targets(
@@ -172,8 +175,8 @@ def penalise_delay(label_arcs: Tensor, logit_lengths: Tensor, penalty: float) ->
     return label_arcs + penalty * offset[..., None].to(label_arcs.dtype)
 
 
-def collect(log_prob: Tensor, targets: Targets, zero_infinity: bool) -> TransducerOutput:
-    """Losses from log P ``[B]``; utterances without a path are left out or an error."""
+def collect(log_prob: Tensor, targets: Targets, zero_infinity: bool) -> Tuple[Tensor, Tensor, Tensor]:
+    """Sum, count and losses from log P ``[B]``; utterances without a path are left out or an error."""
     no_path = torch.isneginf(log_prob)
     if not zero_infinity and no_path.any():
         names = ", ".join(targets.names[b] for b in no_path.nonzero().flatten().tolist())
@@ -182,4 +185,4 @@ def collect(log_prob: Tensor, targets: Targets, zero_infinity: bool) -> Transduc
             "every alignment; repair the joiner, or leave such utterances out with zero_infinity=True"
         )
     losses = (-log_prob).masked_fill(no_path, 0.0)
-    return TransducerOutput(losses.sum(), (~no_path).sum(), losses)
+    return losses.sum(), (~no_path).sum(), losses

@@ -173,6 +173,8 @@ def pruned_transducer_loss(
         ranges: ``[B, T, S]`` from :func:`prune_ranges` with the same lengths and topology.
         the others: as for :func:`~.transducer.transducer_loss`.
 
+    Arcs of nodes outside the band are -inf in its output.
+
     Raises:
         ValueError: as :func:`~.transducer.transducer_loss` does, and if the band belongs to another batch.
     """
@@ -194,8 +196,8 @@ def pruned_transducer_loss(
         blank_arcs, label_arcs = (
             banded.new_full((batch, frames, width), -torch.inf).scatter(2, ranges, banded) for banded in arcs
         )
-        label_arcs = penalise_delay(label_arcs, targets.logit_lengths, delay_penalty)
+        penalised = penalise_delay(label_arcs, targets.logit_lengths, delay_penalty)
         log_prob, _, _ = lattice_log_prob(
-            blank_arcs, label_arcs, targets.logit_lengths, targets.label_lengths, topology, fastemit_lambda
+            blank_arcs, penalised, targets.logit_lengths, targets.label_lengths, topology, fastemit_lambda
         )
-        return collect(log_prob, targets, zero_infinity)
+        return TransducerOutput(*collect(log_prob, targets, zero_infinity), blank_arcs, label_arcs)
