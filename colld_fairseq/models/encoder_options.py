@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
-from fairseq.dataclass import FairseqDataclass
 from omegaconf import DictConfig, open_dict
 
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.context_options import ContextOptions, context_fields, evaluation_chunk
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.modules.checkpoint_configs import parse_conv_layers
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
@@ -37,7 +37,7 @@ REGULARISERS = {
 
 
 @dataclass
-class EncoderOptions(FairseqDataclass):
+class EncoderOptions(ContextOptions):
     encoder_preset: str = field(default="tiny", metadata={"help": f"shape of the student: {', '.join(PRESETS)}"})
     front_end: Optional[str] = field(
         default=None, metadata={"help": "waveform, fbank, fbank_stack or conv2d; default: the preset's"}
@@ -100,8 +100,8 @@ class EncoderOptions(FairseqDataclass):
 def encoder_config(cfg: EncoderOptions) -> EncoderConfig:
     """The encoder these options describe: the recorded one where there is one, else preset and overrides.
 
-    Dropout and layer-drop always come from the options, and so does `feature_grad_mult` where it is given: they belong
-    to a training run, not to a shape.
+    Dropout and layer-drop always come from the options, and so do `feature_grad_mult` and the chunks of a streaming
+    student where they are given: they belong to a training run, not to a shape.
     """
     if cfg.encoder_config:
         values = json.loads(cfg.encoder_config)
@@ -116,11 +116,14 @@ def encoder_config(cfg: EncoderOptions) -> EncoderConfig:
     values.update({name: getattr(cfg, option) for option, name in REGULARISERS.items()})
     if cfg.feature_grad_mult is not None:
         values["feature_grad_mult"] = cfg.feature_grad_mult
+    values.update(context_fields(cfg, values, recorded=bool(cfg.encoder_config)))
     return EncoderConfig.from_dict(values)
 
 
 def build_encoder(cfg: EncoderOptions) -> StudentEncoder:
-    return StudentEncoder(encoder_config(cfg))
+    encoder = StudentEncoder(encoder_config(cfg))
+    encoder.set_chunk(*evaluation_chunk(cfg, encoder.chunk))
+    return encoder
 
 
 def record_encoder(cfg: Any, config: EncoderConfig) -> None:

@@ -1,6 +1,6 @@
 """Multi-head self-attention on torch's fused kernel, with optional rotary or relative-key positions."""
 
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ class SelfAttention(nn.Module):
         rotary: Optional[Rotary] = None,
         clips: Optional[Sequence[int]] = None,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; ``key_bias`` [B, 1, 1, T] is added to the scores, None = no padding.
+        """[B, T, D] -> [B, T, D]; ``key_bias`` [B, 1, 1 or T, T] is added to the scores, None = nothing is hidden.
 
         clips: frames of the clips that stand behind one another in [1, T, D], each of which attends to itself.
         """
@@ -52,12 +52,29 @@ class SelfAttention(nn.Module):
             y = torch.cat([self.attend(*part) for part in parts], dim=1)
         return self.out(y.reshape(batch, length, width))
 
+    def step(
+        self, x: Tensor, past: Tensor, key_bias: Optional[Tensor] = None, rotary: Optional[Rotary] = None
+    ) -> Tuple[Tensor, Tensor]:
+        """Further frames, of which ``past`` is remembered: [B, T, D] -> [B, T, D] and what to remember, also of these.
+
+        past: keys and values [B, P, 2, H, head_dim], without positions: so scores depend on nothing but distances
+            however long a stream gets. ``key_bias`` [B or 1, 1, 1 or T, P + T] and ``rotary`` are of P + T frames.
+        """
+        batch, length, width = x.shape
+        query, *heard = self.qkv(x).view(batch, length, 3, self.heads, self.head_dim).unbind(2)
+        heard = torch.cat((past, torch.stack(heard, dim=2)), dim=1)
+        key, value = heard.unbind(2)
+        if rotary is not None:
+            key = apply_rotary(key, rotary)
+            query = apply_rotary(query, tuple(part[-length:] for part in rotary))
+        return self.out(self.attend(query, key, value, key_bias).reshape(batch, length, width)), heard
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, key_bias: Optional[Tensor] = None) -> Tensor:
-        """Three of [B, T, H, head_dim] -> the same shape."""
+        """[B, T, H, head_dim], and two of [B, K, H, head_dim] that end with the same T frames, to the first's shape."""
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         bias = key_bias
         if self.relative_key is not None:
-            bias = self.relative_key(query)
+            bias = self.relative_key(query, key.size(2) - query.size(2))
             bias = bias if key_bias is None else bias + key_bias
         y = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0

@@ -1,7 +1,8 @@
 """Conformer block (Gulati et al. 2020, arXiv 2005.08100) in the form w2v-BERT 2.0 uses."""
 
-from typing import Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,12 +34,32 @@ class ConvolutionModule(nn.Module):
         self.pointwise_out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
-        x = F.glu(self.pointwise_in(self.layer_norm(x)), dim=-1)
+        x = self._gated(x)
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-        x = self.depthwise(x)
+        return self._mixed(self.depthwise(x), padding_mask)
+
+    def step(self, x: Tensor, past: Tensor) -> Tuple[Tensor, Tensor]:
+        """Further frames [B, T, D] after ``past`` [B, kernel - 1, D], which begins with zeros; both for the next step.
+
+        Only where the convolution is causal.
+        """
+        x = torch.cat((past, self._gated(x)), dim=1)
+        return self._mixed(self.depthwise.valid(x)), x[:, x.size(1) - past.size(1) :]
+
+    def _gated(self, x: Tensor) -> Tensor:
+        return F.glu(self.pointwise_in(self.layer_norm(x)), dim=-1)
+
+    def _mixed(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
         x = self.norm(x, padding_mask) if isinstance(self.norm, MaskedBatchNorm) else self.norm(x)
         return self.pointwise_out(self.activation(x))
+
+
+class BlockMemory(NamedTuple):
+    """What a block remembers of the frames before: keys and values [B, P, 2, H, head_dim], conv [B, kernel - 1, D]."""
+
+    attention: Tensor
+    conv: Tensor
 
 
 class ConformerBlock(nn.Module):
@@ -81,3 +102,22 @@ class ConformerBlock(nn.Module):
         ffn = self.ffn2(self.ffn2_layer_norm(x))
         x = self.final_layer_norm(x + 0.5 * self.dropout(ffn))
         return x, ffn
+
+    def step(
+        self,
+        x: Tensor,
+        past: BlockMemory,
+        key_bias: Optional[Tensor] = None,
+        rotary: Optional[Rotary] = None,
+    ) -> Tuple[Tensor, BlockMemory]:
+        """The forward pass in evaluation, on frames [B, T, D] that follow on those ``past`` is of.
+
+        ``key_bias`` and ``rotary``: see :meth:`SelfAttention.step`.
+        """
+        x = x + 0.5 * self.ffn1(self.ffn1_layer_norm(x))
+        y, heard = self.attention.step(self.attention_layer_norm(x), past.attention, key_bias, rotary)
+        x = x + y
+        y, convolved = self.conv.step(x, past.conv)
+        x = x + y
+        x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))
+        return self.final_layer_norm(x), BlockMemory(heard, convolved)

@@ -21,5 +21,8 @@ class DepthwiseConv(nn.Module):
         """[B, T, D] -> [B, T, D]; frames outside the clip count as zero; the caller zeroes padded frames."""
         left = self.kernel - 1 if self.causal else (self.kernel - 1) // 2
         # A contiguous [B, D, T] copy would make torch's CPU backward pass several times slower.
-        padded = F.pad(x, (0, 0, left, self.kernel - 1 - left))
-        return F.conv1d(padded.transpose(1, 2), self.weight, groups=self.weight.size(0)).transpose(1, 2)
+        return self.valid(F.pad(x, (0, 0, left, self.kernel - 1 - left)))
+
+    def valid(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T - kernel + 1, D]: nothing outside ``x`` is looked at."""
+        return F.conv1d(x.transpose(1, 2), self.weight, groups=self.weight.size(0)).transpose(1, 2)

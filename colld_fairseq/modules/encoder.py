@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.chunks import Chunk, Count, draw_chunk, widest
 from colld_fairseq.modules.conformer import ConformerBlock
 from colld_fairseq.modules.dropout import Dropout
 from colld_fairseq.modules.encoder_config import EncoderConfig
@@ -53,6 +54,13 @@ class StudentEncoder(nn.Module):
     wav2vec 2.0; with Conformer blocks, "relative_key" positions, causal convolution and two stacked
     filterbank frames it is w2v-BERT 2.0; weights of those load exactly (see
     :mod:`colld_fairseq.modules.initialise`). A clip's frames do not depend on its batch.
+
+    With a "causal" or "chunk" context frames hear only so much of what comes later: in training as drawn for each
+    batch, in evaluation as :meth:`set_chunk` says. :class:`~colld_fairseq.modules.streaming.StreamingEncoder` gives the
+    same output chunk by chunk.
+
+    Attributes:
+        chunk: what a frame hears in evaluation; the widest context of the training unless :meth:`set_chunk` was called.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -74,6 +82,29 @@ class StudentEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if transformer else None
         if transformer:
             self.blocks.apply(_init_bert)
+        self._chunk_sizes = {"full": [None], "causal": [1], "chunk": config.chunk_sizes}[config.context]
+        self.chunk = Chunk(widest(self._chunk_sizes), widest(config.left_contexts))
+
+    def set_chunk(self, size: Count = None, left: Count = None) -> None:
+        """Choose what a frame hears in evaluation: its chunk of ``size`` frames and ``left`` chunks before it.
+
+        None = no limit; the size of a causal encoder's chunks is always 1. ConfigError where the encoder was not
+        trained for streaming.
+        """
+        self.chunk = self.chunk_of(size, left)
+
+    def chunk_of(self, size: Count = None, left: Count = None) -> Chunk:
+        """What :meth:`set_chunk` would choose."""
+        if self.config.context == "full" and (size, left) != (None, None):
+            raise ConfigError(
+                "this student hears the whole utterance and cannot be limited to chunks: train one with"
+                " --encoder-context chunk (or causal)"
+            )
+        if self.config.context == "causal":
+            if size not in (None, 1):
+                raise ConfigError(f"a causal student hears nothing later: its chunks are of 1 frame, not of {size}")
+            size = 1
+        return Chunk(size, left).checked()
 
     @property
     def width(self) -> int:
@@ -149,7 +180,8 @@ class StudentEncoder(nn.Module):
         # Without padding the blocks get no mask, which lets attention take its fastest path.
         block_padding = None if source_lengths is None else padding_mask
         x = self._add_positions(x, block_padding)
-        key_bias = attention_key_bias(block_padding, x.dtype)
+        chunk = draw_chunk(self._chunk_sizes, self.config.left_contexts) if self._draws_chunks else self.chunk
+        key_bias = attention_key_bias(block_padding, x.dtype, chunk.hidden(x.size(1), device=x.device))
         rotary = None
         if self.config.position == "rotary":
             rotary = rotary_table(x.size(1), self.width // self.config.attention_heads, x)
@@ -220,6 +252,10 @@ class StudentEncoder(nn.Module):
         """Whether blocks get the clips behind one another; of these blocks only attention mixes frames."""
         gains = padding_mask is not None or (x.size(0) > 1 and not torch.is_grad_enabled())
         return gains and fast_path(x) and self.config.block == "transformer" and self.config.position != "rotary"
+
+    @property
+    def _draws_chunks(self) -> bool:
+        return self.training and self.config.context != "full"
 
     def _skipped_blocks(self) -> Sequence[bool]:
         """One decision a block, from torch's generator so that a resumed run repeats them."""

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Dict, List
 
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.chunks import Chunk, Count
 
 #: (channels, kernel, stride) of the wav2vec 2.0 / HuBERT feature extractor: 320 samples a frame.
 WAV2VEC_CONV_LAYERS = [[512, 10, 5]] + [[512, 3, 2]] * 4 + [[512, 2, 2]] * 2
@@ -14,6 +15,7 @@ CHOICES = {
     "position": ("conv", "relative_key", "rotary", "none"),
     "extractor_norm": ("group", "layer"),
     "conv_norm": ("layer", "batch"),
+    "context": ("full", "causal", "chunk"),
 }
 
 
@@ -43,6 +45,11 @@ class EncoderConfig:
             of "relative_key".
         depthwise_conv_kernel, causal_conv, conv_norm: the Conformer's convolution; causal looks at past
             frames only.
+    Streaming (Conformer blocks with causal convolutions, "fbank_stack" or "conv2d", no "conv" positions):
+        context: what a frame may attend to: "full", "causal" (nothing later), or "chunk" (its own chunk and those
+            before it).
+        chunk_sizes: frames of a chunk of "chunk", drawn for every batch in training; None = the whole utterance.
+        left_contexts: chunks ("causal": frames) before its own that a frame attends to, drawn likewise; None = all.
     Regularisation, in training only:
         dropout (residual branches), attention_dropout, activation_dropout, dropout_input (projected
         features), layerdrop (probability of skipping a whole block).
@@ -75,6 +82,9 @@ class EncoderConfig:
     depthwise_conv_kernel: int = 31
     causal_conv: bool = False
     conv_norm: str = "layer"
+    context: str = "full"
+    chunk_sizes: List[Count] = field(default_factory=lambda: [8, 16, 32, None])
+    left_contexts: List[Count] = field(default_factory=lambda: [None])
     layer_norm_eps: float = 1e-5
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -104,6 +114,29 @@ class EncoderConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         self.conv_layers = [list(map(int, layer)) for layer in self.conv_layers]
+        if self.context != "full":
+            self._check_streams()
+
+    def _check_streams(self) -> None:
+        """Raises ConfigError where a frame would depend on later ones in spite of the context."""
+        needs = {
+            "block": ("conformer",),
+            "front_end": ("fbank_stack", "conv2d"),
+            "position": ("relative_key", "rotary", "none"),
+            "time_reduction": (1,),
+            "causal_conv": (True,),
+        }
+        for name, able in needs.items():
+            if getattr(self, name) not in able:
+                raise ConfigError(
+                    f"context={self.context!r} does not go with {name}={getattr(self, name)!r}: "
+                    f"it needs {' or '.join(map(repr, able))}"
+                )
+        for size in self.chunk_sizes:
+            for left in self.left_contexts:
+                Chunk(size, left).checked()
+        if not self.chunk_sizes or not self.left_contexts:
+            raise ConfigError("chunk_sizes and left_contexts must each name at least one")
 
     def to_dict(self) -> Dict[str, Any]:
         """Plain values only: what :meth:`from_dict` takes, and JSON and YAML keep."""

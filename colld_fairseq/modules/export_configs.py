@@ -152,6 +152,8 @@ def _fields_without_effect(config: EncoderConfig) -> List[str]:
         idle += ["depthwise_conv_kernel", "causal_conv", "conv_norm"]
     else:
         idle += ["norm_first"]
+    if config.context == "full":
+        idle += ["chunk_sizes", "left_contexts"]
     if config.position != "conv":
         idle += ["conv_pos", "conv_pos_groups"]
     if config.position != "relative_key":

@@ -3,6 +3,9 @@
 Every front-end is called as ``front_end(x, lengths)`` and returns features [B, T, D] and their lengths [B];
 ``lengths=None`` means that no clip is padded. What stands in the padding of the input never reaches a valid
 frame of the output.
+
+Those that can stream look at no frame before their own and have a ``lookahead``: frame k sees filterbank frames sk to
+s(k + 1) + lookahead - 1, s = 100 Hz / ``frame_rate_hz``.
 """
 
 from typing import List, Optional, Tuple
@@ -184,6 +187,8 @@ class FbankStackFrontEnd(nn.Module):
     Takes [B, T, bins] at 100 Hz; frames that do not fill a last stack are dropped.
     """
 
+    lookahead = 0
+
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.stack = config.fbank_stack
@@ -218,6 +223,7 @@ class Conv2dFrontEnd(nn.Module):
 
     frame_rate_hz = FBANK_RATE_HZ / 4
     SHORTEST = 7  # filterbank frames that make one frame
+    lookahead = 3  # of them after the next frame's first
 
     def __init__(self, config: EncoderConfig):
         super().__init__()

@@ -1,5 +1,6 @@
 """Ways to tell an encoder where a frame is: convolutional, rotary, and relative-key position embeddings."""
 
+import functools
 from typing import Optional, Tuple
 
 import torch
@@ -68,16 +69,17 @@ class ConvPositionalEmbedding(nn.Module):
 
 def rotary_table(length: int, head_dim: int, like: Tensor, base: float = 10000.0) -> Rotary:
     """Cosines and sines [T, 1, head_dim / 2] of rotary embeddings (RoFormer, arXiv 2104.09864)."""
-    steps = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32)
-    angles = torch.arange(length, device=like.device, dtype=torch.float32)[:, None] * base ** (
-        -steps / head_dim
-    )
+    # Angles in double precision: of thousands of radians single precision keeps four decimals, and the same distance
+    # between frames would not give the same score everywhere.
+    steps = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float64)
+    angles = torch.arange(length, device=like.device, dtype=torch.float64)[:, None] * base ** (-steps / head_dim)
     return angles.cos()[:, None].to(like.dtype), angles.sin()[:, None].to(like.dtype)
 
 
 def apply_rotary(x: Tensor, table: Rotary) -> Tensor:
-    """Rotate [B, T, 2, H, head_dim] by each frame's angles, so that scores depend on distances only."""
-    cos, sin = (part.unsqueeze(1) for part in table)
+    """Rotate [B, T, ..., H, head_dim] by each frame's angles, so that scores depend on distances only."""
+    between = (1,) * (x.dim() - 4)
+    cos, sin = (part.view(part.size(0), *between, *part.shape[1:]) for part in table)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -94,24 +96,33 @@ class RelativeKeyBias(nn.Module):
         self.max_left, self.max_right = max_left, max_right
         self.weight = nn.Parameter(torch.randn(max_left + max_right + 1, head_dim))
 
-    def forward(self, query: Tensor) -> Tensor:
-        """[B, H, T, head_dim] -> [B, H, T, T], scaled like the attention scores."""
+    def forward(self, query: Tensor, past: int = 0) -> Tensor:
+        """[B, H, T, head_dim] -> [B, H, T, past + T], scaled like the attention scores.
+
+        past: frames before these, which are keys but no queries.
+        """
         batch, heads, length, head_dim = query.shape
         scores = torch.matmul(query, self.weight.to(query.dtype).t()) * head_dim**-0.5
-        positions = torch.arange(length, device=query.device)
-        distance = (positions[None] - positions[:, None]).clamp(
-            -self.max_left, self.max_right
-        ) + self.max_left
-        return scores.gather(-1, distance.expand(batch, heads, length, length))
+        positions = torch.arange(-past, length, device=query.device)
+        distance = (positions[None] - positions[past:, None]).clamp(-self.max_left, self.max_right) + self.max_left
+        return scores.gather(-1, distance.expand(batch, heads, length, past + length))
 
 
-def attention_key_bias(padding_mask: Optional[Tensor], dtype: torch.dtype) -> Optional[Tensor]:
-    """[B, T] (True on padding) -> additive bias [B, 1, 1, T] for attention scores; None stays None.
+def attention_key_bias(
+    padding_mask: Optional[Tensor], dtype: torch.dtype, hidden: Optional[Tensor] = None
+) -> Optional[Tensor]:
+    """[B, K] (True on padding) -> additive bias [B, 1, 1, K] for attention scores; None stays None.
+
+    hidden: bool [T, K], keys that single frames may not attend to (see :mod:`colld_fairseq.modules.chunks`); with it
+    the bias is [B, 1, T, K], B = 1 where nothing is padded.
 
     Finite rather than -inf: a clip that is all padding then gives a finite output instead of NaN gradients,
     and for every other clip the padded keys' weight is exactly 0.
     """
-    if padding_mask is None:
+    masks = [] if padding_mask is None else [padding_mask[:, None, None]]
+    masks += [] if hidden is None else [hidden[None, None]]
+    if not masks:
         return None
-    bias = torch.zeros(padding_mask.shape, dtype=dtype, device=padding_mask.device)
-    return bias.masked_fill(padding_mask, torch.finfo(dtype).min / 2)[:, None, None]
+    mask = functools.reduce(torch.logical_or, masks)
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return bias.masked_fill(mask, torch.finfo(dtype).min / 2)

@@ -151,6 +151,8 @@ def test_every_field_is_kept_or_named_or_without_effect(base):
     for field, value in base.to_dict().items():
         if field == "feature_grad_mult":  # acts on gradients alone
             continue
+        if field == "context" and base.block == "transformer":  # there is no other
+            continue
         config = dataclasses.replace(base, **{field: another(field, value)})
         for layout in NATIVE[base.block]:
             kept = getattr(layout.read(layout.write(config)), field) == getattr(config, field)
