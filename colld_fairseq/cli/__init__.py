@@ -14,6 +14,7 @@ SUBCOMMANDS = {
     "cmvn": "mean and deviation of a corpus' filterbanks, for --cmvn FILE in training",
     "features": "write a teacher's features of a manifest once, to train from them",
     "cluster": "k-means codes of a teacher layer, and frame labels to pre-train HuBERT on",
+    "transcribe": "texts of audio files, folders or manifests: recognition, translation, pseudo-labels",
     "score": "WER, CER, BLEU and chrF per language of fairseq-generate's output",
     "similarity": "CKA and CCA between the layers of a student and a teacher, as numbers and as a heat map",
     "convert": "an encoder between transformers, fairseq and this project, with the difference per layer",
@@ -21,11 +22,26 @@ SUBCOMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Lets options stand between the files they are about: `colld transcribe model.pt --out o.tsv a.wav b.wav`."""
+
+    intermixing = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self.intermixing:  # called by what is called here
+            return super().parse_known_args(args, namespace)
+        self.intermixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.intermixing = False
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     """Entry point. Errors a user can act on are printed without a traceback; the exit code is then 2."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="colld", description="Distil speech encoders with fairseq")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, help_text in SUBCOMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text)
         if name in argv[:1]:  # only the chosen one is imported: the others may need what is not installed

@@ -109,14 +109,15 @@ class BadClips:
         """Note {id: reason}; raises AudioError once there are too many."""
         self.reasons.update(reasons)
         if len(self) > self.limit:
-            raise AudioError(self._report(f"more than the {self.limit} that --max-bad allows"))
+            raise AudioError(self.report(f"more than the {self.limit} that --max-bad allows"))
 
     def show(self, console: Console) -> None:
         """Print those left out, if any."""
         if self.reasons:
-            console.print(f"[yellow]{self._report('left out')}[/]", soft_wrap=True, highlight=False)
+            console.print(f"[yellow]{self.report('left out')}[/]", soft_wrap=True, highlight=False)
 
-    def _report(self, verdict: str) -> str:
+    def report(self, verdict: str) -> str:
+        """The message: how many, the verdict, the first SHOWN of them."""
         lines = [f"  {name}: {reason}" for name, reason in list(self.reasons.items())[:SHOWN]]
         more = [f"  and {len(self) - SHOWN} more"] if len(self) > SHOWN else []
         return "\n".join([f"{len(self)} of {self.rows} clips cannot be used, {verdict}:", *lines, *more])

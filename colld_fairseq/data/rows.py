@@ -1,5 +1,6 @@
-"""Audio files named one by one, with the reading interface of a manifest (for fairseq-interactive)."""
-from typing import Sequence
+"""Audio files named one by one, with the reading interface of a manifest."""
+
+from typing import Optional, Sequence
 
 import numpy as np
 
@@ -7,17 +8,24 @@ from colld_fairseq.data.manifest import Row
 
 
 class PathRows:
-    """Rows of audio paths (`file` or `archive.zip:offset:length`) and their lengths in samples at 16 kHz."""
+    """Rows of audio paths (`file` or `archive.zip:offset:length`) and their lengths in samples at 16 kHz.
+
+    ids: names of the rows; the paths themselves where none are given.
+    """
 
     path = "interactive"
     has_text = False
 
-    def __init__(self, paths: Sequence[str], n_samples: Sequence[int]) -> None:
+    def __init__(self, paths: Sequence[str], n_samples: Sequence[int], ids: Optional[Sequence[str]] = None) -> None:
         self.paths = list(paths)
         self.n_samples = np.asarray(n_samples, dtype=np.int64)
+        self.ids = self.paths if ids is None else list(ids)
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def audio_path(self, index: int) -> str:
+        return self.paths[index]
+
     def row(self, index: int) -> Row:
-        return Row(id=self.paths[index], audio=self.paths[index], n_samples=int(self.n_samples[index]))
+        return Row(id=self.ids[index], audio=self.paths[index], n_samples=int(self.n_samples[index]))

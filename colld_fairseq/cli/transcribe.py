@@ -1,0 +1,193 @@
+"""`colld transcribe`: audio to text with a trained recogniser or translator; pseudo-labels for unlabelled audio."""
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, Iterator, List, Sequence, Tuple
+
+import numpy as np
+from rich.console import Console
+
+from colld_fairseq.cli.clips import AudioBar, BadClips, plan_batches, progress, read_ahead, usable
+from colld_fairseq.cli.transcribe_inputs import Rows, read_files, read_manifests
+from colld_fairseq.cli.transcribe_output import Journal, Result, write_results
+from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.data.manifest import Row
+from colld_fairseq.errors import AudioError, ConfigError
+from colld_fairseq.named_values import split_named
+from colld_fairseq.recogniser import Recogniser, load_recogniser
+from colld_fairseq.tasks.multilingual_speech_to_text import DECODERS
+
+WINDOW = 512  # neighbouring clips among which batches of similar length are made: printing waits for no more
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `colld transcribe`."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a fine-tuned model; several with : are an ensemble")
+    parser.add_argument("audio", nargs="*", metavar="AUDIO", help="audio files, folders and zip archives")
+    parser.add_argument("--manifest", metavar="A.tsv[,B.tsv]", help="instead of AUDIO: manifests, joined")
+    parser.add_argument("--audio-root", metavar="DIR", help="folder that the manifests' paths start from")
+    parser.add_argument("--out", metavar="O.tsv", help="manifest to write, ready for training; finished if begun")
+    parser.add_argument("--decoder", choices=["auto", *DECODERS], default="auto", help="default: the model's main one")
+    parser.add_argument("--beam", type=int, default=1, help="hypotheses kept (default: %(default)s, greedy)")
+    parser.add_argument(
+        "--nbest", type=int, default=1, help="hypotheses a clip; with --out in O.hypotheses.jsonl, with their scores"
+    )
+    parser.add_argument("--lang", default="", help="target language of everything (default: each row's own)")
+    parser.add_argument("--source-lang", default="", help="spoken language, noted in --out where a row has none")
+    parser.add_argument("--vocab", metavar="DIR", default="", help="vocabulary folder, if it has moved since training")
+    parser.add_argument("--cmvn", metavar="FILE", default="", help="statistics of filterbanks, if they have moved")
+    parser.add_argument(
+        "--options",
+        metavar="NAME=VALUE,...",
+        default="",
+        help="more options of decoding, as fairseq-generate has them: blank_penalty, max_symbols, ctc_lm, ...",
+    )
+    parser.add_argument("--batch-seconds", type=float, default=60.0, help="audio of a batch, padding included")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument(
+        "--max-bad", type=float, default=1.0, help="share of clips, at least one, that may be unreadable (default: all)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints ids and texts, or writes a manifest of them. Raises ColldError."""
+    if bool(args.audio) == bool(args.manifest):
+        raise ConfigError("name audio files or folders, or give --manifest: one of the two")
+    recogniser = load_recogniser(args.checkpoint, args.beam, args.nbest, args.device, **task_options(args))
+    clips, unreadable = read_clips(args, recogniser)
+    console = Console(stderr=True)  # standard output is for texts
+    bad = BadClips(len(clips) + len(unreadable), args.max_bad)
+    bad.update(unreadable)
+    if args.out:
+        to_manifest(args, recogniser, clips, bad, console)
+    else:
+        to_standard_output(args, recogniser, clips, bad, console)
+    if len(bad) == bad.rows:
+        raise AudioError(bad.report("which leaves none"))
+    bad.show(console)
+    return 0
+
+
+def task_options(args: argparse.Namespace) -> Dict[str, str]:
+    """The task's options that differ from those of the training."""
+    options = split_named(args.options, "--options")
+    if args.options and not options:
+        raise ConfigError(f"--options {args.options!r}: write NAME=VALUE, with commas between them")
+    moved = {name: getattr(args, name) for name in ("vocab", "cmvn") if getattr(args, name)}
+    return {"decoder": args.decoder, "tgt_lang": args.lang, **moved, **options}
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What is to be transcribed: `todo` are numbers of rows, whose ids differ."""
+
+    rows: Rows
+    ids: Sequence[str]
+    todo: np.ndarray
+    describe: Callable[[Row], Row]  # fills in the languages
+
+    def __len__(self) -> int:
+        return len(self.todo)
+
+    def row(self, number: int) -> Row:
+        return self.describe(self.rows.row(number))
+
+    def languages(self, numbers: Sequence[int]) -> List[str]:
+        return [self.row(number).tgt_lang for number in numbers]
+
+
+def read_clips(args: argparse.Namespace, recogniser: Recogniser) -> Tuple[Clips, Dict[str, str]]:
+    """The clips that were asked for, and {id: reason} of files that cannot be opened."""
+    if args.audio and recogniser.needs_language:
+        raise ConfigError("this model writes several languages: say with --lang which")
+
+    def describe(row: Row) -> Row:
+        spoken = row.src_lang or args.source_lang
+        return row._replace(src_lang=spoken, tgt_lang=spoken if recogniser.transcribes else args.lang or row.tgt_lang)
+
+    if args.audio:
+        rows, unreadable = read_files(args.audio)
+        return Clips(rows, rows.ids, np.arange(len(rows)), describe), unreadable
+    rows, todo = read_manifests(args.manifest, args.audio_root, recogniser.needs_language)
+    return Clips(rows, [rows.text("id", row) for row in range(len(rows))], todo, describe), {}
+
+
+def transcribe(
+    recogniser: Recogniser, clips: Clips, batch_seconds: float, bad: BadClips, bar: AudioBar
+) -> Iterator[Dict[str, Result]]:
+    """Results by id, batch by batch; clips that cannot be used go to `bad`."""
+    windows = np.split(clips.todo, range(WINDOW, len(clips), WINDOW))
+    batches = (
+        batch for rows in windows for batch in plan_batches(rows, clips.rows.n_samples, batch_seconds * SAMPLE_RATE)
+    )
+    numbers = {clips.ids[row]: row for row in clips.todo.tolist()}
+    for batch in read_ahead(clips.rows, clips.ids, batches):
+        failed: Dict[str, str] = {}
+        names, waveforms = usable(batch, recogniser.output_lengths, failed)
+        results: Dict[str, Result] = {}
+        if names:
+            languages = clips.languages([numbers[name] for name in names]) if recogniser.needs_language else None
+            n_best = recogniser.transcribe([waveform.numpy() for waveform in waveforms], languages)
+            results = {name: Result(len(wave), found) for name, wave, found in zip(names, waveforms, n_best)}
+        bad.update(failed)
+        bar.advance(len(batch), sum(map(len, waveforms)) / SAMPLE_RATE)
+        yield results
+
+
+def to_standard_output(
+    args: argparse.Namespace, recogniser: Recogniser, clips: Clips, bad: BadClips, console: Console
+) -> None:
+    """`id<TAB>text` in the order of the input; with --nbest `id<TAB>score<TAB>text` for each hypothesis."""
+    waiting: Dict[str, Result] = {}
+    order = iter([clips.ids[row] for row in clips.todo.tolist()])
+    name = next(order, None)
+    with progress(console, "transcribing") as display:
+        bar = AudioBar(display, len(clips), clips.rows.n_samples[clips.todo].sum() / SAMPLE_RATE)
+        for results in transcribe(recogniser, clips, args.batch_seconds, bad, bar):
+            waiting.update(results)
+            while name in waiting or name in bad.reasons:
+                for transcript in waiting.pop(name).transcripts if name in waiting else ():
+                    score = f"{transcript.score:.4f}\t" if args.nbest > 1 else ""
+                    print(f"{name}\t{score}{transcript.text}", flush=True)
+                name = next(order, None)
+
+
+def to_manifest(
+    args: argparse.Namespace, recogniser: Recogniser, clips: Clips, bad: BadClips, console: Console
+) -> None:
+    """Write --out once every clip is transcribed; until then results are kept in a journal beside it."""
+    journal = Journal(f"{args.out}.partial", settings(args, clips))
+    try:
+        done = journal.results.keys() | journal.bad.keys()
+        if done:
+            console.print(f"{len(done)} of {len(clips)} clips are there already")
+        bad.update(journal.bad)
+        left = [row for row in clips.todo.tolist() if clips.ids[row] not in done]
+        rest = replace(clips, todo=np.array(left, dtype=np.int64))
+        with progress(console, "transcribing") as display:
+            bar = AudioBar(display, len(rest), clips.rows.n_samples[rest.todo].sum() / SAMPLE_RATE)
+            for results in transcribe(recogniser, rest, args.batch_seconds, bad, bar):
+                journal.add(results, {name: bad.reasons[name] for name in bad.reasons if name not in journal.bad})
+    except BaseException:
+        journal.close()
+        raise
+    rows = [clips.row(row) for row in clips.todo.tolist()]
+    for path in write_results(args.out, rows, journal.results, args.nbest):
+        console.print(bar.summary(path), soft_wrap=True, highlight=False)
+    journal.remove()
+
+
+def settings(args: argparse.Namespace, clips: Clips) -> Dict[str, str]:
+    """What a result depends on: a journal that was begun with other values is refused."""
+    models = hashlib.sha256()
+    for path in args.checkpoint.split(":"):
+        with open(path, "rb") as file:
+            models.update(hashlib.file_digest(file, "sha256").digest())
+    names = json.dumps([(clips.ids[row], clips.rows.audio_path(row)) for row in clips.todo.tolist()])
+    return {
+        "checkpoint": models.hexdigest(),
+        "audio": hashlib.sha256(names.encode()).hexdigest(),
+        "options": json.dumps([args.beam, args.nbest, args.source_lang, task_options(args)]),
+    }

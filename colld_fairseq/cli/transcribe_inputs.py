@@ -1,0 +1,90 @@
+"""What `colld transcribe` is given: files, folders, archives and manifests, as rows with one reading interface."""
+
+import os
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from colld_fairseq.cli.clips import distinct_rows
+from colld_fairseq.data.audio import audio_info, find_zip_members, split_zip_spec
+from colld_fairseq.data.manifest import AnyManifest, join_manifests, read_manifest
+from colld_fairseq.data.rows import PathRows
+from colld_fairseq.errors import AudioError, ConfigError
+
+ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # looked for in folders and archives; a named file may have any
+
+Rows = Union[AnyManifest, PathRows]
+
+
+def find_audio(names: Sequence[str]) -> Tuple[List[str], List[str]]:
+    """Ids and paths of the audio in files, folders (and those below) and zip archives, in order.
+
+    The id is the path below the folder, the name in the archive, or the file as it was named; where two would be the
+    same, that of all is the whole path. Raises ConfigError: a name that is not there, or nothing found.
+    """
+    found: Dict[str, str] = {}  # path -> id
+    for name in names:
+        before = len(found)
+        for short, path in _audio_of(name):
+            found.setdefault(path, short)
+        if len(found) == before and not os.path.isfile(name) and split_zip_spec(name) is None:
+            raise ConfigError(f"{name}: no audio ({', '.join(ENDINGS)}) there")
+    if not found:
+        raise ConfigError("nothing to transcribe: name files or folders, or give --manifest")
+    paths, ids = list(found), list(found.values())
+    if len(set(ids)) < len(ids):
+        ids = paths
+    broken = [path for path in ids if "\t" in path or "\n" in path or "\r" in path]
+    if broken:
+        raise ConfigError(f"{broken[0]!r}: a tab or line break in the name; results are tab-separated: rename the file")
+    return ids, paths
+
+
+def _audio_of(name: str) -> Iterator[Tuple[str, str]]:
+    """(id, path) of every clip under one name."""
+    if os.path.isdir(name):
+        for folder, folders, files in os.walk(name):
+            folders.sort()
+            for file in sorted(files):
+                if file.lower().endswith(ENDINGS):
+                    path = os.path.join(folder, file)
+                    yield os.path.relpath(path, name), path
+    elif name.lower().endswith(".zip"):
+        members = find_zip_members(name)
+        yield from ((member, path) for member, path in members.items() if member.lower().endswith(ENDINGS))
+    else:
+        yield name, name
+
+
+def read_files(names: Sequence[str]) -> Tuple[PathRows, Dict[str, str]]:
+    """Rows of the clips that :func:`find_audio` finds, and {id: reason} of those that cannot be opened."""
+    ids, paths = find_audio(names)
+    kept, lengths, bad = [], [], {}
+    for name, path in zip(ids, paths):
+        try:
+            lengths.append(audio_info(path).num_samples)
+            kept.append((name, path))
+        except AudioError as error:
+            bad[name] = str(error)
+    return PathRows([path for _, path in kept], lengths, [name for name, _ in kept]), bad
+
+
+def read_manifests(paths: str, audio_root: Optional[str], each_language: bool) -> Tuple[AnyManifest, np.ndarray]:
+    """The rows of manifests `A.tsv,B.tsv`, and which of them to transcribe: those of a repeated id once.
+
+    each_language: the result depends on a row's own target language. A clip that is there with several of them is then
+    refused with ConfigError, because a manifest of the results could not hold it twice.
+    """
+    manifest = join_manifests([read_manifest(path, audio_root) for path in paths.split(",")])
+    ids = [manifest.text("id", row) for row in range(len(manifest))]
+    rows = distinct_rows(ids)
+    if each_language and len(rows) < len(ids):
+        languages: Dict[str, str] = {}
+        for row, name in enumerate(ids):
+            language = manifest.text("tgt_lang", row)
+            if languages.setdefault(name, language) != language:
+                raise ConfigError(
+                    f"{manifest.where(row)}: id {name!r} is there with the target languages {languages[name]!r} and"
+                    f" {language!r}: transcribe one manifest at a time, or give --lang"
+                )
+    return manifest, rows

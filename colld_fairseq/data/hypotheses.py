@@ -1,0 +1,67 @@
+"""n-best lists on disk: one JSON line an utterance, written by `colld transcribe --nbest`.
+
+    {"id": "clip-1", "hypotheses": [{"text": "a b", "tokens": [5, 4, 6], "score": -1.2, "log_prob": -1.3}, ...]}
+
+`tokens` are ids of the vocabulary that the recogniser was trained with; the other fields are those of
+:class:`Transcript`. Hypotheses are in order of their score, best first.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Dict, Iterable, List, Sequence, Tuple, Union
+
+from colld_fairseq.errors import ManifestError
+from colld_fairseq.files import write_whole
+
+
+@dataclass
+class Transcript:
+    """One hypothesis.
+
+    Attributes:
+        text: without unknown tokens, special symbols and language tags.
+        tokens: ids of the labels, without tag and end of sentence.
+        score: what hypotheses are ranked by (natural logarithms; language model and length score included).
+        log_prob: ln p of its best path (CTC, transducer) or of the tokens (attention).
+    """
+
+    text: str
+    tokens: List[int]
+    score: float
+    log_prob: float
+
+    @property
+    def mean_log_prob(self) -> float:
+        """ln p a token: a confidence that clips of different lengths can be compared by."""
+        return self.log_prob / max(1, len(self.tokens))
+
+
+def write_hypotheses(path: Union[str, Path], n_best: Iterable[Tuple[str, Sequence[Transcript]]]) -> None:
+    """Write (id, n-best list) pairs, whole or not at all."""
+    lines = [
+        json.dumps({"id": name, "hypotheses": [asdict(transcript) for transcript in transcripts]}, ensure_ascii=False)
+        for name, transcripts in n_best
+    ]
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def read_hypotheses(path: Union[str, Path]) -> Dict[str, List[Transcript]]:
+    """n-best lists by id; ManifestError names file and line of what :func:`write_hypotheses` cannot have written."""
+    found: Dict[str, List[Transcript]] = {}
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            name, transcripts = entry["id"], [Transcript(**fields) for fields in entry["hypotheses"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ManifestError(f"{path}:{number}: no n-best list as `colld transcribe` writes it ({error})") from error
+        if name in found:
+            raise ManifestError(f"{path}:{number}: id {name!r} is there already; every utterance has one line")
+        found[name] = transcripts
+    return found

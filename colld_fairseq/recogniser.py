@@ -1,0 +1,141 @@
+"""A trained recogniser or translator in plain Python: waveforms in, texts out."""
+
+import os
+from dataclasses import fields
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+import torch
+from fairseq import checkpoint_utils
+from fairseq.dataclass.utils import overwrite_args_by_name
+from fairseq.utils import move_to_cuda
+from torch import Tensor, nn
+
+from colld_fairseq.data.datasets import pad
+from colld_fairseq.data.fbank import fbank_length
+from colld_fairseq.data.hypotheses import Transcript
+from colld_fairseq.data.vocabulary import Vocabulary
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.tasks.multilingual_speech_to_text import (
+    MultilingualSpeechToTextConfig,
+    MultilingualSpeechToTextTask,
+)
+
+TASK = "multilingual_speech_to_text"
+
+
+class Recogniser:
+    """Models of one task with the way they are decoded; made by :func:`load_recogniser`.
+
+    A clip's result does not depend on what else is in its batch.
+    """
+
+    def __init__(
+        self, task: MultilingualSpeechToTextTask, models: Sequence[nn.Module], beam: int, nbest: int, device: str
+    ) -> None:
+        self.task, self.models, self.device = task, [model.eval().to(device) for model in models], device
+        self.input = task.student_input(train=False)
+        self.decoder = task.decoder_of(self.models)
+        self.nbest = nbest
+        self.generator = task.build_generator(self.models, task.search_arguments(beam, nbest))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.task.vocabulary
+
+    @property
+    def needs_language(self) -> bool:
+        """Whether each clip's target language has to be named: tags in the vocabulary, and none forced."""
+        return self.vocabulary.uses_tags and self.decoder != "ctc" and not self.task.cfg.tgt_lang
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether texts are in the language spoken whatever the target language: CTC trained on transcripts."""
+        return self.decoder == "ctc" and self.task.cfg.ctc_target == "src_text"
+
+    def output_lengths(self, samples: Tensor) -> Tensor:
+        """Samples at 16 kHz, int64 [B] -> encoder frames [B]."""
+        if self.input.kind == "fbank":
+            samples = torch.from_numpy(fbank_length(samples.numpy()))
+        return self.models[0].encoder.student.output_lengths(samples)
+
+    def transcribe(
+        self, waveforms: Sequence[np.ndarray], languages: Optional[Sequence[str]] = None
+    ) -> List[List[Transcript]]:
+        """n-best lists, best first, of clips float32 [N] at 16 kHz, each long enough for one encoder frame.
+
+        languages: the target language of each clip, where `needs_language`.
+        """
+        source, lengths = pad([self.input(waveform) for waveform in waveforms])
+        sample: Dict[str, Any] = {
+            "id": torch.arange(len(lengths)),
+            "net_input": {"src_tokens": source, "src_lengths": lengths},
+        }
+        if self.device != "cpu":
+            sample = move_to_cuda(sample)
+        if languages is not None:
+            sample["tgt_langs"] = list(languages)
+        n_best = self.task.inference_step(self.generator, self.models, sample)
+        return [[self._transcript(hypothesis) for hypothesis in hypotheses[: self.nbest]] for hypotheses in n_best]
+
+    def _transcript(self, hypothesis: Dict[str, Any]) -> Transcript:
+        tags, dictionary = self.vocabulary.tag_ids, self.vocabulary.dictionary
+        tokens = hypothesis["tokens"].tolist()
+        # CTC and transducers score labels only: their </s> is for fairseq's scorers
+        scores = [score for token, score in zip(tokens, hypothesis["positional_scores"].tolist()) if token not in tags]
+        labels = [token for token in tokens if token not in tags and token != dictionary.eos()]
+        known = torch.tensor([token for token in labels if token != dictionary.unk()])
+        score = float(hypothesis["score"])
+        return Transcript(self.vocabulary.decode(known), labels, score, sum(scores) if scores else score)
+
+
+def load_recogniser(
+    path: str, beam: int = 1, nbest: int = 1, device: Optional[str] = None, **options: Any
+) -> Recogniser:
+    """The model of a checkpoint (several with colons between them: an ensemble), ready to transcribe.
+
+    Files are loaded with weights_only, so nothing in them is run.
+
+    Args:
+        device: "cpu" or "cuda"; default: cuda where there is one.
+        options: of the task `multilingual_speech_to_text` that are to differ from the training's: `vocab`, `cmvn`,
+            `decoder`, `tgt_lang`, `ctc_lm`, ... The topology of a transducer is that of its training.
+
+    Raises ConfigError: no such file, no model of this task, a vocabulary that is gone; and what the task raises.
+    """
+    unknown = sorted(set(options) - {field.name for field in fields(MultilingualSpeechToTextConfig)})
+    if unknown:
+        raise ConfigError(f"the task {TASK} has no option {unknown[0]!r}")
+    if not 1 <= nbest <= beam:
+        raise ConfigError(f"--nbest {nbest} of a beam of {beam}: give at least 1, and a --beam of at least as many")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    task, models = None, []
+    for part in path.split(":"):
+        state = _read_checkpoint(part, options)
+        try:
+            found, _, task = checkpoint_utils.load_model_ensemble_and_task([part], task=task, state=state)
+        except RuntimeError as error:  # weights of another shape, or of a newer version
+            raise ConfigError(f"{part}: {error}") from error
+        models += found
+    return Recogniser(task, models, beam, nbest, device)
+
+
+def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:
+    """What fairseq's loading makes of a file, with other options of the task."""
+    if not os.path.isfile(path):
+        raise ConfigError(f"no checkpoint {path}")
+    try:
+        state = checkpoint_utils.load_checkpoint_to_cpu(path)
+        task, criterion = state["cfg"]["task"], state["cfg"]["criterion"]
+    except Exception as error:  # noqa: BLE001 - truncated, not a checkpoint, or of another program
+        raise ConfigError(f"{path} is not a checkpoint of a colld_fairseq model: {error}") from error
+    if task._name != TASK:
+        remedy = "fine-tune it with text first (student_ctc, student_s2t or transducer_student)"
+        raise ConfigError(f"{path} was trained for {task._name}, it does not write texts: {remedy}")
+    if "topology" in criterion:
+        options = {"decoding_topology": criterion.topology, **options}
+    overwrite_args_by_name(state["cfg"], {"task": options})
+    folder = task.vocab or task.data
+    if not os.path.isfile(os.path.join(folder, "config.yaml")):
+        raise ConfigError(f"{path}: its vocabulary {folder} is not there; say where it is now (--vocab)")
+    return state

@@ -1,0 +1,18 @@
+"""Checkpoints as fairseq saves them, of models that were never trained."""
+
+import torch
+from omegaconf import OmegaConf
+
+
+def save_untrained(run, path):
+    """`run`: what `task_setup.set_up` returns. Its weights are made larger, so that the input makes a difference."""
+    torch.manual_seed(8)
+    state = {
+        name: value + 0.3 * torch.randn_like(value) if value.is_floating_point() and value.dim() > 1 else value
+        for name, value in run.model.state_dict().items()
+    }
+    cfg = OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True)
+    history = [{"criterion_name": "none", "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": 0}]
+    extra = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
+    torch.save({"args": None, "cfg": cfg, "model": state, "optimizer_history": history, "extra_state": extra}, path)
+    return path

@@ -1,0 +1,283 @@
+"""`colld transcribe`: what fairseq-generate decodes; files, folders and archives; pseudo-labels; stopped runs."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from checkpoints import save_untrained
+from commands import PACKAGE, TINY_ENCODER, call
+from task_setup import set_up
+
+from colld_fairseq.cli import main
+from colld_fairseq.data.hypotheses import read_hypotheses
+from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.errors import ManifestError
+from colld_fairseq.recogniser import Recogniser
+
+TEST_CLIPS = 9
+DECODER = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "48"]
+TRANSDUCER = ["--predictor-embed-dim", "16", "--joiner-dim", "24", "--front-end", "conv2d", "--criterion", "transducer"]
+MODELS = {
+    "ctc": ("student_ctc", "vocab", []),
+    "attention": ("student_s2t", "tagged_vocab", [*DECODER, "--ctc-target", "src_text"]),
+    "transducer": ("transducer_student", "vocab", TRANSDUCER),
+    "modified": ("transducer_student", "tagged_vocab", [*TRANSDUCER, "--topology", "modified"]),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(request, corpus, tmp_path_factory):
+    """Makes checkpoints by name; each once."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            arch, vocab, options = MODELS[name]
+            arguments = [corpus, "--task", "multilingual_speech_to_text", "--vocab", request.getfixturevalue(vocab)]
+            criterion = [] if "--criterion" in options else ["--criterion", "ctc_attention"]
+            run = set_up(*arguments, *criterion, "--arch", arch, *TINY_ENCODER, *options)
+            made[name] = str(save_untrained(run, tmp_path_factory.mktemp(name) / "model.pt"))
+        return made[name]
+
+    return make
+
+
+def transcribe(*arguments):
+    return main(["transcribe", *map(str, arguments)])
+
+
+def generated(corpus, path, *options):
+    """row -> (texts, scores), best first, by fairseq-generate."""
+    fixed = ["--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--num-workers", "0"]
+    limits = ["--gen-subset", "test", "--max-len-a", "0.3", "--max-len-b", "10", "--max-tokens", "60000"]
+    output = call("generate", corpus, *fixed, *limits, "--path", path, *options)
+    found = {row: ([], []) for row in range(TEST_CLIPS)}
+    for row, score, text in re.findall(r"^D-(\d+)\t(\S+)\t(.*)$", output, re.MULTILINE):
+        found[int(row)][0].append(text.replace("<unk>", ""))
+        found[int(row)][1].append(float(score) * torch.log(torch.tensor(2.0)).item())  # printed to the base 2
+    return found
+
+
+CASES = {
+    "ctc": ("ctc", ["--beam", "3", "--nbest", "2"], []),
+    "attention": ("attention", ["--beam", "2", "--nbest", "2"], []),
+    "ctc-of-attention": ("attention", ["--decoder", "ctc", "--beam", "1"], []),
+    "transducer": ("transducer", ["--beam", "1"], ["--options", "blank_penalty=0.5,max_symbols=2"]),
+    "modified": ("modified", ["--beam", "2", "--nbest", "2"], ["--lang", "yy"]),
+}
+SAME = {"--lang": "--tgt-lang", "blank_penalty=0.5,max_symbols=2": "--blank-penalty 0.5 --max-symbols 2"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_hypotheses_are_those_of_fairseq_generate(case, checkpoint, corpus, tmp_path, vocab, tagged_vocab):
+    name, options, own = CASES[case]
+    path, out = checkpoint(name), tmp_path / "out.tsv"
+    assert transcribe(path, "--manifest", corpus / "test.tsv", "--out", out, *options, *own) == 0
+    theirs = " ".join(SAME.get(word, word) for word in own if word != "--options").split()
+    folder = {"vocab": vocab, "tagged_vocab": tagged_vocab}[MODELS[name][1]]
+    topology = ["--decoding-topology", "modified"] if name == "modified" else []
+    expected = generated(corpus, path, "--vocab", folder, *options, *theirs, *topology)
+    rows = read_manifest(str(out))
+    assert len(rows) == TEST_CLIPS and any(rows.row(i).tgt_text for i in range(TEST_CLIPS))
+    n_best = read_hypotheses(tmp_path / "out.hypotheses.jsonl") if "--nbest" in options else {}
+    assert (tmp_path / "out.hypotheses.jsonl").exists() == bool(n_best)
+    for i in range(TEST_CLIPS):
+        row, (texts, scores) = rows.row(i), expected[i]
+        assert row.id == f"test-{i}" and " ".join(row.tgt_text.split()) == " ".join(texts[0].split())
+        for transcript, text, score in zip(n_best.get(row.id, []), texts, scores):
+            assert " ".join(transcript.text.split()) == " ".join(text.split())
+            assert transcript.score == pytest.approx(score, abs=1e-3)
+        assert "--nbest" not in options or len(n_best[row.id]) == len(texts) == 2
+
+
+def test_manifest_can_be_trained_on(checkpoint, corpus, tmp_path, finetuning):
+    """Lengths, languages and speakers are there, audio is found from the new place, and a score for choosing clips."""
+    out = tmp_path / "labels" / "train.tsv"
+    assert transcribe(checkpoint("ctc"), "--manifest", corpus / "test.tsv", "--out", out) == 0
+    found, given = read_manifest(str(out)), read_manifest(str(corpus / "test.tsv"))
+    for i in range(TEST_CLIPS):
+        ours, theirs = found.row(i), given.row(i)
+        assert ours.tgt_text != theirs.tgt_text
+        assert ours._replace(tgt_text="", line=0) == theirs._replace(tgt_text="", line=0)
+    header, *lines = out.read_text().splitlines()
+    assert header.split("\t")[-1] == "mean_log_prob"
+    assert all(-20 < float(line.split("\t")[-1]) < 0 for line in lines)
+    run = finetuning()
+    run.task.cfg.data = str(out.parent)
+    run.task.load_dataset("train")
+    dataset = run.task.dataset("train")
+    loss, _, _ = run.criterion(run.model, dataset.collater([dataset[i] for i in range(TEST_CLIPS)]))
+    assert torch.isfinite(loss) and dataset.bad_audio.count == 0
+
+
+def test_paths_are_relative_to_a_manifest_above_the_audio(checkpoint, corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "here" / "audio")
+    out = tmp_path / "here" / "found.tsv"
+    assert transcribe(checkpoint("ctc"), tmp_path / "here" / "audio", "--out", out) == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    rows = read_manifest(str(tmp_path / "there" / "found.tsv"))
+    assert rows.text("audio", 0).startswith("audio/") and len(rows) > 20
+    assert all(rows.audio_path(i).startswith(str(tmp_path / "there" / "audio")) for i in range(len(rows)))
+
+
+def test_languages_of_the_rows(checkpoint, corpus, tmp_path):
+    """--lang is what is written; CTC trained on transcripts writes the language spoken."""
+
+    def languages(*options):
+        assert transcribe(checkpoint("attention"), "--out", tmp_path / "o.tsv", *options) == 0
+        rows = read_manifest(str(tmp_path / "o.tsv"))
+        return [(rows.row(i).src_lang, rows.row(i).tgt_lang) for i in range(3)]
+
+    manifest = ["--manifest", corpus / "test.tsv"]
+    assert languages(*manifest) == [("xx", "xx"), ("yy", "yy"), ("yy", "xx")]
+    assert languages(*manifest, "--lang", "yy") == [("xx", "yy"), ("yy", "yy"), ("yy", "yy")]
+    assert languages(*manifest, "--decoder", "ctc") == [("xx", "xx"), ("yy", "yy"), ("yy", "yy")]
+    assert languages(corpus, "--lang", "xx", "--source-lang", "yy") == [("yy", "xx")] * 3
+
+
+def test_files_folders_and_archives(checkpoint, corpus, tmp_path, capsys):
+    """Printed in the order of the input, whatever the lengths; the same texts as from the manifest."""
+    out = tmp_path / "out.tsv"
+    assert transcribe(checkpoint("ctc"), "--manifest", corpus / "test.tsv", "--out", out) == 0
+    rows = read_manifest(str(out))
+    texts = {rows.row(i).id: rows.row(i).tgt_text for i in range(TEST_CLIPS)}
+    capsys.readouterr()
+    folder = tmp_path / "audio" / "deeper"
+    folder.mkdir(parents=True)
+    for i in (1, 3):
+        name = next(corpus.glob(f"test-{i}.*"))
+        shutil.copy(name, folder.parent if i == 1 else folder)
+    (folder / "notes.txt").write_text("no audio")
+    alone = next(corpus.glob("test-0.*"))
+    assert transcribe(checkpoint("ctc"), alone, folder.parent, corpus / "test.zip", alone) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    archive = [f"test-{i}.ogg" for i in (2, 5, 8)]
+    assert [name for name, _ in lines] == [str(alone), "test-1.flac", "deeper/test-3.wav", *archive]
+    assert [text for _, text in lines] == [texts[f"test-{i}"] for i in (0, 1, 3, 2, 5, 8)]
+
+
+def test_nbest_on_standard_output(checkpoint, corpus, capsys):
+    assert transcribe(checkpoint("ctc"), corpus / "test.zip", "--beam", "4", "--nbest", "3") == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 9
+    for first in range(0, 9, 3):
+        names, scores, texts = zip(*lines[first : first + 3])
+        assert len(set(names)) == 1 and all(texts)
+        assert float(scores[0]) > float(scores[1]) > float(scores[2])
+
+
+def test_stopped_run_is_finished(checkpoint, corpus, tmp_path, monkeypatch, capsys):
+    """Nothing is done twice, and the files are those of a run that was not stopped."""
+    manifest = ["--manifest", corpus / "train.tsv", "--beam", "2", "--nbest", "2", "--batch-seconds", "3"]
+    whole, out = tmp_path / "whole.tsv", tmp_path / "out.tsv"
+    heard = []
+    plain = Recogniser.transcribe
+
+    def counting(self, waveforms, languages=None):
+        if len(heard) == stop_at:
+            raise KeyboardInterrupt
+        heard.append(len(waveforms))
+        return plain(self, waveforms, languages)
+
+    monkeypatch.setattr(Recogniser, "transcribe", counting)
+    stop_at = -1
+    assert transcribe(checkpoint("ctc"), *manifest, "--out", whole) == 0
+    assert sum(heard) == 24 and len(heard) > 4
+    heard.clear()
+    stop_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        transcribe(checkpoint("ctc"), *manifest, "--out", out)
+    assert not out.exists()
+    journal = tmp_path / "out.tsv.partial"
+    with open(journal, "a") as file:
+        file.write('{"id": "train-')  # killed while it wrote
+    other = [*manifest[:2], "--beam", "3", "--nbest", "2"]
+    assert transcribe(checkpoint("ctc"), *other, "--out", out) == 2
+    assert "begun with other options" in capsys.readouterr().err
+    stop_at = -1
+    assert transcribe(checkpoint("ctc"), *manifest, "--out", out) == 0
+    assert sum(heard) == 24
+    assert "clips are there already" in capsys.readouterr().err and not journal.exists()
+    for name in ("{}.tsv", "{}.hypotheses.jsonl"):
+        assert (tmp_path / name.format("out")).read_bytes() == (tmp_path / name.format("whole")).read_bytes()
+
+
+@pytest.fixture
+def damaged(corpus, tmp_path):
+    """The test clips: one is no audio, one is gone, one is too short for a frame."""
+    shutil.copytree(corpus, tmp_path / "audio")
+    wavs = sorted((tmp_path / "audio").glob("test-*.wav"))
+    wavs[0].write_bytes(b"not audio")
+    wavs[1].unlink()
+    soundfile.write(wavs[2], np.zeros(300), 16000)
+    return tmp_path / "audio", [wav.name for wav in wavs]
+
+
+def test_broken_clips_are_named_and_counted(damaged, checkpoint, tmp_path, capsys):
+    folder, names = damaged
+    out = tmp_path / "out.tsv"
+    arguments = [checkpoint("ctc"), "--manifest", folder / "test.tsv", "--out", out]
+    assert transcribe(*arguments, "--max-bad", "0.2") == 2 and not out.exists()
+    assert "cannot be used, more than the 1" in capsys.readouterr().err
+    assert transcribe(*arguments) == 0
+    printed = capsys.readouterr().err
+    assert f"3 of {TEST_CLIPS} clips cannot be used" in printed and "too few for one frame" in printed
+    assert all(name.removesuffix(".wav") in printed for name in names)
+    assert len(read_manifest(str(out))) == TEST_CLIPS - 3
+    present = [folder / name for name in (names[0], names[2])]
+    assert transcribe(checkpoint("ctc"), *present) == 2
+    assert "2 of 2 clips cannot be used, which leaves none" in capsys.readouterr().err
+    assert transcribe(checkpoint("ctc"), *present, folder / "test.zip") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_refused_with_the_remedy(checkpoint, corpus, distillation, tmp_path, capsys):
+    def refused(*arguments):
+        assert transcribe(*arguments) == 2
+        return capsys.readouterr().err
+
+    manifest = ["--manifest", corpus / "test.tsv"]
+    assert "no checkpoint" in refused("nowhere.pt", *manifest)
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    assert "is not a checkpoint" in refused(tmp_path / "junk.pt", *manifest)
+    student = save_untrained(distillation(), tmp_path / "student.pt")
+    assert "fine-tune it with text first" in refused(student, *manifest)
+    path = checkpoint("ctc")
+    assert "one of the two" in refused(path) and "one of the two" in refused(path, corpus, *manifest)
+    assert "--nbest" in refused(path, *manifest, "--nbest", "2")
+    assert "no option 'nonsense'" in refused(path, *manifest, "--options", "nonsense=1")
+    assert "NAME=VALUE" in refused(path, *manifest, "--options", "nonsense")
+    assert "CTC layer only" in refused(path, *manifest, "--decoder", "attention")
+    assert "vocabulary" in refused(path, *manifest, "--vocab", tmp_path)
+    assert "--lang" in refused(checkpoint("attention"), corpus)
+    (tmp_path / "empty").mkdir()
+    assert "no audio" in refused(path, tmp_path / "empty")
+    assert "tab" in refused(path, tmp_path / "a\tb.wav")
+
+
+def test_a_clip_with_two_target_languages(checkpoint, corpus, tmp_path, capsys):
+    lines = (corpus / "test.tsv").read_text().splitlines(keepends=True)
+    (corpus / "more.tsv").write_text(lines[0] + lines[1].replace("xx\txx", "xx\tyy"))
+    out = tmp_path / "o.tsv"
+    both = ["--manifest", f"{corpus}/test.tsv,{corpus}/more.tsv", "--out", out]
+    assert transcribe(checkpoint("attention"), *both) == 2
+    assert "target languages 'xx' and 'yy'" in capsys.readouterr().err
+    assert transcribe(checkpoint("attention"), *both, "--lang", "xx") == 0
+    assert len(read_manifest(str(out))) == TEST_CLIPS
+
+
+def test_hypotheses_file_is_checked(tmp_path):
+    path = tmp_path / "n.jsonl"
+    good = {"id": "a", "hypotheses": [{"text": "b", "tokens": [5], "score": -1.0, "log_prob": -1.0}]}
+    for content, reason in (
+        (json.dumps(good) + "\n" + json.dumps(good), r"n\.jsonl:2: id 'a'"),
+        (json.dumps(dict(good, hypotheses=[{"text": "b"}])), r"n\.jsonl:1: no n-best list"),
+        ("[1]", r"n\.jsonl:1: no n-best list"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ManifestError, match=reason):
+            read_hypotheses(path)
