@@ -6,9 +6,12 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+from commands import call
 from fairseq import options
 
 from colld_fairseq.cli import SUBCOMMANDS
+from colld_fairseq.cli import main as colld
 
 
 def load_script(path: Path, name: str):
@@ -33,7 +36,7 @@ def check_command(job, out: str) -> str:
     elif program == "fairseq-generate":
         parser = options.get_generation_parser()
         parser.add_argument("--arch", default="wav2vec2")  # as fairseq-generate itself does
-        assert options.parse_args_and_arch(parser, words).gen_subset.startswith("test_")
+        assert options.parse_args_and_arch(parser, words).gen_subset.startswith("test")
     elif program == "colld":
         module = importlib.import_module(f"colld_fairseq.cli.{words[0]}")
         assert words[0] in SUBCOMMANDS
@@ -43,3 +46,21 @@ def check_command(job, out: str) -> str:
     else:
         assert Path(words[0]).name == "prepare.py"
     return program
+
+
+def run_here(jobs):
+    """The jobs one after another, in this process; their logs where the lanes would leave them."""
+    for job in jobs:
+        program, *words = job.command
+        log = Path(words[words.index("--save-dir") + 1] + ".log") if program == "fairseq-train" else None
+        if program == "colld":
+            assert colld(words) == 0, job.name
+        elif program == sys.executable:
+            prepare = load_script(Path(words[0]), f"prepare_of_{Path(words[0]).parent.name}")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", words)
+                prepare.main()
+        else:
+            output = call(program.removeprefix("fairseq-"), *words)
+            if log:
+                log.write_text(output)

@@ -1,16 +1,14 @@
 """The student comparison: its jobs, its choice of labels, and all of it in miniature."""
 
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import synthetic
 from commands import REPOSITORY, call
-from job_checks import check_command, load_script
+from job_checks import check_command, load_script, run_here
 
-from colld_fairseq.cli import main as colld
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.models.loading import read_student
@@ -143,24 +141,6 @@ def test_in_miniature(plan, data, tmp_path, monkeypatch, capsys):
     assert summary["teacher/fine_tuned"]["mean"]["cer"][0] == pytest.approx(mean)
     stages = {one["arm"]: "distil" in one for one in result["results"]}
     assert stages == {arm: arm != "teacher/fine_tuned" for arm in MINIATURE}
-
-
-def run_here(jobs):
-    """The jobs one after another, in this process; their logs where the lanes would leave them."""
-    for job in jobs:
-        program, *words = job.command
-        log = Path(words[words.index("--save-dir") + 1] + ".log") if program == "fairseq-train" else None
-        if program == "colld":
-            assert colld(words) == 0, job.name
-        elif program == sys.executable:
-            prepare = load_script(Path(words[0]), "hubert_asr_prepare")
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sys, "argv", words)
-                prepare.main()
-        else:
-            output = call(program.removeprefix("fairseq-"), *words)
-            if log:
-                log.write_text(output)
 
 
 def test_teacher_without_codes_is_refused_when_codes_are_asked_for(plan, teacher, tmp_path, monkeypatch, data):

@@ -1,0 +1,239 @@
+"""The comparison as tables and a plot: python report.py OUT
+
+Reads what run.py left in OUT, also of a run that is not complete: what is missing is named, and the rest reported.
+Writes report.md, report.json (every score of every run, for programs) and report.png there, and prints the tables.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from tables import (  # noqa: E402
+    Table,
+    attempt,
+    hardware,
+    markdown,
+    mean_and_deviation,
+    number,
+    print_tables,
+    read_json,
+    read_profile,
+    relative_gain,
+    rtf_note,
+    save_json,
+    size_and_speed,
+    with_deviation,
+)
+from training_log import LogError, read_log  # noqa: E402
+from transducer_plot import save_plot  # noqa: E402
+
+from colld_fairseq.files import write_whole  # noqa: E402
+
+SCORES = ("wer", "cer", "bleu", "chrf")
+# What is scored how: recognition by errors, translation by matches.
+MEASURES = {"asr": ("wer", "cer"), "st": ("bleu", "chrf")}
+LABELS = {
+    "scratch": "from scratch",
+    "sum": "all teachers, sum",
+    "random": "all teachers, random",
+    "average": "all teachers, average",
+    "unlabelled": "all teachers + unlabelled audio",
+}
+CONTEXT = (
+    "For context, not of this project: the abstract of 2303.10917 has 17.5 % and 10.6 % fewer word errors by several"
+    " teachers than without (streaming and non-streaming students, which is which is not stated) and 55.0 % with"
+    " unlabelled audio, at full size, with 100 h of labels."
+)
+
+
+def main(argv: List[str]) -> int:
+    if len(argv) != 1 or not (Path(argv[0]) / "settings.json").is_file():
+        print(f"usage: report.py OUT (a folder of run.py); got {argv}", file=sys.stderr)
+        return 2
+    out = Path(argv[0])
+    report = collect(out)
+    tables = build_tables(report)
+    save_json(out / "report.json", report)
+    notes = [hardware(report), rtf_note(report["encoders"]), CONTEXT]
+    picture = "![test scores and validation curves](report.png)"
+    page = markdown("Transducers from one teacher and from several", notes, tables, [picture], report["missing"])
+    write_whole(out / "report.md", page.encode())
+    save_plot(report, out / "report.png")
+    print_tables(tables, [*notes, f"written: {out}/report.md, report.json, report.png"], report["missing"], width=150)
+    return 1 if report["missing"] else 0
+
+
+# -- reading --
+
+
+def collect(out: Path) -> Dict[str, Any]:
+    """Everything the report says, ready for JSON; `missing` names what could not be read."""
+    missing: List[str] = []
+    settings = read_json(out / "settings.json")
+    profile = attempt(missing, lambda: read_profile(out / "profile.json")) or {}
+    results = [collect_run(out, *run, settings["ways"], missing) for run in settings["runs"]]
+    return {
+        "settings": settings,
+        "machine": profile.get("machine"),
+        "threads": profile.get("threads"),
+        "encoders": profile.get("encoders", []),
+        "results": results,
+        "summary": {way: summarise(results, way) for way in settings["ways"]},
+        "missing": missing,
+    }
+
+
+def collect_run(out: Path, student: str, arm: str, seed: str, ways: List[str], missing: List[str]) -> Dict[str, Any]:
+    """Scores of one transducer and how it came about."""
+    folder = out / student / arm / f"seed{seed}"
+    result: Dict[str, Any] = {"student": student, "arm": arm, "seed": seed}
+    for way in ways:
+        result[way] = attempt(missing, lambda: read_scores_by_kind(folder / f"{way}.json"))
+    for stage in ("stage1", "stage2") if arm != "scratch" else ("stage2",):
+        log = attempt(missing, lambda: read_log(folder / f"{stage}.log"))
+        if log is not None:
+            result[stage] = {"updates": log.updates, "minutes": log.seconds / 60, "validations": log.validations}
+    result["parameters"] = attempt(missing, lambda: count_parameters(folder / "stage2" / "checkpoint_best.pt"))
+    return result
+
+
+def read_scores_by_kind(path: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
+    """{"asr": {"de": {score: percent}, ..., "mean": ...}, "st": {"de-en": ...}} of what colld score --json wrote; a
+    kind without rows is left out. In the mean every language (pair) counts alike, however much of it is tested."""
+    kinds: Dict[str, Dict[str, Dict[str, float]]] = {}
+    try:
+        for pair in read_json(path)["pairs"]:
+            source, target = pair["src_lang"], pair["tgt_lang"]
+            kind = "asr" if source in ("", target) else "st"
+            name = target if kind == "asr" else f"{source} → {target}"
+            kinds.setdefault(kind, {})[name] = {score: pair[score] for score in SCORES}
+    except (KeyError, TypeError) as error:
+        raise LogError(f"{path}: lacks {error}; write it with colld score --json") from error
+    for kind, found in kinds.items():
+        found["mean"] = {score: statistics.fmean(one[score] for one in found.values()) for score in SCORES}
+    return kinds
+
+
+def count_parameters(path: Path) -> int:
+    """Of the whole model in a checkpoint."""
+    try:
+        model = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["model"]
+    except (OSError, RuntimeError, KeyError) as error:
+        raise LogError(f"{path}: cannot be read ({error})") from error
+    return sum(value.numel() for value in model.values())
+
+
+def summarise(results: List[Dict[str, Any]], way: str) -> Dict[str, Any]:
+    """student -> arm -> kind -> language (pair) or "mean" -> score -> [mean over seeds, deviation or None]."""
+    students: Dict[str, Dict[str, List[Dict]]] = {}
+    for result in results:
+        if result[way]:
+            students.setdefault(result["student"], {}).setdefault(result["arm"], []).append(result[way])
+    return {
+        student: {
+            arm: {
+                kind: {
+                    name: {s: mean_and_deviation([one[kind][name][s] for one in found]) for s in SCORES}
+                    for name in found[0][kind]
+                }
+                for kind in found[0]
+            }
+            for arm, found in arms.items()
+        }
+        for student, arms in students.items()
+    }
+
+
+# -- tables --
+
+
+def build_tables(report: Dict[str, Any]) -> List[Table]:
+    tables = [main_table(report, student, way) for way in report["summary"] for student in report["summary"][way]]
+    for way, students in report["summary"].items():
+        for student, arms in students.items():
+            tables += [languages_table(arms, kind, f"{student}, {way}") for kind in MEASURES]
+    return [table for table in [*tables, sizes(report)] if table.rows] + [training_table(report)]
+
+
+def main_table(report: Dict[str, Any], student: str, way: str) -> Table:
+    """Means over languages, and gains over the arm from scratch and over the best single teacher."""
+    arms = report["summary"][way][student]
+    parameters = {r["arm"]: r["parameters"] for r in report["results"] if r["student"] == student}
+    kinds = [kind for kind in MEASURES if any(kind in arm for arm in arms.values())]
+    scores = [(kind, score) for kind in kinds for score in MEASURES[kind]]
+    lead = scores[0]
+    singles = [arm for arm in report["settings"]["teacher_names"] if arm in arms]
+    best = min(singles, key=lambda arm: sign(lead[1]) * mean_of(arms[arm], *lead), default=None)
+    rows = []
+    for arm, found in arms.items():
+        size = parameters.get(arm)
+        cells = [with_deviation(found[kind]["mean"][score]) for kind, score in scores]
+        for baseline in ("scratch", best):
+            for kind, score in scores:
+                gain = None
+                if baseline in arms and baseline != arm:
+                    gain = relative_gain(score, mean_of(found, kind, score), mean_of(arms[baseline], kind, score))
+                cells.append(number(gain, "+.1f"))
+        rows.append([label(arm), "-" if size is None else f"{size / 1e6:.2f} M", *cells])
+    names = [score.upper() if score != "chrf" else "chrF" for _, score in scores]
+    gains = [f"{name} over {other}" for other in ("scratch", f"{best or 'one teacher'}") for name in names]
+    title = f"Student {student}, {way}: percent, mean over languages; gains relative, positive = better"
+    return Table(title, ["", "parameters", *names, *gains], rows)
+
+
+def sign(score: str) -> int:
+    return 1 if score in MEASURES["asr"] else -1
+
+
+def mean_of(arm: Dict[str, Any], kind: str, score: str) -> float:
+    return arm[kind]["mean"][score][0]
+
+
+def languages_table(arms: Dict[str, Any], kind: str, title: str) -> Table:
+    names = sorted({name for arm in arms.values() for name in arm.get(kind, {})} - {"mean"})
+    rows = [
+        [label(arm), *(" / ".join(with_deviation(found[kind][name][s]) for s in MEASURES[kind]) for name in names)]
+        for arm, found in arms.items()
+        if kind in found
+    ]
+    scores = "WER / CER" if kind == "asr" else "BLEU / chrF"
+    return Table(f"{scores} by language ({title})", ["", *names], rows)
+
+
+def sizes(report: Dict[str, Any]) -> Table:
+    rows = []
+    for encoder in report["encoders"]:
+        # OUT/STUDENT/ARM/seed1/stage2/checkpoint_best.pt
+        name = encoder["source"] if encoder["role"] == "teacher" else Path(encoder["source"]).parts[-5]
+        rows.append([Path(name).name, *size_and_speed(encoder)])
+    return Table("Encoders", ["encoder", "parameters", "MB", "GMACs", "RTF"], rows)
+
+
+def training_table(report: Dict[str, Any]) -> Table:
+    rows = []
+    for result in report["results"]:
+        cells = []
+        for stage in ("stage1", "stage2"):
+            done = result.get(stage)
+            cells.append("-" if done is None else f"{done['updates']} updates, {done['minutes']:.1f} min")
+        cells.append(number(best_validation(result)))
+        rows.append([f"{result['student']}, {label(result['arm'])}", result["seed"], *cells])
+    header = ["", "seed", "stage 1", "stage 2", "best dev CER"]
+    return Table("Training (wall clock, validation included)", header, rows)
+
+
+def best_validation(result: Dict[str, Any]) -> Optional[float]:
+    return min((v["cer"] for v in result.get("stage2", {}).get("validations", [])), default=None)
+
+
+def label(arm: str) -> str:
+    return LABELS.get(arm, f"teacher {arm}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
