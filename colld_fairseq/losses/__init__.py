@@ -9,6 +9,15 @@ from .discriminative import DiscriminativeOutput, cosine_logits, discriminative_
 from .regression import RegressionOutput, regression_loss
 from .targets import average_layers, normalise_targets
 from .transducer import TransducerOutput, transducer_loss
+from .transducer_distillation import (
+    NodeLosses,
+    Nodes,
+    best_path,
+    lattice_divergence,
+    node_divergence,
+    path_loss,
+    three_class_loss,
+)
 from .transducer_pruned import (
     SimpleTransducerOutput,
     gather_ranges,
@@ -21,19 +30,26 @@ __all__ = [
     "ContrastiveOutput",
     "DiscriminativeOutput",
     "NegativePlan",
+    "NodeLosses",
+    "Nodes",
     "RegressionOutput",
     "SimpleTransducerOutput",
     "TransducerOutput",
     "average_layers",
+    "best_path",
     "contrastive_loss",
     "cosine_logits",
     "discriminative_loss",
     "gather_ranges",
+    "lattice_divergence",
+    "node_divergence",
     "normalise_targets",
+    "path_loss",
     "prune_ranges",
     "pruned_transducer_loss",
     "regression_loss",
     "sample_negatives",
     "simple_transducer_loss",
+    "three_class_loss",
     "transducer_loss",
 ]

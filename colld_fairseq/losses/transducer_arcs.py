@@ -48,7 +48,7 @@ class LogitLayout:
         if not self.packed:
             return [tensor[b, :t, :w] for b, (t, w) in enumerate(zip(self.frames, self.widths))]
         parts = tensor.split([t * w for t, w in zip(self.frames, self.widths)])
-        return [part.view(t, w, -1) for part, t, w in zip(parts, self.frames, self.widths)]
+        return [part.view(t, w, tensor.shape[1]) for part, t, w in zip(parts, self.frames, self.widths)]
 
     def zero_padding(self, tensor: Tensor) -> None:
         """Write zeros wherever no utterance has a node."""
