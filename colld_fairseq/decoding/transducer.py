@@ -7,7 +7,7 @@ Topologies: in the `regular` one any number of labels may be emitted at a frame,
 `modified` one a label leads to the next frame too (see `losses.transducer_lattice`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import List, Optional, Protocol, Sequence, Tuple
 
 import torch
@@ -129,6 +129,43 @@ def check_number(value: float, utterance: int) -> None:
         )
 
 
+@dataclass
+class GreedyState:
+    """Greedy search of N utterances after some of their frames.
+
+    Attributes:
+        symbols, state: the network's after the last label: [N, J] and tensors [N, ...].
+        hypotheses: what was found so far.
+        seen: frames so far.
+    """
+
+    symbols: Tensor
+    state: State
+    hypotheses: List[TransducerHypothesis]
+    seen: List[int]
+
+    @classmethod
+    def start(cls, scorer: Scorer, rows: int, tags: Optional[Tensor] = None) -> "GreedyState":
+        """Before the first frame; tags int64 [N] of the target languages."""
+        hypotheses = [TransducerHypothesis([], 0.0, 0.0) for _ in range(rows)]
+        return cls(*scorer.start(rows, tags), hypotheses, [0] * rows)
+
+    @classmethod
+    def join(cls, states: Sequence["GreedyState"]) -> "GreedyState":
+        """Utterances of several states as one batch."""
+        return cls(
+            torch.cat([one.symbols for one in states]),
+            tuple(map(torch.cat, zip(*(one.state for one in states)))),
+            [hypothesis for one in states for hypothesis in one.hypotheses],
+            [seen for one in states for seen in one.seen],
+        )
+
+    def split(self) -> List["GreedyState"]:
+        """The state of each utterance as a batch of one."""
+        rows = zip(self.symbols.split(1), zip(*(tensor.split(1) for tensor in self.state)), self.hypotheses, self.seen)
+        return [GreedyState(symbols, state, [hypothesis], [seen]) for symbols, state, hypothesis, seen in rows]
+
+
 def greedy_transducer(
     scorer: Scorer,
     frames: Tensor,
@@ -139,23 +176,43 @@ def greedy_transducer(
 ) -> List[TransducerHypothesis]:
     """The most probable symbol at every step, for a whole batch at once.
 
-    Every turn of the loop finds the next label of every utterance, however many blanks lie before it ("label looping",
-    Bataev et al. 2024, arXiv 2406.06220); a few frames are joined at once, because the predictor's output does not
-    change over blanks. There are about as many turns as the longest utterance has labels.
-
     Args:
         frames: [B, T, J] projected encoder output.
         lengths: int64 [B].
         tags: int64 [B] of the target languages.
         max_symbols: labels at one frame; after them a blank is forced (regular topology).
     """
+    start = GreedyState.start(scorer, len(frames), tags)
+    return continue_greedy(scorer, frames, lengths, start, max_symbols, topology).hypotheses
+
+
+def continue_greedy(
+    scorer: Scorer,
+    frames: Tensor,
+    lengths: Tensor,
+    before: GreedyState,
+    max_symbols: int = 10,
+    topology: str = "regular",
+) -> GreedyState:
+    """Greedy search over the next frames of utterances: in pieces the same as over all frames at once.
+
+    Every turn of the loop finds the next label of every utterance, however many blanks lie before it ("label looping",
+    Bataev et al. 2024, arXiv 2406.06220); a few frames are joined at once, because the predictor's output does not
+    change over blanks. There are about as many turns as the longest utterance has labels.
+
+    Args:
+        frames, lengths, max_symbols, topology: see :func:`greedy_transducer`; a length may be 0.
+        before: where the search stands; it stays as it is.
+    """
     check_frames(frames, lengths, max_symbols)
     lengths = lengths.to(frames.device)
-    hypotheses = [TransducerHypothesis([], 0.0, 0.0) for _ in range(len(frames))]
-    leading = [0.0] * len(frames)  # ln p of the blanks before the first label
-    symbols, state = scorer.start(len(frames), tags)
+    symbols, state, seen = before.symbols, before.state, before.seen
+    hypotheses = [
+        replace(h, tokens=list(h.tokens), frames=list(h.frames), token_scores=list(h.token_scores))
+        for h in before.hypotheses
+    ]
     now = torch.zeros_like(lengths)  # frame of each utterance
-    emitted = torch.zeros_like(lengths)  # labels at that frame
+    emitted = torch.zeros_like(lengths)  # labels at that frame: a frame is only left for the next piece by a blank
     ahead = torch.arange(LOOK_AHEAD, device=frames.device)
     active = (now < lengths).nonzero()[:, 0]
     while len(active):
@@ -176,17 +233,18 @@ def greedy_transducer(
         tokens, scores = token[found, place], best[found, place]
         for i, score in zip(active.tolist(), to_blank.masked_fill(~blanks, 0.0).double().sum(1).tolist()):
             check_number(score, i)
+            hypotheses[i].log_prob += score
             if hypotheses[i].tokens:
                 hypotheses[i].token_scores[-1] += score
-            else:
-                leading[i] += score
         emissions = zip(rows.tolist(), tokens.tolist(), reached[found].tolist(), scores.tolist())
         for i, new_token, frame, score in emissions:
             check_number(score, i)
             hypothesis = hypotheses[i]
-            hypothesis.token_scores.append(score if hypothesis.tokens else leading[i] + score)
+            # Blanks before the first label are on its account.
+            hypothesis.token_scores.append(score if hypothesis.tokens else hypothesis.log_prob + score)
+            hypothesis.log_prob += score
             hypothesis.tokens.append(new_token)
-            hypothesis.frames.append(frame)
+            hypothesis.frames.append(seen[i] + frame)
         emitted[active] = torch.where(blanks.any(1), 0, emitted[active])
         now[active] = reached
         if topology == "modified":
@@ -198,6 +256,6 @@ def greedy_transducer(
             symbols = symbols.index_copy(0, rows, changed[0])
             state = tuple(tensor.index_copy(0, rows, new) for tensor, new in zip(state, changed[1]))
         active = (now < lengths).nonzero()[:, 0]
-    for hypothesis, before in zip(hypotheses, leading):
-        hypothesis.score = hypothesis.log_prob = sum(hypothesis.token_scores) if hypothesis.tokens else before
-    return hypotheses
+    for hypothesis in hypotheses:
+        hypothesis.score = hypothesis.log_prob
+    return GreedyState(symbols, state, hypotheses, [old + new for old, new in zip(seen, lengths.tolist())])

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from colld_fairseq.decoding.transducer import Scorer, greedy_transducer
+from colld_fairseq.decoding.transducer import GreedyState, Scorer, continue_greedy, greedy_transducer
 from colld_fairseq.decoding.transducer_beam import transducer_beam_search
 from colld_fairseq.decoding.transducer_graves import graves_beam_search
 from colld_fairseq.errors import ColldError
@@ -94,6 +94,39 @@ def test_greedy_is_the_loop_over_symbols(kind, topology, max_symbols):
         assert (found[i].tokens, found[i].frames) == expected[:2]
         assert found[i].token_scores == pytest.approx(expected[2], abs=1e-5)
         assert found[i].score == pytest.approx(sum(expected[2]) if expected[2] else expected[3], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "stateless"])
+@pytest.mark.parametrize("topology", ["regular", "modified"])
+def test_greedy_in_pieces_is_greedy_at_once(kind, topology):
+    """Pieces of any length, each utterance beside others than before; earlier states stay as they were."""
+    search = scorer(Network(kind, blank_bias=2.0))
+    frames, lengths = batch([37, 1, 0, 20, 9])
+    tags = torch.tensor([3, 4, 3, 1, 5])
+    options = dict(max_symbols=2, topology=topology)
+    expected = greedy_transducer(search, frames, lengths, tags, **options)
+    generator = torch.Generator().manual_seed(7)
+    states = GreedyState.start(search, len(lengths), tags).split()
+    left = lengths.tolist()
+    while any(left):
+        rows = [i for i in torch.randperm(len(left), generator=generator).tolist() if left[i]][:3]
+        taken = [min(left[i], int(torch.randint(0, 9, (), generator=generator))) for i in rows]
+        pieces = torch.zeros(len(rows), max(taken), WIDTH, dtype=torch.float64)
+        for row, (i, size) in enumerate(zip(rows, taken)):
+            done = int(lengths[i]) - left[i]
+            pieces[row, :size] = frames[i, done : done + size]
+            left[i] -= size
+        before = [list(states[i].hypotheses[0].tokens) for i in rows]
+        joined = GreedyState.join([states[i] for i in rows])
+        after = continue_greedy(search, pieces, torch.tensor(taken), joined, **options).split()
+        assert [states[i].hypotheses[0].tokens for i in rows] == before
+        for i, state in zip(rows, after):
+            states[i] = state
+    for state, length, whole in zip(states, lengths.tolist(), expected):
+        found = state.hypotheses[0]
+        assert state.seen == [length] and (found.tokens, found.frames) == (whole.tokens, whole.frames)
+        assert found.token_scores == pytest.approx(whole.token_scores, abs=1e-6)
+        assert found.score == pytest.approx(whole.score, abs=1e-6)
 
 
 SEARCHES = {
