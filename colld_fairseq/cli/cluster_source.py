@@ -23,7 +23,7 @@ class Corpus(NamedTuple):
 
     @classmethod
     def of(cls, manifest: AnyManifest) -> "Corpus":
-        ids = [manifest.text("id", row) for row in range(len(manifest))]
+        ids = manifest.ids
         return cls(ids, manifest.n_samples, distinct_rows(ids), manifest)
 
     @property

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--max-hours {args.max_hours:g}: must be above 0; leave it out to take everything")
     console = Console()
     manifest = join_manifests([read_manifest(path, args.audio_root) for path in args.manifest.split(",")])
-    ids = [manifest.text("id", row) for row in range(len(manifest))]
+    ids = manifest.ids
     max_seconds = None if args.max_hours is None else 3600 * args.max_hours
     rows = sample_rows(distinct_rows(ids), manifest.n_samples, max_seconds, args.seed)
     bad = BadClips(len(rows), args.max_bad)

@@ -124,7 +124,7 @@ def _parse_layers(option: str, text: Optional[str]) -> Optional[List[int]]:
 def _gather(args: argparse.Namespace, console: Console, rows, columns) -> SecondMoments:
     """Moments of both models' layers over the clips."""
     manifest = join_manifests([read_manifest(path, args.audio_root) for path in args.manifest.split(",")])
-    ids = [manifest.text("id", row) for row in range(len(manifest))]
+    ids = manifest.ids
     drawn = sample_rows(distinct_rows(ids), manifest.n_samples, args.max_seconds or None, args.seed)
     bad = BadClips(len(drawn), args.max_bad)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence
+from dataclasses import dataclass, field
+from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class DatasetOptions:
     bad_audio_share: float = 0.001  # share of unreadable rows past which reading is fatal
     keep_in_memory: bool = False  # read and transform each clip once (small corpora; per loader process)
     epoch_rows: Optional[Callable[[int], np.ndarray]] = None  # training: epoch -> row numbers in random order
+    unusable: Mapping[str, str] = field(default_factory=dict)  # id -> why the clip counts as unreadable
 
 
 class SpeechDataset(FairseqDataset):
@@ -103,6 +104,8 @@ class SpeechDataset(FairseqDataset):
         """Audio as the student (and an online teacher) takes it; AudioError when the clip cannot be read."""
         if index in self.memory:
             return dict(self.memory[index])
+        if row.id in self.options.unusable:
+            raise AudioError(self.options.unusable[row.id])
         whole = read_audio(row.audio)
         waveform = self.crop(whole, generator)
         item = {

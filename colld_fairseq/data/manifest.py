@@ -63,6 +63,11 @@ class Manifest:
         """Name of the corpus: the file name without its extension."""
         return os.path.splitext(os.path.basename(self.path))[0]
 
+    @property
+    def ids(self) -> List[str]:
+        """Of all rows."""
+        return self.table.column("id").to_pylist()
+
     def line(self, index: int) -> int:
         """Line of row ``index`` in the file, counted from 1."""
         line = index + 2
@@ -121,6 +126,10 @@ class JoinedManifest:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def ids(self) -> List[str]:
+        return [name for part in self.parts for name in part.ids]
 
     def locate(self, index: int) -> Tuple[Manifest, int]:
         """The manifest that holds row ``index`` and the row's number there."""

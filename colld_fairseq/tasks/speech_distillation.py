@@ -117,7 +117,7 @@ class SpeechDistillationTask(SpeechTask):
     @property
     def crops_long_clips(self) -> bool:
         """Long clips are cropped, but not beside cached features, which are of whole clips: there they are left out."""
-        return not self.teachers.any_cached
+        return not self.teachers.caches
 
     @property
     def teacher_codes(self) -> TeacherCodes:
@@ -159,6 +159,9 @@ class SpeechDistillationTask(SpeechTask):
 
     def make_dataset(self, split, rows, student_input, options):
         options.keep_waveform = self.teachers.any_online
+        for cache in self.teachers.caches:
+            cache.check_manifest(rows)
+        options.unusable = {name: why for cache in self.teachers.caches for name, why in cache.bad.items()}
         if self.crops_long_clips:
             options.max_samples = int(self.cfg.max_seconds * SAMPLE_RATE)
         return SpeechDataset(rows, student_input, options)

@@ -1,135 +1,33 @@
-"""Teacher features on disk, by utterance id: computed once, read at every epoch.
+"""Teacher features on disk, by utterance id: computed once by `colld features`, read at every epoch.
 
-A cache is a folder with header.json (which teacher, layers, kind, rate, width) and parts: part-00000.bin has
-float16 numbers, [layers, frames, width] of each utterance one after another, part-00000.json ids and frames.
-Both are written under a temporary name and renamed, the index last: a part that has an index is whole.
+The files are described in cache_files.py.
 """
 
-import json
-import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.data.manifest import AnyManifest
 from colld_fairseq.errors import TeacherError
-from colld_fairseq.files import write_whole
+from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.teachers.base import TeacherOutput
+from colld_fairseq.teachers.cache_files import CacheHeader, part_paths, read_parts
 from colld_fairseq.teachers.weights import hash_of
 
-DTYPE = "float16"
-LARGEST = float(np.finfo(DTYPE).max)  # larger values are cut to it
-
-
-@dataclass(frozen=True)
-class CacheHeader:
-    """What a cache holds. `manifest` are the paths it was made from and `rows` a digest of their rows."""
-
-    teacher: str
-    content_hash: str
-    layers: Tuple[int, ...]
-    kind: str
-    frame_rate_hz: float
-    width: int
-    manifest: str
-    rows: str
-    num_parts: int
-    dtype: str = DTYPE
-
-    @property
-    def command(self) -> str:
-        """The command that makes or completes this cache, up to its folder."""
-        layers = ",".join(map(str, self.layers))
-        return (
-            f"colld features --manifest {self.manifest} --teacher {self.teacher} --layers {layers} "
-            f"--kind {self.kind} --out"
-        )
-
-    def save(self, directory: Path) -> None:
-        """Writes header.json; where there is one already it has to say the same."""
-        path = directory / "header.json"
-        if path.is_file():
-            self._must_equal(CacheHeader.load(directory), directory)
-            return
-        directory.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(asdict(self), indent=1).encode())
-
-    def _must_equal(self, other: "CacheHeader", directory: Path) -> None:
-        ignored = ("teacher", "manifest")  # the hash and the digest tell more than paths do
-        for name, value in asdict(self).items():
-            found = getattr(other, name)
-            if found != value and name not in ignored:
-                raise TeacherError(
-                    f"{directory} holds a cache with another {name} ({found}, not {value}); give another "
-                    f"--out or delete it"
-                )
-
-    @classmethod
-    def load(cls, directory: Path) -> "CacheHeader":
-        try:
-            content = json.loads((directory / "header.json").read_text())
-            return cls(**{**content, "layers": tuple(content["layers"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TeacherError(
-                f"{directory}: no teacher cache (header.json: {error}); make one with `colld features`"
-            ) from error
-
-
-def part_paths(directory: Path, number: int) -> Tuple[Path, Path]:
-    """The files of one part: numbers, index."""
-    return directory / f"part-{number:05d}.bin", directory / f"part-{number:05d}.json"
-
-
-def read_index(directory: Path, number: int) -> Optional[Dict]:
-    """{"ids", "frames", "bad"} of a finished part, or None."""
-    path = part_paths(directory, number)[1]
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-class PartWriter:
-    """Writes one part: `add` utterances, then `close`. What was not closed does not count."""
-
-    def __init__(self, directory: Path, number: int, header: CacheHeader):
-        self.path, self.index_path = part_paths(directory, number)
-        for stale in directory.glob(f"{self.path.name}.*.tmp"):  # of a run that was killed
-            stale.unlink()
-        self.temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        self.header = header
-        self.stream = open(self.temporary, "wb")
-        self.ids: List[str] = []
-        self.frames: List[int] = []
-
-    def add(self, utterance: str, features: Dict[int, Tensor], frames: int) -> None:
-        """Features {layer: [>= frames, D]} of one utterance, on any device."""
-        block = torch.stack([features[layer][:frames].float() for layer in self.header.layers])
-        self.stream.write(block.clamp(-LARGEST, LARGEST).half().cpu().numpy().tobytes())
-        self.ids.append(utterance)
-        self.frames.append(frames)
-
-    def close(self, bad: Dict[str, str]) -> None:
-        """Makes the part visible. bad: utterances that could not be read -> reason."""
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-        self.stream.close()
-        os.replace(self.temporary, self.path)
-        index = {"ids": self.ids, "frames": self.frames, "bad": bad}
-        write_whole(self.index_path, json.dumps(index, ensure_ascii=False).encode())
-
-    def discard(self) -> None:
-        """Removes what was written."""
-        self.stream.close()
-        self.temporary.unlink(missing_ok=True)
+TOLERANCE = 2  # teacher frames by which the lengths of a clip in two manifests may differ
 
 
 class _Place(NamedTuple):
-    """Where an utterance lies: part, first number, frames."""
+    """Where an utterance lies: part, first byte, frames; and its samples in the manifest (None: not known)."""
 
     part: int
     start: int
     frames: int
+    samples: Optional[int]
 
 
 class FeatureCache:
@@ -142,8 +40,13 @@ class FeatureCache:
         self.places: Dict[str, _Place] = {}
         self.bad: Dict[str, str] = {}
         self._maps: Dict[int, np.memmap] = {}
-        for part in range(header.num_parts):
-            self._read_index(part)
+        for number, part in enumerate(read_parts(directory, header)):
+            start = 0
+            samples = part.samples or [None] * len(part.ids)
+            for utterance, frames, length in zip(part.ids, part.frames, samples):
+                self.places[utterance] = _Place(number, start, frames, length)
+                start += header.clip_bytes(frames)
+            self.bad.update(part.bad)
 
     @classmethod
     def open(
@@ -173,25 +76,24 @@ class FeatureCache:
             raise TeacherError(f"teacher cache {directory} {reason}. Make another with `colld features`")
         return cls(directory, header, layers)
 
-    def _read_index(self, part: int) -> None:
-        path, index_path = part_paths(self.directory, part)
-        index = read_index(self.directory, part)
-        if index is None:
+    def check_manifest(self, manifest: AnyManifest) -> None:
+        """Raises TeacherError unless the cache knows every row of a manifest, with about its length.
+
+        Clips that gave no features are known.
+        """
+        tolerance = TOLERANCE * SAMPLE_RATE / self.header.frame_rate_hz
+        differences: List[str] = []
+        for row, (name, length) in enumerate(zip(manifest.ids, manifest.n_samples.tolist())):
+            place = self.places.get(name)
+            if place is None and name not in self.bad:
+                differences.append(f"{manifest.where(row)}: {name} is not in it")
+            elif place and place.samples is not None and abs(place.samples - length) > tolerance:
+                differences.append(f"{manifest.where(row)}: {name} has {length} samples here, {place.samples} there")
+        if differences:
             raise TeacherError(
-                f"teacher cache {self.directory} is not complete: {index_path.name} is missing, of "
-                f"{self.header.num_parts} parts; finish it with: {self.header.command} {self.directory}"
-            )
-        per_frame = len(self.header.layers) * self.header.width
-        start = 0
-        for utterance, frames in zip(index["ids"], index["frames"]):
-            self.places[utterance] = _Place(part, start, frames)
-            start += frames * per_frame
-        self.bad.update(index["bad"])
-        size = path.stat().st_size if path.is_file() else 0
-        if size != start * np.dtype(DTYPE).itemsize:
-            raise TeacherError(
-                f"{path}: {size} bytes do not fit its index; delete {index_path.name} and make it again: "
-                f"{self.header.command} {self.directory}"
+                f"teacher cache {self.directory} was made from another manifest ({self.header.manifest}): "
+                f"{differences[0]}{f', and {len(differences) - 1} more' * (len(differences) > 1)}. "
+                f"Make one of this manifest with `colld features`"
             )
 
     def __len__(self) -> int:
@@ -206,15 +108,29 @@ class FeatureCache:
         Raises TeacherError naming an id that is not there.
         """
         places = [self._place(utterance) for utterance in ids]
-        width, longest = self.header.width, max(place.frames for place in places)
-        batch = np.zeros((len(self.rows), len(places), longest, width), dtype=DTYPE)
-        for row, place in enumerate(places):
-            size = len(self.header.layers) * place.frames * width
-            block = self._map(place.part)[place.start : place.start + size]
-            batch[:, row, : place.frames] = block.reshape(-1, place.frames, width)[self.rows]
-        values = torch.from_numpy(batch).to(device).float()
-        lengths = torch.tensor([place.frames for place in places], device=device)
+        frames = [place.frames for place in places]
+        values = self.header.storage.decode([piece.to(device) for piece in self._read_pieces(places)])
+        lengths = torch.tensor(frames, device=device)
+        if min(frames) < max(frames):
+            values.masked_fill_(lengths_to_padding_mask(lengths).unsqueeze(-1), 0.0)
         return TeacherOutput(dict(zip(self.layers, values)), lengths, self.header.frame_rate_hz)
+
+    def _read_pieces(self, places: Sequence[_Place]) -> List[Tensor]:
+        """What the storage decodes: each of its pieces as [layers, B, its longest, D], on the CPU."""
+        header = self.header
+        longest = header.storage.pieces(max(place.frames for place in places))
+        shape = (len(self.rows), len(places))
+        batch = [np.zeros((*shape, piece.rows, header.width), dtype=piece.dtype) for piece in longest]
+        for clip, place in enumerate(places):
+            numbers, size = self._map(place.part), header.layer_bytes(place.frames)
+            for layer, row in enumerate(self.rows):
+                start = place.start + row * size
+                for piece, into in zip(header.storage.pieces(place.frames), batch):
+                    end = start + header.piece_bytes(piece)
+                    found = numbers[start:end].view(piece.dtype)
+                    into[layer, clip, : piece.rows] = found.reshape(piece.rows, header.width)
+                    start = end
+        return [torch.from_numpy(array) for array in batch]
 
     def _place(self, utterance: str) -> _Place:
         if utterance in self.places:
@@ -227,7 +143,7 @@ class FeatureCache:
 
     def _map(self, part: int) -> np.memmap:
         if part not in self._maps:
-            self._maps[part] = np.memmap(part_paths(self.directory, part)[0], dtype=DTYPE, mode="r")
+            self._maps[part] = np.memmap(part_paths(self.directory, part)[0], dtype=np.uint8, mode="r")
         return self._maps[part]
 
 

@@ -6,11 +6,12 @@
 The other options about teachers take one value for all, or `whisper=...,hubert=...` as well.
 """
 
-from typing import Callable, Dict, Iterable, Iterator, Mapping, Sequence
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Sequence
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.named_values import split_named, value_of_each
 from colld_fairseq.teachers.base import DTYPES, KINDS
+from colld_fairseq.teachers.cache import FeatureCache
 from colld_fairseq.teachers.source import FRAME_RULES, TeacherSource
 from colld_fairseq.teachers.weights import hash_of
 
@@ -72,8 +73,8 @@ class Teachers(Mapping[str, TeacherSource]):
         return any(source.teacher is not None for source in self.values())
 
     @property
-    def any_cached(self) -> bool:
-        return any(source.cache is not None for source in self.values())
+    def caches(self) -> List[FeatureCache]:
+        return [source.cache for source in self.values() if source.cache is not None]
 
     def record(self) -> Dict[str, str]:
         """Which teachers these are, for a checkpoint: specs and content hashes, named where there are several."""

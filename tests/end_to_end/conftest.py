@@ -54,13 +54,21 @@ def distilled(distil_options, tmp_path_factory):
     return Trained(folder / "checkpoint_last.pt", run.output)
 
 
+@pytest.fixture
+def two_teachers(corpus, teacher, fast_teacher):
+    """Options of a run whose student, at 25 Hz, has a 50 Hz teacher of width 24 and a 100 Hz teacher of width 16."""
+    return [
+        *[corpus, "--task", "speech_distillation", "--teacher", f"slow={teacher},fast={fast_teacher}"],
+        *["--arch", "colld_student", *TINY_ENCODER, "--fbank-stack", "4", "--layer-map", "slow=1:2,2:4,fast=2:3"],
+        *["--criterion", "multi_teacher", "--mask-prob", "0", *TRAINING],
+    ]
+
+
 @pytest.fixture(scope="session")
 def teacher_cache(corpus, teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     manifests = ",".join(str(corpus / f"{split}.tsv") for split in ("train", "valid"))
-    code = colld(
-        ["features", "--manifest", manifests, "--teacher", teacher, "--layers", "2,4", "--out", str(folder)]
-    )
+    code = colld(["features", "--manifest", manifests, "--teacher", teacher, "--layers", "2,4", "--out", str(folder)])
     assert code == 0
     return folder
 
@@ -82,9 +90,7 @@ def finetune(options, folder, *more):
 @pytest.fixture(scope="session")
 def recogniser(finetune_options, vocab, tmp_path_factory):
     """student_ctc, without language tags."""
-    return finetune(
-        finetune_options, tmp_path_factory.mktemp("ctc"), "--arch", "student_ctc", "--vocab", vocab
-    )
+    return finetune(finetune_options, tmp_path_factory.mktemp("ctc"), "--arch", "student_ctc", "--vocab", vocab)
 
 
 @pytest.fixture(scope="session")

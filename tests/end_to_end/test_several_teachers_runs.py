@@ -4,17 +4,7 @@ import math
 
 import pytest
 import torch
-from commands import TINY_ENCODER, TRAINING, call, log_records, losses
-
-
-@pytest.fixture
-def two_teachers(corpus, teacher, fast_teacher):
-    """Options of a run whose student, at 25 Hz, has a 50 Hz teacher of width 24 and a 100 Hz teacher of width 16."""
-    return [
-        *[corpus, "--task", "speech_distillation", "--teacher", f"slow={teacher},fast={fast_teacher}"],
-        *["--arch", "colld_student", *TINY_ENCODER, "--fbank-stack", "4", "--layer-map", "slow=1:2,2:4,fast=2:3"],
-        *["--criterion", "multi_teacher", "--mask-prob", "0", *TRAINING],
-    ]
+from commands import call, log_records, losses
 
 
 @pytest.mark.parametrize("combination", ["sum", "random"])

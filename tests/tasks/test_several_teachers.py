@@ -1,12 +1,15 @@
 """speech_distillation with two teachers: one of 50 Hz and width 24, one of 100 Hz and width 16."""
 
+import json
+
 import pytest
 import torch
 from commands import TINY_ENCODER
+from fairseq.distributed import ModuleProxyWrapper
 from task_setup import set_up
 
 from colld_fairseq.cli import main as colld
-from colld_fairseq.errors import ConfigError
+from colld_fairseq.errors import ConfigError, TeacherError
 
 
 @pytest.fixture
@@ -38,15 +41,52 @@ def test_training_from_caches_is_training_online(two, corpus, teacher, fast_teac
         arguments = ["--manifest", str(corpus / "test.tsv"), "--teacher", spec, "--layers", layers]
         assert colld(["features", *arguments, "--out", str(tmp_path / name)]) == 0
     both = f"slow={tmp_path}/slow,fast={tmp_path}/fast"
+    small = ["--manifest", str(corpus / "test.tsv"), "--teacher", teacher, "--layers", "2,4", "--storage", "uint8"]
+    assert colld(["features", *small, "--out", str(tmp_path / "small")]) == 0
     losses = []
-    for caches in ("", both, f"fast={tmp_path}/fast"):
+    for caches in ("", both, f"fast={tmp_path}/fast", f"slow={tmp_path}/small"):
         torch.manual_seed(0)
         run = two(*(["--teacher-cache", caches] if caches else []))
         losses.append(loss_of(run)[0])
         assert ("teacher_input" in batch_of(run)) == (caches != both)
         assert run.task.crops_long_clips == (not caches)
     assert losses[1] == pytest.approx(losses[0], rel=2e-3) and losses[1] != losses[0]
-    assert losses[2] == pytest.approx(losses[0], rel=2e-3)
+    assert losses[2:] == pytest.approx(losses[:1] * 2, rel=2e-3) and losses[3] != losses[0]
+    with pytest.raises(
+        TeacherError, match="was made from another manifest .*train.tsv:2: train-0 is not in it, and 23 m"
+    ):
+        two("--teacher-cache", both).task.load_dataset("train")
+
+
+def test_a_clip_without_cached_features_is_left_out(two, corpus, fast_teacher, tmp_path, caplog):
+    arguments = ["--manifest", str(corpus / "test.tsv"), "--teacher", fast_teacher, "--layers", "3"]
+    assert colld(["features", *arguments, "--out", str(tmp_path)]) == 0
+    for path in (tmp_path / "index.json", tmp_path / "part-00000.json"):
+        content = json.loads(path.read_text())
+        part = content["parts"][0] if "parts" in content else content
+        part["ids"][part["ids"].index("test-1")] = "of-another-name"
+        part["bad"]["test-1"] = "12 samples are too few for one frame"
+        path.write_text(json.dumps(content))
+    batch = batch_of(two("--teacher-cache", f"fast={tmp_path}"))
+    assert batch["utt_id"] == ["test-0", "test-2"]
+    assert "skipping unreadable clip test-1 (1 so far, limit 1): 12 samples are too few" in caplog.text
+
+
+def test_drawn_teachers_under_distributed_data_parallel(two, tmp_path):
+    """It raises at the second batch where a parameter got no gradient; of one clip, one teacher's heads have no target."""
+    run = two("--teacher-combination", "random", "--frame-rule", "concat_tanh")
+    batch = batch_of(run, 1)
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        model = ModuleProxyWrapper(torch.nn.parallel.DistributedDataParallel(run.model.train()))
+        names = set()
+        for _ in range(6):
+            loss, _, log = run.criterion.train()(model, batch)
+            names |= {name for name in ("slow", "fast") if log[f"frames_{name}"] > 0}
+            loss.backward()
+        assert names == {"slow", "fast"}  # else the test has shown nothing
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_weights_change_the_loss(two):

@@ -9,6 +9,7 @@ import torch
 
 from colld_fairseq.cli import features as command
 from colld_fairseq.cli import main
+from colld_fairseq.data.manifest import join_manifests, read_manifest
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.teachers import load_teacher
 from colld_fairseq.teachers.cache import FeatureCache, part_paths
@@ -17,9 +18,8 @@ NUM_CLIPS = 9
 
 
 @pytest.fixture
-def corpus(tmp_path, tiny_teacher, monkeypatch):
-    """(manifest, teacher spec, folder of the cache, {id: waveform}); parts of one second of audio."""
-    monkeypatch.setattr(command, "PART_SECONDS", 1)
+def corpus(tmp_path, tiny_teacher):
+    """(manifest, teacher spec, folder of the cache, {id: waveform})."""
     rng = np.random.default_rng(0)
     waveforms, lines = {}, [str(tmp_path)]
     for number in range(NUM_CLIPS):
@@ -36,7 +36,8 @@ def make(corpus, *more):
     manifest, spec, directory, _ = corpus
     return main(
         f"features --manifest {manifest} --teacher {spec} --layers 1,3 --out {directory} "
-        f"--batch-seconds 0.6 --device cpu".split() + list(more)
+        f"--batch-seconds 0.6 --part-seconds 1 --device cpu".split()
+        + list(more)
     )
 
 
@@ -80,7 +81,7 @@ def test_a_second_run_computes_only_what_is_missing(corpus, monkeypatch):
     lost = part_paths(directory, 1)
     for path in lost:
         path.unlink()
-    with pytest.raises(TeacherError, match=r"not complete: part-00001.json is missing, of \d parts"):
+    with pytest.raises(TeacherError, match=r"not complete: part-00001 of \d parts is missing.*colld features --man"):
         FeatureCache.open(directory)
     (directory / "part-00001.bin.1.tmp").write_bytes(b"killed")
     written = []
@@ -98,6 +99,40 @@ def test_processes_share_the_work(corpus):
     assert part_paths(directory, 1)[1].is_file()
     make(corpus, "--num-shards", "2", "--shard", "0")
     assert_same_as_teacher(corpus, FeatureCache.open(directory))
+
+
+def test_torchrun_shares_the_work_and_the_last_process_writes_the_index(corpus, tmp_path, monkeypatch, capsys):
+    """The variables that torchrun sets; in end_to_end/test_distributed.py it does so itself."""
+    directory = corpus[2]
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in (2, 0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        assert not (directory / "index.json").exists()
+        assert make(corpus) == 0
+        output = capsys.readouterr().out
+        assert f"features, process {rank + 1} of 3" in output
+        assert ("parts are left to other processes" in output) == (rank != 1)
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
+    make(corpus, "--out", str(tmp_path / "alone"))
+    alone = {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == alone
+    # Readers need index.json alone, and without it the parts' own.
+    for path in directory.glob("part-*.json"):
+        path.unlink()
+    assert_same_as_teacher(corpus, FeatureCache.open(directory))
+    (tmp_path / "alone" / "index.json").unlink()
+    assert_same_as_teacher(corpus, FeatureCache.open(tmp_path / "alone"))
+
+
+def test_bad_clips_of_all_processes_count(corpus, capsys):
+    manifest = corpus[0]
+    for name in ("è0.wav", "è4.wav"):  # in the first and the second part
+        (manifest.parent / name).write_bytes(b"not audio")
+    assert make(corpus, "--num-shards", "2", "--shard", "0") == 0
+    assert make(corpus, "--num-shards", "2", "--shard", "1") == 2
+    assert "2 of 9 clips cannot be used, more than the 1" in capsys.readouterr().err
+    assert not (corpus[2] / "index.json").exists()
 
 
 def test_stopping_in_a_part_leaves_nothing_of_it(corpus, monkeypatch):
@@ -118,7 +153,6 @@ def test_stopping_in_a_part_leaves_nothing_of_it(corpus, monkeypatch):
     assert numbers == [path.name[:10] for path in directory.glob("part-*.json")]
     assert not list(directory.glob("*.tmp"))
     monkeypatch.undo()
-    monkeypatch.setattr(command, "PART_SECONDS", 1)
     make(corpus)
     assert_same_as_teacher(corpus, FeatureCache.open(directory))
 
@@ -142,6 +176,54 @@ def test_refuses_to_continue_a_cache_of_other_layers_or_rows(corpus, capsys):
     assert "another rows" in capsys.readouterr().err
 
 
+def test_refuses_to_continue_with_other_precision_or_parts(corpus, capsys):
+    make(corpus)
+    for options, message in [
+        (["--storage", "uint8"], "another dtype (float16, not uint8)"),
+        (["--dtype", "bfloat16"], "another teacher_dtype (float32, not bfloat16)"),
+        (["--part-seconds", "1.1"], "another part_seconds (1.0, not 1.1)"),
+    ]:
+        assert make(corpus, *options) == 2
+        assert message in capsys.readouterr().err.replace("num_parts", "part_seconds")
+
+
+def test_refuses_another_manifest(corpus, tmp_path):
+    make(corpus)
+    (corpus[0].parent / "è4.wav").write_bytes(b"not audio")
+    make(corpus, "--out", str(tmp_path / "bad"))
+    own = join_manifests([read_manifest(str(corpus[0]))])
+    lines = corpus[0].read_text().splitlines()
+    other, longer = tmp_path / "other.tsv", tmp_path / "longer.tsv"
+    other.write_text("\n".join([*lines, "new.wav\t9000", "newer.wav\t9000"]))
+    # The teacher has 400 frames a second here: 2 frames are 80 samples.
+    longer.write_text("\n".join([lines[0], "è0.wav\t3081", "è1.wav\t3620", *lines[3:]]))
+    for directory in (corpus[2], tmp_path / "bad"):
+        cache = FeatureCache.open(directory)
+        cache.check_manifest(own)
+        with pytest.raises(
+            TeacherError, match=r"another manifest \(.*train.tsv\): .*other.tsv:11: new.wav is not in it, and 1 more"
+        ):
+            cache.check_manifest(read_manifest(str(other)))
+        with pytest.raises(TeacherError, match=r"longer.tsv:2: è0.wav has 3081 samples here, 3000 there. Make"):
+            cache.check_manifest(read_manifest(str(longer)))
+
+
+def test_reads_caches_of_earlier_versions(corpus):
+    """They have no index.json, no samples, no loss, and nothing of the options that came later."""
+    make(corpus, "--part-seconds", "600")
+    (corpus[2] / "index.json").unlink()
+    for path, names in [
+        (corpus[2] / "header.json", ("teacher_dtype", "part_seconds")),
+        (part_paths(corpus[2], 0)[1], ("samples", "loss")),
+    ]:
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({name: value for name, value in content.items() if name not in names}))
+    cache = FeatureCache.open(corpus[2])
+    assert_same_as_teacher(corpus, cache)
+    cache.check_manifest(read_manifest(str(corpus[0])))
+    assert make(corpus, "--part-seconds", "600") == 0
+
+
 def test_missing_utterance_names_it_and_the_command(corpus):
     make(corpus)
     cache = FeatureCache.open(corpus[2])
@@ -158,9 +240,12 @@ def test_no_cache_there(tmp_path):
 def test_truncated_part(corpus):
     make(corpus)
     path, _ = part_paths(corpus[2], 0)
-    path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(TeacherError, match="part-00000.bin: .* do not fit its index; delete part-00000.json"):
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2])
+    with pytest.raises(TeacherError, match="part-00000 of . parts is missing or cut short; finish it with: colld"):
         FeatureCache.open(corpus[2])
+    make(corpus)
+    assert path.read_bytes() == whole and len(FeatureCache.open(corpus[2])) == NUM_CLIPS
 
 
 def test_an_unreadable_clip_is_named_and_left_out(corpus, capsys):
@@ -210,10 +295,44 @@ def test_an_id_in_two_manifests_is_computed_once(corpus):
     assert sorted(index["ids"]) == ["è0.wav", "è1.wav"]
 
 
+def test_bytes_take_half_the_space_and_say_what_they_lost(corpus, tmp_path, capsys):
+    _, spec, directory, waveforms = corpus
+    make(corpus, "--out", str(tmp_path / "half"))
+    capsys.readouterr()
+    assert make(corpus, "--storage", "uint8") == 0
+    size, half = (
+        sum(path.stat().st_size for path in folder.glob("*.bin")) for folder in (directory, tmp_path / "half")
+    )
+    assert 0.5 < size / half < 0.53
+    teacher, cache = load_teacher(spec, [1, 3]), FeatureCache.open(directory)
+    output = cache.read(list(waveforms))
+    squares, count = {1: 0.0, 3: 0.0}, 0
+    for row, (name, waveform) in enumerate(waveforms.items()):
+        expected = teacher(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
+        frames = int(expected.lengths[0])
+        count += frames * teacher.width
+        for layer, values in expected.features.items():
+            low, high = values[0].amin(0), values[0].amax(0)
+            error = output.features[layer][row, :frames] - values[0]
+            assert (error.abs() <= (high - low) / 255 * 0.51 + 1e-4).all()
+            assert not output.features[layer][row, frames:].any()
+            squares[layer] += float((error.square().sum(0) / values[0].var(0, correction=0)).sum())
+    loss = json.loads((directory / "index.json").read_text())["loss"]
+    for layer in (1, 3):
+        assert loss[str(layer)]["error"] == pytest.approx((squares[layer] / count) ** 0.5, rel=0.02)
+    worst = max(loss.values(), key=lambda found: found["error"])["error"]
+    assert (
+        f"Stored as uint8, features differ from the teacher's by at most {100 * worst:.2g} %" in capsys.readouterr().out
+    )
+    one = FeatureCache.open(directory, layers=[3]).read(["è2.wav"]).features  # by itself: the same, no padding
+    row = list(waveforms).index("è2.wav")
+    assert list(one) == [3] and torch.equal(one[3][0], output.features[3][row, : one[3].size(1)])
+
+
 def test_large_values_are_cut_to_the_range_of_float16(corpus, monkeypatch):
     plain = command.PartWriter.add
     monkeypatch.setattr(
-        command.PartWriter, "add", lambda s, n, f, t: plain(s, n, {k: v * 1e9 for k, v in f.items()}, t)
+        command.PartWriter, "add", lambda s, n, f, *more: plain(s, n, {k: v * 1e9 for k, v in f.items()}, *more)
     )
     make(corpus)
     values = FeatureCache.open(corpus[2]).read(["è1.wav"]).features[3]
@@ -226,7 +345,9 @@ def test_large_values_are_cut_to_the_range_of_float16(corpus, monkeypatch):
     [
         (["--layers", "a"], "--layers 'a': write whole numbers"),
         (["--layers", "7"], "layer 7 does not exist"),
-        (["--shard", "3"], "--shard 3 is not in 0 to 0"),
+        (["--shard", "3"], "give both, --shard from 0"),
+        (["--shard", "2", "--num-shards", "2"], "--shard 2 --num-shards 2: give both, --shard from 0"),
+        (["--part-seconds", "0"], "--part-seconds 0: must be above 0"),
     ],
 )
 def test_wrong_options(corpus, options, message, capsys):

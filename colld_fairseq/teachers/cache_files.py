@@ -1,0 +1,207 @@
+"""The files of a teacher cache, and how they are written.
+
+    header.json       which teacher, layers, kind, rate and width, how numbers are stored, and of which manifest
+    part-00000.bin    numbers of about ten minutes of audio, one utterance after another (see cache_storage.py)
+    part-00000.json   its ids, frames and samples, the clips that gave none, and what storing them has lost
+    index.json        every part's .json in one file, and the loss over all; written by whoever finds them complete
+
+Every file is written under a temporary name and renamed, the index of a part after its numbers: a part that has an
+index is whole. Any number of processes, on any number of machines, may each write some of the parts.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from colld_fairseq.errors import TeacherError
+from colld_fairseq.files import write_whole
+from colld_fairseq.teachers.cache_storage import STORAGES, Piece, Storage, StorageLoss
+
+PART_SECONDS = 600.0  # of audio in a part; what a stopped run has to do again at most
+
+
+@dataclass(frozen=True)
+class CacheHeader:
+    """What a cache holds. `manifest` are the paths it was made from and `rows` a digest of their rows."""
+
+    teacher: str
+    content_hash: str
+    layers: Tuple[int, ...]
+    kind: str
+    frame_rate_hz: float
+    width: int
+    manifest: str
+    rows: str
+    num_parts: int
+    dtype: str = "float16"  # of what is stored, one of STORAGES
+    teacher_dtype: str = "float32"
+    part_seconds: float = PART_SECONDS
+
+    @property
+    def command(self) -> str:
+        """The command that makes or completes this cache, up to its folder."""
+        layers = ",".join(map(str, self.layers))
+        return (
+            f"colld features --manifest {self.manifest} --teacher {self.teacher} --layers {layers} "
+            f"--kind {self.kind} --dtype {self.teacher_dtype} --storage {self.dtype} "
+            f"--part-seconds {self.part_seconds:g} --out"
+        )
+
+    @property
+    def storage(self) -> Storage:
+        return STORAGES[self.dtype]
+
+    def layer_bytes(self, frames: int) -> int:
+        """Size of one layer of a clip."""
+        return sum(map(self.piece_bytes, self.storage.pieces(frames)))
+
+    def piece_bytes(self, piece: Piece) -> int:
+        return piece.rows * self.width * np.dtype(piece.dtype).itemsize
+
+    def clip_bytes(self, frames: int) -> int:
+        return len(self.layers) * self.layer_bytes(frames)
+
+    def save(self, directory: Path) -> None:
+        """Writes header.json; where there is one already it has to say the same."""
+        path = directory / "header.json"
+        if path.is_file():
+            self._must_equal(CacheHeader.load(directory), directory)
+            return
+        write_whole(path, json.dumps(asdict(self), indent=1).encode())
+
+    def _must_equal(self, other: "CacheHeader", directory: Path) -> None:
+        ignored = ("teacher", "manifest")  # the hash and the digest tell more than paths do
+        for name, value in asdict(self).items():
+            found = getattr(other, name)
+            if found != value and name not in ignored:
+                raise TeacherError(
+                    f"{directory} holds a cache with another {name} ({found}, not {value}); give another "
+                    f"--out or delete it"
+                )
+
+    @classmethod
+    def load(cls, directory: Path) -> "CacheHeader":
+        try:
+            content = json.loads((directory / "header.json").read_text())
+            header = cls(**{**content, "layers": tuple(content["layers"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TeacherError(
+                f"{directory}: no teacher cache (header.json: {error}); make one with `colld features`"
+            ) from error
+        if header.dtype not in STORAGES:
+            raise TeacherError(f"{directory}: stored as {header.dtype!r}, not one of {', '.join(STORAGES)}")
+        return header
+
+
+@dataclass
+class PartIndex:
+    """What a part holds: ids, frames and samples of its utterances, in order, and {id: reason} of clips that gave none.
+
+    loss: sums of a StorageLoss. Caches of earlier versions have no samples and no loss.
+    """
+
+    ids: List[str] = field(default_factory=list)
+    frames: List[int] = field(default_factory=list)
+    bad: Dict[str, str] = field(default_factory=dict)
+    samples: List[int] = field(default_factory=list)
+    loss: List[List[float]] = field(default_factory=list)
+
+
+def part_paths(directory: Path, number: int) -> Tuple[Path, Path]:
+    """The files of one part: numbers, index."""
+    return directory / f"part-{number:05d}.bin", directory / f"part-{number:05d}.json"
+
+
+def fits(directory: Path, number: int, index: PartIndex, header: CacheHeader) -> bool:
+    """Whether the numbers of a part are there, as many as its index says."""
+    path = part_paths(directory, number)[0]
+    size = path.stat().st_size if path.is_file() else -1
+    return size == sum(map(header.clip_bytes, index.frames))
+
+
+def finished_part(directory: Path, number: int, header: CacheHeader) -> Optional[PartIndex]:
+    """The index of a part that is whole, or None."""
+    path = part_paths(directory, number)[1]
+    if not path.is_file():
+        return None
+    index = PartIndex(**json.loads(path.read_text(encoding="utf-8")))
+    return index if fits(directory, number, index, header) else None
+
+
+def write_index(directory: Path, header: CacheHeader, parts: Sequence[PartIndex]) -> Dict[str, Dict[str, float]]:
+    """index.json of a complete cache; returns what storing it has lost, {layer: numbers of StorageLoss}."""
+    loss = StorageLoss.none(len(header.layers))
+    for part in parts:
+        if part.loss:
+            loss.merge(StorageLoss(part.loss))
+    lost = loss.of_layers(header.layers)
+    content = {"loss": lost, "parts": [asdict(part) for part in parts]}
+    write_whole(directory / "index.json", json.dumps(content, ensure_ascii=False).encode())
+    return lost
+
+
+def remove_index(directory: Path) -> None:
+    """Before a part is written anew."""
+    (directory / "index.json").unlink(missing_ok=True)
+
+
+def read_parts(directory: Path, header: CacheHeader) -> List[PartIndex]:
+    """The indexes of all parts of a complete cache. Raises TeacherError naming what is missing, and the remedy."""
+    path = directory / "index.json"
+    if path.is_file():
+        parts = [PartIndex(**part) for part in json.loads(path.read_text(encoding="utf-8"))["parts"]]
+    else:  # its writer was stopped just before it, or was of an earlier version
+        parts = [finished_part(directory, number, header) for number in range(header.num_parts)]
+    for number, part in enumerate(parts):
+        if part is None or not fits(directory, number, part, header):
+            raise TeacherError(
+                f"teacher cache {directory} is not complete: part-{number:05d} of {header.num_parts} parts is missing "
+                f"or cut short; finish it with: {header.command} {directory}"
+            )
+    return parts
+
+
+class PartWriter:
+    """Writes one part: `add` utterances, then `close`. What was not closed does not count."""
+
+    def __init__(self, directory: Path, number: int, header: CacheHeader):
+        self.path, self.index_path = part_paths(directory, number)
+        for stale in directory.glob(f"{self.path.name}.*.tmp"):  # of a run that was killed
+            stale.unlink()
+        self.temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        self.header, self.index = header, PartIndex()
+        self.loss = StorageLoss.none(len(header.layers))
+        self.stream = open(self.temporary, "wb")
+
+    def add(self, utterance: str, features: Dict[int, Tensor], frames: int, samples: int) -> None:
+        """Features {layer: [>= frames, D]} of one utterance of `samples` (in its manifest), on any device."""
+        block = torch.stack([features[layer][:frames].float() for layer in self.header.layers])
+        pieces = self.header.storage.encode(block)
+        self.loss.add(block, self.header.storage.decode(pieces))
+        arrays = [piece.cpu().numpy() for piece in pieces]
+        for layer in range(len(block)):
+            for array in arrays:
+                self.stream.write(array[layer].tobytes())
+        self.index.ids.append(utterance)
+        self.index.frames.append(frames)
+        self.index.samples.append(samples)
+
+    def close(self, bad: Dict[str, str]) -> None:
+        """Makes the part visible. bad: utterances that could not be read -> reason."""
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
+        os.replace(self.temporary, self.path)
+        self.index.bad, self.index.loss = bad, self.loss.sums.tolist()
+        write_whole(self.index_path, json.dumps(asdict(self.index), ensure_ascii=False).encode())
+
+    def discard(self) -> None:
+        """Removes what was written."""
+        self.stream.close()
+        self.temporary.unlink(missing_ok=True)
