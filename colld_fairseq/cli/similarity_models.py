@@ -92,7 +92,6 @@ def paired_frames(rows, columns, ids: List[str], waveforms: Sequence[Tensor]) ->
 
 
 def _align(found: Features, source, target, target_lengths: Tensor, ids: List[str]) -> Features:
-    rule = "none" if source.frame_rate_hz == target.frame_rate_hz else "average"
-    return Features(
-        *align_frames(*found, source.frame_rate_hz, target.frame_rate_hz, rule, target_lengths, ids)
-    )
+    rates, names = (source.frame_rate_hz, target.frame_rate_hz), (source.role, target.role)
+    rule = "none" if rates[0] == rates[1] else "average"
+    return Features(*align_frames(*found, *rates, rule, target_lengths, ids, names))

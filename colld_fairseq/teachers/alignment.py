@@ -20,6 +20,7 @@ def align_frames(
     rule: str,
     target_lengths: Tensor,
     ids: Optional[Sequence] = None,
+    names: Tuple[str, str] = ("teacher", "student"),
 ) -> Tuple[Tensor, Tensor]:
     """Teacher features at the student's rate, trimmed to the frames both have.
 
@@ -28,14 +29,15 @@ def align_frames(
         rule: "none" (equal rates), or for source_hz = n * target_hz "average" (mean of n neighbours; of a
             trailing incomplete group the mean of what is there) or "stack" (n neighbours side by side, width
             n * D; a trailing incomplete group is dropped).
-        ids: names of the utterances, for the error message.
+        ids: names of the utterances; names: what the source and the target are; for the error messages.
 
     Returns features [B, T', D'] and lengths int64 [B] = min(teacher's, student's) per utterance, T' = their
     maximum; frames beyond a length are zero. Callers mask by these lengths.
 
     Raises TeacherError: the rates do not fit the rule, or an utterance differs by more than 2 student frames.
     """
-    factor = _factor(source_hz, target_hz, rule)
+    source, target = names
+    factor = _factor(source_hz, target_hz, rule, names)
     if factor > 1:
         features, lengths = _group(features, lengths, factor, rule)
     target_lengths = target_lengths.to(lengths.device)
@@ -44,8 +46,8 @@ def align_frames(
         row = int(off.argmax())
         name = ids[row] if ids is not None else f"number {row} of the batch"
         raise TeacherError(
-            f"utterance {name}: at {target_hz:g} Hz the teacher gives {int(lengths[row])} frames, the "
-            f"student {int(target_lengths[row])}, more than {TOLERANCE} apart; check that both got the same "
+            f"utterance {name}: at {target_hz:g} Hz the {source} gives {int(lengths[row])} frames, the "
+            f"{target} {int(target_lengths[row])}, more than {TOLERANCE} apart; check that both got the same "
             f"audio and that the rates ({source_hz:g} Hz to {target_hz:g} Hz, rule {rule!r}) are right"
         )
     lengths = torch.minimum(lengths, target_lengths)
@@ -54,20 +56,21 @@ def align_frames(
     return features[:, :longest].masked_fill(padding.unsqueeze(-1), 0.0), lengths
 
 
-def _factor(source_hz: float, target_hz: float, rule: str) -> int:
-    """How many teacher frames make one student frame."""
+def _factor(source_hz: float, target_hz: float, rule: str, names: Tuple[str, str]) -> int:
+    """How many source frames make one target frame."""
+    source, target = names
     if rule not in RULES:
         raise TeacherError(f"frame alignment rule is {rule!r}, choose one of {', '.join(RULES)}")
     ratio = source_hz / target_hz
     factor = round(ratio)
     if factor < 1 or abs(ratio - factor) > 1e-3:
         raise TeacherError(
-            f"the teacher's {source_hz:g} Hz are no whole multiple of the student's {target_hz:g} Hz; choose "
-            f"a student of {source_hz:g} Hz or a whole fraction of it"
+            f"the {source}'s {source_hz:g} Hz are no whole multiple of the {target}'s {target_hz:g} Hz; choose "
+            f"a {target} of {source_hz:g} Hz or a whole fraction of it"
         )
     if factor > 1 and rule == "none":
         raise TeacherError(
-            f"the teacher runs at {source_hz:g} Hz, the student at {target_hz:g} Hz; choose the rule "
+            f"the {source} runs at {source_hz:g} Hz, the {target} at {target_hz:g} Hz; choose the rule "
             f"'average' or 'stack'"
         )
     return factor

@@ -11,7 +11,7 @@ from colld_fairseq.cli.similarity_models import StudentLayers, TeacherLayers, pa
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.fbank import GlobalCmvn
 from colld_fairseq.data.manifest import read_manifest
-from colld_fairseq.errors import ColldError
+from colld_fairseq.errors import ColldError, TeacherError
 from colld_fairseq.models.loading import load_student, read_input
 from colld_fairseq.teachers import load_teacher
 
@@ -127,6 +127,17 @@ def test_frame_rates_are_aligned_by_averaging(order, checkpoint, corpus):
     torch.testing.assert_close(found[slow], slow([waveform]).layers[0, : len(x)])
     expected = fast([waveform]).layers[0, : 2 * len(x)].view(len(x), 2, -1).mean(1)
     torch.testing.assert_close(found[fast], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_rates_that_do_not_fit_name_the_faster_model_first(checkpoint, teacher, corpus):
+    """The student has 100 / 3 frames a second, the teacher 50; the faster one is the one to be averaged."""
+    student = StudentLayers(checkpoint("--fbank-stack", "3"), [1], "cpu")
+    clip = [torch.zeros(16000)]
+    with pytest.raises(TeacherError, match="the teacher's 50 Hz are no whole multiple of the student's 33.3333 Hz"):
+        paired_frames(student, TeacherLayers(teacher, [1], "cpu"), ["a"], clip)
+    student.frame_rate_hz = 75.0
+    with pytest.raises(TeacherError, match="the student's 75 Hz are no whole multiple of the teacher's 50 Hz"):
+        paired_frames(TeacherLayers(teacher, [1], "cpu"), student, ["a"], clip)
 
 
 def test_a_clip_has_the_same_frames_in_any_company(checkpoint, teacher, corpus):

@@ -64,6 +64,17 @@ def test_rates_that_do_not_fit(target_hz):
         align("average", [7, 4], target_hz=target_hz)
 
 
+def test_messages_name_the_source_and_the_target():
+    """Between two students, or where the student is the faster one, other names than teacher and student are given."""
+    names = ("student", "teacher")
+    with pytest.raises(TeacherError, match="at 50 Hz the student gives 4 frames, the teacher 1"):
+        align("none", [7, 1], target_hz=50.0, names=names)
+    with pytest.raises(TeacherError, match="the student's 50 Hz are no whole multiple of the teacher's 40 Hz"):
+        align("average", [7, 4], target_hz=40.0, names=names)
+    with pytest.raises(TeacherError, match="the student runs at 50 Hz, the teacher at 25 Hz"):
+        align("none", [4, 2], names=names)
+
+
 def test_other_rates_need_a_rule():
     with pytest.raises(TeacherError, match="'average' or 'stack'"):
         align("none", [4, 2])
