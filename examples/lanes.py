@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Deque, Dict, Iterable, List, Optional
+from typing import Deque, Dict, Iterable, List, Optional, Sequence
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -34,13 +34,14 @@ TRAINING = [
 class Job:
     """One command; `updates` is the length of a training run, for the progress bar.
 
-    The name is also the path of its log and of the note that it is finished, below the lanes' folder.
+    The name is also the path of its log and of the note that it is finished, below the lanes' folder. `needs` are names
+    of jobs that must be finished first.
     """
 
     name: str
     command: List[str]
     updates: Optional[int] = None
-    needs: Optional[str] = None
+    needs: Sequence[str] = ()
 
 
 class Lanes:
@@ -48,7 +49,9 @@ class Lanes:
 
     def __init__(self, out: Path, threads: int) -> None:
         self.out = out
-        self.environment = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1")
+        # colld and fairseq-* of the environment that this Python belongs to, activated or not.
+        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+        self.environment = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1", PATH=path)
         self.failed: List[str] = []
         self.done = threading.Condition()
         self.running: List[subprocess.Popen] = []
@@ -94,7 +97,7 @@ class Lanes:
             for job in chain:
                 if job.needs:
                     with self.done:
-                        self.done.wait_for(lambda: self.finished(job.needs) or self.failed)
+                        self.done.wait_for(lambda: all(map(self.finished, job.needs)) or self.failed)
                 if self.failed:
                     return
                 self.run_job(job)
@@ -110,7 +113,11 @@ class Lanes:
         bar = self.progress.add_task(job.name, total=job.updates, note="")
         start = time.time()
         with open(log, "a", encoding="utf-8") as handle:
-            process = subprocess.Popen(job.command, cwd=ROOT, env=self.environment, stdout=handle, stderr=handle)
+            try:
+                process = subprocess.Popen(job.command, cwd=ROOT, env=self.environment, stdout=handle, stderr=handle)
+            except OSError as error:  # not there, or not executable
+                self.fail(f"{job.name}: {job.command[0]} cannot be started ({error.strerror}); see `colld doctor`")
+                return
             self.running.append(process)
             while process.poll() is None:
                 time.sleep(1)
@@ -120,13 +127,19 @@ class Lanes:
                     return
             self.running.remove(process)
         seconds = time.time() - start
+        if process.returncode:
+            self.fail(f"{job.name} failed, see {log}:\n{tail(log)}")
+            return
         with self.done:
-            if process.returncode:
-                self.failed.append(f"{job.name} failed, see {log}:\n{tail(log)}")
-            else:
-                write_json(self.out / f"{job.name}.done", {"seconds": seconds})
-                self.progress.remove_task(bar)  # a long list of finished bars would push the others off the screen
-                self.progress.console.print(f"{job.name}: {seconds / 60:.1f} min", highlight=False)
+            write_json(self.out / f"{job.name}.done", {"seconds": seconds})
+            self.done.notify_all()
+        self.progress.remove_task(bar)  # a long list of finished bars would push the others off the screen
+        self.progress.console.print(f"{job.name}: {seconds / 60:.1f} min", highlight=False)
+
+    def fail(self, reason: str) -> None:
+        """Stops all lanes."""
+        with self.done:
+            self.failed.append(reason)
             self.done.notify_all()
 
     def show(self, bar, log: Path, job: Job) -> None:

@@ -67,7 +67,7 @@ def jobs(out: Path, args: argparse.Namespace) -> Dict[str, Job]:
             "--target-norm", "instance", "--arch", "colld_student_tiny", "--lr", "2e-3", "--validate-interval", "3",
             "--max-update", str(args.distil_updates), "--save-dir", str(out / arm / "distil"),
         ]  # fmt: skip
-        made.append(Job(f"{arm}/distil", command + objective + SHAPE + common, args.distil_updates, needs="features"))
+        made.append(Job(f"{arm}/distil", command + objective + SHAPE + common, args.distil_updates, needs=["features"]))
     for arm in ARMS:
         command = train + [
             "--task", "multilingual_speech_to_text", "--train-subset", "train", "--valid-subset", "dev",

@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from commands import REPOSITORY
+from commands import REPOSITORY, binary
 from job_checks import load_script
 
 
@@ -22,7 +22,7 @@ def write(path, text, seconds=0.2):
 def test_they_run_in_order_wait_for_each_other_and_resume(lanes, tmp_path):
     trace = tmp_path / "trace"
     first = lanes.Job("first", write(trace, "1"))
-    other = [lanes.Job("other/second", write(trace, "2"), needs="first"), lanes.Job("other/third", write(trace, "3"))]
+    other = [lanes.Job("other/second", write(trace, "2"), needs=["first"]), lanes.Job("other/third", write(trace, "3"))]
     lanes.Lanes(tmp_path, threads=1).run([first], other)
     assert trace.read_text() == "123"
     assert (tmp_path / "other" / "third.done").is_file() and (tmp_path / "other" / "third.log").is_file()
@@ -42,10 +42,23 @@ def test_fewer_lanes_than_chains(lanes, tmp_path):
 
 def test_a_job_that_fails_stops_the_lanes_and_is_named(lanes, tmp_path):
     bad = lanes.Job("bad", [sys.executable, "-c", "raise SystemExit('no such teacher')"])
-    never = lanes.Job("never", write(tmp_path / "trace", "x"), needs="bad")
+    never = lanes.Job("never", write(tmp_path / "trace", "x"), needs=["bad"])
     with pytest.raises(SystemExit, match="(?s)bad failed, see .*no such teacher"):
         lanes.Lanes(tmp_path, threads=1).run([bad], [never])
     assert not (tmp_path / "trace").exists() and not (tmp_path / "bad.done").exists()
+
+
+def test_a_command_that_is_not_there_stops_the_lanes_and_is_named(lanes, tmp_path):
+    never = lanes.Job("never", write(tmp_path / "trace", "x"), needs=["bad"])
+    with pytest.raises(SystemExit, match="bad: no-such-command cannot be started .No such file or directory.; see"):
+        lanes.Lanes(tmp_path, threads=1).run([lanes.Job("bad", ["no-such-command"])], [never])
+    assert not (tmp_path / "trace").exists() and not (tmp_path / "bad.done").exists()
+
+
+def test_commands_are_those_of_this_python_whether_or_not_its_environment_is_activated(lanes, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    lanes.Lanes(tmp_path, threads=1).run([lanes.Job("which", ["sh", "-c", "command -v fairseq-train"])])
+    assert (tmp_path / "which.log").read_text().strip() == binary("fairseq-train")
 
 
 def test_a_driver_that_is_terminated_takes_its_jobs_along(tmp_path):
