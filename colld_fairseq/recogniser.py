@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import fields
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -15,13 +15,19 @@ from colld_fairseq.data.datasets import pad
 from colld_fairseq.data.fbank import fbank_length
 from colld_fairseq.data.hypotheses import Transcript
 from colld_fairseq.data.vocabulary import Vocabulary
+from colld_fairseq.decoding.endpoint import EndpointRules
+from colld_fairseq.decoding.streaming import StreamingRecogniser
+from colld_fairseq.decoding.transducer import Scorer
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.chunks import parse_count
+from colld_fairseq.modules.streaming import StreamingEncoder
 from colld_fairseq.tasks.multilingual_speech_to_text import (
     MultilingualSpeechToTextConfig,
     MultilingualSpeechToTextTask,
 )
 
 TASK = "multilingual_speech_to_text"
+TRAINED = "trained"  # left context: as in training
 
 
 class Recogniser:
@@ -84,9 +90,74 @@ class Recogniser:
         # CTC and transducers score labels only: their </s> is for fairseq's scorers
         scores = [score for token, score in zip(tokens, hypothesis["positional_scores"].tolist()) if token not in tags]
         labels = [token for token in tokens if token not in tags and token != dictionary.eos()]
-        known = torch.tensor([token for token in labels if token != dictionary.unk()])
         score = float(hypothesis["score"])
-        return Transcript(self.vocabulary.decode(known), labels, score, sum(scores) if scores else score)
+        return Transcript(self.spell(labels), labels, score, sum(scores) if scores else score)
+
+    def spell(self, tokens: Sequence[int]) -> str:
+        """The text of labels, without unknown ones."""
+        unknown = self.vocabulary.dictionary.unk()
+        return self.vocabulary.decode(torch.tensor([token for token in tokens if token != unknown]))
+
+    def context(self, chunk_ms: int, left_context: str = TRAINED) -> Tuple[int, Optional[int]]:
+        """Frames of a chunk, and chunks ("causal" students: frames) before its own that a frame hears (None: all).
+
+        chunk_ms: audio of a chunk; ConfigError if that is no whole number of frames. left_context: a number, "full", or
+        "trained": the longest of the training that has a limit.
+        """
+        student = self.models[0].encoder.student
+        frames = chunk_ms * student.frame_rate_hz / 1000
+        if frames < 1 or frames != int(frames):
+            raise ConfigError(f"--chunk-ms {chunk_ms}: a multiple of {1000 / student.frame_rate_hz:g} is needed")
+        limited = [left for left in student.config.left_contexts if left is not None]
+        if left_context == TRAINED:
+            return int(frames), max(limited, default=None)
+        return int(frames), parse_count(left_context, "--left-context")
+
+    def limit_context(self, chunk_ms: int, left_context: str = TRAINED) -> None:
+        """Let frames hear no more than they would in :meth:`streaming`: the same output, but from whole clips."""
+        size, left = self.context(chunk_ms, left_context)
+        for model in self.models:
+            student = model.encoder.student
+            student.set_chunk(None if student.config.context == "causal" else size, left)
+
+    def streaming(
+        self,
+        chunk_ms: int = 320,
+        left_context: str = TRAINED,
+        endpoint: Optional[EndpointRules] = EndpointRules(),
+    ) -> StreamingRecogniser:
+        """The same model on streams, by greedy search.
+
+        Args:
+            chunk_ms, left_context: see :meth:`context`.
+            endpoint: when an utterance is over; None = at the end of the stream.
+
+        Raises ConfigError for a model that cannot stream: no transducer, a full context, filterbanks normalised over the
+        whole clip.
+        """
+        if self.decoder != "transducer" or len(self.models) > 1:
+            raise ConfigError("only a single transducer can stream; fine-tune a transducer_student")
+        model, generator = self.models[0], self.generator
+        encoder = StreamingEncoder(model.encoder.student, *self.context(chunk_ms, left_context))
+        if self.input.cmvn == "utterance":
+            raise ConfigError(
+                "this model's filterbanks are normalised over the whole clip, which a stream does not know: train with"
+                " --cmvn FILE (made by `colld cmvn`) or --cmvn none"
+            )
+        if self.needs_language:
+            raise ConfigError("this model writes several languages: say which (--lang)")
+        language, width = self.task.cfg.tgt_lang, model.joiner.encoder_projection.out_features
+        return StreamingRecogniser(
+            encoder,
+            model.joiner.encoder_projection,
+            Scorer([model], [width], generator.blank, generator.never_emitted, generator.blank_penalty),
+            self.spell,
+            self.input.normalise,
+            endpoint,
+            self.vocabulary.tag_id(language) if self.vocabulary.uses_tags else None,
+            self.task.cfg.max_symbols,
+            str(self.task.cfg.decoding_topology),
+        )
 
 
 def load_recogniser(

@@ -34,19 +34,30 @@ def log_mel_fbank(waveform: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
     """
     if waveform.ndim != 1:
         raise AudioError(f"a filterbank needs a mono waveform [N], not an array of shape {waveform.shape}")
+    extractor = kaldi_extractor(num_bins)
+    extractor.accept_waveform(SAMPLE_RATE, kaldi_samples(waveform))
+    extractor.input_finished()
+    frames = [extractor.get_frame(frame) for frame in range(extractor.num_frames_ready)]
+    return np.array(frames, dtype=np.float32).reshape(-1, num_bins)
+
+
+def kaldi_extractor(num_bins: int) -> kaldi_native_fbank.OnlineFbank:
+    """Kaldi's filterbanks with the options of :func:`log_mel_fbank`."""
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE
     options.frame_opts.dither = 0.0
     options.frame_opts.snip_edges = True
     options.mel_opts.num_bins = num_bins
-    extractor = kaldi_native_fbank.OnlineFbank(options)
-    samples = np.ascontiguousarray(waveform, dtype=np.float32) * np.float32(_KALDI_SCALE)
-    # The library takes samples one by one; those of a memoryview are floats, an array's are objects and cost as much
-    # as half of the transform.
-    extractor.accept_waveform(SAMPLE_RATE, memoryview(samples))
-    extractor.input_finished()
-    frames = [extractor.get_frame(frame) for frame in range(extractor.num_frames_ready)]
-    return np.array(frames, dtype=np.float32).reshape(-1, num_bins)
+    return kaldi_native_fbank.OnlineFbank(options)
+
+
+def kaldi_samples(waveform: np.ndarray) -> memoryview:
+    """Samples [N] in [-1, 1] on Kaldi's scale.
+
+    The library takes samples one by one; those of a memoryview are floats, an array's are objects and cost as much as
+    half of the transform.
+    """
+    return memoryview(np.ascontiguousarray(waveform, dtype=np.float32) * np.float32(_KALDI_SCALE))
 
 
 def utterance_cmvn(features: np.ndarray) -> np.ndarray:

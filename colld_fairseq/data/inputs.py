@@ -33,10 +33,17 @@ class StudentInput:
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         if self.kind == "waveform":
             return standardize(waveform) if self.normalize else waveform
-        features = log_mel_fbank(waveform)
+        return self.normalise(log_mel_fbank(waveform))
+
+    def normalise(self, features: np.ndarray) -> np.ndarray:
+        """Filterbanks [T, F] as the student takes them; but for "utterance", frame by frame."""
         if self._global_cmvn is not None:
             return self._global_cmvn(features)
         return utterance_cmvn(features) if self.cmvn == "utterance" else features
+
+    def agrees_with(self, other: StudentInput) -> bool:
+        """Whether both make the same of a waveform, before augmentation."""
+        return (self.kind, self.cmvn, self.normalize) == (other.kind, other.cmvn, other.normalize)
 
     def augment(self, source: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Training only: SpecAugment, where it is asked for and the input is a filterbank."""

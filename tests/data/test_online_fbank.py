@@ -1,0 +1,55 @@
+"""Filterbanks of a stream are those of the whole clip."""
+
+import numpy as np
+import pytest
+
+from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
+from colld_fairseq.data.online_fbank import OnlineFbank
+from colld_fairseq.errors import AudioError
+
+
+def noise(samples):
+    return (0.1 * np.random.default_rng(3).standard_normal(samples)).astype(np.float32)
+
+
+def pieces(waveform, longest):
+    generator = np.random.default_rng(longest)
+    at = 0
+    while at < len(waveform):
+        size = int(generator.integers(0, longest + 1))
+        yield waveform[at : at + size]
+        at += size
+
+
+@pytest.mark.parametrize("longest", [1, 159, 161, 1000, 40000])
+@pytest.mark.parametrize("samples", [399, 400, 401, 9999])
+def test_pieces_of_any_size(longest, samples):
+    waveform, online = noise(samples), OnlineFbank()
+    found = [online.accept(piece) for piece in pieces(waveform, longest)]
+    expected = log_mel_fbank(waveform)
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+    assert online.frames == len(expected)
+
+
+def test_a_frame_is_there_as_soon_as_its_samples_are():
+    online = OnlineFbank()
+    assert [len(online.accept(noise(n))) for n in (399, 1, 159, 1, 320, 0)] == [0, 1, 0, 1, 2, 0]
+
+
+def test_normalised_frame_by_frame():
+    waveform = noise(8000)
+    statistics = GlobalCmvn.fit([log_mel_fbank(waveform)])
+    online = OnlineFbank(statistics)
+    found = np.concatenate([online.accept(piece) for piece in pieces(waveform, 500)])
+    np.testing.assert_array_equal(found, statistics(log_mel_fbank(waveform)))
+
+
+def test_samples_of_16_bits():
+    integers = (noise(3000) * 20000).astype(np.int16)
+    np.testing.assert_allclose(
+        OnlineFbank().accept(integers), log_mel_fbank(integers.astype(np.float32) / 32768), atol=1e-5
+    )
+    with pytest.raises(AudioError, match="int32"):
+        OnlineFbank().accept(integers.astype(np.int32))
+    with pytest.raises(AudioError, match="mono"):
+        OnlineFbank().accept(noise(800).reshape(2, 400))

@@ -1,0 +1,232 @@
+"""Streams: the results of whole clips decoded under the same context, alone and together, utterance by utterance."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import save_untrained
+from commands import TINY_ENCODER
+from task_setup import set_up
+
+from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
+from colld_fairseq.decoding.endpoint import EndpointRules
+from colld_fairseq.decoding.real_time import cut, listen
+from colld_fairseq.errors import ColldError, ConfigError
+from colld_fairseq.recogniser import load_recogniser
+
+OPTIONS = ["--predictor-embed-dim", "16", "--joiner-dim", "24", "--front-end", "conv2d", "--left-context", "1,2,full"]
+SECONDS = (1.4, 0.9, 0.06, 1.13)
+CONTEXTS = [(40, "0"), (320, "trained"), (320, "full"), (160, "3")]
+
+
+def speech(seconds, seed=0):
+    """Noise that changes every 60 ms: float32 [N]."""
+    generator = np.random.default_rng(seed)
+    loudness = np.repeat(generator.uniform(0.01, 1.0, 1 + int(seconds / 0.06)), 960)[: int(seconds * 16000)]
+    return (0.3 * loudness * generator.standard_normal(len(loudness))).astype(np.float32)
+
+
+CLIPS = [speech(seconds, seed) for seed, seconds in enumerate(SECONDS)]
+
+
+@pytest.fixture(scope="module")
+def statistics(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cmvn") / "stats.npz"
+    GlobalCmvn.fit([log_mel_fbank(clip) for clip in CLIPS]).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def make(corpus, vocab, tagged_vocab, statistics, tmp_path_factory):
+    """Checkpoints of untrained transducers; each combination of options once."""
+    made = {}
+
+    def build(*more, context="chunk", tags=False):
+        key = (*more, context, tags)
+        if key not in made:
+            data = [corpus, "--vocab", tagged_vocab if tags else vocab]
+            arguments = ["--task", "multilingual_speech_to_text", "--arch", "transducer_student", "--cmvn", statistics]
+            own = [*OPTIONS, "--encoder-context", context] if context != "full" else OPTIONS[:-2]
+            run = set_up(*data, *arguments, "--criterion", "transducer", *TINY_ENCODER, *own, *more)
+            made[key] = str(save_untrained(run, tmp_path_factory.mktemp("model") / "model.pt"))
+        return made[key]
+
+    return build
+
+
+def streamed(recogniser, waveform, piece=1000):
+    """Results after each step of one stream, whose audio comes in pieces."""
+    stream, results = recogniser.create_stream(), []
+    for at in range(0, len(waveform) + piece, piece):
+        if at < len(waveform):
+            stream.accept_waveform(waveform[at : at + piece])
+        else:
+            stream.finish()
+        while recogniser.decode([stream]):
+            results.append(recogniser.result(stream))
+    return results
+
+
+@pytest.mark.parametrize("chunk_ms, left", CONTEXTS)
+@pytest.mark.parametrize(
+    "context, more",
+    [("chunk", ()), ("causal", ()), ("chunk", ("--predictor", "stateless", "--topology", "modified"))],
+)
+def test_result_is_that_of_the_whole_clip(make, context, more, chunk_ms, left):
+    recogniser = load_recogniser(make(*more, context=context), blank_penalty=0.5, max_symbols=2)
+    recogniser.limit_context(chunk_ms, left)
+    expected = [n_best[0] for n_best in recogniser.transcribe(CLIPS)]
+    assert max(len(transcript.tokens) for transcript in expected) > 10
+    streaming = recogniser.streaming(chunk_ms, left, endpoint=None)
+    for clip, transcript in zip(CLIPS, expected):
+        results = streamed(streaming, clip)
+        found = results[-1] if results else streaming.result(streaming.create_stream())
+        assert (found.text, found.tokens) == (transcript.text, transcript.tokens)
+        assert found.log_prob == pytest.approx(transcript.score, abs=1e-3)
+        for before, after in zip(results, results[1:]):
+            assert after.tokens[: len(before.tokens)] == before.tokens and after.end > before.end
+            assert all(before.end <= time < after.end for time in after.times[len(before.tokens) :])
+
+
+@pytest.mark.parametrize("piece", [37, 16000])
+def test_pieces_of_audio_change_nothing(make, piece):
+    streaming = load_recogniser(make(), blank_penalty=0.5).streaming(endpoint=None)
+    assert streamed(streaming, CLIPS[0], piece)[-1] == streamed(streaming, CLIPS[0])[-1]
+
+
+def test_streams_share_batches(make):
+    """They begin at different times, one is created again, and each result is that of the stream alone."""
+    streaming = load_recogniser(make(), blank_penalty=0.5).streaming(160, "3", endpoint=None)
+    alone = [streamed(streaming, clip)[-1] for clip in CLIPS if len(clip) > 2000]
+    clips = [clip for clip in CLIPS if len(clip) > 2000]
+    streams, batches = [streaming.create_stream() for _ in clips], []
+    for now in range(60):
+        for number, (clip, stream) in enumerate(zip(clips, streams)):
+            at = (now - 7 * number) * 800
+            if 0 <= at < len(clip):
+                stream.accept_waveform(clip[at : at + 800])
+            elif at >= len(clip) and not stream.finished:
+                stream.finish()
+        while ready := streaming.decode(streams):
+            batches.append(len(ready))
+    assert max(batches) > 1
+    for stream, expected in zip(streams, alone):
+        found = streaming.result(stream)
+        assert found.tokens == expected.tokens and found.log_prob == pytest.approx(expected.log_prob, abs=1e-3)
+
+
+def test_after_a_reset_the_stream_begins_anew(make):
+    """The second utterance is that of a clip which begins where the first ended; times go on."""
+    streaming = load_recogniser(make(), blank_penalty=0.5).streaming(endpoint=None)
+    clip = CLIPS[0]
+    stream = streaming.create_stream()
+    stream.accept_waveform(clip)
+    for _ in range(2):
+        streaming.decode([stream])
+    first = streaming.result(stream)
+    assert (first.start, first.end) == (0.0, 0.64) and first.tokens
+    streaming.reset(stream)
+    empty = streaming.result(stream)
+    assert empty.tokens == [] and empty.start == empty.end == 0.64
+    stream.finish()
+    while streaming.decode([stream]):
+        pass
+    second, expected = streaming.result(stream), streamed(streaming, clip[int(0.64 * 16000) :])[-1]
+    assert second.tokens == expected.tokens and len(second.tokens) > 3
+    assert second.times == pytest.approx([time + 0.64 for time in expected.times])
+    with pytest.raises(ColldError, match="finished"):
+        stream.accept_waveform(clip)
+
+
+@pytest.fixture
+def quiet(make):
+    """Settings of blank_penalty: one that never lets the model speak, and one that lets it speak all the time."""
+    return lambda penalty: load_recogniser(make(), blank_penalty=penalty)
+
+
+def test_endpoints(quiet):
+    """Silence without text, silence after text, length: the first step at which a rule holds."""
+    rules = EndpointRules(silence_without_text=0.6, silence_after_text=math.inf, longest=math.inf)
+
+    def first_end(recogniser, rules):
+        streaming = recogniser.streaming(160, "3", endpoint=rules)
+        stream = streaming.create_stream()
+        stream.accept_waveform(np.concatenate([CLIPS[0], CLIPS[1]]))
+        while streaming.decode([stream]):
+            if streaming.is_endpoint(stream):
+                return streaming.result(stream)
+        return None
+
+    silent = first_end(quiet(-1e4), rules)
+    assert silent.tokens == [] and silent.end == pytest.approx(0.64)
+    assert first_end(quiet(1e4), rules) is None
+    long = first_end(quiet(1e4), EndpointRules(math.inf, math.inf, 0.9))
+    assert long.end == pytest.approx(0.96)
+    # a model that speaks, and then does not any more
+    streaming = quiet(1e4).streaming(160, "3", endpoint=EndpointRules(math.inf, 0.4, math.inf))
+    stream = streaming.create_stream()
+    stream.accept_waveform(np.concatenate([CLIPS[0], CLIPS[1]]))
+    streaming.decode([stream])
+    assert streaming.result(stream).tokens and not streaming.is_endpoint(stream)
+    streaming.scorer.blank_penalty = -1e4
+    ends = []
+    while streaming.decode([stream]):
+        ends.append(streaming.is_endpoint(stream))
+    assert ends[:4] == [False, False, True, True]
+
+
+def test_language_of_a_stream(make):
+    recogniser = load_recogniser(make(tags=True), tgt_lang="xx", blank_penalty=0.5)
+    streaming = recogniser.streaming(endpoint=None)
+    results = []
+    for language in ("xx", "yy", None):
+        stream = streaming.create_stream(None if language is None else recogniser.vocabulary.tag_id(language))
+        stream.accept_waveform(CLIPS[0])
+        while streaming.decode([stream]):
+            pass
+        results.append(streaming.result(stream))
+    assert results[2] == results[0] and results[1].log_prob != pytest.approx(results[0].log_prob, abs=0.1)
+
+
+def test_refused_with_the_remedy(make):
+    def refused(path, *arguments, **options):
+        with pytest.raises(ConfigError) as error:
+            load_recogniser(path, **options).streaming(*arguments)
+        return str(error.value)
+
+    assert "--encoder-context chunk" in refused(make(context="full"))
+    assert "colld cmvn" in refused(make(), cmvn="utterance")
+    assert "multiple of 40" in refused(make(), 100)
+    assert "--left-context 'much'" in refused(make(), 320, "much")
+    assert "single transducer" in refused(f"{make()}:{make()}")
+    assert "single transducer" in refused(make("--auxiliary-ctc"), decoder="ctc")
+    assert "--lang" in refused(make(tags=True))
+    assert load_recogniser(make(), cmvn="none").streaming()
+
+
+def test_clock_of_a_live_stream(make, monkeypatch):
+    """Steps take half a second each: what is waited for is that, the chunk, and what is still being worked on."""
+    from colld_fairseq.decoding import real_time
+
+    recogniser = load_recogniser(make(), blank_penalty=1e4).streaming(320, "3", EndpointRules(longest=0.9))
+    ticks = [0.0]
+    monkeypatch.setattr(real_time.time, "perf_counter", lambda: ticks[0])
+    plain = recogniser.decode
+
+    def decode(streams):
+        ready = plain(streams)
+        ticks[0] += 0.5 * bool(ready)
+        return ready
+
+    monkeypatch.setattr(recogniser, "decode", decode)
+    results = []
+    latency = listen(recogniser, [cut(CLIPS[0])], lambda *result: results.append(result))[0]
+    # 1.4 s: steps at 0.38 (chunk, lookahead and a window, in pieces of 20 ms), 0.7, 1.02, 1.34, and one at the end
+    assert latency.audio == pytest.approx(1.4) and latency.work == pytest.approx(2.5)
+    assert latency.first == pytest.approx(0.38 + 0.5)
+    assert latency.final == pytest.approx(0.38 + 5 * 0.5 - 1.4)
+    assert [round(result.end, 2) for _, result, _ in results] == [0.32, 0.64, 0.96, 1.28, 1.32, 1.32]
+    assert [final for _, _, final in results] == [False, False, True, False, False, True]
+    assert len(latency.delays) == sum(len(result.tokens) for _, result, final in results if final)
+    assert latency.delays[0] == pytest.approx(0.88 - results[0][1].times[0])
