@@ -145,7 +145,7 @@ def measure_data(args, clips_per_batch, workers=2):
             dataset, batch_sampler=batches * 4, collate_fn=dataset.collater, num_workers=workers
         )
         batch, times = None, []
-        for batch in loader:
+        for batch in loader:  # noqa: B007 - the last one is returned
             times.append(time.perf_counter())
     warm = len(times) // 4  # starting the workers is no part of the rate
     rate = (len(times) - 1 - warm) * clips_per_batch * args.clip_seconds / (times[-1] - times[warm])

@@ -117,9 +117,11 @@ def fairseq_subject(state, config):
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if missing or unexpected:
         raise RuntimeError(f"fairseq's HuBERT and ours differ in {missing + unexpected}")
-    return Subject(
-        "fairseq", model, lambda waves: model.extract_features(torch.from_numpy(waves), padding_mask=None, mask=False)[0]
-    )
+
+    def run(waves):
+        return model.extract_features(torch.from_numpy(waves), padding_mask=None, mask=False)[0]
+
+    return Subject("fairseq", model, run)
 
 
 def make_subjects(divisor):

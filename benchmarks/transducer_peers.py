@@ -128,7 +128,7 @@ def load_peers(device: str, threads: int) -> Tuple[Dict[str, Peer], Dict[str, st
             return loss(*inputs.leaves, *(x.int() for x in inputs[1:])).sum()
 
         peers["warprnnt_numba"] = Peer(warprnnt, "padded", slow=device == "cpu", copies=5)
-    except Exception as error:  # numba fails in many ways where it does not fit
+    except Exception as error:  # noqa: BLE001 - numba fails in many ways where it does not fit
         missing["warprnnt_numba"] = f"{type(error).__name__}: {error}"
     try:
         from torchaudio.functional import rnnt_loss
@@ -138,6 +138,6 @@ def load_peers(device: str, threads: int) -> Tuple[Dict[str, Peer], Dict[str, st
             return rnnt_loss(logits, *(x.int() for x in rest), blank=0, clamp=-1, reduction="sum")
 
         peers["torchaudio"] = Peer(torchaudio, "padded", copies=3)
-    except Exception as error:  # OSError where its wheel does not fit this torch
+    except Exception as error:  # noqa: BLE001 - OSError where its wheel does not fit this torch
         missing["torchaudio"] = f"{type(error).__name__}: {error}".splitlines()[0]
     return peers, missing

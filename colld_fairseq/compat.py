@@ -55,8 +55,8 @@ def hide_broken_torchaudio() -> None:
 def logging_left_alone() -> Iterator[None]:
     """Undo what an import does to the root logger.
 
-    Importing fairseq imports its wav2vec2_classification, which sets the root logger to DEBUG where nobody has configured
-    it: every library (matplotlib, numba, urllib3) then prints what it is thinking.
+    Importing fairseq imports its wav2vec2_classification, which sets the root logger to DEBUG where nobody has
+    configured it: every library (matplotlib, numba, urllib3) then prints what it is thinking.
     """
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
@@ -77,7 +77,7 @@ def check_fairseq() -> None:
             "pip install 'hydra-core>=1.3.2' 'omegaconf>=2.3'"
         )
     try:
-        import fairseq  # noqa: F401
+        import fairseq
         import fairseq.data.data_utils_fast  # noqa: F401
     except ImportError as error:
         raise ImportError(f"fairseq is missing or not usable ({error}): {INSTALL_FAIRSEQ}") from error

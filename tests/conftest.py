@@ -4,13 +4,13 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only cost time
 
-import pytest  # noqa: E402
-import synthetic  # noqa: E402
-import torch  # noqa: E402
-from commands import TINY_ENCODER  # noqa: E402
-from task_setup import set_up  # noqa: E402
+import pytest
+import synthetic
+import torch
+from commands import TINY_ENCODER
+from task_setup import set_up
 
-from colld_fairseq.cli.vocab import make_vocabulary  # noqa: E402
+from colld_fairseq.cli.vocab import make_vocabulary
 
 torch.set_num_threads(1)
 

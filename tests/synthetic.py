@@ -1,7 +1,8 @@
 """A small world for tests: "speech" whose characters are harmonic tones, in three languages, and a random teacher.
 
 Every character of a text is 60 ms of a tone of its own pitch, so recognition can be learnt; `xx` is written in Latin
-letters, `yy` in Cyrillic, `ar` in Arabic (right to left). Translation goes from `yy` and `ar` into `xx`, letter by letter.
+letters, `yy` in Cyrillic, `ar` in Arabic (right to left). Translation goes from `yy` and `ar` into `xx`, letter
+by letter.
 """
 
 import json

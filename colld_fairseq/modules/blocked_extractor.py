@@ -219,6 +219,7 @@ def _forward(x: Tensor, plan: _Plan, flat: Sequence[Optional[Tensor]], kept: Opt
         layers = _layers(flat, clip)
         windows = plan.windows(x, clip, first, frames)
         y = torch.mm(windows, layers[0][0].t(), out=work.take(0, len(windows), layers[0][0].size(0)))
+        hidden = y  # what the layer before has made; of the first one nothing is asked
         for number, length in enumerate(plan.rows(frames)):
             step, layer = plan.steps[number], layers[number]
             if number:

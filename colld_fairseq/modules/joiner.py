@@ -50,7 +50,8 @@ class Joiner(nn.Module):
 class SimpleJoiner(nn.Module):
     """Two projections to the vocabulary whose sum, am_t + lm_u, is a joiner that costs no lattice of logits.
 
-    Used only in training, to find the band in which a pruned loss evaluates the real joiner (`losses.transducer_pruned`).
+    Used only in training, to find the band in which a pruned loss evaluates the real joiner
+    (`losses.transducer_pruned`).
     """
 
     def __init__(self, encoder_dim: int, predictor_dim: int, vocabulary_size: int):

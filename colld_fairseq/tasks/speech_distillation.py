@@ -142,7 +142,7 @@ class SpeechDistillationTask(SpeechTask):
         return model
 
     def teacher_layers(self, pairs, kind: str) -> List[int]:
-        """The layers of one teacher that the student's heads need; ConfigError where its --teacher-kind has not them."""
+        """The layers of one teacher that the student's heads need; ConfigError where its --teacher-kind lacks them."""
         layers = {layer for pair in pairs for layer in pair.teachers}
         if self.front_end_head:
             layers.add(0)

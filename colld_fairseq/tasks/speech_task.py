@@ -18,8 +18,8 @@ from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import join_manifests, read_manifest
 from colld_fairseq.data.sampling import sampling_indices
 from colld_fairseq.errors import ConfigError, ManifestError
-from colld_fairseq.named_values import value_of_each
 from colld_fairseq.models.encoder_options import record_encoder
+from colld_fairseq.named_values import value_of_each
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class SpeechTaskConfig(FairseqDataclass):
     sampling_weights: str = field(
         default="",
         metadata={
-            "help": "NAME=WEIGHT,NAME=WEIGHT: shares of an epoch that rows of each training manifest get, in proportion,"
-            " instead of sampling_alpha"
+            "help": "NAME=WEIGHT,NAME=WEIGHT: shares of an epoch that rows of each training manifest get, in"
+            " proportion, instead of sampling_alpha"
         },
     )
     freq_masks: int = field(default=0, metadata={"help": "SpecAugment: frequency masks per clip (filterbank input)"})

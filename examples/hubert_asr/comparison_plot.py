@@ -8,8 +8,8 @@ from typing import Any, Dict, List
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 # A colour (Okabe and Ito) for each student, a hatch and a line style for each arm.
 COLOURS = {"deep_thin": "#0072B2", "shallow_wide": "#E69F00", "deep_thin_fbank": "#009E73", "teacher": "#4D4D4D"}

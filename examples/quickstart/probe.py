@@ -1,8 +1,9 @@
 """How much of the text a frozen student knows: python probe.py RUN_DIR CHECKPOINT [CHECKPOINT ...]
 
-A small convolutional CTC head (kernel 5, 256 channels) is trained for 600 updates of 16 clips on the last layer of each
-frozen student, and decoded greedily on the dev recordings. It takes a minute a checkpoint on one core, where fine-tuning
-takes ten: made to compare objectives of distillation. "random" in place of a checkpoint probes an untrained student.
+A small convolutional CTC head (kernel 5, 256 channels) is trained for 600 updates of 16 clips on the last layer of
+each frozen student, and decoded greedily on the dev recordings. It takes a minute a checkpoint on one core, where
+fine-tuning takes ten: made to compare objectives of distillation. "random" in place of a checkpoint probes an
+untrained student.
 
 RUN_DIR holds `data/` (train_asr.tsv, dev_asr.tsv) and `vocab/`, as run.py leaves them.
 """

@@ -139,7 +139,7 @@ def _summary(report: Dict[str, Any]) -> Table:
     student, teacher = (report["encoders"].get(role) for role in ("student", "teacher"))
     header = ["", "parameters", "MB", "GMACs", "RTF", *SCORE_TITLES]
     rows = []
-    for arm, entry in report["arms"].items():
+    for entry in report["arms"].values():
         cells = [
             number(_overall(entry, task, score)) for task, scores in TASKS.items() for score in scores
         ]

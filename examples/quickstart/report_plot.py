@@ -8,8 +8,8 @@ from typing import Any, Dict, List, Optional
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 # Colours of Okabe and Ito, which differ for every kind of colour vision, and in lightness on grey paper.
 STYLES = {

@@ -2,9 +2,10 @@
 
     python run.py [OUT] [--data DIR --teacher SPEC --layers 2,4,6 ...]      (your own corpus and teacher)
 
-DIR holds the manifests that prepare.py writes: {train,dev,test}.tsv, ..._asr.tsv and ..._st.tsv. Without a GPU two lanes
-of jobs run side by side, each with half of the cores; with GPUs one lane, whose training runs use all of them. Every job
-is a command line that you can run yourself (OUT/commands.sh). A finished job is not run again, a killed one resumes.
+DIR holds the manifests that prepare.py writes: {train,dev,test}.tsv, ..._asr.tsv and ..._st.tsv. Without a GPU two
+lanes of jobs run side by side, each with half of the cores; with GPUs one lane, whose training runs use all of them.
+Every job is a command line that you can run yourself (OUT/commands.sh). A finished job is not run again, a killed one
+resumes.
 
     lane 1   teacher features -> distil colld -> fine-tune colld -> decode
     lane 2   fine-tune scratch -> distil l1cos (needs the features) -> fine-tune l1cos -> decode
@@ -55,8 +56,8 @@ def jobs(out: Path, args: argparse.Namespace) -> Dict[str, Job]:
     made = [
         Job("vocab", ["colld", "vocab", "--manifest", texts, "--lang-tags", "--lowercase", "--remove-punctuation",
                       "--out", str(vocab)]),
-        Job("features", ["colld", "features", "--manifest", manifests, "--teacher", args.teacher, "--layers", args.layers,
-                         "--out", str(features)]),
+        Job("features", ["colld", "features", "--manifest", manifests, "--teacher", args.teacher,
+                         "--layers", args.layers, "--out", str(features)]),
     ]  # fmt: skip
     if args.data is None:
         made.append(Job("prepare", [sys.executable, str(HERE / "prepare.py"), str(data)]))

@@ -12,7 +12,7 @@ from colld_fairseq.models.layer_map import LayerPair
 def distillation(
     lengths, width=12, pairs=((1, (2,)), (2, (4,))), masked_share=0.6, dtype=torch.float64, frames=None
 ):
-    """Random predictions [B, frames, width], targets [B, max(lengths), width] and masks for clips of `lengths` frames."""
+    """Random predictions [B, frames, width], targets [B, max(lengths), width] and masks; `lengths` in frames."""
     lengths = torch.tensor(lengths)
     frames = frames or int(lengths.max())
     pairs = [LayerPair(student, teachers) for student, teachers in pairs]

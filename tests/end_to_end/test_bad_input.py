@@ -1,4 +1,4 @@
-"""What happens with damaged audio, odd text and wrong options: the promised handling, and a last line one can act on."""
+"""What happens with damaged audio, odd text and wrong options: the promised handling, a last line one can act on."""
 
 import shutil
 

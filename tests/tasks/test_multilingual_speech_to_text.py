@@ -77,7 +77,7 @@ def test_interactive_input_needs_a_language(translation, corpus):
 
 
 def test_validation_scores_are_those_of_the_whole_corpus(finetuning):
-    """Statistics of batches add up to one corpus score, over all pairs and for each; sacrebleu is the second opinion."""
+    """Statistics of batches add up to one corpus score, for all pairs and for each; sacrebleu is a second opinion."""
     import sacrebleu
 
     run = finetuning()

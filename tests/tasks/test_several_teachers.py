@@ -73,7 +73,7 @@ def test_a_clip_without_cached_features_is_left_out(two, corpus, fast_teacher, t
 
 
 def test_drawn_teachers_under_distributed_data_parallel(two, tmp_path):
-    """It raises at the second batch where a parameter got no gradient; of one clip, one teacher's heads have no target."""
+    """It raises at the second batch where a parameter got no gradient; of one clip, one teacher has no target."""
     run = two("--teacher-combination", "random", "--frame-rule", "concat_tanh")
     batch = batch_of(run, 1)
     torch.distributed.init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=0, world_size=1)

@@ -59,7 +59,7 @@ def tiny_teacher(tmp_path_factory):
             config = getattr(transformers, f"{class_name}Config")(**settings)
             model = getattr(transformers, f"{class_name}Model")(config).eval()
             with torch.no_grad():  # the library's initial norms are the identity and would hide a mistake
-                for key, value in model.named_parameters():
+                for value in model.parameters():
                     value.add_(0.1 * torch.randn_like(value))
                 for key, value in model.named_buffers():
                     if "running" in key:

@@ -307,7 +307,7 @@ def test_bytes_take_half_the_space_and_say_what_they_lost(corpus, tmp_path, caps
     teacher, cache = load_teacher(spec, [1, 3]), FeatureCache.open(directory)
     output = cache.read(list(waveforms))
     squares, count = {1: 0.0, 3: 0.0}, 0
-    for row, (name, waveform) in enumerate(waveforms.items()):
+    for row, waveform in enumerate(waveforms.values()):
         expected = teacher(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
         frames = int(expected.lengths[0])
         count += frames * teacher.width
