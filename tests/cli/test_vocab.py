@@ -125,6 +125,16 @@ def test_sentencepiece_ids_are_the_dictionary_s_and_text_comes_back(tmp_path):
     assert codec.clean("▁x▁▁y") == "x y" == codec.decode(codec.encode("▁x▁▁y"))
 
 
+def test_character_coverage_leaves_out_the_rarest(tmp_path):
+    texts = [*sentences(0, 80, "abcd"), "abcd ω"]
+    manifest = write_manifest(tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in texts])
+    for coverage, known in ((1, True), (0.99, False)):
+        folder = tmp_path / str(coverage)
+        options = ["--manifest", manifest, "--kind", "sentencepiece", "--size", 30, "--out", folder]
+        colld_vocab(*options, "--character-coverage", coverage)
+        assert any("ω" in token for token in tokens_of(folder)) == known
+
+
 @pytest.mark.parametrize("kind", ["char", "sentencepiece"])
 def test_the_same_input_gives_the_same_bytes(tmp_path, kind):
     manifest = write_manifest(

@@ -1,0 +1,33 @@
+"""Options of tasks and models that no other test changes: each value arrives where it is meant to work."""
+
+import pytest
+
+from colld_fairseq.data.augment import SpecAugment
+from colld_fairseq.tasks import multilingual_speech_to_text as task_module
+
+
+def test_spec_augment_in_training_alone(finetuning):
+    options = ["--freq-masks", "1", "--freq-mask-width", "5", "--time-masks", "3", "--time-mask-width", "7"]
+    task = finetuning(*options, "--time-mask-share", "0.3").task
+    assert task.student_input(train=True).spec_augment == SpecAugment(1, 5, 3, 7, 0.3)
+    assert task.student_input(train=False).spec_augment is None
+    assert finetuning().task.student_input(train=True).spec_augment is None
+
+
+def test_beam_of_validation(finetuning):
+    for beam in (1, 3):
+        run = finetuning("--valid-beam", beam)
+        assert run.task.generators(run.model)[""].beam == beam
+
+
+@pytest.mark.parametrize("unit, expected", [("word", "WordKenlm"), ("token", "TokenKenlm")])
+def test_unit_of_the_language_model(unit, expected, finetuning, monkeypatch):
+    for name in ("WordKenlm", "TokenKenlm"):
+        monkeypatch.setattr(task_module, name, lambda *arguments, name=name: name)
+    assert finetuning("--ctc-lm", "any.arpa", "--ctc-lm-unit", unit).task.ngram_model() == expected
+
+
+def test_longest_target(finetuning, vocab):
+    small = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "40"]
+    run = finetuning(*small, "--max-target-positions", "77", arch="student_s2t")
+    assert run.model.max_decoder_positions() == 77
