@@ -1,4 +1,4 @@
-"""A chunk-wise student through both stages: chunks drawn again after a stop, decoding with the chunk that is asked for."""
+"""A chunk-wise student through both stages: chunks drawn again after a stop, decoding with the chunk asked for."""
 
 import pytest
 from commands import TINY_ENCODER, TRAINING, call, losses

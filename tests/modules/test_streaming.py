@@ -49,8 +49,7 @@ def streamed(streaming, fbank):
     return torch.cat(outputs, dim=1)
 
 
-@pytest.mark.parametrize("left", [None, 0, 2])
-@pytest.mark.parametrize("chunk", [1, 3, 8])
+@pytest.mark.parametrize("chunk, left", [(1, 3), (3, 0), (3, 2), (8, 1), (8, None)])
 @pytest.mark.parametrize("context", ["chunk", "causal"])
 @pytest.mark.parametrize("preset", CONFORMERS)
 def test_chunks_equal_the_masked_utterance(preset, context, chunk, left):
@@ -58,6 +57,23 @@ def test_chunks_equal_the_masked_utterance(preset, context, chunk, left):
     fbank = utterances()
     expected = whole(encoder, fbank, chunk, left)
     torch.testing.assert_close(streamed(StreamingEncoder(encoder, chunk, left), fbank), expected, atol=1e-5, rtol=0)
+
+
+OTHERS = [
+    dict(conv_norm="batch", position="none"),
+    dict(depthwise_conv_kernel=1),
+    dict(front_end="fbank_stack", fbank_stack=3),
+]
+
+
+@pytest.mark.parametrize("changes", OTHERS)
+def test_chunks_of_other_shapes_equal_the_masked_utterance(changes):
+    encoder = streaming_encoder(**changes)
+    if "conv_norm" in changes:
+        encoder.train()(utterances(4))  # statistics of their own
+    fbank = utterances()
+    expected = whole(encoder.eval(), fbank, 4, 3)
+    torch.testing.assert_close(streamed(StreamingEncoder(encoder, 4, 3), fbank), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("left", [None, 2])
