@@ -1,11 +1,12 @@
-"""Manifests (formats: manifests/README.md) from a folder of audio, Common Voice, or CoVoST 2.
+"""Manifests (formats: manifests/README.md) from a folder of audio, Common Voice, CoVoST 2, or LibriSpeech.
 
     python make_manifests.py audio       AUDIO_FOLDER OUT.tsv
     python make_manifests.py commonvoice cv-corpus/de train OUT.tsv
     python make_manifests.py covost      cv-corpus/de covost_v2.de_en.tsv train OUT.tsv
+    python make_manifests.py librispeech LibriSpeech train-clean-360,train-other-500 OUT.tsv
 
 Lengths come from the files' headers. Clips that cannot be read are left out and counted. Paths are absolute
-for Common Voice and CoVoST, so that manifests of several corpora can lie in one folder.
+except for a folder of audio, so that manifests of several corpora can lie in one folder.
 """
 
 import argparse
@@ -60,6 +61,18 @@ def covost(corpus: Path, translations: Path, split: str) -> Iterator[Utterance]:
             yield Utterance(
                 clip(corpus, row["path"]), row["client_id"], transcript, row["translation"], source, target
             )
+
+
+def librispeech(corpus: Path, subsets: str) -> Iterator[Utterance]:
+    """Recognition: CORPUS/SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside its .flac files."""
+    for subset in subsets.split(","):
+        transcripts = sorted((corpus / subset).glob("*/*/*.trans.txt"))
+        if not transcripts:
+            raise SystemExit(f"{corpus / subset}: no SPEAKER/CHAPTER/*.trans.txt there")
+        for path in transcripts:
+            for line in path.read_text(encoding="utf-8").splitlines():
+                name, text = line.split(" ", 1)
+                yield Utterance(path.with_name(f"{name}.flac"), name.split("-")[0], text, text, "en", "en")
 
 
 def length(path: Path) -> Optional[int]:
@@ -117,6 +130,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
         "audio": ["folder"],
         "commonvoice": ["corpus", "split"],
         "covost": ["corpus", "translations", "split"],
+        "librispeech": ["corpus", "split"],
     }
     for kind, names in wanted.items():
         kind_parser = kinds.add_parser(kind)
@@ -126,10 +140,13 @@ def main(arguments: Optional[List[str]] = None) -> None:
     args = parser.parse_args(arguments)
     if args.kind == "audio":
         left_out = write_audio_only(args.folder, args.out)
-    elif args.kind == "commonvoice":
-        left_out = write_speech_to_text(common_voice(args.corpus, args.split), args.out)
     else:
-        left_out = write_speech_to_text(covost(args.corpus, args.translations, args.split), args.out)
+        if args.kind == "covost":
+            utterances = covost(args.corpus, args.translations, args.split)
+        else:
+            read = {"commonvoice": common_voice, "librispeech": librispeech}[args.kind]
+            utterances = read(args.corpus, args.split)
+        left_out = write_speech_to_text(utterances, args.out)
     print(f"wrote {args.out}; {left_out} clips could not be read and were left out", file=sys.stderr)
 
 

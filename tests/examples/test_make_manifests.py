@@ -63,3 +63,23 @@ def test_audio_folder(corpus, tmp_path):
     manifest = read_manifest(str(tmp_path / "audio.tsv"))
     assert [manifest.row(i).id for i in range(len(manifest))] == ["clips/a.mp3", "clips/b.mp3"]
     assert (tmp_path / "audio.tsv").read_text().splitlines()[0] == str(corpus)
+
+
+def test_librispeech(tmp_path):
+    for subset, name, text in (("train-clean-100", "19-198", "YES"), ("dev-clean", "84-1", "WELL NO")):
+        chapter = tmp_path / subset / name.replace("-", "/")
+        chapter.mkdir(parents=True)
+        (chapter / f"{name}.trans.txt").write_text(f"{name}-0000 {text}\n{name}-0001 LOST\n")
+        soundfile.write(chapter / f"{name}-0000.flac", 0.1 * np.ones(8000), 16000)
+    out = tmp_path / "both.tsv"
+    make_manifests.main(["librispeech", str(tmp_path), "dev-clean,train-clean-100", str(out)])
+    manifest = read_manifest(str(out))
+    rows = [manifest.row(i) for i in range(len(manifest))]  # ...-0001 has no file
+    assert [(row.tgt_text, row.src_text, row.n_samples) for row in rows] == [
+        ("WELL NO", "WELL NO", 8000),
+        ("YES", "YES", 8000),
+    ]
+    assert (rows[1].speaker, rows[1].src_lang, rows[1].tgt_lang) == ("19", "en", "en")
+    assert rows[1].audio == str(tmp_path / "train-clean-100/19/198/19-198-0000.flac")
+    with pytest.raises(SystemExit, match="train-clean-360"):
+        make_manifests.main(["librispeech", str(tmp_path), "train-clean-360", str(out)])
