@@ -18,7 +18,8 @@ class ContextOptions(FairseqDataclass):
         default=None,
         metadata={
             "help": "what a Conformer's frames hear: full (the utterance), causal (nothing later) or chunk (their own"
-            " chunk and those before); the last two can stream; default: full, or that of --student"
+            " chunk and those before). The last two can stream; their convolutions look back only, for which half the"
+            " --depthwise-conv-kernel is common (31 -> 15). Default: full, or that of --student"
         },
     )
     chunk_sizes: Optional[str] = field(

@@ -56,7 +56,7 @@ def draw_chunk(sizes: Sequence[Count], lefts: Sequence[Count]) -> Chunk:
     """A size and a left context, each uniform over its list: a value that stands there twice comes twice as often.
 
     From torch's CPU generator, which fairseq reseeds at every update: a resumed run draws what an uninterrupted one
-    would have drawn, and all workers draw the same, so that none waits for another's longer chunks.
+    would have drawn.
     """
     size, left = (choices[int(torch.randint(len(choices), ()))] for choices in (sizes, lefts))
     return Chunk(size, left)

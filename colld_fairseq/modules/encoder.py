@@ -82,8 +82,10 @@ class StudentEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if transformer else None
         if transformer:
             self.blocks.apply(_init_bert)
-        self._chunk_sizes = {"full": [None], "causal": [1], "chunk": config.chunk_sizes}[config.context]
-        self.chunk = Chunk(widest(self._chunk_sizes), widest(config.left_contexts))
+        self._chunk_sizes = [1] if config.context == "causal" else config.chunk_sizes
+        self.chunk = Chunk()
+        if config.context != "full":
+            self.chunk = Chunk(widest(self._chunk_sizes), widest(config.left_contexts))
 
     def set_chunk(self, size: Count = None, left: Count = None) -> None:
         """Choose what a frame hears in evaluation: its chunk of ``size`` frames and ``left`` chunks before it.
@@ -97,8 +99,8 @@ class StudentEncoder(nn.Module):
         """What :meth:`set_chunk` would choose."""
         if self.config.context == "full" and (size, left) != (None, None):
             raise ConfigError(
-                "this student hears the whole utterance and cannot be limited to chunks: train one with"
-                " --encoder-context chunk (or causal)"
+                "this student hears the whole utterance; it cannot stream or be limited to chunks: train one with"
+                " --encoder-context chunk or causal"
             )
         if self.config.context == "causal":
             if size not in (None, 1):

@@ -69,14 +69,9 @@ class StreamingEncoder:
     """
 
     def __init__(self, encoder: StudentEncoder, chunk: int, left: Optional[int] = None) -> None:
-        if encoder.config.context == "full":
-            raise ConfigError(
-                "this student hears the whole utterance and cannot stream: train one with --encoder-context chunk (or"
-                " causal)"
-            )
-        self.context = encoder.chunk_of(None if encoder.config.context == "causal" else chunk, left)
         if chunk < 1:
             raise ConfigError(f"a step of {chunk} frames: it needs at least 1")
+        self.context = encoder.chunk_of(1 if encoder.config.context == "causal" else chunk, left)
         self.encoder, self.chunk = encoder.eval(), chunk
         self.fbank_frames_per_chunk = round(chunk * 100 / encoder.frame_rate_hz)
         self.fbank_lookahead = encoder.front_end.lookahead

@@ -33,6 +33,9 @@ def test_a_recorded_student_keeps_its_context_and_takes_the_chunks_of_the_run():
     second.chunk_sizes, second.left_context = "16", "full"
     config = encoder_config(second)
     assert (config.chunk_sizes, config.left_contexts) == ([16], [None])
+    second = FinetuneOptions(encoder_context="full")
+    record_encoder(second, encoder_config(first))
+    assert build_encoder(second).chunk == (None, None)
     second = FinetuneOptions(encoder_context="causal")
     record_encoder(second, encoder_config(first))
     config = encoder_config(second)
