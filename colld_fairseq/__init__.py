@@ -18,13 +18,14 @@ except ImportError as error:
 else:
     from colld_fairseq import criterions, models, tasks  # noqa: F401  (registration)
     from colld_fairseq.models.loading import load_student
+    from colld_fairseq.recogniser import load_recogniser
 
 
 def __getattr__(name: str):
-    if name == "load_student":
+    if name in ("load_student", "load_recogniser"):
         raise ImportError(_unusable)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __version__ = "0.1.0"
-__all__ = ["load_student", "__version__"]
+__all__ = ["load_recogniser", "load_student", "__version__"]

@@ -132,8 +132,8 @@ class Recogniser:
             chunk_ms, left_context: see :meth:`context`.
             endpoint: when an utterance is over; None = at the end of the stream.
 
-        Raises ConfigError for a model that cannot stream: no transducer, a full context, filterbanks normalised over the
-        whole clip.
+        Raises ConfigError for a model that cannot stream: no transducer, a full context, filterbanks normalised over
+        the whole clip.
         """
         if self.decoder != "transducer" or len(self.models) > 1:
             raise ConfigError("only a single transducer can stream; fine-tune a transducer_student")

@@ -1,7 +1,9 @@
 """Checkpoints as fairseq saves them, of models that were never trained."""
 
 import torch
+from commands import TINY_ENCODER
 from omegaconf import OmegaConf
+from task_setup import set_up
 
 
 def save_untrained(run, path):
@@ -16,3 +18,11 @@ def save_untrained(run, path):
     extra = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
     torch.save({"args": None, "cfg": cfg, "model": state, "optimizer_history": history, "extra_state": extra}, path)
     return path
+
+
+def save_transducer(path, corpus, context, *options):
+    """An untrained transducer whose encoder hears `context`; options: at least --vocab."""
+    arguments = [corpus, "--task", "multilingual_speech_to_text", "--arch", "transducer_student", *TINY_ENCODER]
+    shape = ["--predictor-embed-dim", "16", "--joiner-dim", "24", "--front-end", "conv2d"]
+    hears = [] if context == "full" else ["--encoder-context", context, "--left-context", "1,2,full"]
+    return str(save_untrained(set_up(*arguments, "--criterion", "transducer", *shape, *hears, *options), path))

@@ -3,21 +3,37 @@
 import argparse
 import hashlib
 import json
-from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterator, List, Sequence, Tuple
+import sys
+from dataclasses import replace
+from functools import partial
+from typing import Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
 from rich.console import Console
+from rich.progress import Progress
 
 from colld_fairseq.cli.clips import AudioBar, BadClips, plan_batches, progress, read_ahead, usable
-from colld_fairseq.cli.transcribe_inputs import Rows, read_files, read_manifests
+from colld_fairseq.cli.transcribe_inputs import Clips, read_files, read_manifests
 from colld_fairseq.cli.transcribe_output import Journal, Result, write_results
+from colld_fairseq.cli.transcribe_streaming import (
+    STANDARD_INPUT,
+    Printer,
+    add_streaming_arguments,
+    from_standard_input,
+    stream_clips,
+    streaming_recogniser,
+    summary,
+)
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import Row
+from colld_fairseq.decoding.real_time import Latency
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.named_values import split_named
-from colld_fairseq.recogniser import Recogniser, load_recogniser
+from colld_fairseq.recogniser import TRAINED, Recogniser, load_recogniser
 from colld_fairseq.tasks.multilingual_speech_to_text import DECODERS
+
+# Transcribes clips: results by id as they are known; what cannot be used goes to BadClips.
+Work = Callable[[Clips, BadClips, AudioBar], Iterator[Dict[str, Result]]]
 
 WINDOW = 512  # neighbouring clips among which batches of similar length are made: printing waits for no more
 
@@ -49,25 +65,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-bad", type=float, default=1.0, help="share of clips, at least one, that may be unreadable (default: all)"
     )
+    add_streaming_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints ids and texts, or writes a manifest of them. Raises ColldError."""
     if bool(args.audio) == bool(args.manifest):
         raise ConfigError("name audio files or folders, or give --manifest: one of the two")
+    if STANDARD_INPUT in args.audio and (len(args.audio) > 1 or args.out or not args.streaming):
+        raise ConfigError("standard input (-) is a stream: give it alone, with --streaming and without --out")
     recogniser = load_recogniser(args.checkpoint, args.beam, args.nbest, args.device, **task_options(args))
-    clips, unreadable = read_clips(args, recogniser)
     console = Console(stderr=True)  # standard output is for texts
+    if args.streaming:
+        return run_streaming(args, recogniser, console)
+    if args.chunk_ms is not None:
+        recogniser.limit_context(args.chunk_ms, args.left_context)
+    elif args.left_context != TRAINED:
+        raise ConfigError("--left-context says nothing without --chunk-ms or --streaming")
+    run_clips(args, recogniser, partial(transcribe, recogniser, args.batch_seconds), Texts(args.nbest), console)
+    return 0
+
+
+def run_streaming(args: argparse.Namespace, recogniser: Recogniser, console: Console) -> int:
+    """Streams from files or standard input; ends with what a listener would have waited for."""
+    streaming = streaming_recogniser(args, recogniser)
+    if args.audio == [STANDARD_INPUT]:
+        from_standard_input(streaming, console)
+        return 0
+    latencies: List[Latency] = []
+    printer = None if args.out else Printer(sys.stdout, sys.stdout.isatty() and args.streams == 1)
+    work = partial(stream_clips, streaming, recogniser, args.streams, latencies, printer)
+    run_clips(args, recogniser, work, lambda clips, results, bad: None, console)
+    if latencies:
+        console.print(summary(latencies), soft_wrap=True, highlight=False)
+    return 0
+
+
+def run_clips(
+    args: argparse.Namespace, recogniser: Recogniser, work: Work, show: Callable, console: Console
+) -> None:
+    """All clips to --out, or shown as they are finished: show(clips, results, bad)."""
+    clips, unreadable = read_clips(args, recogniser)
     bad = BadClips(len(clips) + len(unreadable), args.max_bad)
     bad.update(unreadable)
     if args.out:
-        to_manifest(args, recogniser, clips, bad, console)
+        to_manifest(args, clips, work, bad, console)
     else:
-        to_standard_output(args, recogniser, clips, bad, console)
+        # A terminal shows texts or a bar, not both; nor may the bar's display take over standard output.
+        with progress(Console(quiet=True) if sys.stdout.isatty() else console, "transcribing") as display:
+            for results in work(clips, bad, audio_bar(display, clips)):
+                show(clips, results, bad)
     if len(bad) == bad.rows:
         raise AudioError(bad.report("which leaves none"))
     bad.show(console)
-    return 0
 
 
 def task_options(args: argparse.Namespace) -> Dict[str, str]:
@@ -77,25 +127,6 @@ def task_options(args: argparse.Namespace) -> Dict[str, str]:
         raise ConfigError(f"--options {args.options!r}: write NAME=VALUE, with commas between them")
     moved = {name: getattr(args, name) for name in ("vocab", "cmvn") if getattr(args, name)}
     return {"decoder": args.decoder, "tgt_lang": args.lang, **moved, **options}
-
-
-@dataclass(frozen=True)
-class Clips:
-    """What is to be transcribed: `todo` are numbers of rows, whose ids differ."""
-
-    rows: Rows
-    ids: Sequence[str]
-    todo: np.ndarray
-    describe: Callable[[Row], Row]  # fills in the languages
-
-    def __len__(self) -> int:
-        return len(self.todo)
-
-    def row(self, number: int) -> Row:
-        return self.describe(self.rows.row(number))
-
-    def languages(self, numbers: Sequence[int]) -> List[str]:
-        return [self.row(number).tgt_lang for number in numbers]
 
 
 def read_clips(args: argparse.Namespace, recogniser: Recogniser) -> Tuple[Clips, Dict[str, str]]:
@@ -114,8 +145,12 @@ def read_clips(args: argparse.Namespace, recogniser: Recogniser) -> Tuple[Clips,
     return Clips(rows, [rows.text("id", row) for row in range(len(rows))], todo, describe), {}
 
 
+def audio_bar(display: Progress, clips: Clips) -> AudioBar:
+    return AudioBar(display, len(clips), clips.rows.n_samples[clips.todo].sum() / SAMPLE_RATE)
+
+
 def transcribe(
-    recogniser: Recogniser, clips: Clips, batch_seconds: float, bad: BadClips, bar: AudioBar
+    recogniser: Recogniser, batch_seconds: float, clips: Clips, bad: BadClips, bar: AudioBar
 ) -> Iterator[Dict[str, Result]]:
     """Results by id, batch by batch; clips that cannot be used go to `bad`."""
     windows = np.split(clips.todo, range(WINDOW, len(clips), WINDOW))
@@ -136,27 +171,28 @@ def transcribe(
         yield results
 
 
-def to_standard_output(
-    args: argparse.Namespace, recogniser: Recogniser, clips: Clips, bad: BadClips, console: Console
-) -> None:
-    """`id<TAB>text` in the order of the input; with --nbest `id<TAB>score<TAB>text` for each hypothesis."""
-    waiting: Dict[str, Result] = {}
-    order = iter([clips.ids[row] for row in clips.todo.tolist()])
-    name = next(order, None)
-    with progress(console, "transcribing") as display:
-        bar = AudioBar(display, len(clips), clips.rows.n_samples[clips.todo].sum() / SAMPLE_RATE)
-        for results in transcribe(recogniser, clips, args.batch_seconds, bad, bar):
-            waiting.update(results)
-            while name in waiting or name in bad.reasons:
-                for transcript in waiting.pop(name).transcripts if name in waiting else ():
-                    score = f"{transcript.score:.4f}\t" if args.nbest > 1 else ""
-                    print(f"{name}\t{score}{transcript.text}", flush=True)
-                name = next(order, None)
+class Texts:
+    """Prints `id<TAB>text` in the order of the input; with --nbest `id<TAB>score<TAB>text` for each hypothesis."""
+
+    def __init__(self, nbest: int) -> None:
+        self.scores = nbest > 1
+        self.out = sys.stdout  # which a display on a terminal replaces by its own
+        self.waiting: Dict[str, Result] = {}
+        self.next = 0
+
+    def __call__(self, clips: Clips, results: Dict[str, Result], bad: BadClips) -> None:
+        self.waiting.update(results)
+        while self.next < len(clips):
+            name = clips.ids[clips.todo[self.next]]
+            if name not in self.waiting and name not in bad.reasons:
+                break
+            self.next += 1
+            for transcript in self.waiting.pop(name).transcripts if name in self.waiting else ():
+                score = f"{transcript.score:.4f}\t" if self.scores else ""
+                print(f"{name}\t{score}{transcript.text}", file=self.out, flush=True)
 
 
-def to_manifest(
-    args: argparse.Namespace, recogniser: Recogniser, clips: Clips, bad: BadClips, console: Console
-) -> None:
+def to_manifest(args: argparse.Namespace, clips: Clips, work: Work, bad: BadClips, console: Console) -> None:
     """Write --out once every clip is transcribed; until then results are kept in a journal beside it."""
     journal = Journal(f"{args.out}.partial", settings(args, clips))
     try:
@@ -167,8 +203,8 @@ def to_manifest(
         left = [row for row in clips.todo.tolist() if clips.ids[row] not in done]
         rest = replace(clips, todo=np.array(left, dtype=np.int64))
         with progress(console, "transcribing") as display:
-            bar = AudioBar(display, len(rest), clips.rows.n_samples[rest.todo].sum() / SAMPLE_RATE)
-            for results in transcribe(recogniser, rest, args.batch_seconds, bad, bar):
+            bar = audio_bar(display, rest)
+            for results in work(rest, bad, bar):
                 journal.add(results, {name: bad.reasons[name] for name in bad.reasons if name not in journal.bad})
     except BaseException:
         journal.close()
@@ -185,9 +221,10 @@ def settings(args: argparse.Namespace, clips: Clips) -> Dict[str, str]:
     for path in args.checkpoint.split(":"):
         with open(path, "rb") as file:
             models.update(hashlib.file_digest(file, "sha256").digest())
+    context = [args.streaming, args.chunk_ms, args.left_context, args.endpoint]
     names = json.dumps([(clips.ids[row], clips.rows.audio_path(row)) for row in clips.todo.tolist()])
     return {
         "checkpoint": models.hexdigest(),
         "audio": hashlib.sha256(names.encode()).hexdigest(),
-        "options": json.dumps([args.beam, args.nbest, args.source_lang, task_options(args)]),
+        "options": json.dumps([args.beam, args.nbest, args.source_lang, task_options(args), context]),
     }

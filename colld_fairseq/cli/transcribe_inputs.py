@@ -1,19 +1,39 @@
 """What `colld transcribe` is given: files, folders, archives and manifests, as rows with one reading interface."""
 
 import os
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from colld_fairseq.cli.clips import distinct_rows
 from colld_fairseq.data.audio import audio_info, find_zip_members, split_zip_spec
-from colld_fairseq.data.manifest import AnyManifest, join_manifests, read_manifest
+from colld_fairseq.data.manifest import AnyManifest, Row, join_manifests, read_manifest
 from colld_fairseq.data.rows import PathRows
 from colld_fairseq.errors import AudioError, ConfigError
 
 ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # looked for in folders and archives; a named file may have any
 
 Rows = Union[AnyManifest, PathRows]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What is to be transcribed: `todo` are numbers of rows, whose ids differ."""
+
+    rows: Rows
+    ids: Sequence[str]
+    todo: np.ndarray
+    describe: Callable[[Row], Row]  # fills in the languages
+
+    def __len__(self) -> int:
+        return len(self.todo)
+
+    def row(self, number: int) -> Row:
+        return self.describe(self.rows.row(number))
+
+    def languages(self, numbers: Sequence[int]) -> List[str]:
+        return [self.row(number).tgt_lang for number in numbers]
 
 
 def find_audio(names: Sequence[str]) -> Tuple[List[str], List[str]]:

@@ -4,10 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import torch
-from checkpoints import save_untrained
-from commands import TINY_ENCODER
-from task_setup import set_up
+from checkpoints import save_transducer
 
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
 from colld_fairseq.decoding.endpoint import EndpointRules
@@ -15,7 +12,6 @@ from colld_fairseq.decoding.real_time import cut, listen
 from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.recogniser import load_recogniser
 
-OPTIONS = ["--predictor-embed-dim", "16", "--joiner-dim", "24", "--front-end", "conv2d", "--left-context", "1,2,full"]
 SECONDS = (1.4, 0.9, 0.06, 1.13)
 CONTEXTS = [(40, "0"), (320, "trained"), (320, "full"), (160, "3")]
 
@@ -45,11 +41,9 @@ def make(corpus, vocab, tagged_vocab, statistics, tmp_path_factory):
     def build(*more, context="chunk", tags=False):
         key = (*more, context, tags)
         if key not in made:
-            data = [corpus, "--vocab", tagged_vocab if tags else vocab]
-            arguments = ["--task", "multilingual_speech_to_text", "--arch", "transducer_student", "--cmvn", statistics]
-            own = [*OPTIONS, "--encoder-context", context] if context != "full" else OPTIONS[:-2]
-            run = set_up(*data, *arguments, "--criterion", "transducer", *TINY_ENCODER, *own, *more)
-            made[key] = str(save_untrained(run, tmp_path_factory.mktemp("model") / "model.pt"))
+            path = tmp_path_factory.mktemp("model") / "model.pt"
+            options = ["--vocab", tagged_vocab if tags else vocab, "--cmvn", statistics, *more]
+            made[key] = save_transducer(path, corpus, context, *options)
         return made[key]
 
     return build

@@ -1,0 +1,174 @@
+"""`colld transcribe --streaming`: texts while the audio arrives, and how long one waits for them."""
+
+import argparse
+import math
+import statistics
+import sys
+from typing import BinaryIO, Dict, Iterator, List, Optional, Sequence, TextIO
+
+import numpy as np
+from rich.console import Console
+
+from colld_fairseq.cli.clips import AudioBar, BadClips, read_ahead, usable
+from colld_fairseq.cli.transcribe_inputs import Clips
+from colld_fairseq.cli.transcribe_output import Result
+from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.data.hypotheses import Transcript
+from colld_fairseq.decoding.endpoint import EndpointRules
+from colld_fairseq.decoding.real_time import PIECE, Latency, cut, listen
+from colld_fairseq.decoding.streaming import StreamingRecogniser, StreamingResult
+from colld_fairseq.errors import AudioError, ConfigError
+from colld_fairseq.recogniser import TRAINED, Recogniser
+
+STANDARD_INPUT = "-"
+BYTES = 2  # of a sample of raw PCM
+
+
+def add_streaming_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options about streams."""
+    parser.add_argument(
+        "--streaming",
+        action="store_true",
+        help="decode as audio arrives; for models trained with --encoder-context chunk or causal. AUDIO may be -: raw PCM"
+        " on standard input, 16 kHz, mono, 16 bits, little-endian",
+    )
+    parser.add_argument(
+        "--chunk-ms", type=int, help="audio of a step (default: 320); without --streaming: what a frame hears at once"
+    )
+    parser.add_argument(
+        "--left-context",
+        default=TRAINED,
+        help="chunks (causal: frames) that a frame hears before its own, or full (default: the longest limited one of"
+        " the training)",
+    )
+    parser.add_argument(
+        "--endpoint",
+        metavar="S,S,S",
+        default="2.4,1.2,20",
+        help="an utterance ends after so many seconds of silence without a text, of silence after a text, or in all;"
+        " none = with the stream (default: %(default)s)",
+    )
+    parser.add_argument("--streams", type=int, default=1, help="streams decoded side by side (default: %(default)s)")
+
+
+def streaming_recogniser(args: argparse.Namespace, recogniser: Recogniser) -> StreamingRecogniser:
+    """The recogniser that the options ask for. Raises ConfigError."""
+    if args.beam > 1 or args.nbest > 1:
+        raise ConfigError("streams are decoded greedily: leave out --beam and --nbest")
+    if args.streams < 1:
+        raise ConfigError(f"--streams {args.streams}: at least 1")
+    return recogniser.streaming(args.chunk_ms or 320, args.left_context, parse_endpoint(args.endpoint))
+
+
+def parse_endpoint(text: str) -> Optional[EndpointRules]:
+    """`2.4,1.2,20` or `none`."""
+    if text == "none":
+        return None
+    try:
+        seconds = [float(part) for part in text.split(",")]
+    except ValueError:
+        seconds = []
+    if len(seconds) != 3 or not all(value > 0 and not math.isnan(value) for value in seconds):
+        raise ConfigError(f"--endpoint {text!r}: three numbers of seconds above 0 (inf: never), or none")
+    return EndpointRules(*seconds)
+
+
+class Printer:
+    """`kind<TAB>name<TAB>start<TAB>end<TAB>text` for every partial and final result, times in seconds.
+
+    On a terminal, where one stream is decoded at a time, a partial text is written over the one before.
+    """
+
+    def __init__(self, out: TextIO, in_place: bool) -> None:
+        self.out, self.in_place = out, in_place
+
+    def __call__(self, name: str, result: StreamingResult, final: bool) -> None:
+        if self.in_place:
+            line = f"\r\033[K{result.text}" + "\n" * final
+        else:
+            kind = "final" if final else "partial"
+            line = f"{kind}\t{name}\t{result.start:.2f}\t{result.end:.2f}\t{result.text}\n"
+        self.out.write(line)
+        self.out.flush()
+
+
+def stream_clips(
+    streaming: StreamingRecogniser,
+    recogniser: Recogniser,
+    streams: int,
+    latencies: List[Latency],
+    printer: Optional[Printer],
+    clips: Clips,
+    bad: BadClips,
+    bar: AudioBar,
+) -> Iterator[Dict[str, Result]]:
+    """Results by id, `streams` clips at a time; the text of a clip is that of its utterances, one after the other.
+
+    `latencies` and `bad` are added to; `printer` shows results as they come.
+    """
+    for batch in read_ahead(clips.rows, clips.ids, np.split(clips.todo, range(streams, len(clips), streams))):
+        failed: Dict[str, str] = {}
+        names, waveforms = usable(batch, recogniser.output_lengths, failed)
+        heard = Heard(names, printer)
+        latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], heard)
+        bad.update(failed)
+        bar.advance(len(batch), sum(map(len, waveforms)) / SAMPLE_RATE)
+        texts = map(joined, heard.utterances.values())
+        yield {name: Result(len(waveform), [text]) for name, waveform, text in zip(names, waveforms, texts)}
+
+
+class Heard:
+    """Keeps the utterances of streams by name, and shows them as they come."""
+
+    def __init__(self, names: Sequence[str], printer: Optional[Printer]) -> None:
+        self.names, self.printer = names, printer
+        self.utterances: Dict[str, List[StreamingResult]] = {name: [] for name in names}
+
+    def __call__(self, number: int, result: StreamingResult, final: bool) -> None:
+        if final:
+            self.utterances[self.names[number]].append(result)
+        if self.printer is not None:
+            self.printer(self.names[number], result, final)
+
+
+def joined(results: Sequence[StreamingResult]) -> Transcript:
+    """The utterances of one clip as one."""
+    log_prob = sum(result.log_prob for result in results)
+    tokens = [token for result in results for token in result.tokens]
+    return Transcript(" ".join(result.text for result in results), tokens, log_prob, log_prob)
+
+
+def from_standard_input(streaming: StreamingRecogniser, console: Console) -> None:
+    """Print what is heard on standard input, until it ends or the user interrupts it."""
+    heard = Heard([STANDARD_INPUT], Printer(sys.stdout, sys.stdout.isatty()))
+    latencies = listen(streaming, [raw_pcm(sys.stdin.buffer)], heard)
+    if not latencies[0].audio:
+        raise AudioError("nothing came on standard input; it takes raw PCM: 16 kHz, mono, 16 bits, little-endian")
+    console.print(summary(latencies), soft_wrap=True, highlight=False)
+
+
+def raw_pcm(file: BinaryIO) -> Iterator[np.ndarray]:
+    """Pieces int16 [n] of what arrives, as soon as it does; half a sample at the very end is dropped."""
+    rest = b""
+    try:
+        while read := file.read1(BYTES * PIECE):
+            read = rest + read
+            whole = len(read) // BYTES * BYTES
+            rest = read[whole:]
+            yield np.frombuffer(read[:whole], dtype="<i2").astype(np.int16, copy=False)
+    except KeyboardInterrupt:  # the end of a recording, not of the program
+        return
+
+
+def summary(latencies: Sequence[Latency]) -> str:
+    """Real-time factor, and what a listener waits for, as if the audio had been live."""
+    audio, work = sum(one.audio for one in latencies), sum(one.work for one in latencies)
+    delays = sorted(delay for one in latencies for delay in one.delays)
+    firsts = [one.first for one in latencies if one.first is not None]
+    parts = [f"{len(latencies)} streams, {audio / 3600:.2f} h", f"real-time factor {work / max(audio, 1e-9):.4f}"]
+    if delays:
+        late = delays[math.ceil(0.9 * len(delays)) - 1]
+        parts.append(f"emission delay {statistics.mean(delays):.2f} s (90 % within {late:.2f} s)")
+        parts.append(f"first text {statistics.mean(firsts):.2f} s after the beginning")
+    parts.append(f"last result {statistics.mean(one.final for one in latencies):.2f} s after the end")
+    return "; ".join(parts)

@@ -1,0 +1,144 @@
+"""`colld transcribe --streaming`: the texts of whole clips under the same context, as they come."""
+
+import io
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+import soundfile
+from checkpoints import save_transducer
+
+from colld_fairseq.cli import main
+from colld_fairseq.cli.transcribe_streaming import Printer
+from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.decoding.streaming import StreamingResult
+
+SPEAKS = ["--options", "blank_penalty=0.5"]  # an untrained model would say little else than blanks
+CONTEXT = ["--chunk-ms", "160", "--left-context", "2"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(corpus, vocab, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streaming")
+    assert main(f"cmvn --manifest {corpus}/train.tsv --out {folder}/stats.npz".split()) == 0
+    return save_transducer(folder / "model.pt", corpus, "chunk", "--vocab", vocab, "--cmvn", folder / "stats.npz")
+
+
+@pytest.fixture
+def run(checkpoint, capsys):
+    """Output and messages of `colld transcribe` on the streaming model."""
+
+    def run(*arguments, code=0, model=checkpoint):
+        capsys.readouterr()
+        assert main(["transcribe", model, *SPEAKS, *map(str, arguments)]) == code
+        return capsys.readouterr()
+
+    return run
+
+
+def lines(output):
+    return [line.split("\t") for line in output.splitlines()]
+
+
+def test_texts_grow_into_those_of_whole_clips(run, corpus):
+    whole = dict(lines(run(corpus / "test.zip", *CONTEXT).out))
+    assert len(whole) == 3 and all(whole.values())
+    printed = run("--streaming", corpus / "test.zip", *CONTEXT, "--endpoint", "none")
+    found = lines(printed.out)
+    assert [(name, text) for kind, name, *_, text in found if kind == "final"] == list(whole.items())
+    assert {kind for kind, *_ in found} == {"partial", "final"}
+    for before, after in zip(found, found[1:]):
+        if before[1] == after[1]:
+            assert after[4].startswith(before[4]) and float(after[3]) >= float(before[3])
+    for figure in ("3 streams", "real-time factor 0.", "emission delay 0.", "first text ", "last result 0."):
+        assert figure in printed.err
+    other = run("--streaming", corpus / "test.zip", "--chunk-ms", "40", "--left-context", "0", "--endpoint", "none").out
+    assert [line[4] for line in lines(other) if line[0] == "final"] != list(whole.values())
+
+
+def test_manifest_of_streams_decoded_side_by_side(run, corpus, tmp_path):
+    """One file is broken; it is named, and the others are those of whole clips."""
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    audio = [corpus / "valid.zip", tmp_path / "broken.wav", corpus / "test.zip"]
+    whole, streamed = tmp_path / "whole.tsv", tmp_path / "streamed.tsv"
+    run(*audio, *CONTEXT, "--out", whole)
+    printed = run("--streaming", "--streams", "4", *audio, *CONTEXT, "--endpoint", "none", "--out", streamed)
+    assert printed.out == "" and "1 of 7 clips cannot be used" in printed.err and "6 streams" in printed.err
+    scores = [[float(line[8]) for line in lines(path.read_text())[1:]] for path in (whole, streamed)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    assert [line[:8] for line in lines(whole.read_text())] == [line[:8] for line in lines(streamed.read_text())]
+
+
+def test_utterances_end_by_the_rules(run, corpus, tmp_path):
+    ends = ["--endpoint", "inf,inf,0.3"]
+    finals = [line for line in lines(run("--streaming", corpus / "test.zip", *CONTEXT, *ends).out) if line[0] == "final"]
+    for name in {line[1] for line in finals}:
+        own = [line for line in finals if line[1] == name]
+        for before, after in zip(own, own[1:]):
+            assert before[3] == after[2] and float(before[3]) - float(before[2]) > 0.3
+    assert len(finals) > 6
+    run("--streaming", corpus / "test.zip", *CONTEXT, *ends, "--out", tmp_path / "o.tsv")
+    rows = read_manifest(str(tmp_path / "o.tsv"))
+    texts = [rows.row(i).tgt_text for i in range(3)]
+    assert texts == [" ".join(line[4] for line in finals if line[1] == rows.row(i).id) for i in range(3)]
+
+
+def test_standard_input(run, corpus, monkeypatch, tmp_path):
+    clip = next(path for path in sorted(corpus.glob("test-*.wav")))
+    samples, rate = soundfile.read(clip, dtype="int16")
+    assert rate == 16000
+    expected = [line[2:] for line in lines(run("--streaming", clip, *CONTEXT).out)]
+
+    def hear(content, **options):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+        return run("--streaming", "-", *CONTEXT, **options)
+
+    printed = hear(samples.astype("<i2").tobytes() + b"\0")
+    assert [line[2:] for line in lines(printed.out)] == expected
+    assert {line[1] for line in lines(printed.out)} == {"-"} and "real-time factor" in printed.err
+    assert "raw PCM" in hear(b"", code=2).err
+
+
+def test_interrupted_recording_is_finished(run, corpus, monkeypatch):
+    samples, _ = soundfile.read(next(corpus.glob("test-*.wav")), dtype="int16")
+
+    class Microphone(io.BytesIO):
+        def read1(self, size):
+            found = super().read1(size)
+            if not found:
+                raise KeyboardInterrupt
+            return found
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Microphone(samples.astype("<i2").tobytes())))
+    assert lines(run("--streaming", "-", *CONTEXT).out)[-1][0] == "final"
+
+
+def test_a_terminal_shows_one_growing_line():
+    out = io.StringIO()
+    printer = Printer(out, in_place=True)
+    for text, final in (("a", False), ("a b", False), ("a b", True)):
+        printer("clip", StreamingResult(text, [], [], 0.0, 1.0, 0.0), final)
+    assert re.sub(r"\r\x1b\[K", "<", out.getvalue()) == "<a<a b<a b\n"
+
+
+def test_bar_on_a_terminal_leaves_standard_output_alone(run, corpus, monkeypatch):
+    """`colld transcribe ... > texts` with the progress bar in sight."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for options in ([], ["--streaming"]):
+        assert "test-2.ogg\t" in run(corpus / "test.zip", *options).out
+
+
+def test_refused_with_the_remedy(run, corpus, vocab, tmp_path):
+    audio = corpus / "test.zip"
+    full = save_transducer(tmp_path / "full.pt", corpus, "full", "--vocab", vocab, "--cmvn", "none")
+    assert "--encoder-context chunk" in run("--streaming", audio, code=2, model=full).err
+    assert "--encoder-context chunk" in run("--chunk-ms", "320", audio, code=2, model=full).err
+    assert "colld cmvn" in run("--streaming", audio, "--options", "cmvn=utterance", code=2).err
+    assert "alone" in run("-", code=2).err
+    assert "alone" in run("--streaming", "-", audio, code=2).err
+    assert "leave out --beam" in run("--streaming", audio, "--beam", "2", code=2).err
+    assert "--streams 0" in run("--streaming", audio, "--streams", "0", code=2).err
+    assert "without --chunk-ms" in run(audio, "--left-context", "2", code=2).err
+    for rules in ("1,2", "1,2,x", "1,2,0", "nan,1,1"):
+        assert f"--endpoint '{rules}'" in run("--streaming", audio, "--endpoint", rules, code=2).err
