@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from test_streaming import streaming_encoder, utterances
+from test_streaming_encoder import streaming_encoder, utterances
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.chunks import Chunk, draw_chunk, parse_counts, widest
