@@ -1,6 +1,5 @@
 """Commands of the READMEs: fairseq-train's are the recipes, option by option; the others parse."""
 
-import argparse
 import importlib
 import re
 import shlex
@@ -11,6 +10,8 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 from recipes import EXAMPLES, full_config
+
+from colld_fairseq.cli import SUBCOMMANDS, Parser
 
 FOLDERS = ("baselines", "hubert_asr")  # whose recipes are all also written as fairseq-train commands
 COMMANDS = {
@@ -87,7 +88,7 @@ def check_hydra(words):
 
 def check_colld(words):
     module = importlib.import_module(f"colld_fairseq.cli.{words[1]}")
-    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser = Parser(exit_on_error=False)
     module.add_arguments(parser)
     parser.parse_args(words[2:])
 
@@ -99,6 +100,10 @@ def check_generate(words):
 
 def check_python(words):
     assert (REPOSITORY / words[1]).is_file()
+
+
+def check_torchrun(words):
+    CHECKS[words[words.index("--no-python") + 1]](words[words.index("--no-python") + 1 :])
 
 
 CHECKS = {
@@ -114,7 +119,7 @@ OTHERS = [
     for words in commands_of(EXAMPLES / folder / "README.md")
     if words[0] != "fairseq-train"
 ]
-FRONT_PAGE = commands_of(REPOSITORY / "README.md")
+FRONT_PAGE = commands_of(REPOSITORY / "README.md") + commands_of(REPOSITORY / "manifests" / "README.md")
 INSTALLATION = ("make", "pip")  # run by .ci/run itself
 
 
@@ -136,9 +141,14 @@ def check_train(words):
     "words", [words for words in FRONT_PAGE if words[0] not in INSTALLATION], ids=lambda words: " ".join(words[:4])
 )
 def test_commands_of_the_front_page_parse(words):
-    dict(CHECKS, **{"fairseq-train": check_train})[words[0]](words)
+    dict(CHECKS, **{"fairseq-train": check_train, "torchrun": check_torchrun})[words[0]](words)
 
 
 def test_front_page_shows_every_step():
-    steps = {"make", "pip", "colld", "fairseq-train", "fairseq-generate"}
+    steps = {"make", "pip", "colld", "torchrun", "fairseq-train", "fairseq-generate"}
     assert {words[0] for words in FRONT_PAGE} == steps
+
+
+def test_front_page_shows_every_subcommand():
+    shown = {words[words.index("colld") + 1] for words in FRONT_PAGE if words[0] in ("colld", "torchrun")}
+    assert shown == set(SUBCOMMANDS)
