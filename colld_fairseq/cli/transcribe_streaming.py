@@ -29,8 +29,8 @@ def add_streaming_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--streaming",
         action="store_true",
-        help="decode as audio arrives; for models trained with --encoder-context chunk or causal. AUDIO may be -: raw PCM"
-        " on standard input, 16 kHz, mono, 16 bits, little-endian",
+        help="decode as audio arrives; for models trained with --encoder-context chunk or causal. AUDIO may be -: raw"
+        " PCM on standard input, 16 kHz, mono, 16 bits, little-endian",
     )
     parser.add_argument(
         "--chunk-ms", type=int, help="audio of a step (default: 320); without --streaming: what a frame hears at once"

@@ -43,12 +43,15 @@ def cut(waveform: np.ndarray) -> Iterable[np.ndarray]:
 
 
 def listen(
-    recogniser: StreamingRecogniser, sources: Sequence[Iterable[np.ndarray]], on_result: OnResult
+    recogniser: StreamingRecogniser,
+    sources: Sequence[Iterable[np.ndarray]],
+    on_result: OnResult,
+    timer: Callable[[], float] = time.perf_counter,
 ) -> List[Latency]:
     """Decode streams side by side until all have ended; utterances end where the recogniser's rules say.
 
     sources: the pieces of each stream, float or int16 [n] at 16 kHz. on_result is called whenever a text has grown, and
-    at the end of each utterance that has one, with times since the beginning of the stream.
+    at the end of each utterance that has one, with times since the beginning of the stream. timer: seconds of work.
     """
     streams = [recogniser.create_stream() for _ in sources]
     pieces = [iter(source) for source in sources]
@@ -69,7 +72,7 @@ def listen(
 
     while running:
         heard = [next(pieces[number], None) for number in running]  # may wait: not part of the work
-        begin = time.perf_counter()
+        begin = timer()
         for number, samples in zip(running, heard):
             if samples is None:
                 streams[number].finish()
@@ -77,13 +80,13 @@ def listen(
                 streams[number].accept_waveform(samples)
         clock = max(clock, max(streams[number].samples for number in running) / SAMPLE_RATE)
         while stepped := recogniser.decode([streams[number] for number in running]):
-            now = clock + time.perf_counter() - begin
+            now = clock + timer() - begin
             for number in [running[i] for i in stepped]:
                 over = recogniser.is_endpoint(streams[number])
                 report(number, now, over)
                 if over:
                     recogniser.reset(streams[number])
-        spent = time.perf_counter() - begin
+        spent = timer() - begin
         clock += spent
         for number in running:
             latencies[number].work += spent / len(running)

@@ -72,7 +72,8 @@ def test_manifest_of_streams_decoded_side_by_side(run, corpus, tmp_path):
 
 def test_utterances_end_by_the_rules(run, corpus, tmp_path):
     ends = ["--endpoint", "inf,inf,0.3"]
-    finals = [line for line in lines(run("--streaming", corpus / "test.zip", *CONTEXT, *ends).out) if line[0] == "final"]
+    printed = run("--streaming", corpus / "test.zip", *CONTEXT, *ends).out
+    finals = [line for line in lines(printed) if line[0] == "final"]
     for name in {line[1] for line in finals}:
         own = [line for line in finals if line[1] == name]
         for before, after in zip(own, own[1:]):

@@ -1,0 +1,222 @@
+"""Speed of streaming recognition: real-time factor, time of a step, and what a listener waits for.
+
+    python benchmarks/streaming_speed.py                                # conformer_10m, 320 ms, one thread
+    python benchmarks/streaming_speed.py --chunk-ms 160,320,640 --json speed.json
+
+A transducer of the preset's encoder (chunk-wise, 8 chunks before its own), an LSTM predictor and a joiner, with random
+weights; a penalty on the blank is chosen so that it writes about as many labels a second as a recogniser of speech. Noise
+arrives in pieces of 20 ms. Everything from samples to text is timed: filterbanks, encoder, search. For each chunk size:
+one stream alone, several streams in one batch, and the same clip at once under the same context ("whole"), whose result
+must be the same. Delays are those of a live stream, whose clock goes on while a step is computed.
+
+Target: conformer_10m on one core with chunks of 320 ms: real-time factor at most 0.3.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from colld_fairseq.data.fbank import log_mel_fbank
+from colld_fairseq.decoding.real_time import cut, listen
+from colld_fairseq.decoding.streaming import StreamingRecogniser
+from colld_fairseq.decoding.transducer import Scorer, greedy_transducer
+from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
+from colld_fairseq.modules.joiner import Joiner
+from colld_fairseq.modules.predictor import LstmPredictor
+from colld_fairseq.modules.streaming import StreamingEncoder
+from colld_fairseq.profiling import describe_machine
+
+SAMPLE_RATE, PREDICTOR, LEFT_CHUNKS = 16000, 320, 8
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+TARGET = {"preset": "conformer_10m", "chunk_ms": 320, "rtf": 0.3}
+BISECTIONS = 20
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="conformer_10m")
+    parser.add_argument("--chunk-ms", default="160,320,640", help="comma-separated")
+    parser.add_argument("--streams", type=int, default=8, help="in the batch of several")
+    parser.add_argument("--vocabulary", type=int, default=256)
+    parser.add_argument("--labels-per-second", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of a clip")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--width-divisor", type=int, default=1, help="narrower encoder, to try the benchmark itself")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: of this process, on a busy machine")
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    args = parser.parse_args(arguments)
+    args.chunk_ms = [int(chunk) for chunk in args.chunk_ms.split(",")]
+    if min(args.streams, args.rounds, args.threads, args.width_divisor, *args.chunk_ms) < 1:
+        parser.error("--chunk-ms, --streams, --rounds, --threads and --width-divisor must be at least 1")
+    return args
+
+
+class Transducer:
+    """Encoder, predictor and joiner with random weights, as a search sees them."""
+
+    def __init__(self, preset, width_divisor, vocabulary):
+        torch.manual_seed(0)
+        fields = dict(PRESETS[preset], context="chunk", causal_conv=True)
+        for name in ("embed_dim", "ffn_dim"):
+            fields[name] //= width_divisor
+        self.encoder = StudentEncoder(EncoderConfig(**fields)).eval()
+        self.predictor = LstmPredictor(vocabulary, PREDICTOR, 1, 0.0, 0, 1).eval()
+        self.joiner = Joiner(self.encoder.width, PREDICTOR, PREDICTOR, vocabulary, "tanh").eval()
+        # Fresh layers give nearly the same scores whatever they hear.
+        self.joiner.output.weight.data.mul_(5)
+        self.joiner.encoder_projection.weight.data.mul_(3)
+
+    @property
+    def parameters(self):
+        modules = (self.predictor, self.joiner)
+        return self.encoder.num_parameters() + sum(p.numel() for module in modules for p in module.parameters())
+
+    def start(self, rows, tags=None):
+        return self.extend(self.predictor.start_tokens(rows), self.predictor.start(rows, tags))
+
+    def extend(self, tokens, state):
+        output, state = self.predictor.step(tokens, state)
+        return self.joiner.predictor_projection(output), state
+
+    def join(self, frames, symbols):
+        return self.joiner(frames, symbols)
+
+
+def noise(seconds, seed):
+    """Noise that changes its loudness every 100 ms, float32 [N]."""
+    generator = np.random.default_rng(seed)
+    loudness = np.repeat(generator.uniform(0.001, 0.3, 1 + int(seconds * 10)), SAMPLE_RATE // 10)
+    samples = loudness[: round(seconds * SAMPLE_RATE)]
+    return (samples * generator.standard_normal(len(samples))).astype(np.float32)
+
+
+def normalise(features):
+    """In place of a corpus' statistics."""
+    return ((features + 7.0) / 3.0).astype(np.float32)
+
+
+def choose_penalty(scorer, frames, labels):
+    """Blank penalty under which the search writes about so many labels."""
+    low, high = -50.0, 50.0
+    lengths = torch.tensor([frames.size(1)])
+    for _ in range(BISECTIONS):
+        scorer.blank_penalty = (low + high) / 2
+        few = len(greedy_transducer(scorer, frames, lengths)[0].tokens) < labels
+        low, high = (scorer.blank_penalty, high) if few else (low, scorer.blank_penalty)
+    scorer.blank_penalty = high
+
+
+@torch.inference_mode()
+def measure(args):
+    """Everything that is printed, ready for JSON."""
+    torch.set_num_threads(args.threads)
+    network = Transducer(args.preset, args.width_divisor, args.vocabulary)
+    scorer = Scorer([network], [PREDICTOR], 0, [1])
+    clips = [noise(args.seconds, seed) for seed in range(args.streams)]
+
+    def whole():
+        features = torch.from_numpy(normalise(log_mel_fbank(clips[0])))[None]
+        return network.joiner.encoder_projection(network.encoder(features).x)
+
+    rows = []
+    for chunk_ms in args.chunk_ms:
+        chunk = round(chunk_ms * network.encoder.frame_rate_hz / 1000)
+        network.encoder.set_chunk(chunk, LEFT_CHUNKS)
+        frames = whole()
+        choose_penalty(scorer, frames, args.labels_per_second * args.seconds)
+        recogniser = StreamingRecogniser(
+            StreamingEncoder(network.encoder, chunk, LEFT_CHUNKS),
+            network.joiner.encoder_projection,
+            scorer,
+            lambda tokens: " ".join(map(str, tokens)),
+            normalise,
+            endpoint=None,
+        )
+        lengths = torch.tensor([frames.size(1)])
+        expected = greedy_transducer(scorer, frames, lengths)[0].tokens
+        rows.append(time_chunk(args, recogniser, clips, expected))
+        rows[-1].update(chunk_ms=chunk_ms, labels_per_second=len(expected) / args.seconds)
+        rows[-1]["whole_rtf"] = statistics.median(
+            seconds(CLOCKS[args.clock], lambda: greedy_transducer(scorer, whole(), lengths)) / args.seconds for _ in range(args.rounds)
+        )
+    return {
+        "machine": describe_machine(torch.device("cpu")),
+        "settings": {name: value for name, value in vars(args).items() if name != "json"},
+        "left_chunks": LEFT_CHUNKS,
+        "parameters": network.parameters,
+        "chunks": rows,
+        "target": TARGET,
+    }
+
+
+def seconds(clock, function):
+    begin = clock()
+    function()
+    return clock() - begin
+
+
+def time_chunk(args, recogniser, clips, expected):
+    """One chunk size: medians over the rounds; the first round only warms up."""
+    alone, together, timer = [], [], CLOCKS[args.clock]
+    for number in range(args.rounds + 1):
+        found = {}
+
+        def keep(stream, result, final):
+            found[stream] = result.tokens  # noqa: B023 - called before the next turn
+
+        one = listen(recogniser, [cut(clips[0])], keep, timer)[0]
+        if found.get(0, []) != expected:
+            raise RuntimeError(f"the stream says {found.get(0)}, the whole clip {expected}")
+        several = listen(recogniser, [cut(clip) for clip in clips], keep, timer)
+        if number:
+            alone.append(one)
+            together.append(sum(latency.work for latency in several) / sum(latency.audio for latency in several))
+    steps = args.seconds / recogniser.chunk_seconds
+    return {
+        "rtf": statistics.median(one.work / one.audio for one in alone),
+        "step_ms": 1000 * statistics.median(one.work for one in alone) / steps,
+        "rtf_of_several": statistics.median(together),
+        "first_text_s": statistics.median(one.first for one in alone),
+        "emission_delay_s": statistics.median(statistics.mean(one.delays) for one in alone),
+        "final_s": statistics.median(one.final for one in alone),
+    }
+
+
+def print_table(result):
+    machine, settings = result["machine"], result["settings"]
+    print(
+        f"{machine['cpu']}, {settings['threads']} threads, torch {machine['torch']}; {settings['preset']},"
+        f" {result['parameters'] / 1e6:.1f} M parameters, {settings['seconds']:g} s of audio, {settings['clock']} time, {settings['rounds']} rounds\n"
+    )
+    several = f"RTF of {settings['streams']}"
+    titles = ("chunk", "RTF", "ms a step", several, "RTF whole", "labels/s", "first text", "delay", "after the end")
+    print("".join(f"{title:>14}" for title in titles))
+    for row in result["chunks"]:
+        figures = [f"{row['chunk_ms']} ms", f"{row['rtf']:.4f}", f"{row['step_ms']:.1f}", f"{row['rtf_of_several']:.4f}"]
+        figures += [f"{row['whole_rtf']:.4f}", f"{row['labels_per_second']:.1f}"]
+        figures += [f"{row[name]:.3f} s" for name in ("first_text_s", "emission_delay_s", "final_s")]
+        print("".join(f"{figure:>14}" for figure in figures))
+        if (settings["preset"], row["chunk_ms"]) == (TARGET["preset"], TARGET["chunk_ms"]):
+            met = "met" if row["rtf"] <= TARGET["rtf"] else "missed"
+            print(f"{'':>14}(target: RTF at most {TARGET['rtf']}: {met})")
+
+
+def main():
+    args = parse_arguments()
+    result = measure(args)
+    print_table(result)
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as out:
+            json.dump(result, out, indent=1)
+
+
+if __name__ == "__main__":
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    main()

@@ -1,0 +1,49 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[2] / "benchmarks" / "streaming_speed.py"
+TINY = "--width-divisor 6 --seconds 1.2 --rounds 1 --streams 2 --chunk-ms 80,320 --vocabulary 20 --clock cpu"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("streaming_speed", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_small_run(benchmark, capsys, tmp_path, monkeypatch):
+    path = tmp_path / "speed.json"
+    monkeypatch.setattr(benchmark, "BISECTIONS", 10)
+    monkeypatch.setattr("sys.argv", ["streaming_speed.py", *TINY.split(), "--json", str(path)])
+    benchmark.main()
+    result = json.loads(path.read_text())
+    short, long = result["chunks"]
+    assert (short["chunk_ms"], long["chunk_ms"]) == (80, 320)
+    for row in (short, long):
+        assert 3 <= row["labels_per_second"] <= 12  # 5 were asked for, and a clip is short
+        assert 0 < row["whole_rtf"] and 0 < row["final_s"] < row["first_text_s"]
+        assert row["step_ms"] == pytest.approx(row["rtf"] * row["chunk_ms"])
+    assert 0.02 < short["emission_delay_s"] < long["emission_delay_s"]  # half a chunk, the look-ahead, a window
+    assert long["first_text_s"] >= 0.32
+    assert "target: RTF at most 0.3" in capsys.readouterr().out
+
+
+def test_a_stream_that_differs_from_the_whole_clip_is_an_error(benchmark, monkeypatch):
+    args = benchmark.parse_arguments([*TINY.split(), "--chunk-ms", "80"])
+    monkeypatch.setattr(benchmark, "LEFT_CHUNKS", 3)
+    plain = benchmark.StreamingEncoder
+    monkeypatch.setattr(benchmark, "StreamingEncoder", lambda encoder, chunk, left: plain(encoder, chunk, 0))
+    with pytest.raises(RuntimeError, match="the stream says"):
+        benchmark.measure(args)
+
+
+@pytest.mark.parametrize("arguments", [["--chunk-ms", "0"], ["--rounds", "0"]])
+def test_bad_arguments(benchmark, arguments, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.parse_arguments(arguments)
+    assert "at least 1" in capsys.readouterr().err
