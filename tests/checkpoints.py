@@ -9,10 +9,7 @@ from task_setup import set_up
 def save_untrained(run, path):
     """`run`: what `task_setup.set_up` returns. Its weights are made larger, so that the input makes a difference."""
     torch.manual_seed(8)
-    state = {
-        name: value + 0.3 * torch.randn_like(value) if value.is_floating_point() and value.dim() > 1 else value
-        for name, value in run.model.state_dict().items()
-    }
+    state = {name: enlarged(value) for name, value in run.model.state_dict().items()}
     cfg = OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True)
     history = [{"criterion_name": "none", "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": 0}]
     extra = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
@@ -26,3 +23,10 @@ def save_transducer(path, corpus, context, *options):
     shape = ["--predictor-embed-dim", "16", "--joiner-dim", "24", "--front-end", "conv2d"]
     hears = [] if context == "full" else ["--encoder-context", context, "--left-context", "1,2,full"]
     return str(save_untrained(set_up(*arguments, "--criterion", "transducer", *shape, *hears, *options), path))
+
+
+def enlarged(value):
+    """A weight with noise; what is zero, as the embedding of padding is for ever, stays zero."""
+    if not value.is_floating_point() or value.dim() < 2:
+        return value
+    return value + 0.3 * torch.randn_like(value) * (value != 0)

@@ -5,7 +5,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Dict, Iterable, List, Sequence
 
-from colld_fairseq.data.hypotheses import Transcript, write_hypotheses
+from colld_fairseq.data.hypotheses import Transcript, hypotheses_path, write_hypotheses
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import write_whole
@@ -100,11 +100,6 @@ def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nb
         return [path]
     write_hypotheses(hypotheses_path(path), ((row.id, results[row.id].transcripts) for row in rows))
     return [path, hypotheses_path(path)]
-
-
-def hypotheses_path(path: str) -> str:
-    """Where the n-best lists of the manifest `path` are."""
-    return os.path.splitext(path)[0] + ".hypotheses.jsonl"
 
 
 def _from(folder: str, audio: str) -> str:

@@ -1,22 +1,27 @@
-"""Criterion `transducer`: the transducer loss, and CTC on the encoder where the model has an auxiliary CTC layer.
+"""Criterion `transducer`: the transducer loss, and what may be trained beside it.
 
-    loss = transducer + w * CTC        (w = --ctc-weight; as in ESPnet's transducers)
+    loss = transducer + w * CTC + lambda * KD        (w = --ctc-weight, as in ESPnet's transducers)
 
-each a mean per token of its own text. With --prune-range the joiner runs on a band of the lattice only, which a simple
-joiner finds; its loss is trained beside it (`transducer_band`). The target's language tag, which is given and not predicted, and the end of
-sentence, which the last frame's blank stands for, carry no loss.
+- CTC on the encoder, where the model has an auxiliary CTC layer; each loss is a mean per token of its own text;
+- with --prune-range the joiner runs on a band of the lattice only, which a simple joiner finds (`transducer_band`);
+- with --kd the student learns the distributions of another transducer, too (`transducer_kd`);
+- of clips with an n-best list (--nbest-targets) the loss is the sum over its texts, by their weights.
+
+The target's language tag, which is given and not predicted, and the end of sentence, which the last frame's blank stands
+for, carry no loss.
 """
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 from fairseq.criterions import FairseqCriterion, register_criterion
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from torch import Tensor
 
-from colld_fairseq.criterions.batches import sum_logs
-from colld_fairseq.criterions.transducer_band import Band, warmup_weights
+from colld_fairseq.criterions.batches import Texts, sum_logs, texts_of
+from colld_fairseq.criterions.transducer_band import Band, PrunedTrainingConfig, warmup_weights
+from colld_fairseq.criterions.transducer_kd import Distillation, TransducerKdConfig, check_options
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.ctc import ctc_loss
 from colld_fairseq.losses.transducer import TransducerOutput, transducer_loss
@@ -24,7 +29,7 @@ from colld_fairseq.losses.transducer_pruned import pruned_transducer_loss
 
 
 @dataclass
-class TransducerConfig(FairseqDataclass):
+class TransducerConfig(PrunedTrainingConfig, TransducerKdConfig):
     ctc_weight: float = field(default=0.3, metadata={"help": "weight of an auxiliary CTC layer's loss (ESPnet: 0.3)"})
     fastemit_lambda: float = field(
         default=0.0, metadata={"help": "FastEmit: factor 1 + lambda on the gradient of labels, for early ones (0.01)"}
@@ -35,18 +40,6 @@ class TransducerConfig(FairseqDataclass):
     topology: ChoiceEnum(["regular", "modified"]) = field(
         default="regular", metadata={"help": "regular, or modified: at most one label a frame"}
     )
-    prune_range: int = field(
-        default=0,
-        metadata={"help": "labels a frame that a model's --simple-joiner leaves to the joiner (k2: 5); 0 = all"},
-    )
-    simple_weight: float = field(default=0.5, metadata={"help": "weight of the simple joiner's loss (icefall: 0.5)"})
-    prune_warmup_updates: int = field(
-        default=2000,
-        metadata={"help": "updates from weights 1 and 0.1 of simple and pruned loss to --simple-weight and 1 (icefall)"},
-    )
-    simple_lm_scale: float = field(
-        default=0.25, metadata={"help": "share of its predictor alone in the simple joiner's ln p (icefall: 0.25)"}
-    )
 
 
 @register_criterion("transducer", dataclass=TransducerConfig)
@@ -55,6 +48,9 @@ class TransducerCriterion(FairseqCriterion):
         super().__init__(task)
         if cfg.prune_range < 0 or cfg.prune_range == 1:
             raise ConfigError(f"--prune-range {cfg.prune_range}: a band needs at least 2 nodes a frame; 0 = no band")
+        check_options(cfg)
+        if cfg.kd != "none":
+            task.load_teacher_transducer()
         self.cfg = cfg
         self.blank, self.pad = task.target_dictionary.bos(), task.target_dictionary.pad()
 
@@ -64,19 +60,25 @@ class TransducerCriterion(FairseqCriterion):
 
     def forward(self, model, sample: Dict, reduce: bool = True):
         """Returns (loss summed over target tokens, target tokens, logging output)."""
-        given = self.task.prefix_size
-        labels = sample["target"][:, given:-1]
-        label_lengths = sample["target_lengths"].to(labels.device) - given - 1
-        band = self.band(model, labels, label_lengths, sample["utt_id"])
-        output = model(**sample["net_input"], label_lengths=label_lengths, choose_band=band)
-        found = self.transducer_loss(output, labels, label_lengths, sample["utt_id"])
-        loss, log = found.loss_sum, dict(transducer_loss=found.loss_sum.detach())
-        log["no_path"] = len(labels) - int(found.count)
+        texts = texts_of(sample, self.task.prefix_size)
+        band, distillation = self.band(model, texts), self.distillation(sample, texts)
+        nodes = None if distillation is None else distillation.nodes
+        output = model(**{**sample["net_input"], **texts.inputs}, choose_band=band, nodes=nodes)
+        heard = output["lengths"] > 0
+        found = self.transducer_loss(output, texts, heard)
+        weights = texts.weights[heard]
+        loss = (weights * found.losses).sum()
+        log = dict(transducer_loss=loss.detach(), no_path=len(heard) - int(found.count))
+        tokens = int(sample["target_lengths"].sum()) - len(sample["target_lengths"]) * (self.task.prefix_size + 1)
         if band is not None:
-            weights = self.pruned_weights(model)
-            loss = weights[0] * band.simple.loss_sum + weights[1] * loss
-            log["simple_loss"] = band.simple.loss_sum.detach()
-        tokens = int(label_lengths.sum())
+            simple, (of_simple, of_pruned) = (weights * band.simple.losses).sum(), self.pruned_weights(model)
+            log["simple_loss"] = simple.detach()
+            loss = of_simple * simple + of_pruned * loss
+        if distillation is not None:
+            kd, count = ((texts.weights * value).sum() for value in distillation.losses(output, found))
+            log.update(kd_loss=kd.detach(), kd_nodes=count)
+            per_node = tokens / count.clamp_min(1e-6) if self.cfg.kd_mean == "node" else 1.0
+            loss = loss + self.cfg.kd_weight * per_node * kd
         if "ctc_logits" in output and self.cfg.ctc_weight:
             targets, lengths = sample["ctc_target"], sample["ctc_target_lengths"]
             ctc = ctc_loss(output["ctc_logits"], output["ctc_lengths"], targets, lengths, self.blank, self.pad)
@@ -102,42 +104,45 @@ class TransducerCriterion(FairseqCriterion):
             zero_infinity=True,
         )
 
-    def band(self, model, labels: Tensor, label_lengths: Tensor, names: List[str]) -> Optional[Band]:
+    def band(self, model, texts: Texts) -> Optional[Band]:
         """What chooses the band of a batch; None for the full lattice."""
         if (model.simple_joiner is not None) != (self.cfg.prune_range > 0):
             raise ConfigError("--prune-range (criterion) and --simple-joiner (model) need each other")
         if not self.cfg.prune_range:
             return None
-        cfg = self.cfg
-        return Band(labels, label_lengths, names, cfg.prune_range, cfg.simple_lm_scale, **self.options)
+        return Band(texts, self.cfg.prune_range, self.cfg.simple_lm_scale, **self.options)
+
+    def distillation(self, sample: Dict, texts: Texts) -> Optional[Distillation]:
+        """What is learnt from the teacher transducer in this batch, if anything is."""
+        if self.cfg.kd == "none":
+            return None
+        lattice = self.task.teacher_lattice(sample, **texts.inputs)
+        return Distillation(self.cfg, lattice, texts, self.blank)
 
     def pruned_weights(self, model) -> Tuple[float, float]:
         """Of the simple and the pruned loss; in validation those after the warm-up, so that its losses compare."""
         warmup = self.cfg.prune_warmup_updates if self.training else 0
         return warmup_weights(model.num_updates, warmup, self.cfg.simple_weight)
 
-    def transducer_loss(
-        self, output: Dict[str, Tensor], labels: Tensor, label_lengths: Tensor, names: List[str]
-    ) -> TransducerOutput:
-        """The loss of the utterances that have frames.
+    def transducer_loss(self, output: Dict[str, Tensor], texts: Texts, heard: Tensor) -> TransducerOutput:
+        """The loss of the texts whose clips have frames, bool [M].
 
-        Those without an alignment with their text, of no frame at all or (modified) of fewer frames than labels,
-        contribute nothing and are not in its count.
+        Those without an alignment, of no frame at all or (modified) of fewer frames than labels, contribute nothing
+        and are not in its count.
         """
-        heard = output["lengths"] > 0
         kept = heard.tolist()
-        texts = labels[heard], output["lengths"][heard], label_lengths[heard]
+        arguments = texts.labels[heard], output["lengths"][heard], texts.label_lengths[heard]
         options = dict(
             self.options,
-            utterance_ids=[name for name, keep in zip(names, kept) if keep],
+            utterance_ids=[name for name, keep in zip(texts.names, kept) if keep],
             overwrite_logits=True,
         )
         if "ranges" not in output:
-            return transducer_loss(output["logits"], *texts, **options)
+            return transducer_loss(output["logits"], *arguments, **options)
         lattice = output["logits"], output["ranges"]
         if not all(kept):
             lattice = [tensor[heard] for tensor in lattice]
-        return pruned_transducer_loss(*lattice, *texts, **options)
+        return pruned_transducer_loss(*lattice, *arguments, **options)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
@@ -149,6 +154,9 @@ class TransducerCriterion(FairseqCriterion):
         metrics.log_scalar_sum("no_path", int(totals["no_path"]))
         if "simple_loss" in totals:
             metrics.log_scalar("simple_loss", totals["simple_loss"] / tokens, tokens, round=4)
+        if "kd_nodes" in totals:
+            nodes = max(totals["kd_nodes"], 1e-6)
+            metrics.log_scalar("kd_loss", totals["kd_loss"] / nodes, nodes, round=4)
         if "ctc_loss" in totals:
             ctc_tokens = max(totals["ctc_tokens"], 1)
             metrics.log_scalar("ctc_loss", totals["ctc_loss"] / ctc_tokens, ctc_tokens, round=4)

@@ -5,39 +5,51 @@
 as in icefall's recipes: until the simple joiner knows where labels lie, the band holds little of what is likely.
 """
 
-from typing import Optional, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Optional, Tuple
 
+from fairseq.dataclass import FairseqDataclass
 from torch import Tensor
 
+from colld_fairseq.criterions.batches import Texts
 from colld_fairseq.losses.transducer_pruned import SimpleTransducerOutput, prune_ranges, simple_transducer_loss
 
 FIRST_PRUNED_WEIGHT = 0.1  # icefall
 
 
+@dataclass
+class PrunedTrainingConfig(FairseqDataclass):
+    prune_range: int = field(
+        default=0,
+        metadata={"help": "labels a frame that a model's --simple-joiner leaves to the joiner (k2: 5); 0 = all"},
+    )
+    simple_weight: float = field(default=0.5, metadata={"help": "weight of the simple joiner's loss (icefall: 0.5)"})
+    prune_warmup_updates: int = field(
+        default=2000,
+        metadata={
+            "help": "updates from weights 1 and 0.1 of simple and pruned loss to --simple-weight and 1 (icefall)"
+        },
+    )
+    simple_lm_scale: float = field(
+        default=0.25, metadata={"help": "share of its predictor alone in the simple joiner's ln p (icefall: 0.25)"}
+    )
+
+
 class Band:
     """Chooses the band of one batch when the model calls it, and keeps the simple loss that it follows from.
 
-    labels [B, U], label_lengths [B], names [B]: the texts; options: those that simple and pruned loss share.
+    options: those that simple and pruned loss share.
     """
 
-    def __init__(
-        self,
-        labels: Tensor,
-        label_lengths: Tensor,
-        names: Sequence[str],
-        prune_range: int,
-        lm_only_scale: float,
-        **options,
-    ) -> None:
-        self.labels, self.label_lengths, self.names = labels, label_lengths, names
-        self.prune_range, self.lm_only_scale, self.options = prune_range, lm_only_scale, options
-        self.simple: Optional[SimpleTransducerOutput] = None  # of the utterances that have frames
+    def __init__(self, texts: Texts, prune_range: int, lm_only_scale: float, **options) -> None:
+        self.texts, self.prune_range, self.lm_only_scale, self.options = texts, prune_range, lm_only_scale, options
+        self.simple: Optional[SimpleTransducerOutput] = None  # of the texts whose clips have frames
 
     def __call__(self, am: Tensor, lm: Tensor, lengths: Tensor) -> Tensor:
-        """Outputs of the simple joiner, am [B, T, V] and lm [B, U+1, V], lengths [B] -> ranges [B, T', S]."""
+        """Outputs of the simple joiner, am [M, T, V] and lm [M, U+1, V], lengths [M] -> ranges [M, T', S]."""
         heard = lengths > 0
-        labels, counts, lengths = self.labels[heard], self.label_lengths[heard], lengths[heard]
-        names = [name for name, keep in zip(self.names, heard.tolist()) if keep]
+        labels, counts, lengths = self.texts.labels[heard], self.texts.label_lengths[heard], lengths[heard]
+        names = [name for name, keep in zip(self.texts.names, heard.tolist()) if keep]
         self.simple = simple_transducer_loss(
             am[heard],
             lm[heard],

@@ -13,6 +13,7 @@ from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
 from colld_fairseq.data.bad_audio import BadAudioLedger
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import Row
+from colld_fairseq.data.nbest import NBestTargets
 from colld_fairseq.errors import AudioError
 
 # Clips are batched with others of about their own length, but not always with the same ones: lengths are
@@ -28,6 +29,7 @@ class DatasetOptions:
     seed: int = 1
     max_samples: Optional[int] = None  # longer clips are cropped (training: at random, else at the start)
     keep_waveform: bool = False  # for an online teacher
+    teacher_input: Optional[StudentInput] = None  # of a teacher that takes the student's kind of input
     bad_audio_share: float = 0.001  # share of unreadable rows past which reading is fatal
     keep_in_memory: bool = False  # read and transform each clip once (small corpora; per loader process)
     epoch_rows: Optional[Callable[[int], np.ndarray]] = None  # training: epoch -> row numbers in random order
@@ -39,8 +41,9 @@ class SpeechDataset(FairseqDataset):
 
     A batch: `id` [B], `utt_id` (names), `net_input.src_tokens` ([B, T, 80] filterbanks or [B, N] waveforms, zero
     padded) and `src_lengths` [B], `audio_seconds`, and, for an online teacher, `teacher_input.waveforms` [B, N] and
-    `lengths` [B]. Waveforms for the teacher are float64: fairseq's --fp16/--bf16 rounds every float32 tensor of a
-    batch to half precision, which would hand the teacher 8 to 11 bit audio.
+    `lengths` [B], or what a teacher transducer takes, without augmentation, as `src_tokens` and `src_lengths`. Inputs
+    of teachers are float64: fairseq's --fp16/--bf16 rounds every float32 tensor of a batch to half precision, which
+    would hand the teacher 8 to 11 bit audio.
     """
 
     def __init__(self, rows, student_input: StudentInput, options: DatasetOptions) -> None:
@@ -116,6 +119,10 @@ class SpeechDataset(FairseqDataset):
         }
         if self.options.keep_waveform:
             item["waveform"] = waveform
+        teacher_input = self.options.teacher_input
+        if teacher_input is not None:
+            same = teacher_input.agrees_with(self.student_input)
+            item["teacher_source"] = item["source"] if same else teacher_input(waveform)
         if self.options.keep_in_memory and len(waveform) == len(whole):  # a random crop differs every time
             self.memory[index] = dict(item)
         return item
@@ -155,6 +162,9 @@ class SpeechDataset(FairseqDataset):
         if self.options.keep_waveform:
             waveforms, lengths = pad([item["waveform"] for item in items])
             batch["teacher_input"] = {"waveforms": waveforms.double(), "lengths": lengths}
+        if self.options.teacher_input is not None:
+            heard, lengths = pad([item["teacher_source"] for item in items])
+            batch["teacher_input"] = {"src_tokens": heard.double(), "src_lengths": lengths}
         return batch
 
 
@@ -164,10 +174,24 @@ class SpeechToTextDataset(SpeechDataset):
 
     `encode(row)` gives the decoder's token ids (language tag first where the task uses tags, end of sentence
     last), `encode_ctc(row)` the token ids CTC aligns with the audio.
+
+    With n-best lists a batch also has `nbest`, all M texts of its clips, one after the other: `target` [M, U],
+    `target_lengths` [M], `prev_output_tokens` [M, U], `clips` int64 [M] (rows of the batch), `weights` float64 [M]. A
+    clip without a list has its own text there.
     """
 
-    def __init__(self, rows, student_input, options, dictionary, encode, encode_ctc) -> None:
+    def __init__(
+        self,
+        rows,
+        student_input,
+        options,
+        dictionary,
+        encode: Callable[[Row], torch.Tensor],
+        encode_ctc: Callable[[Row], torch.Tensor],
+        nbest: Optional[NBestTargets] = None,
+    ) -> None:
         super().__init__(rows, student_input, options)
+        self.nbest = nbest
         self.dictionary = dictionary
         self.encode = encode
         self.encode_ctc = encode_ctc
@@ -177,6 +201,9 @@ class SpeechToTextDataset(SpeechDataset):
         item.update(
             target=self.encode(row), ctc_target=self.encode_ctc(row), src_lang=row.src_lang, tgt_lang=row.tgt_lang
         )
+        if self.nbest is not None:
+            texts = self.nbest.of(index) or [(row.tgt_text, 1.0)]
+            item["nbest"] = [(self.encode(row._replace(tgt_text=text)), weight) for text, weight in texts]
         return item
 
     def collater(self, items: Sequence[Optional[Dict]]) -> Dict:
@@ -184,20 +211,30 @@ class SpeechToTextDataset(SpeechDataset):
         batch = super().collater(items)
         if not batch:
             return batch
-        pad_id, eos_id = self.dictionary.pad(), self.dictionary.eos()
-        targets = [item["target"] for item in items]
         ctc_targets = [item["ctc_target"] for item in items]
-        batch["target"] = data_utils.collate_tokens(targets, pad_id, eos_id)
-        batch["target_lengths"] = torch.tensor([len(target) for target in targets])
-        batch["net_input"]["prev_output_tokens"] = data_utils.collate_tokens(
-            targets, pad_id, eos_id, move_eos_to_beginning=True
-        )
-        batch["ctc_target"] = data_utils.collate_tokens(ctc_targets, pad_id)
+        batch.update(self.collate_targets([item["target"] for item in items]))
+        batch["net_input"]["prev_output_tokens"] = batch.pop("prev_output_tokens")
+        batch["ctc_target"] = data_utils.collate_tokens(ctc_targets, self.dictionary.pad())
         batch["ctc_target_lengths"] = torch.tensor([len(target) for target in ctc_targets])
         batch["src_langs"] = [item["src_lang"] for item in items]
         batch["tgt_langs"] = [item["tgt_lang"] for item in items]
         batch["ntokens"] = int(batch["target_lengths"].sum())
+        if self.nbest is not None:
+            counts = torch.tensor([len(item["nbest"]) for item in items])
+            targets, weights = zip(*(text for item in items for text in item["nbest"]))
+            clips = torch.arange(len(items)).repeat_interleave(counts)
+            weights = torch.tensor(weights, dtype=torch.float64)
+            batch["nbest"] = {**self.collate_targets(targets), "clips": clips, "weights": weights}
         return batch
+
+    def collate_targets(self, targets: Sequence[torch.Tensor]) -> Dict[str, torch.Tensor]:
+        """`target` [M, U], `target_lengths` [M] and `prev_output_tokens` [M, U] of token ids that end with </s>."""
+        pad_id, eos_id = self.dictionary.pad(), self.dictionary.eos()
+        return {
+            "target": data_utils.collate_tokens(targets, pad_id, eos_id),
+            "target_lengths": torch.tensor([len(target) for target in targets]),
+            "prev_output_tokens": data_utils.collate_tokens(targets, pad_id, eos_id, move_eos_to_beginning=True),
+        }
 
 
 def pad(arrays: List[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

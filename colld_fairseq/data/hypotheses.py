@@ -7,9 +7,11 @@
 """
 
 import json
+import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Set, Tuple, Union
 
 from colld_fairseq.errors import ManifestError
 from colld_fairseq.files import write_whole
@@ -49,19 +51,43 @@ def write_hypotheses(path: Union[str, Path], n_best: Iterable[Tuple[str, Sequenc
 def read_hypotheses(path: Union[str, Path]) -> Dict[str, List[Transcript]]:
     """n-best lists by id; ManifestError names file and line of what :func:`write_hypotheses` cannot have written."""
     found: Dict[str, List[Transcript]] = {}
+    for place, name, hypotheses in read_entries(path):
+        try:
+            found[name] = [Transcript(**fields) for fields in hypotheses]
+        except TypeError as error:
+            raise ManifestError(f"{place}: no n-best list as `colld transcribe` writes it ({error})") from error
+    return found
+
+
+def read_entries(path: Union[str, Path]) -> Iterator[Tuple[str, str, List[Dict[str, Any]]]]:
+    """(file:line, id, hypotheses with at least a text and a score) of every utterance, one line at a time.
+
+    Raises ManifestError naming file and line.
+    """
+    names: Set[str] = set()
     try:
-        lines = Path(path).read_bytes().split(b"\n")
+        file = open(path, "rb")
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            name, transcripts = entry["id"], [Transcript(**fields) for fields in entry["hypotheses"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ManifestError(f"{path}:{number}: no n-best list as `colld transcribe` writes it ({error})") from error
-        if name in found:
-            raise ManifestError(f"{path}:{number}: id {name!r} is there already; every utterance has one line")
-        found[name] = transcripts
-    return found
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            place = f"{path}:{number}"
+            try:
+                entry = json.loads(line)
+                name, hypotheses = str(entry["id"]), list(entry["hypotheses"])
+                finite = all(math.isfinite(h["score"]) and isinstance(h["text"], str) for h in hypotheses)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ManifestError(f"{place}: no n-best list as `colld transcribe` writes it ({error})") from error
+            if not hypotheses or not finite:
+                raise ManifestError(f"{place}: an n-best list has at least one hypothesis, with a text and a number")
+            if name in names:
+                raise ManifestError(f"{place}: id {name!r} is there already; every utterance has one line")
+            names.add(name)
+            yield place, name, hypotheses
+
+
+def hypotheses_path(manifest: str) -> str:
+    """Where the n-best lists of a manifest are."""
+    return os.path.splitext(manifest)[0] + ".hypotheses.jsonl"

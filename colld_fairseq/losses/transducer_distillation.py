@@ -191,7 +191,9 @@ class _LatticeDivergence(torch.autograd.Function):
             if rows.start >= rows.stop:
                 continue
             frames = torch.arange(rows.start - shift, rows.stop - shift, device=logits.device)[:, None]
-            labels = torch.arange(layout.widths[b], device=logits.device) if ranges is None else ranges[b, rows]
+            labels = torch.arange(layout.widths[b], device=logits.device)
+            if ranges is not None:
+                labels = ranges[b, rows, : layout.widths[b]]
             target = teacher_logits(Nodes(torch.full_like(frames, b), frames, labels)).to(dtype)
             log_p = torch.log_softmax(target / temperature, -1)
             log_q = torch.log_softmax(blocks[b][rows].to(dtype) / temperature, -1)

@@ -8,6 +8,7 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
 from torch import Tensor, nn
 
+from colld_fairseq.losses.transducer_distillation import Nodes
 from colld_fairseq.losses.transducer_pruned import gather_ranges
 from colld_fairseq.models.encoder_options import set_preset
 from colld_fairseq.models.encoder_presets import PRESETS
@@ -85,31 +86,41 @@ class TransducerStudent(BaseFairseqModel):
         src_lengths: Tensor,
         prev_output_tokens: Tensor,
         label_lengths: Tensor,
+        clips: Optional[Tensor] = None,
         choose_band: Optional[BandChooser] = None,
+        nodes: Optional[Nodes] = None,
         **unused,
     ) -> Dict[str, Tensor]:
-        """The joiner on pairs of a frame and a symbol of each utterance, on all of them or on a band.
+        """The joiner on pairs of a frame and a symbol of each of M texts, on all of them or on a band.
 
-        prev_output_tokens [B, 1 (+ 1) + U]: what fairseq's decoders are fed, </s>, the language tag where there are
-        tags, labels; label_lengths [B] counts the labels alone. choose_band: from the outputs of the simple joiner,
-        am [B, T, V] and lm [B, U+1, V], and frame lengths [B], to the symbols at every frame, int64 [B, T', S].
+        prev_output_tokens [M, 1 (+ 1) + U]: what fairseq's decoders are fed, </s>, the language tag where there are
+        tags, labels; label_lengths [M] counts the labels alone. clips int64 [M]: the clip of each text, for M other
+        than B. choose_band: from the outputs of the simple joiner, am [M, T, V] and lm [M, U+1, V], and frame lengths
+        [M], to the symbols at every frame, int64 [M, T', S]. nodes: pairs to join besides, any frame numbers.
 
-        Returns {"logits": [sum_b T_b * (U_b + 1), V] packed, "lengths": [B] frames}; an utterance without a single
-        frame has no row. With a band, logits are [B, T', S, V] and "ranges" what it chose. With an auxiliary CTC layer
-        also {"ctc_logits": [B, T, V], "ctc_lengths": [B]}.
+        Returns {"logits": [sum_m T_m * (U_m + 1), V] packed, "lengths": [M] frames}; a text without a single frame
+        has no row. With a band, logits are [M, T', S, V] and "ranges" what it chose. With nodes also "node_logits"
+        [..., V], of the nearest frame where there is none of that number; with an auxiliary CTC layer
+        {"ctc_logits": [B, T, V], "ctc_lengths": [B]}.
         """
         encoded = self.encoder.encode(src_tokens, src_lengths)
         predicted = self.predict_all(prev_output_tokens)
         frames, lengths = self.joiner.encoder_projection(encoded.x), encoded.lengths
         symbols = self.joiner.predictor_projection(predicted)
+        x = encoded.x
+        if clips is not None:
+            x, frames, lengths = x[clips], frames[clips], lengths[clips]
         output = {"lengths": lengths}
         if choose_band is None:
             output["logits"] = self.joiner.lattice(frames, symbols, lengths.tolist(), label_lengths.tolist())
         else:
-            output["ranges"] = ranges = choose_band(*self.simple_joiner(encoded.x, predicted), lengths)
+            output["ranges"] = ranges = choose_band(*self.simple_joiner(x, predicted), lengths)
             output["logits"] = self.joiner.band(frames, gather_ranges(symbols, ranges))
+        if nodes is not None:
+            frame = nodes.frame.clamp(0, max(frames.size(1) - 1, 0))
+            output["node_logits"] = self.joiner(frames[nodes.text, frame], symbols[nodes.text, nodes.label])
         if self.ctc is not None:
-            output.update(ctc_logits=self.ctc(encoded.x), ctc_lengths=lengths)
+            output.update(ctc_logits=self.ctc(encoded.x), ctc_lengths=encoded.lengths)
         return output
 
     def predict_all(self, prev_output_tokens: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import itertools
 import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import torch
@@ -20,6 +21,7 @@ from colld_fairseq.data.checks import load_warnings
 from colld_fairseq.data.datasets import DatasetOptions, SpeechDataset, SpeechToTextDataset
 from colld_fairseq.data.fbank import SHIFT
 from colld_fairseq.data.manifest import Row
+from colld_fairseq.data.nbest import NBestTargets
 from colld_fairseq.data.rows import PathRows
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.decoding.attention import AttentionGenerator
@@ -29,8 +31,11 @@ from colld_fairseq.decoding.neural_lm import NeuralLm
 from colld_fairseq.decoding.prefix_tree import LanguageModel
 from colld_fairseq.decoding.transducer_generator import TransducerGenerator
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.teacher_transducer import load_teacher_transducer
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
+from colld_fairseq.teachers.transducer_teacher import TeacherLattice, TransducerTeacher
+from colld_fairseq.teachers.weights import content_hash
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,19 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     )
     ctc_target: ChoiceEnum(["tgt_text", "src_text"]) = field(
         default="tgt_text", metadata={"help": "text that CTC is trained on: the target, or the transcript (src_text)"}
+    )
+    teacher_transducer: str = field(
+        default="",
+        metadata={
+            "help": "checkpoint of a transducer with the same vocabulary and frame rate, for --kd of criterion transducer"
+        },
+    )
+    nbest_targets: int = field(
+        default=1,
+        metadata={
+            "help": "texts a clip of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld transcribe"
+            " --nbest`), weighed by their scores (criterion transducer; Yang et al.: 2); 1 = the manifest's text"
+        },
     )
     tgt_lang: str = field(
         default="",
@@ -91,6 +109,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         super().__init__(cfg)
         self.vocabulary = Vocabulary(absolute_path(cfg.vocab or cfg.data))
         self.valid_generators: Optional[Dict[str, object]] = None
+        self.teacher_transducer: Optional[TransducerTeacher] = None  # loaded where a criterion asks for it
 
     @property
     def target_dictionary(self):
@@ -109,9 +128,29 @@ class MultilingualSpeechToTextTask(SpeechTask):
             )
         for warning in itertools.chain.from_iterable(map(load_warnings, rows.parts)):
             logger.warning(warning)
+        if self.teacher_transducer is not None:
+            options.teacher_input = self.teacher_transducer.student_input
         return SpeechToTextDataset(
-            rows, student_input, options, self.target_dictionary, self.encode_target, self.encode_ctc_target
+            rows,
+            student_input,
+            options,
+            self.target_dictionary,
+            self.encode_target,
+            self.encode_ctc_target,
+            self.nbest_of(rows) if options.train else None,
         )
+
+    def nbest_of(self, rows) -> Optional[NBestTargets]:
+        """The n-best lists of training rows, if asked for."""
+        if self.cfg.nbest_targets == 1:
+            return None
+        nbest = NBestTargets(rows, self.cfg.nbest_targets) if self.cfg.nbest_targets > 1 else ()
+        if not len(nbest):
+            raise ConfigError(
+                f"--nbest-targets {self.cfg.nbest_targets}: no training row has a list of hypotheses; make them with "
+                "`colld transcribe --nbest`, which writes NAME.hypotheses.jsonl beside NAME.tsv"
+            )
+        return nbest
 
     def encode_target(self, row: Row) -> Tensor:
         tokens = self.vocabulary.encode(row.tgt_text, append_eos=True)
@@ -122,6 +161,24 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def encode_ctc_target(self, row: Row) -> Tensor:
         return self.vocabulary.encode(getattr(row, str(self.cfg.ctc_target)), append_eos=False)
+
+    # -- teacher transducer ----------------------------------------------------------------------------------------
+    def load_teacher_transducer(self) -> None:
+        """For criterions that learn from it; before data is loaded, which then holds its input, too."""
+        if not self.cfg.teacher_transducer:
+            raise ConfigError("--kd needs --teacher-transducer, the checkpoint of a trained transducer")
+        self.teacher_transducer = load_teacher_transducer(absolute_path(self.cfg.teacher_transducer), self)
+
+    def teacher_lattice(self, sample: Dict, **texts: Tensor) -> TeacherLattice:
+        """The teacher's side of a batch; texts: what the student's forward takes for them."""
+        return self.teacher_transducer(**sample["teacher_input"], **texts)
+
+    def state_dict(self) -> Dict[str, str]:
+        """Kept in every checkpoint: which teacher it learnt from."""
+        if self.teacher_transducer is None:
+            return super().state_dict()
+        path = self.teacher_transducer.path
+        return {"teacher_transducer": path, "teacher_transducer_hash": content_hash([Path(path)])}
 
     def get_interactive_tokens_and_lengths(self, lines: List[str], encode_fn):
         """fairseq-interactive: each line is the path of an audio file."""

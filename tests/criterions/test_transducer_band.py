@@ -1,30 +1,42 @@
 """Pruned training: the band against the full lattice, the simple loss beside it, the warm-up."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from commands import TINY_ENCODER
+from task_setup import assemble, configure, vary
 
 from colld_fairseq.criterions.transducer_band import warmup_weights
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.transducer_pruned import simple_transducer_loss
 
-SMALL = [
-    *["--predictor-embed-dim", "16", "--joiner-dim", "24", "--predictor-dropout", "0", "--front-end", "conv2d"],
-    *["--criterion", "transducer", "--predictor", "stateless"],
+WIDE = 100  # more than any text of the corpus has labels
+BASE = [
+    *["--task", "multilingual_speech_to_text", "--arch", "transducer_student", "--criterion", "transducer"],
+    *["--predictor-embed-dim", "16", "--joiner-dim", "24", "--predictor-dropout", "0", "--predictor", "stateless"],
+    *[*TINY_ENCODER, "--front-end", "conv2d"],
 ]
-PRUNED = [*SMALL, "--simple-joiner"]
-WIDE = ["--prune-range", "100"]  # more than any text of the corpus has labels
+
+
+@pytest.fixture(scope="module")
+def base(corpus, vocab):
+    return configure(corpus, *BASE, "--vocab", vocab)
 
 
 @pytest.fixture
-def build(finetuning):
-    def make(*more):
-        run = finetuning(*more, arch="transducer_student")
+def build(base):
+    def make(**options):
+        run = assemble(vary(base, **options))
         run.task.load_dataset("train")
         dataset = run.task.dataset("train")
         run.batch = dataset.collater([dataset[index] for index in range(4)])
         return run
 
-    return make
+    def pruned(prune_range, **options):
+        return make(simple_joiner=True, prune_range=prune_range, **options)
+
+    return SimpleNamespace(full=make, pruned=pruned)
 
 
 def labels_of(batch):
@@ -39,7 +51,7 @@ def gradients(run, loss):
 
 def test_widest_band_is_the_full_lattice(build):
     """The same loss, and the same gradients of all that both have, less those that the simple loss adds."""
-    full, pruned = build(*SMALL), build(*PRUNED, *WIDE, "--simple-weight", "0", "--prune-warmup-updates", "0")
+    full, pruned = build.full(), build.pruned(WIDE, simple_weight=0.0, prune_warmup_updates=0)
     full.model.load_state_dict(pruned.model.state_dict(), strict=False)
     (expected, tokens, _), (loss, same_tokens, log) = (run.criterion(run.model, run.batch) for run in (full, pruned))
     assert same_tokens == tokens and log["no_path"] == 0
@@ -51,7 +63,7 @@ def test_widest_band_is_the_full_lattice(build):
 
 
 def test_band_leaves_out_paths_and_sees_fewer_nodes(build):
-    full, pruned = build(*SMALL), build(*PRUNED, "--prune-range", "3", "--prune-warmup-updates", "0")
+    full, pruned = build.full(), build.pruned(3, prune_warmup_updates=0)
     full.model.load_state_dict(pruned.model.state_dict(), strict=False)
     expected = full.criterion(full.model, full.batch)[2]["transducer_loss"]
     joined = []
@@ -68,7 +80,7 @@ def inputs_of(batch):
 
 def test_simple_loss_beside_it(build):
     """By hand from the projections; both losses reach the encoder and the predictor."""
-    run = build(*PRUNED, "--prune-range", "4", "--simple-weight", "0.7", "--simple-lm-scale", "0.4")
+    run = build.pruned(4, simple_weight=0.7, simple_lm_scale=0.4)
     model = run.model.train()
     labels, lengths = labels_of(run.batch)
     for update, expected in ((0, (1.0, 0.1)), (500, (0.925, 0.325)), (4000, (0.7, 1.0))):
@@ -97,7 +109,7 @@ def test_warmup_weights():
 @pytest.mark.parametrize("topology", ["regular", "modified"])
 def test_clips_without_frames_or_path(topology, build):
     """One clip too short for a frame, or (modified) for its text; also a batch of such clips alone."""
-    run = build(*PRUNED, "--prune-range", "3", "--topology", topology)
+    run = build.pruned(3, topology=topology)
     for rows in (slice(0, 4), slice(3, 4)):
         batch = {**run.batch, "utt_id": run.batch["utt_id"][rows], "target": run.batch["target"][rows]}
         batch["target_lengths"] = run.batch["target_lengths"][rows]
@@ -111,9 +123,9 @@ def test_clips_without_frames_or_path(topology, build):
 
 
 def test_both_options_or_none(build):
-    for options in ([*PRUNED], [*SMALL, "--prune-range", "5"]):
-        run = build(*options)
+    for options in (dict(simple_joiner=True), dict(prune_range=5)):
+        run = build.full(**options)
         with pytest.raises(ConfigError, match="need each other"):
             run.criterion(run.model, run.batch)
     with pytest.raises(ConfigError, match="at least 2"):
-        build(*PRUNED, "--prune-range", "1")
+        build.pruned(1)

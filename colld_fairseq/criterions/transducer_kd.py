@@ -1,0 +1,156 @@
+"""What a transducer learns from another one beside the text: `--kd` of criterion `transducer`.
+
+    loss = transducer + lambda * sum over nodes of KL(teacher || student)        lambda = --kd-weight
+
+over the nodes of the teacher's one-best path, or over all nodes (of the band, in pruned training) with three classes or
+the whole vocabulary (`losses.transducer_distillation`). The text is the target, so it may be the teacher's own
+hypothesis (pseudo-labels), or several of them, weighed by their scores.
+
+A streaming student knows what was said some frames later than the teacher: with --kd-shift s its frame t + s learns the
+teacher's frame t, with --kd-window n the best suited one of its frames t + s - n + 1 to t + s.
+"""
+
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional, Tuple
+
+import torch
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from torch import Tensor
+
+from colld_fairseq.criterions.batches import Texts
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.losses.transducer import TransducerOutput
+from colld_fairseq.losses.transducer_arcs import LogitLayout, piece_size
+from colld_fairseq.losses.transducer_distillation import (
+    NodeLosses,
+    Nodes,
+    lattice_divergence,
+    path_loss,
+    three_class_loss,
+)
+from colld_fairseq.teachers.transducer_teacher import TeacherLattice
+
+
+@dataclass
+class TransducerKdConfig(FairseqDataclass):
+    kd: ChoiceEnum(["none", "one_best", "three_class", "lattice"]) = field(
+        default="none",
+        metadata={
+            "help": "what is learnt from --teacher-transducer: the nodes of its one-best path, of all nodes blank, next"
+            " label and rest, or of all nodes the whole vocabulary"
+        },
+    )
+    kd_weight: float = field(default=1.0, metadata={"help": "weight of the distillation loss (our choice)"})
+    kd_mean: ChoiceEnum(["text", "node"]) = field(
+        default="text",
+        metadata={
+            "help": "text: sum over the nodes of a text (Yang et al.), beside its -ln p; node: mean over all nodes,"
+            " beside the mean per token, for lattices, which have many"
+        },
+    )
+    kd_temperature: float = field(
+        default=1.0, metadata={"help": "divides both models' logits (one_best and lattice; Yang et al.: 1)"}
+    )
+    kd_shift: int = field(
+        default=0, metadata={"help": "student frames by which it comes after the teacher (streaming: > 0)"}
+    )
+    kd_window: int = field(
+        default=1, metadata={"help": "student frames up to that shift of which the best suited learns (Yang et al.: 3)"}
+    )
+
+
+def check_options(cfg: TransducerKdConfig) -> None:
+    """ConfigError for options that do not fit each other."""
+    if cfg.kd_temperature <= 0 or cfg.kd_shift < 0 or cfg.kd_window < 1 or cfg.kd_weight < 0:
+        raise ConfigError("--kd-temperature must be above 0, --kd-shift and --kd-weight at least 0, --kd-window 1")
+    if cfg.kd == "three_class" and cfg.kd_temperature != 1:
+        raise ConfigError("--kd-temperature: three classes have none; it is for --kd one_best and lattice")
+    if cfg.kd not in ("none", "one_best") and cfg.kd_window != 1:
+        raise ConfigError(f"--kd-window: {cfg.kd} has none; it is for --kd one_best")
+
+
+class Distillation:
+    """The distillation loss of one batch; `nodes` are asked of the student's forward, `losses` takes its output.
+
+    Nodes are counted in student frames, texts as in the batch.
+    """
+
+    def __init__(self, cfg: TransducerKdConfig, teacher: TeacherLattice, texts: Texts, blank: int) -> None:
+        self.cfg, self.teacher, self.blank = cfg, teacher, blank
+        self.labels, self.names = texts.labels, texts.names
+        self.nodes: Optional[Nodes] = None
+        if cfg.kd == "one_best":
+            self.path = teacher.path(blank)  # [P]
+            latest_first = torch.arange(cfg.kd_window, device=self.labels.device)
+            frames = self.path.frame[:, None] + cfg.kd_shift - latest_first  # [P, W]
+            self.nodes = Nodes(self.path.text[:, None], frames, self.path.label[:, None])
+
+    def losses(self, output: Dict[str, Tensor], found: TransducerOutput) -> NodeLosses:
+        """Of all M texts; `found` is the transducer loss of those whose clips have frames.
+
+        ConfigError where teacher and student do not have the same frame rate.
+        """
+        self.teacher.check_frames(output["lengths"], self.names)
+        if self.cfg.kd == "one_best":
+            return self.path_losses(output)
+        if self.cfg.kd == "three_class":
+            return self.class_losses(output, found)
+        return self.lattice_losses(output)
+
+    def path_losses(self, output: Dict[str, Tensor]) -> NodeLosses:
+        text, frame, _ = self.nodes
+        present = (frame >= 0) & (frame < output["lengths"][text])
+        return path_loss(
+            output["node_logits"],
+            self.teacher.logits(self.path),
+            present,
+            self.path.text,
+            len(self.labels),
+            self.cfg.kd_temperature,
+        )
+
+    def class_losses(self, output: Dict[str, Tensor], found: TransducerOutput) -> NodeLosses:
+        nodes = self.shared_nodes(output)
+        place = (output["lengths"] > 0).cumsum(0) - 1  # of a text among those with frames
+        at = place[nodes.text], nodes.frame, nodes.label
+        theirs = self.teacher_arcs(nodes._replace(frame=nodes.frame - self.cfg.kd_shift))
+        return three_class_loss(found.blank_arcs[at], found.label_arcs[at], *theirs, nodes, len(self.labels))
+
+    def shared_nodes(self, output: Dict[str, Tensor]) -> Nodes:
+        """Nodes [P] that have a next label, in frames that both have, of the band where there is one."""
+        frames = output["lengths"].minimum(self.teacher.frame_lengths + self.cfg.kd_shift)
+        t = torch.arange(int(output["lengths"].max()), device=frames.device)[:, None]
+        u = torch.arange(self.labels.shape[1] + 1, device=frames.device)
+        counted = (t >= self.cfg.kd_shift) & (t < frames[:, None, None])
+        counted = counted & (u < self.teacher.label_lengths[:, None, None])
+        if "ranges" in output:
+            counted &= torch.zeros_like(counted).scatter_(2, output["ranges"], True)
+        return Nodes(*counted.nonzero().unbind(1))
+
+    def teacher_arcs(self, nodes: Nodes) -> Tuple[Tensor, Tensor]:
+        """The teacher's log-probabilities [P] of blank and next label at nodes [P], some at a time."""
+        vocabulary = self.teacher.network.joiner.output.out_features
+        step = max(piece_size(nodes.text) // vocabulary, 1)
+        blanks: List[Tensor] = []
+        labels: List[Tensor] = []
+        for piece in zip(*(part.split(step) for part in nodes)):
+            log_probs = self.teacher.logits(Nodes(*piece)).log_softmax(-1)
+            blanks.append(log_probs[:, self.blank])
+            labels.append(log_probs.gather(1, self.labels[piece[0], piece[2]][:, None])[:, 0])
+        return torch.cat(blanks), torch.cat(labels)
+
+    def lattice_losses(self, output: Dict[str, Tensor]) -> NodeLosses:
+        ranges, logits = output.get("ranges"), output["logits"]
+        frames = output["lengths"].tolist()
+        widths = self.teacher.label_lengths + 1
+        if ranges is not None:
+            widths = widths.clamp_max(ranges.shape[2])  # a text that fits into the band begins it at 0
+        return lattice_divergence(
+            logits,
+            LogitLayout(frames, widths.tolist(), packed=ranges is None),
+            self.teacher.logits,
+            self.teacher.frame_lengths.tolist(),
+            ranges=ranges,
+            shift=self.cfg.kd_shift,
+            temperature=self.cfg.kd_temperature,
+        )

@@ -1,0 +1,44 @@
+"""Load a trained transducer as the teacher of another one."""
+
+import os
+from dataclasses import fields
+
+from colld_fairseq.compat import absolute_path
+from colld_fairseq.data.vocabulary import Vocabulary
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.loading import SavedModel, input_of, read_model
+from colld_fairseq.models.student_transducer import TransducerStudent, TransducerStudentConfig
+from colld_fairseq.teachers.transducer_teacher import TransducerTeacher
+
+
+def load_teacher_transducer(path: str, task) -> TransducerTeacher:
+    """The transducer of a checkpoint, for students of `task`, whose vocabulary it must have.
+
+    Raises ConfigError when the file is missing or is no transducer of this project, or its vocabulary is another.
+    """
+    saved = read_model(path)
+    if "joiner.output.weight" not in saved.weights:
+        raise ConfigError(f"--teacher-transducer {path}: no transducer; train one with --arch transducer_student")
+    check_vocabulary(saved, task, path)
+    known = {field.name for field in fields(TransducerStudentConfig)}
+    options = {name: value for name, value in saved.model.items() if name in known}
+    network = TransducerStudent.build_model(TransducerStudentConfig(**options), task)
+    network.load_state_dict(saved.weights)
+    cmvn = saved.task.get("cmvn", "utterance")
+    student_input = input_of(saved, cmvn if cmvn in ("utterance", "none") else absolute_path(cmvn))
+    return TransducerTeacher(network, student_input, path, str(saved.criterion.get("topology", "regular")))
+
+
+def check_vocabulary(saved: SavedModel, task, path: str) -> None:
+    """ConfigError unless the teacher's labels are those of the task, number for number."""
+    here, size = task.target_dictionary.symbols, len(saved.weights["joiner.output.weight"])
+    folder = absolute_path(saved.task.get("vocab") or saved.task.get("data") or "")
+    known = os.path.isfile(os.path.join(folder, "config.yaml"))  # else the number of symbols has to do
+    there = Vocabulary(folder) if known else None
+    if size != len(here) or (known and there.dictionary.symbols != here):
+        raise ConfigError(
+            f"--teacher-transducer {path}: its {size} symbols are not the {len(here)} of --vocab "
+            f"{task.vocabulary.folder}; teacher and student need one vocabulary"
+        )
+    if known and there.uses_tags != task.vocabulary.uses_tags:
+        raise ConfigError(f"--teacher-transducer {path}: language tags are for both vocabularies or for none")

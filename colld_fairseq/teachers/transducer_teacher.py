@@ -1,0 +1,89 @@
+"""A trained transducer as the teacher of another one: its distribution at any node of the lattice of a text."""
+
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.losses.transducer_distillation import Nodes, best_path
+from colld_fairseq.teachers.alignment import TOLERANCE
+
+
+class TeacherLattice:
+    """The teacher's side of the lattices of M texts over B clips; logits are computed where they are asked for.
+
+    network: offers `join` (see `decoding.transducer.Network`); topology: of its training; frames [B, T, J] and symbols [M, U+1, J]: projected
+    encoder and predictor outputs; frame_lengths, label_lengths, clips: int64 [M], clips = row of each text's frames.
+    """
+
+    def __init__(
+        self,
+        network,
+        topology: str,
+        frames: Tensor,
+        symbols: Tensor,
+        frame_lengths: Tensor,
+        label_lengths: Tensor,
+        clips: Tensor,
+    ) -> None:
+        self.network, self.topology, self.frames, self.symbols = network, topology, frames, symbols
+        self.frame_lengths, self.label_lengths, self.clips = frame_lengths, label_lengths, clips
+
+    @torch.no_grad()
+    def logits(self, nodes: Nodes) -> Tensor:
+        """float32 [..., V] at nodes that broadcast to [...]."""
+        text, frame, label = torch.broadcast_tensors(*nodes)
+        with torch.autocast(self.frames.device.type, enabled=False):
+            return self.network.join(self.frames[self.clips[text], frame], self.symbols[text, label])
+
+    def path(self, blank: int) -> Nodes:
+        """The nodes [P] of the teacher's own way along each text."""
+
+        def emits(nodes: Nodes) -> Tensor:
+            return self.logits(nodes).argmax(-1) != blank
+
+        return best_path(emits, self.frame_lengths, self.label_lengths, self.topology)
+
+    def check_frames(self, lengths: Tensor, names: Sequence[str]) -> None:
+        """ConfigError where a student with `lengths` [M] frames does not run at the teacher's frame rate."""
+        apart = (self.frame_lengths - lengths).abs()
+        apart = torch.where(lengths > 0, apart, 0).tolist()
+        worst = max(range(len(apart)), key=apart.__getitem__, default=0)
+        if apart and apart[worst] > TOLERANCE:
+            raise ConfigError(
+                f"utterance {names[worst]}: {int(lengths[worst])} frames of the student, "
+                f"{int(self.frame_lengths[worst])} of the teacher transducer; both must have the same frame rate"
+            )
+
+
+class TransducerTeacher:
+    """A frozen transducer. It is no module of its own: in no checkpoint, never trained, never in train mode.
+
+    network: a `transducer_student`; student_input: what makes its input of a waveform; path: of its checkpoint;
+    topology: that of its training.
+    """
+
+    def __init__(self, network, student_input, path: str, topology: str) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.student_input, self.path, self.topology = student_input, path, topology
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        label_lengths: Tensor,
+        clips: Optional[Tensor] = None,
+    ) -> TeacherLattice:
+        """The lattices of texts, whose arguments are those of the student's forward; src_tokens is of any dtype."""
+        device = src_tokens.device
+        self.network.to(device)
+        dtype = next(self.network.parameters()).dtype
+        with torch.autocast(device.type, enabled=False):
+            frames, lengths = self.network.encode_for_search(src_tokens.to(dtype), src_lengths)
+            symbols = self.network.joiner.predictor_projection(self.network.predict_all(prev_output_tokens))
+        if clips is None:
+            clips = torch.arange(len(frames), device=device)
+        return TeacherLattice(self.network, self.topology, frames, symbols, lengths[clips], label_lengths, clips)
