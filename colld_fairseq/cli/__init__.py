@@ -1,4 +1,4 @@
-"""The `colld` command: one file a subcommand, each with HELP, `add_arguments(parser)` and `run(args) -> exit code`."""
+"""The `colld` command: one file a subcommand, each with `add_arguments(parser)` and `run(args) -> exit code`."""
 
 import argparse
 import importlib

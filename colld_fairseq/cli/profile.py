@@ -19,7 +19,6 @@ from colld_fairseq.errors import ColldError
 from colld_fairseq.files import write_whole
 from colld_fairseq.profiling import count_macs, describe_machine, real_time_factor, time_runs, working_memory
 
-HELP = "parameters, MACs and real-time factor of a student or a teacher"
 MACS_SECONDS = 10  # audio that multiply-accumulates are counted for, whatever is timed
 TRAINING_ONLY = ("mask_emb", "masked_spec_embed")  # names of mask embeddings
 

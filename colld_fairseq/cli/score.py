@@ -20,7 +20,6 @@ from colld_fairseq.decoding.metrics import CorpusScores
 from colld_fairseq.errors import ColldError
 from colld_fairseq.files import write_whole
 
-HELP = "score fairseq-generate output or text files per language pair"
 # fairseq writes unknown tokens as <<unk>> in references and <unk> in hypotheses. They must never match, and
 # sacrebleu's tokenizers would take both apart into "<", "unk", ">": each becomes one character of its own.
 REFERENCE_UNKNOWN, HYPOTHESIS_UNKNOWN = "\ufffd", "\u25a1"

@@ -35,7 +35,6 @@ from colld_fairseq.files import write_whole
 
 logger = logging.getLogger(__name__)
 
-HELP = "make a character or sentencepiece vocabulary from manifests"
 NUM_SPECIALS = 4  # <s> <pad> </s> <unk>, with these ids in sentencepiece too
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 # The number of threads is part of a sentencepiece model file: a constant, so that the file is the same on

@@ -1,6 +1,5 @@
 """Task `speech_distillation`: unlabelled audio and the features that frozen teachers, one or several, have of it."""
 
-import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Dict, List, Optional, Tuple
@@ -18,8 +17,6 @@ from colld_fairseq.teachers import Teacher
 from colld_fairseq.teachers.cache import FeatureCache
 from colld_fairseq.teachers.codes import TeacherCodes, load_codes
 from colld_fairseq.teachers.several import Teachers
-
-logger = logging.getLogger(__name__)
 
 EACH = "; one value for all teachers, or NAME=VALUE,NAME=VALUE"
 
