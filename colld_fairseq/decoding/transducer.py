@@ -10,6 +10,7 @@ Topologies: in the `regular` one any number of labels may be emitted at a frame,
 from dataclasses import dataclass, field, replace
 from typing import List, Optional, Protocol, Sequence, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,12 +76,14 @@ class Scorer:
         found = []
         for network, own_frames, own_symbols in parts:
             logits = network.join(own_frames, own_symbols).float()
-            logits[..., self.blank] -= self.blank_penalty
+            if self.blank_penalty:
+                logits[..., self.blank] -= self.blank_penalty
             found.append(torch.log_softmax(logits, dim=-1))
         log_probs = found[0]
         if len(found) > 1:
             log_probs = torch.stack(found).logsumexp(0) - torch.tensor(len(found)).log().item()
-        log_probs[..., self.never_emitted] = -torch.inf
+        for symbol in self.never_emitted:
+            log_probs[..., symbol] = -torch.inf
         return log_probs
 
     def _side_by_side(self, outputs) -> Tuple[Tensor, State]:
@@ -205,57 +208,63 @@ def continue_greedy(
         before: where the search stands; it stays as it is.
     """
     check_frames(frames, lengths, max_symbols)
-    lengths = lengths.to(frames.device)
+
+    def indices(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(frames.device)
+
     symbols, state, seen = before.symbols, before.state, before.seen
     hypotheses = [
         replace(h, tokens=list(h.tokens), frames=list(h.frames), token_scores=list(h.token_scores))
         for h in before.hypotheses
     ]
-    now = torch.zeros_like(lengths)  # frame of each utterance
-    emitted = torch.zeros_like(lengths)  # labels at that frame: a frame is only left for the next piece by a blank
-    ahead = torch.arange(LOOK_AHEAD, device=frames.device)
-    active = (now < lengths).nonzero()[:, 0]
+    # Everything but the networks is done by numpy: its small operations take a fraction of torch's time, and from a GPU
+    # there is one copy a turn.
+    limits, longest, flat = lengths.cpu().numpy(), frames.size(1), frames.flatten(0, 1)
+    now = np.zeros_like(limits)  # frame of each utterance
+    emitted = np.zeros_like(limits)  # labels at that frame: a frame is only left for the next piece by a blank
+    ahead = np.arange(LOOK_AHEAD)
+    active = np.flatnonzero(now < limits)
     while len(active):
         steps = now[active, None] + ahead
-        inside = steps < lengths[active, None]
-        log_probs = scorer.log_probs(
-            frames[active[:, None], steps.clamp(max=frames.size(1) - 1)], symbols[active].unsqueeze(1)
-        )
+        inside = steps < limits[active, None]
+        places = active[:, None] * longest + np.minimum(steps, longest - 1)
+        here = flat.index_select(0, indices(places.ravel())).view(*places.shape, -1)
+        log_probs = scorer.log_probs(here, symbols.index_select(0, indices(active))[:, None])
         best, token = log_probs.max(dim=-1)  # [A, look-ahead]
         to_blank = log_probs[..., scorer.blank]
+        # As float32 a token is exact up to 2^24.
+        best, to_blank, token = torch.stack((best, to_blank, token.to(best.dtype))).cpu().numpy()
         is_label = (token != scorer.blank) & inside
         is_label[:, 0] &= emitted[active] < max_symbols
-        found = is_label.any(dim=1)
-        first = torch.where(found, is_label.int().argmax(dim=1), LOOK_AHEAD)
+        found = is_label.any(axis=1)
+        first = np.where(found, is_label.argmax(axis=1), LOOK_AHEAD)
         blanks = (ahead < first[:, None]) & inside
-        reached = now[active] + blanks.sum(1)
-        rows, place = active[found], first[found]
-        tokens, scores = token[found, place], best[found, place]
-        for i, score in zip(active.tolist(), to_blank.masked_fill(~blanks, 0.0).double().sum(1).tolist()):
+        passed = blanks.sum(axis=1)
+        for i, score in zip(active.tolist(), np.where(blanks, to_blank, 0.0).sum(axis=1, dtype=np.float64).tolist()):
             check_number(score, i)
             hypotheses[i].log_prob += score
             if hypotheses[i].tokens:
                 hypotheses[i].token_scores[-1] += score
-        emissions = zip(rows.tolist(), tokens.tolist(), reached[found].tolist(), scores.tolist())
-        for i, new_token, frame, score in emissions:
-            check_number(score, i)
-            hypothesis = hypotheses[i]
-            # Blanks before the first label are on its account.
-            hypothesis.token_scores.append(score if hypothesis.tokens else hypothesis.log_prob + score)
-            hypothesis.log_prob += score
-            hypothesis.tokens.append(new_token)
-            hypothesis.frames.append(seen[i] + frame)
-        emitted[active] = torch.where(blanks.any(1), 0, emitted[active])
-        now[active] = reached
-        if topology == "modified":
-            now[rows] += 1
-        else:
-            emitted[rows] += 1
+        emitted[active] = np.where(passed > 0, 0, emitted[active])
+        now[active] += passed
+        rows, place = active[found], first[found]
         if len(rows):
-            changed = scorer.extend(tokens, tuple(tensor[rows] for tensor in state))
-            symbols = symbols.index_copy(0, rows, changed[0])
-            state = tuple(tensor.index_copy(0, rows, new) for tensor, new in zip(state, changed[1]))
-        active = (now < lengths).nonzero()[:, 0]
+            tokens = token[found, place].astype(np.int64)
+            emissions = zip(rows.tolist(), tokens.tolist(), now[rows].tolist(), best[found, place].tolist())
+            for i, new_token, frame, score in emissions:
+                check_number(score, i)
+                hypothesis = hypotheses[i]
+                # Blanks before the first label are on its account.
+                hypothesis.token_scores.append(score if hypothesis.tokens else hypothesis.log_prob + score)
+                hypothesis.log_prob += score
+                hypothesis.tokens.append(new_token)
+                hypothesis.frames.append(seen[i] + frame)
+            where = indices(rows)
+            changed = scorer.extend(indices(tokens), tuple(tensor.index_select(0, where) for tensor in state))
+            symbols = symbols.index_copy(0, where, changed[0])
+            state = tuple(tensor.index_copy(0, where, new) for tensor, new in zip(state, changed[1]))
+            (now if topology == "modified" else emitted)[rows] += 1
+        active = np.flatnonzero(now < limits)
     for hypothesis in hypotheses:
         hypothesis.score = hypothesis.log_prob
-    return GreedyState(symbols, state, hypotheses, [old + new for old, new in zip(seen, lengths.tolist())])
+    return GreedyState(symbols, state, hypotheses, [old + new for old, new in zip(seen, limits.tolist())])

@@ -65,9 +65,14 @@ class LstmPredictor(_Predictor):
     def step(self, tokens: Tensor, state: State) -> Tuple[Tensor, State]:
         """One symbol for every row: tokens [N] -> output [N, D] and the state after it."""
         memory, tags = state
-        hidden, cell = memory.permute(1, 2, 0, 3).contiguous()
-        output, (hidden, cell) = self.lstm(self.embedded(tokens[:, None], tags), (hidden, cell))
-        return output[:, 0], (torch.stack((hidden, cell)).permute(2, 0, 1, 3), tags)
+        hidden, cell = memory.unbind(1)
+        x, after = self.embedded(tokens[:, None], tags)[:, 0], []
+        # One cell after the other: for a single step torch's LSTM takes several times as long on a CPU.
+        for weights, before in zip(self.lstm.all_weights, zip(hidden.unbind(1), cell.unbind(1))):
+            after.append(torch.lstm_cell(x, before, *weights))
+            x = after[-1][0]
+        hidden, cell = (torch.stack(layers, dim=1) for layers in zip(*after))
+        return x, (torch.stack((hidden, cell), dim=1), tags)
 
 
 class StatelessPredictor(_Predictor):
@@ -88,7 +93,10 @@ class StatelessPredictor(_Predictor):
 
     def forward(self, tokens: Tensor, tags: Optional[Tensor] = None) -> Tensor:
         """Symbols [B, U], the start symbol first, and tags [B] -> [B, U, D]: row u has read symbols 0..u."""
-        return self._combine(F.pad(tokens, (self.context - 1, 0), value=self.blank), tags)
+        x = self.embedded(F.pad(tokens, (self.context - 1, 0), value=self.blank), tags)
+        if self.conv is not None:
+            x = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return F.relu(x)
 
     def start(self, rows: int, tags: Optional[Tensor] = None) -> State:
         """State before the start symbol: the symbols before it [N, context - 1] (blanks), tags [N]."""
@@ -99,10 +107,11 @@ class StatelessPredictor(_Predictor):
         """One symbol for every row: tokens [N] -> output [N, D] and the state after it."""
         history, tags = state
         history = torch.cat((history, tokens[:, None]), dim=1)
-        return self._combine(history, tags)[:, 0], (history[:, 1:], tags)
-
-    def _combine(self, tokens: Tensor, tags: Optional[Tensor]) -> Tensor:
-        x = self.embedded(tokens, tags)
+        x = self.embedded(history, tags)  # [N, context, D]
         if self.conv is not None:
-            x = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        return F.relu(x)
+            # The convolution's one output, for which torch's convolutions take ten times as long on a CPU.
+            weight = self.conv.weight.unflatten(0, (self.conv.groups, -1))
+            x = torch.einsum("ncgi,goic->ngo", x.unflatten(2, (self.conv.groups, -1)), weight).flatten(1)
+        else:
+            x = x[:, 0]
+        return F.relu(x), (history[:, 1:], tags)

@@ -1,0 +1,69 @@
+"""The transducer benchmarks run on small shapes, and compare what they say they compare."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    threads = torch.get_num_threads()
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "stateless"])
+def test_planted_network_emits_what_is_due(load, kind):
+    benchmark = load("transducer_greedy")
+    with torch.inference_mode():
+        network = benchmark.PlantedNetwork(kind, 50)
+        scorer = benchmark.Scorer([network], [benchmark.WIDTH], 0, [benchmark.PAD, benchmark.EOS])
+        frames, lengths = benchmark.make_batch(network, 3)
+        found = benchmark.greedy_transducer(scorer, frames, lengths)
+    rate = benchmark.LABEL_RATE / benchmark.FRAME_RATE
+    assert [len(h.tokens) for h in found] == [round(rate * length) for length in lengths.tolist()]
+    assert all(len(set(h.frames)) == len(h.frames) and len(set(h.tokens)) > 5 for h in found)
+
+
+def test_greedy_benchmark(load, monkeypatch, tmp_path, capsys):
+    benchmark, path = load("transducer_greedy"), tmp_path / "greedy.json"
+    monkeypatch.setattr(benchmark, "SECONDS", (1.0, 2.0))
+    monkeypatch.setattr(sys, "argv", ["transducer_greedy.py", "--quick", "--vocabulary", "60", "--json", str(path)])
+    assert benchmark.main() == 0
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert [case["predictor"] for case in result["cases"]] == ["lstm", "stateless"]
+    for case in result["cases"]:
+        assert set(case["cpu_seconds"]) == set(benchmark.SEARCHES) and min(case["cpu_seconds"].values()) > 0
+    slow = {**result["cases"][0], "batch": benchmark.TARGET_BATCH, "times_batched": {"loop over utterances": 4.9}}
+    assert benchmark.missed({"cases": [slow]}) == ["lstm"]
+    assert "time / batched" in capsys.readouterr().out
+
+
+def test_loss_benchmark(load, monkeypatch, tmp_path, capsys):
+    """Without the peers that compile for seconds."""
+    benchmark, path = load("transducer_loss"), tmp_path / "loss.json"
+    plain = benchmark.load_peers
+    quick = {"ours", "ours, in place", "ours, packed", "ours, pruned", "autograd wavefront"}
+    monkeypatch.setitem(sys.modules, "warprnnt_numba", None)
+    monkeypatch.setattr(benchmark, "measure_peak", lambda case, name, args: 2**20)
+    monkeypatch.setattr(
+        sys, "argv", ["transducer_loss.py", "--device", "cpu", "--quick", "--cases", "short,speech", "--json", str(path)]
+    )
+    assert set(plain("cpu", 1)[0]) - {"torchaudio"} == quick
+    assert benchmark.main() == 0
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert "warprnnt_numba" in result["missing"]
+    for case in result["cases"]:
+        base = case["losses"]["ours"]
+        assert case["losses"]["autograd wavefront"] == pytest.approx(base, rel=1e-5)
+        assert max(case["gradient_differences"].values()) < 1e-4
+    packed = "ours, packed"
+    assert packed in result["cases"][0]["skipped"] and packed in result["cases"][1]["seconds"]
+    assert "losses agree" in capsys.readouterr().out
