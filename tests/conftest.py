@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms: synthetic corpora, a tiny teacher, vocabularies, and fairseq's commands."""
 
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only cost time
@@ -13,6 +14,17 @@ from task_setup import set_up
 from colld_fairseq.cli.vocab import make_vocabulary
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def log_levels():
+    """Put back: a test that silences fairseq in this process would empty the training logs that later tests read."""
+    loggers = [logging.getLogger("fairseq"), logging.getLogger("colld_fairseq")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ The libraries' own classes make them, without memory: on torch's meta device, or
 initialisation needs values. What a checkpoint holds besides the encoder is listed and nothing else may be left over.
 """
 
-import logging
 
 import pytest
 import torch
@@ -63,7 +62,6 @@ HF = {
 
 def fairseq_checkpoint(model, settings):
     """(configuration, state dict without values)."""
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     with FakeTensorMode():
         if model == "hubert":
             cfg = HubertConfig(**settings, label_rate=50.0)
