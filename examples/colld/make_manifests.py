@@ -91,6 +91,7 @@ def with_lengths(paths: List[Path]) -> Iterable[Tuple[int, Optional[int]]]:
 def write(out: Path, head: Iterable[str], lines: Iterable[Optional[Iterable]]) -> int:
     """Write the lines that are not None; returns how many were."""
     left_out = 0
+    out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "w", encoding="utf-8") as handle:
         handle.write("\t".join(head) + "\n")
         for fields in lines:

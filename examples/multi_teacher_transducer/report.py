@@ -14,6 +14,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from tables import (  # noqa: E402
+    LOWER_IS_BETTER,
     Table,
     attempt,
     hardware,
@@ -43,6 +44,8 @@ LABELS = {
     "random": "all teachers, random",
     "average": "all teachers, average",
     "unlabelled": "all teachers + unlabelled audio",
+    "kd": "all teachers + KD",
+    "kd_unlabelled": "all teachers + unlabelled audio + KD",
 }
 CONTEXT = (
     "For context, not of this project: the abstract of 2303.10917 has 17.5 % and 10.6 % fewer word errors by several"
@@ -76,14 +79,17 @@ def collect(out: Path) -> Dict[str, Any]:
     missing: List[str] = []
     settings = read_json(out / "settings.json")
     profile = attempt(missing, lambda: read_profile(out / "profile.json")) or {}
-    results = [collect_run(out, *run, settings["ways"], missing) for run in settings["runs"]]
+    results = [collect_run(out, *run, settings["ways"][run[0]], missing) for run in settings["runs"]]
     return {
         "settings": settings,
         "machine": profile.get("machine"),
         "threads": profile.get("threads"),
         "encoders": profile.get("encoders", []),
         "results": results,
-        "summary": {way: summarise(results, way) for way in settings["ways"]},
+        "summary": {
+            student: {way: summarise(results, student, way) for way in ways}
+            for student, ways in settings["ways"].items()
+        },
         "missing": missing,
     }
 
@@ -94,8 +100,10 @@ def collect_run(out: Path, student: str, arm: str, seed: str, ways: List[str], m
     result: Dict[str, Any] = {"student": student, "arm": arm, "seed": seed}
     for way in ways:
         result[way] = attempt(missing, lambda: read_scores_by_kind(folder / f"{way}.json"))
-    for stage in ("stage1", "stage2") if arm != "scratch" else ("stage2",):
-        log = attempt(missing, lambda: read_log(folder / f"{stage}.log"))
+    for stage in ("stage1", "stage2"):
+        path = folder / f"{stage}.log"
+        # There is none from scratch, or where another arm's serves.
+        log = attempt(missing, lambda: read_log(path)) if stage == "stage2" or path.is_file() else None
         if log is not None:
             result[stage] = {"updates": log.updates, "minutes": log.seconds / 60, "validations": log.validations}
     result["parameters"] = attempt(missing, lambda: count_parameters(folder / "stage2" / "checkpoint_best.pt"))
@@ -114,7 +122,7 @@ def read_scores_by_kind(path: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
             kinds.setdefault(kind, {})[name] = {score: pair[score] for score in SCORES}
     except (KeyError, TypeError) as error:
         raise LogError(f"{path}: lacks {error}; write it with colld score --json") from error
-    for kind, found in kinds.items():
+    for found in kinds.values():
         found["mean"] = {score: statistics.fmean(one[score] for one in found.values()) for score in SCORES}
     return kinds
 
@@ -128,24 +136,21 @@ def count_parameters(path: Path) -> int:
     return sum(value.numel() for value in model.values())
 
 
-def summarise(results: List[Dict[str, Any]], way: str) -> Dict[str, Any]:
-    """student -> arm -> kind -> language (pair) or "mean" -> score -> [mean over seeds, deviation or None]."""
-    students: Dict[str, Dict[str, List[Dict]]] = {}
+def summarise(results: List[Dict[str, Any]], student: str, way: str) -> Dict[str, Any]:
+    """arm -> kind -> language (pair) or "mean" -> score -> [mean over seeds, deviation or None]."""
+    arms: Dict[str, List[Dict]] = {}
     for result in results:
-        if result[way]:
-            students.setdefault(result["student"], {}).setdefault(result["arm"], []).append(result[way])
+        if result["student"] == student and result[way]:
+            arms.setdefault(result["arm"], []).append(result[way])
     return {
-        student: {
-            arm: {
-                kind: {
-                    name: {s: mean_and_deviation([one[kind][name][s] for one in found]) for s in SCORES}
-                    for name in found[0][kind]
-                }
-                for kind in found[0]
+        arm: {
+            kind: {
+                name: {score: mean_and_deviation([one[kind][name][score] for one in found]) for score in SCORES}
+                for name in found[0][kind]
             }
-            for arm, found in arms.items()
+            for kind in found[0]
         }
-        for student, arms in students.items()
+        for arm, found in arms.items()
     }
 
 
@@ -153,22 +158,22 @@ def summarise(results: List[Dict[str, Any]], way: str) -> Dict[str, Any]:
 
 
 def build_tables(report: Dict[str, Any]) -> List[Table]:
-    tables = [main_table(report, student, way) for way in report["summary"] for student in report["summary"][way]]
-    for way, students in report["summary"].items():
-        for student, arms in students.items():
-            tables += [languages_table(arms, kind, f"{student}, {way}") for kind in MEASURES]
+    chosen = [(student, way) for student, ways in report["summary"].items() for way in ways]
+    tables = [main_table(report, *one) for one in chosen]
+    for student, way in chosen:
+        arms = report["summary"][student][way]
+        tables += [languages_table(arms, kind, f"{student}, {way}") for kind in MEASURES]
     return [table for table in [*tables, sizes(report)] if table.rows] + [training_table(report)]
 
 
 def main_table(report: Dict[str, Any], student: str, way: str) -> Table:
     """Means over languages, and gains over the arm from scratch and over the best single teacher."""
-    arms = report["summary"][way][student]
+    arms = report["summary"][student][way]
     parameters = {r["arm"]: r["parameters"] for r in report["results"] if r["student"] == student}
     kinds = [kind for kind in MEASURES if any(kind in arm for arm in arms.values())]
     scores = [(kind, score) for kind in kinds for score in MEASURES[kind]]
-    lead = scores[0]
     singles = [arm for arm in report["settings"]["teacher_names"] if arm in arms]
-    best = min(singles, key=lambda arm: sign(lead[1]) * mean_of(arms[arm], *lead), default=None)
+    best = min(singles, key=lambda arm: loss_of(arms[arm], *scores[0]), default=None)
     rows = []
     for arm, found in arms.items():
         size = parameters.get(arm)
@@ -186,12 +191,13 @@ def main_table(report: Dict[str, Any], student: str, way: str) -> Table:
     return Table(title, ["", "parameters", *names, *gains], rows)
 
 
-def sign(score: str) -> int:
-    return 1 if score in MEASURES["asr"] else -1
-
-
 def mean_of(arm: Dict[str, Any], kind: str, score: str) -> float:
     return arm[kind]["mean"][score][0]
+
+
+def loss_of(arm: Dict[str, Any], kind: str, score: str) -> float:
+    """The less the better."""
+    return mean_of(arm, kind, score) * (1 if LOWER_IS_BETTER[score] else -1)
 
 
 def languages_table(arms: Dict[str, Any], kind: str, title: str) -> Table:
@@ -224,7 +230,7 @@ def training_table(report: Dict[str, Any]) -> Table:
         cells.append(number(best_validation(result)))
         rows.append([f"{result['student']}, {label(result['arm'])}", result["seed"], *cells])
     header = ["", "seed", "stage 1", "stage 2", "best dev CER"]
-    return Table("Training (wall clock, validation included)", header, rows)
+    return Table("Training (wall clock, validation included; arms of the same start share their stage 1)", header, rows)
 
 
 def best_validation(result: Dict[str, Any]) -> Optional[float]:

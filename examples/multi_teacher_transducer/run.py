@@ -9,6 +9,11 @@ The manifests hold recognition and translation, in any mix; with translation the
     sum, random, average    stage 1 from all teachers (average: teachers of one width)
     unlabelled              `sum` with further audio without text (--unlabelled, or what --label-minutes leaves out)
 
+    kd                      `sum`, and in stage 2 also the output of a trained transducer: full/sum, or --kd-teacher
+    kd_unlabelled           `unlabelled`, and in stage 2 also that transducer's own texts of the unlabelled audio
+
+for students that hear the whole utterance (full) and for those that hear it chunk by chunk (streaming).
+
 All arms have the same shape, updates, batches, schedule, masks and labels in stage 2, and are decoded greedily and with
 a beam. Every job is a command line that you can run yourself (OUT/commands.sh). A finished job is not run again, a
 killed one resumes; `report.py OUT` makes tables of what is there.
@@ -25,11 +30,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import torch  # noqa: E402
 from lanes import Lanes, record, usable_cores  # noqa: E402
-from transducer_arms import Plan  # noqa: E402
+from transducer_arms import STUDENTS, Plan  # noqa: E402
 
 from colld_fairseq.named_values import split_named  # noqa: E402
-
-STUDENTS = ("full",)
 
 
 def main() -> None:
@@ -59,7 +62,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--unlabelled", default="", help="manifests of further audio, comma-separated")
     add("--label-minutes", type=float, help="text of so many minutes of every language is used (default: all)")
     add("--arms", default="", help="comma-separated (default: all that are possible)")
-    add("--students", default=",".join(STUDENTS), help="default: %(default)s")
+    add("--students", default="full", help="full, streaming or both (default: %(default)s)")
     add("--seeds", default="1", help="comma-separated (default: %(default)s)")
     add("--preset", default="conformer_10m", help="of the encoder (default: %(default)s)")
     add("--shape", metavar="LAYERSxWIDTH/FFN/HEADS", help="smaller: 6x144/576/4 (default: the preset's)")
@@ -71,8 +74,15 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--stage1-lr", default="1e-3", help="default: %(default)s")
     add("--stage2-lr", default="1e-3", help="default: %(default)s")
     add("--ctc-weight", default="0.3", help="of the auxiliary CTC (default: %(default)s)")
+    add("--kd-teacher", type=Path, help="checkpoint of a transducer with the same vocabulary (default: full/sum)")
+    add("--kd", default="one_best", help="one_best, three_class or lattice (default: %(default)s)")
+    add("--kd-weight", default="0.1", help="default: %(default)s")
     add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
     add("--beam", type=int, default=4, help="of the second decoding; 1 = greedy only (default: %(default)s)")
+    add("--chunk", type=int, default=8, help="encoder frames a streaming student decodes by (default: %(default)s)")
+    add("--left-context", default="4", help="chunks that it hears before its own, or full (default: %(default)s)")
+    add("--target-shift", type=int, default=0, help="of stage 1 of a streaming student (default: %(default)s)")
+    add("--teacher-cache", default="", metavar="NAME=DIR,...", help="made before, by colld features, of all the audio")
     add("--no-cache", action="store_true", help="run the teachers in every update instead of storing their features")
     add("--lanes", type=int, help="jobs at a time (default: one a core, or one with a GPU)")
     add("--stage1-options", default="", help="more words for every stage 1: '--stage1-options=--bf16 ...'")
@@ -89,6 +99,8 @@ def arguments(words: List[str]) -> argparse.Namespace:
     for student in args.students:
         if student not in STUDENTS:
             parser.error(f"--students: {student!r} is none of {', '.join(STUDENTS)}")
+    caches = split_named(args.teacher_cache, "--teacher-cache").items()
+    args.teacher_cache = ",".join(f"{name}={Path(folder).resolve()}" for name, folder in caches)
     specs = split_named(args.teachers, "--teachers")
     if not specs:
         parser.error("--teachers: give every teacher a name, as in whisper=hf:DIRECTORY,hubert=fairseq:FILE.pt")
@@ -103,7 +115,8 @@ def absolute(spec: str) -> str:
 
 def settings(args: argparse.Namespace, plan: Plan) -> Dict[str, Any]:
     values = {name: value if isinstance(value, (list, int)) else str(value) for name, value in vars(args).items()}
-    return dict(values, runs=plan.runs, ways=list(plan.ways()), teacher_names=list(plan.teachers))
+    ways = {student: list(plan.ways(student)) for student in args.students}
+    return dict(values, runs=list(map(tuple, plan.runs)), ways=ways, teacher_names=list(plan.teachers))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from typing import Any, Dict, List
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 # Okabe and Ito; single teachers take theirs in order.
 FIXED = {"scratch": "#4D4D4D", "sum": "#0072B2", "random": "#56B4E9", "average": "#009E73", "unlabelled": "#D55E00"}
-TEACHERS = ["#E69F00", "#CC79A7", "#F0E442"]
+FIXED.update(kd="#CC79A7", kd_unlabelled="#000000")
+TEACHERS = ["#E69F00", "#F0E442", "#B2B2B2"]
 
 
 def save_plot(report: Dict[str, Any], path: Path) -> None:
@@ -21,11 +22,10 @@ def save_plot(report: Dict[str, Any], path: Path) -> None:
     students: List[str] = report["settings"]["students"]
     names: List[str] = report["settings"]["teacher_names"]
     colours = {**FIXED, **{name: TEACHERS[i % len(TEACHERS)] for i, name in enumerate(names)}}
-    summary = report["summary"][report["settings"]["ways"][-1]]
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = plt.subplots(len(students), 2, figsize=(11, 4 * len(students)), dpi=130, squeeze=False)
         for row, student in enumerate(students):
-            bars(axes[row, 0], summary.get(student, {}), colours, f"Test, student {student}")
+            bars(axes[row, 0], report["summary"][student]["greedy"], colours, f"Test, student {student}, greedy")
             curves(axes[row, 1], [r for r in report["results"] if r["student"] == student], colours)
         figure.tight_layout(h_pad=2.0, w_pad=2.0)
         partial = path.with_name(f".{path.stem}.partial.png")

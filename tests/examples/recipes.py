@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Iterator, List
 
 from commands import PACKAGE, REPOSITORY
-from fairseq import tasks, utils
+from fairseq import checkpoint_utils, tasks, utils
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq_cli.hydra_train import _hydra_main
 from hydra import compose, initialize_config_dir
@@ -67,6 +67,7 @@ def train(recipe: Path, overrides: List[str]) -> str:
     root, level = logging.getLogger(), logging.getLogger().level
     root.addHandler(handler)
     root.setLevel(logging.INFO)
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)  # fairseq keeps the best score in a global
     try:
         with composed(recipe, overrides) as cfg, contextlib.redirect_stdout(output):
             with open_dict(cfg):

@@ -1,6 +1,7 @@
 """The transducer comparison: its arms, its manifests, its jobs, and all of it in miniature."""
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -45,16 +46,19 @@ def jobs_of(plan):
 
 
 def test_arms_follow_from_teachers_and_data(plan, data):
-    assert list(plan(teachers="a").starts) == ["scratch", "a"]
-    assert list(plan().starts) == ["scratch", "a", "b", "sum", "random", "average"]
+    assert list(plan(teachers="a").starts) == ["scratch", "a", "kd"]
+    assert list(plan().starts) == ["scratch", "a", "b", "sum", "random", "average", "kd"]
     assert list(plan("--unlabelled", data / "more.tsv", teachers="a,c").starts) == [
         *("scratch", "a", "c", "sum", "random"),
-        "unlabelled",
+        *("unlabelled", "kd", "kd_unlabelled"),
     ]
     assert len(plan("--seeds", "1,2", "--arms", "scratch,sum").runs) == 4
 
 
-@pytest.mark.parametrize("arm, reason", [("average", "24 and 16"), ("unlabelled", "--label-minutes"), ("x", "scratch")])
+REFUSED = {"average": "24 and 16", "unlabelled": "--label-minutes", "x": "scratch", "kd": "full/sum"}
+
+
+@pytest.mark.parametrize("arm, reason", REFUSED.items())
 def test_an_arm_that_is_not_possible_is_refused(arm, reason, plan):
     with pytest.raises(SystemExit, match=reason):
         plan("--arms", arm, teachers="a,c")
@@ -70,9 +74,32 @@ def test_mistyped_options_are_refused(words, plan, capsys):
 def test_commands_parse(plan, data):
     jobs = jobs_of(plan("--unlabelled", data / "more.tsv", "--pieces", "30"))
     programs = Counter(check_command(job, "out") for job in jobs.values())
-    # seven arms, all but one with a stage 1, decoded greedily and with a beam
-    assert programs["fairseq-train"] == 6 + 7 and programs["fairseq-generate"] == 2 * 7
-    assert {"features/a", "features/b", "cmvn", "vocab", "prepare", "profile"} <= set(jobs)
+    # nine arms; kd and kd_unlabelled start from the stage 1 of sum and unlabelled
+    assert programs["fairseq-train"] == 6 + 9 and programs["fairseq-generate"] == 2 * 9
+    assert {"features/a", "features/b", "cmvn", "vocab", "prepare", "profile", "train_pseudo_seed1"} <= set(jobs)
+
+
+def test_what_is_needed_comes_first(plan, data):
+    """In an earlier chain; and it is what the command takes."""
+    made = plan("--students", "full,streaming", "--unlabelled", data / "more.tsv")
+    before = [job.name for job in made.common_jobs()]
+    for chain in made.chains():
+        for job in chain:
+            assert set(job.needs) <= set(before), job.name
+        before += [job.name for job in chain]
+    jobs = jobs_of(made)
+    job = jobs["streaming/kd_unlabelled/seed1/stage2"]
+    expected = ["streaming/unlabelled/seed1/stage1", "full/sum/seed1/stage2", "train_pseudo_seed1"]
+    assert job.needs == expected
+    option = {word: job.command[i + 1] for i, word in enumerate(job.command[:-1])}
+    assert option["--student"].startswith(f"out/{expected[0]}/")
+    assert option["--teacher-transducer"].startswith(f"out/{expected[1]}/") == (option["--kd-shift"] == "2")
+    assert option["--train-subset"] == "train,train_pseudo_seed1"
+    assert f"out/data/{expected[2]}.tsv" in jobs[expected[2]].command
+    assert "--kd-shift" not in jobs["full/kd/seed1/stage2"].command
+    given = jobs_of(plan("--arms", "kd", "--kd-teacher", "/x/other.pt"))["full/kd/seed1/stage2"]
+    assert not given.needs and "/x/other.pt" in given.command  # and a stage 1 of its own
+    assert "out/full/kd/seed1/stage1/checkpoint_last.pt" in given.command
 
 
 def test_arms_differ_in_nothing_but_their_start(plan):
@@ -128,34 +155,53 @@ def test_ids_are_made_unique():
     assert [row.id for row in prepare.unique_ids(rows)] == ["1", "1:en", "1:en:2"]
 
 
+def test_a_streaming_student_differs_in_what_it_hears(plan):
+    jobs = jobs_of(plan("--students", "full,streaming", "--arms", "scratch,a", "--target-shift", "2", "--chunk", "4"))
+    full, streaming = (jobs[f"{student}/a/seed1/stage1"].command for student in ("full", "streaming"))
+    for more in (["--encoder-context", "chunk"], ["--target-shift", "2"]):
+        at = streaming.index(more[0])
+        assert streaming[at : at + 2] == more
+        del streaming[at : at + 2]
+    assert streaming == [word.replace("out/full", "out/streaming") for word in full]
+    assert "--encoder-context" in jobs["streaming/scratch/seed1/stage2"].command  # others take it from stage 1
+    chunk, whole = (jobs[f"streaming/a/seed1/generate_{way}"].command for way in ("greedy", "whole"))
+    assert "{'eval_chunk': '4', 'eval_left_context': '4'}" in chunk
+    assert "{'eval_chunk': 'full', 'eval_left_context': 'full'}" in whole
+    assert "full/a/seed1/generate_whole" not in jobs
+
+
+MINIATURE = ("full/scratch", "full/sum", "streaming/kd_unlabelled")
+
+
 @pytest.mark.slow
-def test_in_miniature(plan, data, tmp_path, monkeypatch, capsys):
+def test_in_miniature(run, plan, data, tmp_path, monkeypatch, capsys):
     """Every kind of job but the timing: manifests, vocabulary, statistics, caches, both stages, decoding, scores."""
     monkeypatch.chdir(REPOSITORY)
     made = plan(
-        *["--unlabelled", data / "more.tsv", "--label-minutes", "0.1", "--arms", "scratch,random,unlabelled"],
-        *["--stage1-updates", "3", "--stage2-updates", "3", "--max-tokens", "60000", "--beam", "2"],
+        *["--unlabelled", data / "more.tsv", "--label-minutes", "0.1", "--students", "full,streaming", "--beam", "1"],
+        *["--stage1-updates", "2", "--stage2-updates", "2", "--max-tokens", "60000"],
         out=tmp_path,
         teachers="a,c",
     )
+    made.chosen = ["scratch", "sum", "kd_unlabelled"]
+    Run = sys.modules["transducer_arms"].Run
+    made.runs = [Run(*f"{one}/1".split("/")) for one in MINIATURE]
     run_here([*made.common_jobs(), *sum(made.chains(), [])])
-    config, _ = read_student(str(tmp_path / "full/random/seed1/stage1/checkpoint_last.pt"))
-    assert (config.layers, config.embed_dim, config.front_end) == (2, 16, "conv2d")
+    config, _ = read_student(str(tmp_path / "streaming/kd_unlabelled/seed1/stage2/checkpoint_last.pt"))
+    assert (config.layers, config.embed_dim, config.front_end, config.context) == (2, 16, "conv2d", "chunk")
 
-    settings = dict(runs=made.runs, ways=["greedy", "beam2"], students=["full"], teacher_names=["a", "c"])
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    (tmp_path / "settings.json").write_text(json.dumps(run.settings(made.args, made)))
     report = load_script(FOLDER / "report.py", "multi_teacher_report")
     assert report.main([str(tmp_path)]) == 1
     result = json.loads((tmp_path / "report.json").read_text())
     assert [Path(text.split(": ")[0]).name for text in result["missing"]] == ["profile.json"]
-    summary = result["summary"]["beam2"]["full"]
-    assert list(summary) == ["scratch", "random", "unlabelled"]
-    assert set(summary["random"]["asr"]) == {"xx", "yy", "mean"}
-    assert set(summary["random"]["st"]) == {"yy → xx", "ar → xx", "mean"}
-    scores = {(p["src_lang"], p["tgt_lang"]): p for p in
-              json.loads((tmp_path / "full/random/seed1/beam2.json").read_text())["pairs"]}  # fmt: skip
-    mean = (scores["xx", "xx"]["wer"] + scores["yy", "yy"]["wer"]) / 2
-    assert summary["random"]["asr"]["mean"]["wer"][0] == pytest.approx(mean)
+    assert list(result["summary"]["full"]["greedy"]) == ["scratch", "sum"]
+    assert list(result["summary"]["streaming"]["whole"]) == ["kd_unlabelled"]
+    arm = result["summary"]["streaming"]["greedy"]["kd_unlabelled"]
+    assert set(arm["asr"]) == {"xx", "yy", "mean"} and set(arm["st"]) == {"yy → xx", "ar → xx", "mean"}
+    scores = json.loads((tmp_path / "streaming/kd_unlabelled/seed1/greedy.json").read_text())["pairs"]
+    own = [pair["wer"] for pair in scores if pair["src_lang"] == pair["tgt_lang"]]
+    assert arm["asr"]["mean"]["wer"][0] == pytest.approx(sum(own) / 2)
     assert ["stage1" in one for one in result["results"]] == [False, True, True]
     assert len({one["parameters"] for one in result["results"]}) == 1
-    assert "all teachers + unlabelled audio" in capsys.readouterr().out
+    assert "all teachers + unlabelled audio + KD" in capsys.readouterr().out

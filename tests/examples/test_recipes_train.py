@@ -28,6 +28,8 @@ FINE_TUNING = (
     *(f"hubert_asr/finetune_{labels}" for labels in ("10min", "1h", "10h", "100h")),
 )
 SEVERAL_TEACHERS = "multi_teacher_transducer/stage1"
+# Trained with all that comes before and after them in test_librispeech_recipe.py.
+TRANSDUCERS = ("multi_teacher_transducer/stage2", "multi_teacher_transducer/stage2_kd")
 
 
 def finite_losses(log):
@@ -38,7 +40,7 @@ def finite_losses(log):
 
 def test_no_recipe_is_left_out():
     found = {str(path.relative_to(EXAMPLES).with_suffix("")) for path in EXAMPLES.rglob("*.yaml")}
-    assert found == {*DISTILLATION, *FINE_TUNING, SEVERAL_TEACHERS}
+    assert found == {*DISTILLATION, *FINE_TUNING, SEVERAL_TEACHERS, *TRANSDUCERS}
 
 
 @pytest.mark.parametrize("name", DISTILLATION)
@@ -66,6 +68,7 @@ def test_distillation(name, corpus, request, tmp_path):
 def test_several_teachers(combination, corpus, hubert, w2v_bert, tmp_path):
     """With audio of another manifest; the 12th layer of one teacher and the 24th of the other."""
     overrides = [f"task.data={corpus}", f"checkpoint.save_dir={tmp_path}", "++task.max_seconds=0.6"]
+    overrides += ["task.cmvn=utterance"]
     overrides += [f"task.teacher='hubert={hubert},bert={w2v_bert}'", "task.teacher_weights='hubert=2,bert=1'"]
     overrides += ["dataset.train_subset='train,test'", "++task.sampling_weights='train=1,test=2'"]
     overrides += [f"task.teacher_combination={combination}", "++model.encoder_layers=2"]
