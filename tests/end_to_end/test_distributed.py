@@ -1,39 +1,31 @@
 """Two worker processes on one machine without GPUs."""
 
 import math
-import subprocess
 
 import pytest
 import torch
-from commands import binary, environment, log_records, losses, spawn
+from commands import log_records, losses
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from workers import run_workers
 
+from colld_fairseq.cli import main as colld
 from colld_fairseq.teachers.cache import FeatureCache
 
 WORKERS = 2
 
 
-def start_workers(options, folder, backend):
-    """The processes of a training (gloo). fairseq counts GPUs where it starts them itself, so they are started here."""
-    processes = []
-    for rank in range(WORKERS):
-        arguments = [
+def train_distributed(options, folder, backend=("--ddp-backend", "legacy_ddp")):
+    """What the first worker logged. fairseq counts GPUs where it starts workers itself, so they are started here."""
+    ranks = [
+        [
             *[*options, "--save-dir", folder / "saved", "--cpu", "--distributed-backend", "gloo"],
             *["--distributed-world-size", WORKERS, "--distributed-rank", rank, "--distributed-no-spawn"],
             *["--distributed-init-method", f"file://{folder}/rendezvous", *backend],
         ]
-        command = [binary("fairseq-train"), *map(str, arguments)]
-        processes.append(
-            subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-    return processes
-
-
-def train_distributed(options, folder, backend=("--ddp-backend", "legacy_ddp")):
-    """What the first worker logged."""
-    processes = start_workers(options, folder, backend)
-    outputs = [process.communicate(timeout=180)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * WORKERS, "\n\n".join(text[-1500:] for text in outputs)
-    return outputs[0]
+        for rank in range(WORKERS)
+    ]
+    return run_workers(ranks, folder)[0]
 
 
 def test_distillation_and_its_validation(distil_options, distilled, tmp_path):
@@ -75,13 +67,21 @@ def test_two_workers_draw_teachers_of_their_own(two_teachers, tmp_path):
 
 
 def test_features_under_torchrun(corpus, teacher, teacher_cache, tmp_path):
-    """Two processes share the parts of a cache; together they write what one does."""
+    """Two processes share the parts of a cache, together they write what one does. The command torchrun calls the same
+    `elastic_launch`."""
     arguments = ["--manifest", f"{corpus}/train.tsv,{corpus}/valid.tsv", "--teacher", teacher, "--layers", "2,4"]
-    workers = ["--standalone", "--nproc-per-node", WORKERS, "--no-python", binary("colld")]
-    run = spawn("torchrun", *workers, "features", *arguments, "--part-seconds", "4", "--out", tmp_path)
-    assert "process 1 of 2" in run.output and "process 2 of 2" in run.output
-    assert len(list(tmp_path.glob("part-*.bin"))) > 4 and (tmp_path / "index.json").is_file()
-    shared, alone = FeatureCache.open(tmp_path, teacher), FeatureCache.open(teacher_cache)
+    config = LaunchConfig(
+        *(1, 1, WORKERS),  # of this machine alone
+        **dict(run_id="test", rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="forkserver"),
+        logs_specs=DefaultLogsSpecs(str(tmp_path / "logs"), redirects=Std.ALL),
+    )
+    cache = tmp_path / "cache"
+    launch = elastic_launch(config, colld)
+    assert launch(["features", *arguments, "--part-seconds", "4", "--out", str(cache)]) == {0: 0, 1: 0}
+    printed = "".join(path.read_text() for path in (tmp_path / "logs").rglob("stdout.log"))
+    assert "process 1 of 2" in printed and "process 2 of 2" in printed
+    assert len(list(cache.glob("part-*.bin"))) > 4 and (cache / "index.json").is_file()
+    shared, alone = FeatureCache.open(cache, teacher), FeatureCache.open(teacher_cache)
     assert len(shared) == len(alone) == 34
     for name in alone.places:
         for layer, values in alone.read([name]).features.items():
