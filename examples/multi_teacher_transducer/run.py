@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import torch  # noqa: E402
 from lanes import Lanes, record, usable_cores  # noqa: E402
-from transducer_arms import STUDENTS, Plan  # noqa: E402
+from transducer_arms import ARMS, STUDENTS, Plan  # noqa: E402
 
 from colld_fairseq.named_values import split_named  # noqa: E402
 
@@ -68,12 +68,12 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--shape", metavar="LAYERSxWIDTH/FFN/HEADS", help="smaller: 6x144/576/4 (default: the preset's)")
     add("--predictor-dim", type=int, default=320, help="of the predictor and the joiner (default: %(default)s)")
     add("--pieces", type=int, help="size of a sentencepiece vocabulary (default: letters)")
-    add("--stage1-updates", type=int, default=6000, help="default: %(default)s")
-    add("--stage2-updates", type=int, default=6000, help="default: %(default)s")
+    add("--stage1-updates", type=int, default=4000, help="default: %(default)s")
+    add("--stage2-updates", type=int, default=8000, help="default: %(default)s")
     add("--freeze-updates", type=int, help="of a distilled encoder in stage 2 (default: a twentieth of the updates)")
-    add("--stage1-lr", default="1e-3", help="default: %(default)s")
+    add("--stage1-lr", default="2e-3", help="default: %(default)s")
     add("--stage2-lr", default="1e-3", help="default: %(default)s")
-    add("--ctc-weight", default="0.3", help="of the auxiliary CTC (default: %(default)s)")
+    add("--ctc-weight", default="0.5", help="of the auxiliary CTC (default: %(default)s)")
     add("--kd-teacher", type=Path, help="checkpoint of a transducer with the same vocabulary (default: full/sum)")
     add("--kd", default="one_best", help="one_best, three_class or lattice (default: %(default)s)")
     add("--kd-weight", default="0.1", help="default: %(default)s")
@@ -104,6 +104,9 @@ def arguments(words: List[str]) -> argparse.Namespace:
     specs = split_named(args.teachers, "--teachers")
     if not specs:
         parser.error("--teachers: give every teacher a name, as in whisper=hf:DIRECTORY,hubert=fairseq:FILE.pt")
+    for name in specs:
+        if name in ARMS:
+            parser.error(f"--teachers: {name!r} is the name of an arm; choose another")
     args.teachers = ",".join(f"{name}={absolute(spec)}" for name, spec in specs.items())
     return args
 

@@ -29,7 +29,9 @@ KD = ("kd", "kd_unlabelled")
 # A streaming student emits later than its teacher: the best suited of its frames t to t + 2 learns the teacher's t. The
 # window is that of 2110.03334's code, its shift is unknown.
 STREAMING_KD = ["--kd-shift", "2", "--kd-window", "3"]
-SPEC_AUGMENT = ["--freq-masks", "2", "--freq-mask-width", "15", "--time-masks", "2", "--time-mask-width", "20"]
+ARMS = ("scratch", *COMBINATIONS, "unlabelled", *KD)  # besides one for each teacher, named after it
+# Light: a few thousand updates leave little to learn behind the masks of the long schedules (stage2.yaml).
+SPEC_AUGMENT = ["--time-masks", "2", "--time-mask-width", "20"]
 
 
 class Start(NamedTuple):
@@ -81,9 +83,9 @@ class Plan:
             arms.update({how: Start(names, how) for how in COMBINATIONS if how != "average" or same})
         if self.has_unlabelled:
             arms["unlabelled"] = Start(names, unlabelled=True)
-        arms["kd"] = arms[self.joint]
-        if self.has_unlabelled:
-            arms["kd_unlabelled"] = arms["unlabelled"]
+        if self.args.kd_teacher or "full" in self.args.students:
+            arms["kd"] = arms[self.joint]
+            arms.update({"kd_unlabelled": arms["unlabelled"]} if self.has_unlabelled else {})
         return arms
 
     @property
@@ -92,16 +94,17 @@ class Plan:
         return "sum" if len(self.teachers) > 1 else next(iter(self.teachers))
 
     def check_kd(self) -> None:
-        if any(arm in KD for arm in self.chosen) and not self.args.kd_teacher:
-            if "full" not in self.args.students or self.joint not in self.chosen:
-                sys.exit(f"--arms kd: its teacher is full/{self.joint}: train that one, too, or give --kd-teacher")
+        if any(arm in KD for arm in self.chosen) and not self.args.kd_teacher and self.joint not in self.chosen:
+            sys.exit(f"--arms kd: its teacher is full/{self.joint}: train that one, too, or give --kd-teacher")
 
     def why_not(self, arm: str) -> str:
         if arm == "average" and len(self.teachers) > 1:
             return "; an average needs teachers of one width, not of " + " and ".join(
                 str(info.width) for info in self.info.values()
             )
-        return "; that one needs --unlabelled or --label-minutes" if arm.endswith("unlabelled") else ""
+        if arm.endswith("unlabelled") and not self.has_unlabelled:
+            return "; that one needs --unlabelled or --label-minutes"
+        return "; that one needs the student full, or --kd-teacher" if arm in KD else ""
 
     @property
     def has_unlabelled(self) -> bool:

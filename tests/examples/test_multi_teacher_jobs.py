@@ -53,6 +53,8 @@ def test_arms_follow_from_teachers_and_data(plan, data):
         *("unlabelled", "kd", "kd_unlabelled"),
     ]
     assert len(plan("--seeds", "1,2", "--arms", "scratch,sum").runs) == 4
+    assert "kd" not in plan("--students", "streaming").starts  # who would be the teacher?
+    assert "kd" in plan("--students", "streaming", "--kd-teacher", "x.pt").chosen
 
 
 REFUSED = {"average": "24 and 16", "unlabelled": "--label-minutes", "x": "scratch", "kd": "full/sum"}
@@ -64,7 +66,9 @@ def test_an_arm_that_is_not_possible_is_refused(arm, reason, plan):
         plan("--arms", arm, teachers="a,c")
 
 
-@pytest.mark.parametrize("words", [["--students", "big"], ["--unlabelled", "nowhere.tsv"], ["--teachers", "hf:x"]])
+@pytest.mark.parametrize(
+    "words", [["--students", "big"], ["--unlabelled", "no.tsv"], ["--teachers", "hf:x"], ["--teachers", "kd=hf:x"]]
+)
 def test_mistyped_options_are_refused(words, plan, capsys):
     with pytest.raises(SystemExit):
         plan(*words)
