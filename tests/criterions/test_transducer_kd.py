@@ -197,6 +197,19 @@ def test_nothing_to_learn_from_oneself(kind, band, build, teacher):
             assert torch.allclose(found.grad, wanted.grad, atol=2e-3 * float(wanted.grad.abs().max()) + 1e-4), name
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_student_comes_nearer_to_its_teacher(kind, build, teacher):
+    run = build(List(), kd=kind, teacher_transducer=teacher(), kd_weight=100.0, kd_mean="node")
+    optimizer, losses = torch.optim.Adam(run.model.parameters(), lr=0.01), []
+    for _ in range(12):
+        loss, tokens, log = run.criterion(run.model, run.batch)
+        losses.append(float(log["kd_loss"]))
+        optimizer.zero_grad()
+        (loss / tokens).backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_weight_and_mean(build, teacher):
     """loss = text + weight * (sum, or mean over nodes times tokens)."""
     path, text = teacher(), build()
