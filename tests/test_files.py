@@ -15,6 +15,20 @@ def test_writes_and_replaces(tmp_path):
     assert os.listdir(path.parent) == ["a.bin"]
 
 
+def test_two_writers_with_the_same_process_id(tmp_path, monkeypatch):
+    """On two machines, say. The second one begins while the first has not renamed its file yet."""
+    path, replace = tmp_path / "a.bin", os.replace
+
+    def later(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        write_whole(path, b"second")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", later)
+    write_whole(path, b"first")
+    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["a.bin"]
+
+
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "a.bin"
     write_whole(path, b"one")

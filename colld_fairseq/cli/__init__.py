@@ -55,7 +55,3 @@ def main(argv: Optional[List[str]] = None) -> int:
     except ColldError as error:
         print(f"colld {args.command}: error: {error}", file=sys.stderr)
         return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,7 @@
+"""`python -m colld_fairseq.cli`: the `colld` command without its script, for example under `torchrun -m`."""
+
+import sys
+
+from colld_fairseq.cli import main
+
+sys.exit(main())
