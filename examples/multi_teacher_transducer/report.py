@@ -7,7 +7,7 @@ Writes report.md, report.json (every score of every run, for programs) and repor
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 
@@ -38,6 +38,7 @@ from colld_fairseq.files import write_whole  # noqa: E402
 SCORES = ("wer", "cer", "bleu", "chrf")
 # What is scored how: recognition by errors, translation by matches.
 MEASURES = {"asr": ("wer", "cer"), "st": ("bleu", "chrf")}
+NAMES = {"wer": "WER", "cer": "CER", "bleu": "BLEU", "chrf": "chrF"}
 LABELS = {
     "scratch": "from scratch",
     "sum": "all teachers, sum",
@@ -67,7 +68,7 @@ def main(argv: List[str]) -> int:
     page = markdown("Transducers from one teacher and from several", notes, tables, [picture], report["missing"])
     write_whole(out / "report.md", page.encode())
     save_plot(report, out / "report.png")
-    print_tables(tables, [*notes, f"written: {out}/report.md, report.json, report.png"], report["missing"], width=150)
+    print_tables(tables, [*notes, f"written: {out}/report.md, report.json, report.png"], report["missing"], width=180)
     return 1 if report["missing"] else 0
 
 
@@ -159,36 +160,52 @@ def summarise(results: List[Dict[str, Any]], student: str, way: str) -> Dict[str
 
 def build_tables(report: Dict[str, Any]) -> List[Table]:
     chosen = [(student, way) for student, ways in report["summary"].items() for way in ways]
-    tables = [main_table(report, *one) for one in chosen]
+    tables = [table(report, *one) for one in chosen for table in (scores_table, gains_table)]
     for student, way in chosen:
         arms = report["summary"][student][way]
         tables += [languages_table(arms, kind, f"{student}, {way}") for kind in MEASURES]
     return [table for table in [*tables, sizes(report)] if table.rows] + [training_table(report)]
 
 
-def main_table(report: Dict[str, Any], student: str, way: str) -> Table:
-    """Means over languages, and gains over the arm from scratch and over the best single teacher."""
+def scores_table(report: Dict[str, Any], student: str, way: str) -> Table:
+    """Means over languages."""
     arms = report["summary"][student][way]
     parameters = {r["arm"]: r["parameters"] for r in report["results"] if r["student"] == student}
-    kinds = [kind for kind in MEASURES if any(kind in arm for arm in arms.values())]
-    scores = [(kind, score) for kind in kinds for score in MEASURES[kind]]
-    singles = [arm for arm in report["settings"]["teacher_names"] if arm in arms]
-    best = min(singles, key=lambda arm: loss_of(arms[arm], *scores[0]), default=None)
+    scores = scores_of(arms)
     rows = []
     for arm, found in arms.items():
         size = parameters.get(arm)
         cells = [with_deviation(found[kind]["mean"][score]) for kind, score in scores]
-        for baseline in ("scratch", best):
-            for kind, score in scores:
-                gain = None
-                if baseline in arms and baseline != arm:
-                    gain = relative_gain(score, mean_of(found, kind, score), mean_of(arms[baseline], kind, score))
-                cells.append(number(gain, "+.1f"))
         rows.append([label(arm), "-" if size is None else f"{size / 1e6:.2f} M", *cells])
-    names = [score.upper() if score != "chrf" else "chrF" for _, score in scores]
-    gains = [f"{name} over {other}" for other in ("scratch", f"{best or 'one teacher'}") for name in names]
-    title = f"Student {student}, {way}: percent, mean over languages; gains relative, positive = better"
-    return Table(title, ["", "parameters", *names, *gains], rows)
+    header = ["", "parameters", *(NAMES[score] for _, score in scores)]
+    return Table(f"Student {student}, {way}: percent, mean over languages", header, rows)
+
+
+def gains_table(report: Dict[str, Any], student: str, way: str) -> Table:
+    """Over the arm from scratch, and over the best single teacher."""
+    arms = report["summary"][student][way]
+    scores = scores_of(arms)
+    singles = [arm for arm in report["settings"]["teacher_names"] if arm in arms]
+    best = min(singles, key=lambda arm: loss_of(arms[arm], *scores[0]), default=None)
+    baselines = [arm for arm in ("scratch", best) if arm in arms]
+    rows = []
+    for arm, found in arms.items():
+        cells = []
+        for baseline in baselines:
+            for kind, score in scores:
+                gain = relative_gain(score, mean_of(found, kind, score), mean_of(arms[baseline], kind, score))
+                cells.append("" if arm == baseline else number(gain, "+.1f"))
+        rows.append([label(arm), *cells])
+    header = ["", *(f"{NAMES[score]} over {baseline}" for baseline in baselines for _, score in scores)]
+    return Table(
+        f"Student {student}, {way}: relative gain, percent, positive = better", header, rows if baselines else []
+    )
+
+
+def scores_of(arms: Dict[str, Any]) -> List[Tuple[str, str]]:
+    """(kind, score) of what there is."""
+    kinds = [kind for kind in MEASURES if any(kind in arm for arm in arms.values())]
+    return [(kind, score) for kind in kinds for score in MEASURES[kind]]
 
 
 def mean_of(arm: Dict[str, Any], kind: str, score: str) -> float:
