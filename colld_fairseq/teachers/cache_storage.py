@@ -62,7 +62,7 @@ class ByteSteps:
 
     def decode(self, pieces: Sequence[Tensor]) -> Tensor:
         lowest, step, numbers = pieces
-        return torch.addcmul(lowest, numbers.float(), step)
+        return numbers.float().mul_(step).add_(lowest)
 
 
 STORAGES: Dict[str, Storage] = {"float16": HalfPrecision(), "uint8": ByteSteps()}
