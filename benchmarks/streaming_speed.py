@@ -165,7 +165,7 @@ def time_chunk(args, recogniser, clips, expected):
         found = {}
 
         def keep(stream, result, final):
-            found[stream] = result.tokens  # noqa: B023 - called before the next turn
+            found[stream] = result.tokens
 
         one = listen(recogniser, [cut(clips[0])], keep, timer)[0]
         if found.get(0, []) != expected:

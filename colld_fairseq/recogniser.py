@@ -198,7 +198,7 @@ def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
         task, criterion = state["cfg"]["task"], state["cfg"]["criterion"]
-    except Exception as error:  # noqa: BLE001 - truncated, not a checkpoint, or of another program
+    except Exception as error:  # truncated, not a checkpoint, or of another program
         raise ConfigError(f"{path} is not a checkpoint of a colld_fairseq model: {error}") from error
     if task._name != TASK:
         remedy = "fine-tune it with text first (student_ctc, student_s2t or transducer_student)"

@@ -7,8 +7,8 @@
 - with --kd the student learns the distributions of another transducer, too (`transducer_kd`);
 - of clips with an n-best list (--nbest-targets) the loss is the sum over its texts, by their weights.
 
-The target's language tag, which is given and not predicted, and the end of sentence, which the last frame's blank stands
-for, carry no loss.
+The target's language tag, which is given and not predicted, and the end of sentence, which the last frame's blank
+stands for, carry no loss.
 """
 
 from dataclasses import dataclass, field

@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 class NBestTargets:
     """The best `limit` texts of each row whose manifest NAME.tsv has NAME.hypotheses.jsonl beside it.
 
-    Weights are the softmax of the scores of those texts (natural logarithms), as in Yang et al. (2110.03334). Lists live
-    in arrays, not in Python objects, which loader processes would copy.
+    Weights are the softmax of the scores of those texts (natural logarithms), as in Yang et al. (2110.03334). Lists
+    live in arrays, not in Python objects, which loader processes would copy.
     """
 
     def __init__(self, rows: JoinedManifest, limit: int) -> None:

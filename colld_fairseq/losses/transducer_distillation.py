@@ -2,10 +2,10 @@
 
 P~(k | t, u) is the teacher's distribution at node (t, u), t frames consumed and u labels emitted, P the student's.
 
-- *one-best path* (Yang et al. 2021, arXiv:2110.03334): KL(P~ || P) at the nodes where the teacher itself passes when it
-  is led along the text (:func:`best_path`), at most T + U of them;
-- *three classes* (Panchapagesan et al. 2020, arXiv:2011.06110): at every node, KL over blank, next label and all the rest
-  (:func:`three_class_loss`);
+- *one-best path* (Yang et al. 2021, arXiv:2110.03334): KL(P~ || P) at the nodes where the teacher itself passes when
+  it is led along the text (:func:`best_path`), at most T + U of them;
+- *three classes* (Panchapagesan et al. 2020, arXiv:2011.06110): at every node, KL over blank, next label and all the
+  rest (:func:`three_class_loss`);
 - *full lattice*: KL over the vocabulary at every node (:func:`lattice_divergence`).
 
 The published losses are cross-entropies. The divergence is less by the teacher's entropy, which no gradient sees, and 0
@@ -47,8 +47,8 @@ def best_path(
     """The nodes ``[P]`` of the path that greedy search would take if every label it finds were the text's next one.
 
     From (0, 0): a blank leads to the next frame, any label to the next node of the text; after the last label there are
-    blanks only. The path ends with the frames, whether or not all labels were found. Of a greedy search's own result this
-    is exactly its path.
+    blanks only. The path ends with the frames, whether or not all labels were found. Of a greedy search's own result
+    this is exactly its path.
 
     Args:
         emits: of nodes ``[A, L]``, whether the teacher's most probable symbol is a label, bool of that shape.

@@ -64,14 +64,16 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     teacher_transducer: str = field(
         default="",
         metadata={
-            "help": "checkpoint of a transducer with the same vocabulary and frame rate, for --kd of criterion transducer"
+            "help": "checkpoint of a transducer with the same vocabulary and frame rate, for --kd of criterion"
+            " transducer"
         },
     )
     nbest_targets: int = field(
         default=1,
         metadata={
-            "help": "texts a clip of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld transcribe"
-            " --nbest`), weighed by their scores (criterion transducer; Yang et al.: 2); 1 = the manifest's text"
+            "help": "texts a clip of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld"
+            " transcribe --nbest`), weighed by their scores (criterion transducer; Yang et al.: 2); 1 = the manifest's"
+            " text"
         },
     )
     tgt_lang: str = field(

@@ -13,8 +13,9 @@ from colld_fairseq.teachers.alignment import TOLERANCE
 class TeacherLattice:
     """The teacher's side of the lattices of M texts over B clips; logits are computed where they are asked for.
 
-    network: offers `join` (see `decoding.transducer.Network`); topology: of its training; frames [B, T, J] and symbols [M, U+1, J]: projected
-    encoder and predictor outputs; frame_lengths, label_lengths, clips: int64 [M], clips = row of each text's frames.
+    network: offers `join` (see `decoding.transducer.Network`); topology: of its training; frames [B, T, J] and
+    symbols [M, U+1, J]: projected encoder and predictor outputs; frame_lengths, label_lengths, clips: int64 [M], clips
+    = row of each text's frames.
     """
 
     def __init__(

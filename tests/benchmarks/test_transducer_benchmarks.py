@@ -53,9 +53,8 @@ def test_loss_benchmark(load, monkeypatch, tmp_path, capsys):
     quick = {"ours", "ours, in place", "ours, packed", "ours, pruned", "autograd wavefront"}
     monkeypatch.setitem(sys.modules, "warprnnt_numba", None)
     monkeypatch.setattr(benchmark, "measure_peak", lambda case, name, args: 2**20)
-    monkeypatch.setattr(
-        sys, "argv", ["transducer_loss.py", "--device", "cpu", "--quick", "--cases", "short,speech", "--json", str(path)]
-    )
+    options = ["--device", "cpu", "--quick", "--cases", "short,speech", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["transducer_loss.py", *options])
     assert set(plain("cpu", 1)[0]) - {"torchaudio"} == quick
     assert benchmark.main() == 0
     result = json.loads(path.read_text(encoding="utf-8"))

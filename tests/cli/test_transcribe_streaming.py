@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import soundfile
-from checkpoints import save_transducer
 
+from checkpoints import save_transducer
 from colld_fairseq.cli import main
 from colld_fairseq.cli.transcribe_streaming import Printer
 from colld_fairseq.data.manifest import read_manifest

@@ -38,7 +38,8 @@ def setting(frames=(5, 3, 4), tags=False, ctc=False):
 
     targets = [[TAG] * tags + labels + [EOS] for labels in LABELS]
     sample = {
-        "net_input": {"prev_output_tokens": None}, "utt_id": ["a", "b", "c"], "target": padded(targets), "ctc_target": padded(LABELS),
+        "net_input": {"prev_output_tokens": None}, "utt_id": ["a", "b", "c"], "target": padded(targets),
+        "ctc_target": padded(LABELS),
         "target_lengths": torch.tensor(list(map(len, targets))), "ctc_target_lengths": torch.tensor([3, 1, 2]),
         "nsentences": 3, "audio_seconds": 1.0,
     }  # fmt: skip
