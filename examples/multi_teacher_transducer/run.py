@@ -76,7 +76,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--ctc-weight", default="0.5", help="of the auxiliary CTC (default: %(default)s)")
     add("--kd-teacher", type=Path, help="checkpoint of a transducer with the same vocabulary (default: full/sum)")
     add("--kd", default="one_best", help="one_best, three_class or lattice (default: %(default)s)")
-    add("--kd-weight", default="0.1", help="default: %(default)s")
+    add("--kd-weight", default="0.3", help="default: %(default)s")
     add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
     add("--beam", type=int, default=4, help="of the second decoding; 1 = greedy only (default: %(default)s)")
     add("--chunk", type=int, default=8, help="encoder frames a streaming student decodes by (default: %(default)s)")
