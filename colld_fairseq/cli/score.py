@@ -1,6 +1,6 @@
 """``colld score``: WER, CER, BLEU, chrF per language pair, with signatures and a language-confusion count.
 
-Reads what fairseq-generate wrote (with the manifest it decoded, for the languages), or plain text files.
+Reads what fairseq-generate or ``colld transcribe`` wrote (with the manifest, for languages), or plain text files.
 Every row of the manifest must have a hypothesis: one that is missing is an error, never a silently better
 score.
 """
@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take references from the T- lines (as the model's vocabulary spells them) or from the "
         "manifest's tgt_text (default: %(default)s)",
     )
+    parser.add_argument(
+        "--transcripts", metavar="O.tsv", help="instead of --generate-output: manifest written by `colld transcribe`"
+    )
     parser.add_argument("--hyp", help="instead of --generate-output: hypotheses, one a line")
     parser.add_argument("--ref", help="references, one a line")
     parser.add_argument(
@@ -65,13 +68,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.generate_output and args.manifest and not (args.hyp or args.ref):
+    if args.manifest and bool(args.generate_output) != bool(args.transcripts) and not (args.hyp or args.ref):
         manifest = join_manifests([read_manifest(path) for path in args.manifest.split(",")])
-        sentences = read_generate_output(args.generate_output, manifest, args.references == "manifest")
-    elif args.hyp and args.ref and not (args.generate_output or args.manifest):
+        if args.transcripts:
+            sentences = read_transcripts(args.transcripts, manifest)
+        else:
+            sentences = read_generate_output(args.generate_output, manifest, args.references == "manifest")
+    elif args.hyp and args.ref and not (args.generate_output or args.transcripts or args.manifest):
         sentences = read_text_files(args.hyp, args.ref, args.lang)
     else:
-        raise ColldError("give either --generate-output and --manifest, or --hyp and --ref")
+        raise ColldError("give --generate-output or --transcripts with --manifest, or --hyp with --ref")
     report = build_report(sentences, TextNormaliser(args.lowercase, args.remove_punctuation))
     print_report(report)
     if args.json:
@@ -122,12 +128,12 @@ def read_generate_output(
         path,
         manifest,
         hypotheses,
-        "D-",
+        "D- line",
         "decode again with --required-batch-size-multiple 1 and without "
         "--skip-invalid-size-inputs-valid-test",
     )
     if not manifest_references:
-        _require_all(path, manifest, references, "T-", "use --references manifest")
+        _require_all(path, manifest, references, "T- line", "use --references manifest")
     _check_same_references(path, manifest, references)
     return [
         Sentence(
@@ -140,13 +146,38 @@ def read_generate_output(
     ]
 
 
+def read_transcripts(path: str, manifest: AnyManifest) -> List[Sentence]:
+    """The transcript of every row of the manifest, by its id.
+
+    Raises ColldError: a row without transcript, or with one in another language than its text.
+    """
+    transcripts = read_manifest(path)
+    rows = {transcripts.text("id", row): row for row in range(len(transcripts))}
+    found: Dict[int, str] = {}
+    sentences = []
+    for number in range(len(manifest)):
+        row = manifest.row(number)
+        if row.id not in rows:
+            continue
+        found[number] = transcripts.text("tgt_text", rows[row.id])
+        written = transcripts.text("tgt_lang", rows[row.id])
+        if written and row.tgt_lang and written != row.tgt_lang:
+            raise ColldError(
+                f"{transcripts.where(rows[row.id])}: {row.id!r} is transcribed in {written!r}, its text in"
+                f" {manifest.where(number)} is in {row.tgt_lang!r}; give the manifest(s) that were transcribed"
+            )
+        sentences.append(Sentence(found[number], row.tgt_text, row.src_lang, row.tgt_lang))
+    _require_all(path, manifest, found, "transcript", "transcribe them too, or take them out of the manifest")
+    return sentences
+
+
 def _require_all(path: str, manifest: AnyManifest, found: Dict[int, str], kind: str, remedy: str) -> None:
     missing = [row for row in range(len(manifest)) if row not in found]
     if missing:
         named = ", ".join(f"{row} ({manifest.text('id', row)})" for row in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise ColldError(
-            f"{path}: {len(missing)} of {len(manifest)} rows of {manifest.path} have no {kind} line: ids "
+            f"{path}: {len(missing)} of {len(manifest)} rows of {manifest.path} have no {kind}: ids "
             f"{named}{more}; {remedy}"
         )
 

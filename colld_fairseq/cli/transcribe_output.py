@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Dict, Iterable, List, Sequence
 
 from colld_fairseq.data.hypotheses import Transcript, hypotheses_path, write_hypotheses
@@ -83,7 +84,9 @@ class Journal:
 
 
 def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nbest: int) -> List[str]:
-    """The files written: the manifest `path` and, for several hypotheses, `hypotheses_path(path)`.
+    """The files written: for several hypotheses `hypotheses_path(path)`, and the manifest `path`.
+
+    n-best lists of an earlier manifest of that name would be taken for those of this one: they are removed.
 
     rows: languages and what else is known of the clips, in order; those without a result are left out.
     """
@@ -95,11 +98,13 @@ def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nb
         best = result.transcripts[0]
         fields = (row.id, _from(folder, row.audio), result.samples, best.text, row.speaker, row.src_text)
         lines.append("\t".join(map(str, (*fields, row.src_lang, row.tgt_lang, f"{best.mean_log_prob:.4f}"))))
+    lists = hypotheses_path(path)
+    if nbest > 1:
+        write_hypotheses(lists, ((row.id, results[row.id].transcripts) for row in rows))
+    else:
+        Path(lists).unlink(missing_ok=True)
     write_whole(path, "".join(f"{line}\n" for line in lines).encode())
-    if nbest == 1:
-        return [path]
-    write_hypotheses(hypotheses_path(path), ((row.id, results[row.id].transcripts) for row in rows))
-    return [path, hypotheses_path(path)]
+    return [lists, path] if nbest > 1 else [path]
 
 
 def _from(folder: str, audio: str) -> str:

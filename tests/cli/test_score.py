@@ -176,5 +176,29 @@ def test_bad_calls_say_what_to_do(tmp_path):
         ("--generate-output", "a"),
         ("--hyp", "a", "--ref", "b", "--manifest", "c"),
     ):
-        with pytest.raises(ColldError, match="either --generate-output and --manifest, or --hyp and --ref"):
+        with pytest.raises(ColldError, match="--generate-output or --transcripts with --manifest, or --hyp with --ref"):
             colld_score(*arguments)
+
+
+def test_transcripts_are_found_by_id(tmp_path):
+    """As `colld transcribe` writes them, in any order and with other columns: the scores of the same hypotheses."""
+    manifest, output = write_manifest(tmp_path / "m.tsv"), write_output(tmp_path / "o.txt")
+    names = ("id", "audio", "n_frames", "tgt_text", "src_lang", "tgt_lang", "mean_log_prob")
+    rows = [(f"m{i}", "a.wav", "9", text, *ROWS[i][1:], "-1") for i, text in enumerate(HYPOTHESES)]
+    transcripts = tmp_path / "t.tsv"
+
+    def write(rows):
+        transcripts.write_text("".join("\t".join(row) + "\n" for row in (names, *rows)), encoding="utf-8")
+
+    write(rows[::-1])
+    found = score_json(tmp_path, "--transcripts", transcripts, "--manifest", manifest)
+    assert found == score_json(tmp_path, "--generate-output", output, "--manifest", manifest)
+    write(rows[1:])
+    with pytest.raises(ColldError, match=r"1 of 5 rows .* have no transcript: ids 0 \(m0\)"):
+        colld_score("--transcripts", transcripts, "--manifest", manifest)
+    write([rows[0][:5] + ("fr", "-1"), *rows[1:]])
+    with pytest.raises(ColldError, match=r"t\.tsv:2: 'm0' is transcribed in 'fr'.*m\.tsv:2 is in 'de'"):
+        colld_score("--transcripts", transcripts, "--manifest", manifest)
+    for other in (["--generate-output", output], ["--hyp", output, "--ref", output]):
+        with pytest.raises(ColldError, match="give --generate-output or --transcripts with --manifest"):
+            colld_score("--transcripts", transcripts, "--manifest", manifest, *other)

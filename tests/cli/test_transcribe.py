@@ -124,6 +124,14 @@ def test_paths_are_relative_to_a_manifest_above_the_audio(checkpoint, corpus, tm
     assert all(rows.audio_path(i).startswith(str(tmp_path / "there" / "audio")) for i in range(len(rows)))
 
 
+def test_lists_of_an_earlier_run_do_not_stay_beside_the_manifest(checkpoint, corpus, tmp_path):
+    """Training would take them for those of the new manifest."""
+    arguments = [checkpoint("ctc"), corpus / "test.zip", "--out", tmp_path / "o.tsv"]
+    lists = tmp_path / "o.hypotheses.jsonl"
+    assert transcribe(*arguments, "--beam", "2", "--nbest", "2") == 0 and lists.exists()
+    assert transcribe(*arguments) == 0 and not lists.exists()
+
+
 def test_languages_of_the_rows(checkpoint, corpus, tmp_path):
     """--lang is what is written; CTC trained on transcripts writes the language spoken."""
 

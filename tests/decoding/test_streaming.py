@@ -13,7 +13,7 @@ from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.recogniser import load_recogniser
 
 SECONDS = (1.4, 0.9, 0.06, 1.13)
-CONTEXTS = [(40, "0"), (320, "trained"), (320, "full"), (160, "3")]
+CONTEXTS = [(40, "0"), (320, "trained"), (160, "full")]
 
 
 def speech(seconds, seed=0):
