@@ -6,6 +6,7 @@ A to D are speech-to-text manifests of recognition and of translation, in any mi
   train_audio.tsv, dev_audio.tsv the clips of train.tsv and dev.tsv, each once: what encoders learn from without text
   train_unlabelled.tsv           further clips: of --unlabelled, and of train where its text is left out. Clips of the
                                  development and test sets are not among them.
+  train_untranscribed.tsv        those of them in the languages of train.tsv, which a recogniser can write down
 
 An id that comes back with another target language, as one clip does in recognition and translation, gets that language
 appended.
@@ -48,6 +49,8 @@ def main() -> None:
     known = {row.audio for split in rows for row in rows[split]}
     more = each_clip_once(unlabelled, known)
     write_rows(args.out / "train_unlabelled.tsv", more)
+    languages = {row.src_lang for row in rows["train"]}
+    write_rows(args.out / "train_untranscribed.tsv", [row for row in more if row.src_lang in languages])
     found = ", ".join(f"{n:.1f} min of {language}" for language, n in by_language(labelled_audio).items())
     print(f"train_audio.tsv: {found}")
     print(f"train_unlabelled.tsv: {len(more)} clips, {sum(row.n_samples for row in more) / SAMPLE_RATE / 3600:.2f} h")

@@ -8,9 +8,9 @@ The manifests hold recognition and translation, in any mix; with translation the
     NAME                    stage 1 from that teacher alone, for each of --teachers
     sum, random, average    stage 1 from all teachers (average: teachers of one width)
     unlabelled              `sum` with further audio without text (--unlabelled, or what --label-minutes leaves out)
-
     kd                      `sum`, and in stage 2 also the output of a trained transducer: full/sum, or --kd-teacher
-    kd_unlabelled           `unlabelled`, and in stage 2 also that transducer's own texts of the unlabelled audio
+    kd_unlabelled           `unlabelled`, and in stage 2 also that transducer's own texts of unlabelled audio, of which
+                            it knows the language
 
 for students that hear the whole utterance (full) and for those that hear it chunk by chunk (streaming).
 

@@ -244,9 +244,9 @@ class Plan:
         return str(self.out / run.name / "stage2" / "checkpoint_best.pt"), [f"{run.name}/stage2"]
 
     def pseudo_job(self, seed: str) -> Job:
-        """Its texts of the unlabelled audio."""
+        """Its texts of unlabelled audio."""
         (teacher, needs), name = self.kd_teacher(seed), f"train_pseudo_seed{seed}"
-        command = ["colld", "transcribe", teacher, "--manifest", str(self.data / "train_unlabelled.tsv"),
+        command = ["colld", "transcribe", teacher, "--manifest", str(self.data / "train_untranscribed.tsv"),
                    "--beam", str(self.args.beam), "--out", str(self.data / f"{name}.tsv")]  # fmt: skip
         return Job(name, command, needs=needs)
 

@@ -135,7 +135,8 @@ def test_manifests(tmp_path, data, monkeypatch):
     lines = (data / "train.tsv").read_text().splitlines()
     again = "\t".join("translated" if i == 3 else "zz" if i == 7 else v for i, v in enumerate(lines[1].split("\t")))
     (data / "again.tsv").write_text(f"{lines[0]}\n{again}\n")
-    manifests = {"train": "train,again", "dev": "dev", "test": "test", "unlabelled": "train,test,more"}
+    (data / "foreign.tsv").write_text(f"{lines[0]}\nforeign-0\tx.wav\t16000\t\ts\t\tzz\tzz\n")
+    manifests = {"train": "train,again", "dev": "dev", "test": "test", "unlabelled": "train,test,more,foreign"}
     words = ["prepare.py", str(tmp_path), "--label-minutes", "0.05"]
     for name, files in manifests.items():
         words += [f"--{name}", ",".join(str(data / f"{file}.tsv") for file in files.split(","))]
@@ -147,8 +148,10 @@ def test_manifests(tmp_path, data, monkeypatch):
     assert 3 < len(rows["train_audio"]) < 16  # three seconds of each of three languages
     assert {row.audio for row in rows["train"]} == {row.audio for row in rows["train_audio"]}
     together = rows["train_audio"] + rows["train_unlabelled"]
-    assert len({row.audio for row in together}) == len(together) == 16 + 8
+    assert len({row.audio for row in together}) == len(together) == 16 + 8 + 1
     assert not {row.audio for row in together} & {row.audio for row in rows["test"]}
+    untranscribed, unlabelled = ([row.id for row in rows[f"train_{name}"]] for name in ("untranscribed", "unlabelled"))
+    assert [*untranscribed, "foreign-0"] == unlabelled
     if lines[1].split("\t")[1] in [Path(row.audio).name for row in rows["train"]]:
         assert any(row.id == "train-0:zz" and row.tgt_text == "translated" for row in rows["train"])
 
