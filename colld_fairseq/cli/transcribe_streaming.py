@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shutil
 import statistics
 import sys
 from typing import BinaryIO, Dict, Iterator, List, Optional, Sequence, TextIO
@@ -76,7 +77,8 @@ def parse_endpoint(text: str) -> Optional[EndpointRules]:
 class Printer:
     """`kind<TAB>name<TAB>start<TAB>end<TAB>text` for every partial and final result, times in seconds.
 
-    On a terminal, where one stream is decoded at a time, a partial text is written over the one before.
+    In place (on a terminal, one stream at a time) a partial text, or the end of it that fits the line, is written over
+    the one before.
     """
 
     def __init__(self, out: TextIO, in_place: bool) -> None:
@@ -84,7 +86,9 @@ class Printer:
 
     def __call__(self, name: str, result: StreamingResult, final: bool) -> None:
         if self.in_place:
-            line = f"\r\033[K{result.text}" + "\n" * final
+            begin = "" if name == STANDARD_INPUT else f"{name}: "
+            fits = max(1, shutil.get_terminal_size().columns - len(begin) - 1)
+            line = f"\r\033[K{begin}{result.text}\n" if final else f"\r\033[K{begin}{result.text[-fits:]}"
         else:
             kind = "final" if final else "partial"
             line = f"{kind}\t{name}\t{result.start:.2f}\t{result.end:.2f}\t{result.text}\n"
@@ -165,7 +169,7 @@ def summary(latencies: Sequence[Latency]) -> str:
     audio, work = sum(one.audio for one in latencies), sum(one.work for one in latencies)
     delays = sorted(delay for one in latencies for delay in one.delays)
     firsts = [one.first for one in latencies if one.first is not None]
-    parts = [f"{len(latencies)} streams, {audio / 3600:.2f} h", f"real-time factor {work / max(audio, 1e-9):.4f}"]
+    parts = [f"{len(latencies)} stream{'s' * (len(latencies) != 1)}, {audio / 3600:.2f} h", f"real-time factor {work / max(audio, 1e-9):.4f}"]
     if delays:
         late = delays[math.ceil(0.9 * len(delays)) - 1]
         parts.append(f"emission delay {statistics.mean(delays):.2f} s (90 % within {late:.2f} s)")

@@ -115,12 +115,15 @@ def test_interrupted_recording_is_finished(run, corpus, monkeypatch):
     assert lines(run("--streaming", "-", *CONTEXT).out)[-1][0] == "final"
 
 
-def test_a_terminal_shows_one_growing_line():
+@pytest.mark.parametrize("name, begin", [("-", ""), ("clip", "clip: ")])
+def test_a_terminal_shows_one_growing_line(name, begin, monkeypatch):
+    """What no longer fits moves out at the left; the final text is there in full."""
+    monkeypatch.setenv("COLUMNS", str(len(begin) + 4))
     out = io.StringIO()
     printer = Printer(out, in_place=True)
-    for text, final in (("a", False), ("a b", False), ("a b", True)):
-        printer("clip", StreamingResult(text, [], [], 0.0, 1.0, 0.0), final)
-    assert re.sub(r"\r\x1b\[K", "<", out.getvalue()) == "<a<a b<a b\n"
+    for text, final in (("a", False), ("a b c", False), ("a b c", True)):
+        printer(name, StreamingResult(text, [], [], 0.0, 1.0, 0.0), final)
+    assert re.sub(r"\r\x1b\[K", "<", out.getvalue()) == f"<{begin}a<{begin}b c<{begin}a b c\n"
 
 
 def test_bar_on_a_terminal_leaves_standard_output_alone(run, corpus, monkeypatch):
