@@ -6,8 +6,8 @@ Every loss gets the same random logits and gives the summed -log P and its gradi
 logits, is not timed (without it the pruned loss saves less than in training, where the joiner works on the band
 only). The losses take turns, medians are compared: of the time on the clock on a GPU, of the time the processor
 spent on this process on a CPU, which does not count what other programs take from it (with --threads 1, the
-default, both are the same on an idle machine). Peers that take minutes run --slow-runs times. Values and gradients
-are compared in the first round. Peak memory is taken in a process of its own for each loss: what a step adds to
+default, both are the same on an idle machine). Peers that take minutes run --slow-runs times, after they have
+compiled their code on a small batch. Values and gradients are compared in the first round. Peak memory is taken in a process of its own for each loss: what a step adds to
 the process, logits included (CUDA: what the allocator gave out). A peer that would not fit into memory is left out.
 
 Targets: 20 times as fast as warprnnt_numba on a CPU, 3 times as the plain autograd wavefront; at most 0.3 times
@@ -65,7 +65,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--cases", help="comma-separated beginnings of the cases' names; default: all")
     parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--slow-runs", type=int, default=1, help="of peers that take minutes")
+    parser.add_argument("--slow-runs", type=int, default=1, help="of peers that take minutes; 0 leaves them out")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     parser.add_argument("--peak-of", nargs=2, metavar=("LOSS", "CASE"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
@@ -111,7 +111,9 @@ def applicable(case, peers, args):
     names, reasons = [], {}
     for name, peer in peers.items():
         gigabytes = (peer.copies + 1) * logit_bytes(case, args) / 2**30  # + 1: the logits of the others stay
-        if peer.layout == "packed" and case.nodes == case.padded_nodes:
+        if peer.slow and not args.slow_runs:
+            reasons[name] = "takes minutes (--slow-runs 0)"
+        elif peer.layout == "packed" and case.nodes == case.padded_nodes:
             reasons[name] = "nothing to pack: all lengths are equal"
         elif peer.layout != "pruned" and gigabytes > 0.8 * free_bytes(args) / 2**30:
             reasons[name] = f"would need {gigabytes:.1f} GB of memory"
@@ -125,11 +127,14 @@ def measure_time(case, names, peers, args):
     dtype = getattr(torch, args.dtype)
     inputs = {layout: make_inputs(case, layout, args.device, dtype) for layout in {peers[n].layout for n in names}}
     seconds, losses, differences = defaultdict(list), {}, {}
+    for name in names:
+        if peers[name].slow:  # for them the first round counts
+            step(peers[name], make_inputs(QUICK[0], peers[name].layout, args.device, dtype))
     for number in range(args.runs + 1):  # the first round warms up, and is compared
         expected = None
         for name in names:
             peer = peers[name]
-            if peer.slow and number > args.slow_runs:
+            if peer.slow and number >= args.slow_runs:
                 continue
             given = inputs[peer.layout]
             if name == "ours, in place":
@@ -137,9 +142,9 @@ def measure_time(case, names, peers, args):
             start = now(args)
             loss, gradients = step(peer, given)
             end = now(args)
-            if number:
+            if number or peer.slow:
                 seconds[name].append([b - a for a, b in zip(start, end)])
-            elif peer.layout == "padded":
+            if not number and peer.layout == "padded":
                 expected = gradients[0] if name == "ours" else expected
                 losses[name] = loss
                 differences[name] = (gradients[0] - expected).abs().max().item()
