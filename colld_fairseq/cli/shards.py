@@ -27,11 +27,14 @@ class Shard(NamedTuple):
 def this_shard(index: Optional[int], count: Optional[int]) -> Shard:
     """From --shard and --num-shards; without them what torchrun says, or all of the work.
 
-    Raises ConfigError: one of the options without the other, or a number out of range.
+    Raises ConfigError: one of them without the other, or a number out of range.
     """
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    environment = os.environ
     if index is None and count is None:
-        return Shard(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), local)
+        index, count = int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))
     if index is None or count is None or not 0 <= index < count:
-        raise ConfigError(f"--shard {index} --num-shards {count}: give both, --shard from 0 to --num-shards minus 1")
-    return Shard(index, count, local)
+        raise ConfigError(
+            f"process {index} of {count}: give --shard, from 0, and --num-shards, the number of processes, or neither; "
+            f"then torchrun's variables RANK and WORLD_SIZE count"
+        )
+    return Shard(index, count, int(environment.get("LOCAL_RANK", 0)))
