@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     )
     directory = Path(args.out)
     header.save(directory)
-    mine = range(shard.index, len(parts), shard.count)
+    mine = range(shard.number, len(parts), shard.total)
     finished = {part: index for part in mine if (index := finished_part(directory, part, header))}
     if finished:
         console.print(f"{len(finished)} of {len(mine)} parts are there already")
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     if todo:
         remove_index(directory)
         writer = FeatureWriter(manifest, teacher, header, directory, args.batch_seconds)
-        writer.write(todo, bad, console, f"features, {shard}" if shard.count > 1 else "features")
+        writer.write(todo, bad, console, f"features, {shard}" if shard.total > 1 else "features")
     found = [finished_part(directory, part, header) for part in range(len(parts))]
     missing = found.count(None)
     if missing:

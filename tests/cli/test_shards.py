@@ -14,7 +14,7 @@ def test_options_come_before_the_variables(monkeypatch):
     assert this_shard(None, None) == (5, 8, 1)
     assert this_shard(2, 3) == (2, 3, 1)
     monkeypatch.setenv("WORLD_SIZE", "5")
-    with pytest.raises(ConfigError, match="process 5 of 5: .* RANK and WORLD_SIZE"):
+    with pytest.raises(ConfigError, match="shard 5 of 5: .* RANK and WORLD_SIZE"):
         this_shard(None, None)
 
 

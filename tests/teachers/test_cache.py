@@ -345,8 +345,8 @@ def test_large_values_are_cut_to_the_range_of_float16(corpus, monkeypatch):
     [
         (["--layers", "a"], "--layers 'a': write whole numbers"),
         (["--layers", "7"], "layer 7 does not exist"),
-        (["--shard", "3"], "process 3 of None: give --shard"),
-        (["--shard", "2", "--num-shards", "2"], "process 2 of 2: give --shard, from 0, and --num-shards"),
+        (["--shard", "3"], "shard 3 of None: give --shard"),
+        (["--shard", "2", "--num-shards", "2"], "shard 2 of 2: give --shard, from 0, and --num-shards"),
         (["--part-seconds", "0"], "--part-seconds 0: must be above 0"),
     ],
 )
