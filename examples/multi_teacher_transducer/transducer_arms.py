@@ -28,6 +28,7 @@ STUDENTS: Dict[str, List[str]] = {"full": [], "streaming": ["--encoder-context",
 KD = ("kd", "kd_unlabelled")
 # A streaming student emits later than its teacher: the best suited of its frames t to t + 2 learns the teacher's t. The
 # window is that of 2110.03334's code, its shift is unknown.
+LATTICE_KD = ["--kd-mean", "node"]  # all nodes, not those of a path: their sum would drown the text
 STREAMING_KD = ["--kd-shift", "2", "--kd-window", "3"]
 ARMS = ("scratch", *COMBINATIONS, "unlabelled", *KD)  # besides one for each teacher, named after it
 # Light: a few thousand updates leave little to learn behind the masks of the long schedules (stage2.yaml).
@@ -229,6 +230,7 @@ class Plan:
             teacher, needed = self.kd_teacher(run.seed)
             needs += needed
             command += ["--teacher-transducer", teacher, "--kd", args.kd, "--kd-weight", args.kd_weight]
+            command += [] if args.kd == "one_best" else LATTICE_KD
             command += STREAMING_KD if run.student == "streaming" and args.kd == "one_best" else []
         if run.arm == "kd_unlabelled":
             pseudo = f"train_pseudo_seed{run.seed}"
