@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         recogniser.limit_context(args.chunk_ms, args.left_context)
     elif args.left_context != TRAINED:
         raise ConfigError("--left-context says nothing without --chunk-ms or --streaming")
-    run_clips(args, recogniser, partial(transcribe, recogniser, args.batch_seconds), Texts(args.nbest), console)
+    work = partial(transcribe, recogniser, args.batch_seconds)
+    run_clips(args, recogniser, work, Texts(args.nbest), console)
     return 0
 
 
@@ -108,6 +109,15 @@ def run_clips(
     clips, unreadable = read_clips(args, recogniser)
     bad = BadClips(len(clips) + len(unreadable), args.max_bad)
     bad.update(unreadable)
+    longest = recogniser.task.cfg.max_seconds
+    long = int((clips.rows.n_samples[clips.todo] > longest * SAMPLE_RATE).sum())
+    if long and not args.streaming:
+        console.print(
+            f"{long} of {len(clips)} clips are longer than the {longest:g} s up to which the model was trained: cut"
+            " them, or use --streaming with a model that can",
+            soft_wrap=True,
+            highlight=False,
+        )
     if args.out:
         to_manifest(args, clips, work, bad, console)
     else:

@@ -169,7 +169,8 @@ def summary(latencies: Sequence[Latency]) -> str:
     audio, work = sum(one.audio for one in latencies), sum(one.work for one in latencies)
     delays = sorted(delay for one in latencies for delay in one.delays)
     firsts = [one.first for one in latencies if one.first is not None]
-    parts = [f"{len(latencies)} stream{'s' * (len(latencies) != 1)}, {audio / 3600:.2f} h", f"real-time factor {work / max(audio, 1e-9):.4f}"]
+    count = f"{len(latencies)} stream{'s' * (len(latencies) != 1)}"
+    parts = [f"{count}, {audio / 3600:.2f} h", f"real-time factor {work / max(audio, 1e-9):.4f}"]
     if delays:
         late = delays[math.ceil(0.9 * len(delays)) - 1]
         parts.append(f"emission delay {statistics.mean(delays):.2f} s (90 % within {late:.2f} s)")

@@ -20,10 +20,11 @@ from colld_fairseq.recogniser import Recogniser
 
 TEST_CLIPS = 9
 DECODER = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "48"]
+WAVEFORM = ["--front-end", "waveform", "--conv-feature-layers", "[(8,10,5)] + [(8,3,2)] * 4 + [(8,2,2)] * 2"]
 TRANSDUCER = ["--predictor-embed-dim", "16", "--joiner-dim", "24", "--front-end", "conv2d", "--criterion", "transducer"]
 MODELS = {
     "ctc": ("student_ctc", "vocab", []),
-    "attention": ("student_s2t", "tagged_vocab", [*DECODER, "--ctc-target", "src_text"]),
+    "attention": ("student_s2t", "tagged_vocab", [*DECODER, *WAVEFORM, "--ctc-target", "src_text"]),
     "transducer": ("transducer_student", "vocab", TRANSDUCER),
     "modified": ("transducer_student", "tagged_vocab", [*TRANSDUCER, "--topology", "modified"]),
 }
@@ -51,9 +52,9 @@ def transcribe(*arguments):
 
 
 def generated(corpus, path, *options):
-    """row -> (texts, scores), best first, by fairseq-generate."""
+    """row -> (texts, scores), best first, by fairseq-generate; at most 30 tokens a second of waveforms."""
     fixed = ["--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--num-workers", "0"]
-    limits = ["--gen-subset", "test", "--max-len-a", "0.3", "--max-len-b", "10", "--max-tokens", "60000"]
+    limits = ["--gen-subset", "test", "--max-len-a", str(30 / 16000), "--max-len-b", "10", "--max-tokens", "60000"]
     output = call("generate", corpus, *fixed, *limits, "--path", path, *options)
     found = {row: ([], []) for row in range(TEST_CLIPS)}
     for row, score, text in re.findall(r"^D-(\d+)\t(\S+)\t(.*)$", output, re.MULTILINE):
@@ -265,6 +266,13 @@ def test_refused_with_the_remedy(checkpoint, corpus, distillation, tmp_path, cap
     (tmp_path / "empty").mkdir()
     assert "no audio" in refused(path, tmp_path / "empty")
     assert "tab" in refused(path, tmp_path / "a\tb.wav")
+
+
+def test_long_clips_are_pointed_out(checkpoint, corpus, capsys):
+    assert transcribe(checkpoint("ctc"), corpus / "test.zip") == 0
+    assert "longer than" not in capsys.readouterr().err
+    assert transcribe(checkpoint("ctc"), corpus / "test.zip", "--options", "max_seconds=0.2") == 0
+    assert "3 of 3 clips are longer than the 0.2 s" in capsys.readouterr().err
 
 
 def test_a_clip_with_two_target_languages(checkpoint, corpus, tmp_path, capsys):
