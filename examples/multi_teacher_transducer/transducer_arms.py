@@ -26,9 +26,9 @@ STAGE_2 = ["--criterion", "transducer", "--auxiliary-ctc", "--best-checkpoint-me
 STUDENTS: Dict[str, List[str]] = {"full": [], "streaming": ["--encoder-context", "chunk"]}
 # The arms whose stage 2 also learns from a transducer: on the labelled audio, or on all with its own texts.
 KD = ("kd", "kd_unlabelled")
+LATTICE_KD = ["--kd-mean", "node"]  # all nodes, not those of a path: their sum would drown the text
 # A streaming student emits later than its teacher: the best suited of its frames t to t + 2 learns the teacher's t. The
 # window is that of 2110.03334's code, its shift is unknown.
-LATTICE_KD = ["--kd-mean", "node"]  # all nodes, not those of a path: their sum would drown the text
 STREAMING_KD = ["--kd-shift", "2", "--kd-window", "3"]
 ARMS = ("scratch", *COMBINATIONS, "unlabelled", *KD)  # besides one for each teacher, named after it
 # Light: a few thousand updates leave little to learn behind the masks of the long schedules (stage2.yaml).

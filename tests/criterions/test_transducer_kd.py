@@ -179,17 +179,23 @@ def chosen_band(run):
     return seen[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("band", [{}, BAND])
-def test_nothing_to_learn_from_oneself(kind, band, build, teacher):
+ONESELF = [*[(kind, {}) for kind in KINDS], *[(kind, BAND) for kind in KINDS]]
+ONESELF += [("one_best", {"topology": "modified"}), ("one_best", {"vocab": "tags"}), ("lattice", {"vocab": "tags"})]
+
+
+@pytest.mark.parametrize("kind, options", ONESELF)
+def test_nothing_to_learn_from_oneself(kind, options, build, teacher, tagged_vocab):
     """The loss is 0, and its gradient, where the student is its teacher; then the total is that of the text."""
-    path = teacher(predictor="lstm", joiner_dim=24, **band)
-    run = build(kd=kind, teacher_transducer=path, **band)
+    if "vocab" in options:
+        options = {"vocab": str(tagged_vocab)}
+    path = teacher(predictor="lstm", joiner_dim=24, **options)
+    run = build(kd=kind, teacher_transducer=path, **options)
+    assert run.task.teacher_transducer.topology == options.get("topology", "regular")
     run.model.load_state_dict(torch.load(path, weights_only=True)["model"])
     loss, tokens, log = run.criterion(run.model, run.batch)
     assert float(log["kd_loss"]) == pytest.approx(0.0, abs=0.05) and float(log["kd_nodes"]) > 0
     loss.backward()
-    plain = build(**band)
+    plain = build(**options)
     plain.model.load_state_dict(run.model.state_dict())
     expected, same, _ = plain.criterion(plain.model, plain.batch)
     expected.backward()
