@@ -206,22 +206,21 @@ def to_manifest(args: argparse.Namespace, clips: Clips, work: Work, bad: BadClip
     """Write --out once every clip is transcribed; until then results are kept in a journal beside it."""
     journal = Journal(f"{args.out}.partial", settings(args, clips))
     try:
-        done = journal.results.keys() | journal.bad.keys()
-        if done:
-            console.print(f"{len(done)} of {len(clips)} clips are there already")
-        bad.update(journal.bad)
-        left = [row for row in clips.todo.tolist() if clips.ids[row] not in done]
+        if journal.results:
+            console.print(f"{len(journal.results)} of {len(clips)} clips are there already")
+        left = [row for row in clips.todo.tolist() if clips.ids[row] not in journal.results]
         rest = replace(clips, todo=np.array(left, dtype=np.int64))
         with progress(console, "transcribing") as display:
             bar = audio_bar(display, rest)
             for results in work(rest, bad, bar):
-                journal.add(results, {name: bad.reasons[name] for name in bad.reasons if name not in journal.bad})
+                journal.add(results)
     except BaseException:
         journal.close()
         raise
-    rows = [clips.row(row) for row in clips.todo.tolist()]
-    for path in write_results(args.out, rows, journal.results, args.nbest):
-        console.print(bar.summary(path), soft_wrap=True, highlight=False)
+    if journal.results:
+        rows = [clips.row(row) for row in clips.todo.tolist()]
+        for path in write_results(args.out, rows, journal.results, args.nbest):
+            console.print(bar.summary(path), soft_wrap=True, highlight=False)
     journal.remove()
 
 

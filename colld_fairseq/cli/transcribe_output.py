@@ -25,13 +25,13 @@ class Result:
 class Journal:
     """Results by id, each kept in a file as soon as it is known: a run that is stopped goes on where it was.
 
-    The first line of the file says what was asked for. Raises ConfigError when a journal was begun for something else.
+    Clips that could not be used are not in it: they are tried again. The first line of the file says what was asked
+    for. Raises ConfigError when a journal was begun for something else.
     """
 
     def __init__(self, path: str, settings: Dict[str, str]) -> None:
         self.path = path
         self.results: Dict[str, Result] = {}
-        self.bad: Dict[str, str] = {}
         if os.path.exists(path):
             self._read(settings)
             self._file = open(path, "a", encoding="utf-8")
@@ -40,12 +40,10 @@ class Journal:
             self._file = open(path, "w", encoding="utf-8")
             self._append([settings])
 
-    def add(self, results: Dict[str, Result], bad: Dict[str, str]) -> None:
-        """Note finished clips, and those that cannot be used with the reason."""
+    def add(self, results: Dict[str, Result]) -> None:
+        """Note finished clips."""
         self.results.update(results)
-        self.bad.update(bad)
         self._append({"id": name, **asdict(result)} for name, result in results.items())
-        self._append({"id": name, "bad": reason} for name, reason in bad.items())
 
     def close(self) -> None:
         self._file.close()
@@ -75,12 +73,8 @@ class Journal:
             )
         for line in lines[1:]:
             entry = json.loads(line)
-            name = entry.pop("id")
-            if "bad" in entry:
-                self.bad[name] = entry["bad"]
-            else:
-                transcripts = [Transcript(**transcript) for transcript in entry["transcripts"]]
-                self.results[name] = Result(entry["samples"], transcripts)
+            transcripts = [Transcript(**transcript) for transcript in entry["transcripts"]]
+            self.results[entry["id"]] = Result(entry["samples"], transcripts)
 
 
 def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nbest: int) -> List[str]:

@@ -238,7 +238,8 @@ def test_broken_clips_are_named_and_counted(damaged, checkpoint, tmp_path, capsy
     assert all(name.removesuffix(".wav") in printed for name in names)
     assert len(read_manifest(str(out))) == TEST_CLIPS - 3
     present = [folder / name for name in (names[0], names[2])]
-    assert transcribe(checkpoint("ctc"), *present) == 2
+    nothing = tmp_path / "nothing"
+    assert transcribe(checkpoint("ctc"), *present, "--out", nothing / "o.tsv") == 2 and not list(nothing.iterdir())
     assert "2 of 2 clips cannot be used, which leaves none" in capsys.readouterr().err
     assert transcribe(checkpoint("ctc"), *present, folder / "test.zip") == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
