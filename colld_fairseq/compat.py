@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import sys
+import types
 from typing import Any, Iterator
 
 from omegaconf import DictConfig, open_dict
@@ -32,6 +33,7 @@ def prepare() -> None:
     broadcast_objects_between_workers()
     train_in_bf16_without_tpu()
     copy_checkpoints_atomically()
+    train_language_models_with_numpy_2()
     _prepared = True
 
 
@@ -149,6 +151,20 @@ def copy_checkpoints_atomically() -> None:
         return True
 
     PathManager.copy = staticmethod(copy)
+
+
+def train_language_models_with_numpy_2() -> None:
+    """Give fairseq's TokenBlockDataset, which asks for `np.compat.long`, a numpy that has it; numpy 2 has not."""
+    import numpy
+    from fairseq.data import token_block_dataset
+
+    class Numpy(types.ModuleType):
+        compat = types.SimpleNamespace(long=int)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(numpy, name)
+
+    token_block_dataset.np = Numpy("numpy")
 
 
 def absolute_path(path: str) -> str:

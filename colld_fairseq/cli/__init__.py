@@ -11,6 +11,7 @@ from colld_fairseq.errors import ColldError
 SUBCOMMANDS = {
     "doctor": "check the installation, or a manifest before training",
     "vocab": "make a character or sentencepiece vocabulary from manifests",
+    "encode": "text as tokens of a vocabulary, to train language models on",
     "cmvn": "mean and deviation of a corpus' filterbanks, for --cmvn FILE in training",
     "features": "write a teacher's features of a manifest once, to train from them",
     "cluster": "k-means codes of a teacher layer, and frame labels to pre-train HuBERT on",

@@ -69,7 +69,8 @@ class NeuralLm:
                 f"the language model's dictionary ({len(own)} symbols) is not that of the recogniser "
                 f"({len(dictionary)}): train it on text prepared with the recogniser's dict.txt"
             )
-        self.model = model.eval()
+        model.eval()  # returns nothing where fairseq has prepared the model for inference
+        self.model = model
         self.eos = dictionary.eos()
         self.first = Prefix(None, self.eos)
         self.kept: Optional[_Kept] = None

@@ -1,9 +1,12 @@
-"""A transducer: trained, validated by decoding, decoded by fairseq-generate."""
+"""A transducer: trained, validated by decoding, decoded by fairseq-generate, with and without a language model."""
 
 import pytest
-from commands import TINY_ENCODER, TRAINING, call, log_records
+from commands import PACKAGE, TINY_ENCODER, TRAINING, call, log_records
 from conftest import finetune
 from test_decoding import NUM_TEST, generate, hypotheses, references
+
+from colld_fairseq.cli import main as colld
+from colld_fairseq.errors import ConfigError
 
 TRANSDUCER = [
     *["--task", "multilingual_speech_to_text", "--arch", "transducer_student", "--criterion", "transducer"],
@@ -67,3 +70,41 @@ def test_validate_repeats_the_validation_of_training(tagged_transducer, tagged_v
 def test_references_and_wer(transducer, vocab, decoding):
     output = generate(decoding, transducer, vocab, "--max-tokens", "200000", "--beam", "1", "--scoring", "wer")
     assert len(references(output)) == NUM_TEST and "WER: " in output
+
+
+@pytest.fixture(scope="module")
+def fused(corpus, vocab, tmp_path_factory):
+    """Data folder with manifests and vocabulary, and in it a language model, made by the commands of the README."""
+    folder = tmp_path_factory.mktemp("fused")
+    for path in (*corpus.iterdir(), *vocab.iterdir()):
+        (folder / path.name).symlink_to(path)
+    text, binary, model = (str(folder / name) for name in ("text", "binary", "model"))
+    arguments = ["encode", "--vocab", str(folder), "--manifest", str(folder / "train.tsv"), "--out", text]
+    assert colld(arguments) == 0
+    source = ["--only-source", "--srcdict", folder / "dict.txt", "--trainpref", text, "--validpref", text]
+    call("preprocess", *source, "--destdir", binary)
+    task = ["--task", "language_modeling", "--arch", "transformer_lm", "--sample-break-mode", "eos"]
+    size = ["--decoder-layers", "1", "--decoder-embed-dim", "16", "--decoder-attention-heads", "2"]
+    optimiser = ["--optimizer", "adam", "--lr", "0.01", "--max-update", "4", "--no-epoch-checkpoints"]
+    limits = ["--tokens-per-sample", "64", "--max-tokens", "2000", "--num-workers", "0"]
+    call("train", binary, *task, *size, *optimiser, *limits, "--save-dir", model)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["transducer", "recogniser"])
+def test_fusion_with_a_language_model(name, request, fused):
+    """fairseq-generate --lm-path, for a transducer and for a CTC model: scores move with the weight."""
+    trained = request.getfixturevalue(name)
+    options = [fused, "--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--num-workers", "0"]
+    options += ["--gen-subset", "test", "--path", trained.checkpoint, "--max-tokens", "200000", "--beam", "2"]
+    model = ["--lm-path", fused / "model" / "checkpoint_last.pt"]
+    plain, idle, fused_with = (
+        hypotheses(call("generate", *options, *more))
+        for more in ([], [*model, "--lm-weight", "0"], [*model, "--lm-weight", "0.3"])
+    )
+    assert set(plain) == set(fused_with) == set(range(NUM_TEST))
+    for number, expected in plain.items():
+        assert idle[number].score == pytest.approx(expected.score, abs=1e-5)
+        assert fused_with[number].score < expected.score
+    with pytest.raises(ConfigError, match="--lm-path and --ctc-lm"):
+        call("generate", *options, *model, "--ctc-lm", "x.arpa")
