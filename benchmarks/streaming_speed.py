@@ -167,10 +167,10 @@ def time_chunk(args, recogniser, clips, expected):
         def keep(stream, result, final):
             found[stream] = result.tokens
 
-        one = listen(recogniser, [cut(clips[0])], keep, timer)[0]
+        one = listen(recogniser, [cut(clips[0])], keep, timer=timer)[0]
         if found.get(0, []) != expected:
             raise RuntimeError(f"the stream says {found.get(0)}, the whole clip {expected}")
-        several = listen(recogniser, [cut(clip) for clip in clips], keep, timer)
+        several = listen(recogniser, [cut(clip) for clip in clips], keep, timer=timer)
         if number:
             alone.append(one)
             together.append(sum(latency.work for latency in several) / sum(latency.audio for latency in several))

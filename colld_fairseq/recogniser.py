@@ -144,8 +144,6 @@ class Recogniser:
                 "this model's filterbanks are normalised over the whole clip, which a stream does not know: train with"
                 " --cmvn FILE (made by `colld cmvn`) or --cmvn none"
             )
-        if self.needs_language:
-            raise ConfigError("this model writes several languages: say which (--lang)")
         language, width = self.task.cfg.tgt_lang, model.joiner.encoder_projection.out_features
         return StreamingRecogniser(
             encoder,
@@ -154,7 +152,8 @@ class Recogniser:
             self.spell,
             self.input.normalise,
             endpoint,
-            self.vocabulary.tag_id(language) if self.vocabulary.uses_tags else None,
+            self.vocabulary.tag_id(language) if self.vocabulary.uses_tags and language else None,
+            self.vocabulary.uses_tags,
             self.task.cfg.max_symbols,
             str(self.task.cfg.decoding_topology),
         )

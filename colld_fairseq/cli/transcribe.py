@@ -167,13 +167,12 @@ def transcribe(
     batches = (
         batch for rows in windows for batch in plan_batches(rows, clips.rows.n_samples, batch_seconds * SAMPLE_RATE)
     )
-    numbers = {clips.ids[row]: row for row in clips.todo.tolist()}
     for batch in read_ahead(clips.rows, clips.ids, batches):
         failed: Dict[str, str] = {}
         names, waveforms = usable(batch, recogniser.output_lengths, failed)
         results: Dict[str, Result] = {}
         if names:
-            languages = clips.languages([numbers[name] for name in names]) if recogniser.needs_language else None
+            languages = clips.languages(names) if recogniser.needs_language else None
             n_best = recogniser.transcribe([waveform.numpy() for waveform in waveforms], languages)
             results = {name: Result(len(wave), found) for name, wave, found in zip(names, waveforms, n_best)}
         bad.update(failed)

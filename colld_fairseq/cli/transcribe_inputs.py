@@ -1,5 +1,6 @@
 """What `colld transcribe` is given: files, folders, archives and manifests, as rows with one reading interface."""
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -32,8 +33,13 @@ class Clips:
     def row(self, number: int) -> Row:
         return self.describe(self.rows.row(number))
 
-    def languages(self, numbers: Sequence[int]) -> List[str]:
-        return [self.row(number).tgt_lang for number in numbers]
+    @functools.cached_property
+    def row_of_id(self) -> Dict[str, int]:
+        return {self.ids[row]: row for row in self.todo.tolist()}
+
+    def languages(self, names: Sequence[str]) -> List[str]:
+        """Target languages of clips, by their ids."""
+        return [self.row(self.row_of_id[name]).tgt_lang for name in names]
 
 
 def find_audio(names: Sequence[str]) -> Tuple[List[str], List[str]]:

@@ -114,7 +114,10 @@ def stream_clips(
         failed: Dict[str, str] = {}
         names, waveforms = usable(batch, recogniser.output_lengths, failed)
         heard = Heard(names, printer)
-        latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], heard)
+        tags = None
+        if recogniser.needs_language:
+            tags = [recogniser.vocabulary.tag_id(language) for language in clips.languages(names)]
+        latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], heard, tags)
         bad.update(failed)
         bar.advance(len(batch), sum(map(len, waveforms)) / SAMPLE_RATE)
         texts = map(joined, heard.utterances.values())

@@ -46,14 +46,18 @@ def listen(
     recogniser: StreamingRecogniser,
     sources: Sequence[Iterable[np.ndarray]],
     on_result: OnResult,
+    tags: Optional[Sequence[int]] = None,
     timer: Callable[[], float] = time.perf_counter,
 ) -> List[Latency]:
     """Decode streams side by side until all have ended; utterances end where the recogniser's rules say.
 
-    sources: the pieces of each stream, float or int16 [n] at 16 kHz. on_result is called whenever a text has grown, and
-    at the end of each utterance that has one, with times since the beginning of the stream. timer: seconds of work.
+    Args:
+        sources: the pieces of each stream, float or int16 [n] at 16 kHz.
+        on_result: called whenever a text has grown, and at the end of each utterance that has one.
+        tags: tokens of the streams' target languages, where they differ.
+        timer: the time in seconds, of which work is measured.
     """
-    streams = [recogniser.create_stream() for _ in sources]
+    streams = [recogniser.create_stream(tag) for tag in tags or [None] * len(sources)]
     pieces = [iter(source) for source in sources]
     latencies = [Latency() for _ in sources]
     labels = [0] * len(streams)  # of the current utterance that were reported

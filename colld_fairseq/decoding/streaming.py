@@ -83,7 +83,8 @@ class StreamingRecogniser:
         spell: token ids -> text.
         normalise: of filterbanks, frame by frame; none by default.
         endpoint: when :meth:`is_endpoint` says that an utterance is over; None = never.
-        tag: token of the target language, where the vocabulary has tags, unless a stream names its own.
+        tag: token of the target language, unless a stream names its own.
+        tagged: whether a target language is needed.
         max_symbols, topology: see :func:`~colld_fairseq.decoding.transducer.greedy_transducer`.
     """
 
@@ -96,11 +97,12 @@ class StreamingRecogniser:
         normalise: Optional[Callable[[np.ndarray], np.ndarray]] = None,
         endpoint: Optional[EndpointRules] = EndpointRules(),
         tag: Optional[int] = None,
+        tagged: bool = False,
         max_symbols: int = 10,
         topology: str = "regular",
     ) -> None:
         self.encoder, self.project, self.scorer, self.spell = encoder, project, scorer, spell
-        self.normalise, self.endpoint, self.tag = normalise, endpoint, tag
+        self.normalise, self.endpoint, self.tag, self.tagged = normalise, endpoint, tag, tagged
         self.max_symbols, self.topology = max_symbols, topology
         self.device = encoder.encoder.mask_emb.device
         self.frame_seconds = 1 / encoder.encoder.frame_rate_hz
@@ -112,8 +114,11 @@ class StreamingRecogniser:
 
     @torch.no_grad()
     def create_stream(self, tag: Optional[int] = None) -> Stream:
-        """A stream that nothing has been heard of; tag: of another target language than the recogniser's."""
-        stream = Stream(OnlineFbank(self.normalise), self.tag if tag is None else tag)
+        """A stream that nothing has been heard of; tag: of its target language, if not the recogniser's."""
+        tag = self.tag if tag is None else tag
+        if self.tagged and tag is None:
+            raise ColldError("this model writes several languages: say with --lang (tgt_lang) which")
+        stream = Stream(OnlineFbank(self.normalise), tag)
         self._begin(stream)
         return stream
 
