@@ -137,15 +137,28 @@ def check_train(words):
     convert_namespace_to_omegaconf(args)
 
 
+def check_preprocess(words):
+    args = options.get_preprocessing_parser().parse_args(words[1:])
+    convert_namespace_to_omegaconf(args)
+
+
+FRONT_PAGE_CHECKS = {
+    **CHECKS,
+    "fairseq-train": check_train,
+    "fairseq-preprocess": check_preprocess,
+    "torchrun": check_torchrun,
+}
+
+
 @pytest.mark.parametrize(
     "words", [words for words in FRONT_PAGE if words[0] not in INSTALLATION], ids=lambda words: " ".join(words[:4])
 )
 def test_commands_of_the_front_page_parse(words):
-    dict(CHECKS, **{"fairseq-train": check_train, "torchrun": check_torchrun})[words[0]](words)
+    FRONT_PAGE_CHECKS[words[0]](words)
 
 
 def test_front_page_shows_every_step():
-    steps = {"make", "pip", "colld", "torchrun", "fairseq-train", "fairseq-generate"}
+    steps = {"make", "pip", "colld", "torchrun", "fairseq-preprocess", "fairseq-train", "fairseq-generate"}
     assert {words[0] for words in FRONT_PAGE} == steps
 
 
