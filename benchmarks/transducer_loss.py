@@ -91,7 +91,7 @@ def now(args):
 def free_bytes(args):
     if args.device.startswith("cuda"):
         return torch.cuda.mem_get_info(args.device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 1024 * kilobytes("/proc/meminfo", "MemAvailable")
 
 
 def step(peer, inputs):
@@ -172,14 +172,14 @@ def peak_bytes(args, name, case):
         before = torch.cuda.memory_allocated(args.device)
         step(peer, make_inputs(case, peer.layout, args.device, dtype))
         return torch.cuda.max_memory_allocated(args.device) - before
-    before = process_kilobytes("VmRSS")
+    before = kilobytes("/proc/self/status", "VmRSS")
     step(peer, make_inputs(case, peer.layout, args.device, dtype))
-    return 1024 * (process_kilobytes("VmHWM") - before)
+    return 1024 * (kilobytes("/proc/self/status", "VmHWM") - before)
 
 
-def process_kilobytes(field):
-    """Not getrusage: a child's ru_maxrss begins with what its parent had."""
-    with open("/proc/self/status", encoding="ascii") as status:
+def kilobytes(path, field):
+    """A figure of Linux'. Not getrusage for a peak: a child's ru_maxrss begins with what its parent had."""
+    with open(path, encoding="ascii") as status:
         return next(int(line.split()[1]) for line in status if line.startswith(field + ":"))
 
 
