@@ -15,6 +15,7 @@ SUBCOMMANDS = {
     "cmvn": "mean and deviation of a corpus' filterbanks, for --cmvn FILE in training",
     "features": "write a teacher's features of a manifest once, to train from them",
     "cluster": "k-means codes of a teacher layer, and frame labels to pre-train HuBERT on",
+    "average": "the mean of several checkpoints of a run, to decode with or to train on from",
     "transcribe": "texts of audio files, folders or manifests: recognition, translation, pseudo-labels",
     "score": "WER, CER, BLEU and chrF per language of fairseq-generate's output",
     "similarity": "CKA and CCA between the layers of a student and a teacher, as numbers and as a heat map",
