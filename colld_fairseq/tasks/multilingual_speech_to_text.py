@@ -96,7 +96,8 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     )
     ctc_lm_weight: float = field(default=0.0, metadata={"help": "weight of the n-gram model (natural logarithms)"})
     ctc_length_score: float = field(
-        default=0.0, metadata={"help": "added for each word (or token) in CTC or transducer decoding with a model"}
+        default=0.0,
+        metadata={"help": "added in a CTC or transducer beam for each token (word, with a model of words)"},
     )
 
 

@@ -79,6 +79,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--kd-weight", default="0.3", help="default: %(default)s")
     add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
     add("--beam", type=int, default=4, help="of the second decoding; 1 = greedy only (default: %(default)s)")
+    add("--length-score", default="0.2", help="of the beam, for each label, against deletions (default: %(default)s)")
     add("--chunk", type=int, default=8, help="encoder frames a streaming student decodes by (default: %(default)s)")
     add("--left-context", default="4", help="chunks that it hears before its own, or full (default: %(default)s)")
     add("--target-shift", type=int, default=0, help="of stage 1 of a streaming student (default: %(default)s)")

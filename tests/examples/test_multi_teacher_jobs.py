@@ -177,6 +177,13 @@ def test_a_streaming_student_differs_in_what_it_hears(plan):
     assert "full/a/seed1/generate_whole" not in jobs
 
 
+def test_the_beam_makes_up_for_short_texts(plan):
+    jobs = jobs_of(plan("--arms", "scratch", "--beam", "3", "--length-score", "0.4"))
+    greedy, beam = (" ".join(jobs[f"full/scratch/seed1/generate_{way}"].command) for way in ("greedy", "beam3"))
+    assert "--beam 3 --ctc-length-score 0.4" in beam
+    assert "--ctc-length-score" not in greedy  # with it, greedy search would become a beam of one
+
+
 MINIATURE = ("full/scratch", "full/sum", "streaming/kd_unlabelled")
 
 
