@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from training_log import LogError
 
@@ -146,6 +146,35 @@ def markdown(title: str, notes: List[str], tables: List[Table], last: List[str],
     if missing:
         parts.append("\n".join(["## Missing", "", *(f"- {item}" for item in missing)]))
     return "\n\n".join(parts) + "\n"
+
+
+def training(stage: Optional[Dict[str, Any]]) -> str:
+    """Cell: updates and minutes of a training run."""
+    return "-" if stage is None else f"{stage['updates']} updates, {stage['minutes']:.1f} min"
+
+
+def publish(
+    out: Path,
+    report: Dict[str, Any],
+    tables: List[Table],
+    title: str,
+    notes: List[str],
+    save_plot: Callable[[Dict[str, Any], Path], None],
+    last: Sequence[str] = (),
+    width: int = 100,
+) -> int:
+    """Write report.md, report.json and report.png to `out` and print the tables; 1 if something is missing, else 0.
+
+    notes: paragraphs above the tables of the page; last: below them; width: see `print_tables`.
+    """
+    save_json(out / "report.json", report)
+    picture = "![test scores and validation curves](report.png)"
+    page = markdown(title, notes, tables, [*last, picture], report["missing"])
+    write_whole(out / "report.md", page.encode())
+    save_plot(report, out / "report.png")
+    written = f"written: {out}/report.md, report.json, report.png"
+    print_tables(tables, [*last, *notes, written], report["missing"], width)
+    return 1 if report["missing"] else 0
 
 
 def print_tables(tables: List[Table], notes: List[str], missing: List[str], width: int = 100) -> None:

@@ -1,7 +1,6 @@
 """The plot of the comparison: test CER of every arm above, validation CER over updates below, a column a label size."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -10,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+
+from colld_fairseq.files import written_whole
 
 # A colour (Okabe and Ito) for each student, a hatch and a line style for each arm.
 COLOURS = {"deep_thin": "#0072B2", "shallow_wide": "#E69F00", "deep_thin_fbank": "#009E73", "teacher": "#4D4D4D"}
@@ -27,10 +28,9 @@ def save_plot(report: Dict[str, Any], path: Path) -> None:
             bars(axes[0, column], report["summary"]["greedy"][minutes], f"Test, {minutes} min of labels a language")
             curves(axes[1, column], [r for r in report["results"] if r["label_minutes"] == minutes])
         figure.tight_layout(h_pad=2.0, w_pad=2.0)
-        partial = path.with_name(f".{path.stem}.partial.png")
-        figure.savefig(partial)
+        with written_whole(path) as handle:
+            figure.savefig(handle, format="png")
         plt.close(figure)
-    os.replace(partial, path)
 
 
 def bars(axes: Axes, summary: Dict[str, Any], title: str) -> None:

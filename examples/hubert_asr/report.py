@@ -16,22 +16,19 @@ from tables import (  # noqa: E402
     Table,
     attempt,
     hardware,
-    markdown,
     mean_and_deviation,
     number,
-    print_tables,
+    publish,
     read_json,
     read_profile,
     read_scores,
     relative_gain,
     rtf_note,
-    save_json,
     size_and_speed,
+    training,
     with_deviation,
 )
 from training_log import read_log  # noqa: E402
-
-from colld_fairseq.files import write_whole  # noqa: E402
 
 SCORES = ("wer", "cer")
 LABELS = {
@@ -68,15 +65,8 @@ def main(argv: List[str]) -> int:
         return 2
     out = Path(argv[0])
     report = collect(out)
-    tables = build_tables(report)
-    save_json(out / "report.json", report)
-    notes = [hardware(report), rtf_note(report["encoders"])]
-    picture = "![test scores and validation curves](report.png)"
-    page = markdown("HuBERT students for recognition with few labels", notes, tables, [picture], report["missing"])
-    write_whole(out / "report.md", page.encode())
-    save_plot(report, out / "report.png")
-    print_tables(tables, [*notes, f"written: {out}/report.md, report.json, report.png"], report["missing"], width=140)
-    return 1 if report["missing"] else 0
+    title, notes = "HuBERT students for recognition with few labels", [hardware(report), rtf_note(report["encoders"])]
+    return publish(out, report, build_tables(report), title, notes, save_plot, width=140)
 
 
 # -- reading --
@@ -210,10 +200,7 @@ def questions_table(by_minutes: Dict[str, Dict[str, Any]], how: str) -> Table:
 def training_table(report: Dict[str, Any]) -> Table:
     rows = []
     for result in report["results"]:
-        cells = []
-        for stage in ("distil", "finetune"):
-            done = result.get(stage)
-            cells.append("-" if done is None else f"{done['updates']} updates, {done['minutes']:.1f} min")
+        cells = [training(result.get(stage)) for stage in ("distil", "finetune")]
         cells.append(number(min((v["cer"] for v in result.get("finetune", {}).get("validations", [])), default=None)))
         rows.append([LABELS[result["arm"]], f"{result['label_minutes']} min", result["seed"], *cells])
     header = ["", "labels", "seed", "distillation", "fine-tuning", "best dev CER"]

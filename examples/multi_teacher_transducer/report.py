@@ -18,22 +18,19 @@ from tables import (  # noqa: E402
     Table,
     attempt,
     hardware,
-    markdown,
     mean_and_deviation,
     number,
-    print_tables,
+    publish,
     read_json,
     read_profile,
     relative_gain,
     rtf_note,
-    save_json,
     size_and_speed,
+    training,
     with_deviation,
 )
 from training_log import LogError, read_log  # noqa: E402
 from transducer_plot import save_plot  # noqa: E402
-
-from colld_fairseq.files import write_whole  # noqa: E402
 
 SCORES = ("wer", "cer", "bleu", "chrf")
 # What is scored how: recognition by errors, translation by matches.
@@ -61,15 +58,9 @@ def main(argv: List[str]) -> int:
         return 2
     out = Path(argv[0])
     report = collect(out)
-    tables = build_tables(report)
-    save_json(out / "report.json", report)
     notes = [hardware(report), rtf_note(report["encoders"]), CONTEXT]
-    picture = "![test scores and validation curves](report.png)"
-    page = markdown("Transducers from one teacher and from several", notes, tables, [picture], report["missing"])
-    write_whole(out / "report.md", page.encode())
-    save_plot(report, out / "report.png")
-    print_tables(tables, [*notes, f"written: {out}/report.md, report.json, report.png"], report["missing"], width=180)
-    return 1 if report["missing"] else 0
+    title = "Transducers from one teacher and from several"
+    return publish(out, report, build_tables(report), title, notes, save_plot, width=180)
 
 
 # -- reading --
@@ -240,10 +231,7 @@ def sizes(report: Dict[str, Any]) -> Table:
 def training_table(report: Dict[str, Any]) -> Table:
     rows = []
     for result in report["results"]:
-        cells = []
-        for stage in ("stage1", "stage2"):
-            done = result.get(stage)
-            cells.append("-" if done is None else f"{done['updates']} updates, {done['minutes']:.1f} min")
+        cells = [training(result.get(stage)) for stage in ("stage1", "stage2")]
         cells.append(number(best_validation(result)))
         rows.append([f"{result['student']}, {label(result['arm'])}", result["seed"], *cells])
     header = ["", "seed", "stage 1", "stage 2", "best dev CER"]

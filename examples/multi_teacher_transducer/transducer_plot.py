@@ -1,7 +1,6 @@
 """The plot of the comparison: test errors of every arm on the left, validation CER on the right, a row a student."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -10,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+
+from colld_fairseq.files import written_whole
 
 # Okabe and Ito; single teachers take theirs in order.
 FIXED = {"scratch": "#4D4D4D", "sum": "#0072B2", "random": "#56B4E9", "average": "#009E73", "unlabelled": "#D55E00"}
@@ -28,10 +29,9 @@ def save_plot(report: Dict[str, Any], path: Path) -> None:
             bars(axes[row, 0], report["summary"][student]["greedy"], colours, f"Test, student {student}, greedy")
             curves(axes[row, 1], [r for r in report["results"] if r["student"] == student], colours)
         figure.tight_layout(h_pad=2.0, w_pad=2.0)
-        partial = path.with_name(f".{path.stem}.partial.png")
-        figure.savefig(partial)
+        with written_whole(path) as handle:
+            figure.savefig(handle, format="png")
         plt.close(figure)
-    os.replace(partial, path)
 
 
 def bars(axes: Axes, arms: Dict[str, Any], colours: Dict[str, str], title: str) -> None:

@@ -16,19 +16,16 @@ from tables import (  # noqa: E402
     Table,
     attempt,
     hardware,
-    markdown,
     number,
-    print_tables,
+    publish,
     read_profile,
     read_scores,
     relative_gain,
     rtf_note,
-    save_json,
     size_and_speed,
+    training,
 )
 from training_log import TrainingLog, read_log  # noqa: E402
-
-from colld_fairseq.files import write_whole  # noqa: E402
 
 ARMS = {"colld": "CoLLD mix", "l1cos": "L1 + cosine", "scratch": "from scratch"}
 BASELINE = "scratch"
@@ -43,18 +40,10 @@ def main(argv: List[str]) -> int:
         return 2
     run_dir = Path(argv[0])
     report = collect(run_dir)
-    tables = build_tables(report)
-    save_json(run_dir / "report.json", report)
     notes, last = [hardware(report)], [rtf_note(list(report["encoders"].values()))]
-    picture = "![validation curves and test scores](report.png)"
-    page = markdown("Quickstart report", notes, tables, [*last, picture], report["missing"])
-    write_whole(run_dir / "report.md", page.encode())
     from report_plot import save_plot
 
-    save_plot(report, run_dir / "report.png")
-    written = f"written: {run_dir}/report.md, report.json, report.png"
-    print_tables(tables, [*last, *notes, written], report["missing"])
-    return 1 if report["missing"] else 0
+    return publish(run_dir, report, build_tables(report), "Quickstart report", notes, save_plot, last)
 
 
 # -- reading --
@@ -178,7 +167,7 @@ def _training(report: Dict[str, Any]) -> Table:
     rows = []
     for entry in report["arms"].values():
         stages = [entry["stages"].get(stage) for stage in ("distil", "finetune")]
-        cells = ["-" if s is None else f"{s['updates']} updates, {s['minutes']:.1f} min" for s in stages]
+        cells = [training(stage) for stage in stages]
         total = sum(stage["minutes"] for stage in stages if stage)
         seeds = ", ".join(sorted({str(seed) for seed in entry["seeds"].values()}))
         rows.append([entry["label"], *cells, f"{total:.1f}", seeds or "-"])

@@ -1,7 +1,6 @@
 """The plot of the quickstart's report: validation curves above, test scores by language below."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -10,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+
+from colld_fairseq.files import written_whole
 
 # Colours of Okabe and Ito, which differ for every kind of colour vision, and in lightness on grey paper.
 STYLES = {
@@ -35,10 +36,9 @@ def save_plot(report: Dict[str, Any], path: Path) -> None:
         ]
         figure.legend(handles=handles, loc="upper center", ncols=3, frameon=False, fontsize=11)
         figure.tight_layout(rect=(0, 0, 1, 0.95), h_pad=2.5, w_pad=2.5)
-        partial = path.with_name(f".{path.stem}.partial.png")
-        figure.savefig(partial)
+        with written_whole(path) as handle:
+            figure.savefig(handle, format="png")
         plt.close(figure)
-    os.replace(partial, path)
 
 
 def _curves(axes: Axes, arms: Dict[str, Any], score: str, title: str, label: str) -> None:
