@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Dict, Iterable, List
 
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.manifest import Row, join_manifests, read_manifest
+from colld_fairseq.data.manifest import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Row, join_manifests, read_manifest
 from colld_fairseq.files import write_whole
 
-COLUMNS = ["id", "audio", "n_frames", "tgt_text", "speaker", "src_text", "src_lang", "tgt_lang"]
+COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 
 
 def read_rows(paths: str) -> List[Row]:

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from colld_fairseq.data.audio import audio_info
+from colld_fairseq.data.manifest import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from colld_fairseq.errors import AudioError
+from colld_fairseq.files import written_whole
 
 AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
-HEADER = ("id", "audio", "n_frames", "tgt_text", "speaker", "src_text", "src_lang", "tgt_lang")
+HEADER = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 
 
 class Utterance(NamedTuple):
@@ -83,16 +85,16 @@ def length(path: Path) -> Optional[int]:
         return None
 
 
-def with_lengths(paths: List[Path]) -> Iterable[Tuple[int, Optional[int]]]:
+def with_lengths(paths: List[Path]) -> List[Tuple[int, Optional[int]]]:
+    """Number and length (see above) of every file."""
     with ThreadPoolExecutor() as pool:
         return list(enumerate(pool.map(length, paths)))
 
 
 def write(out: Path, head: Iterable[str], lines: Iterable[Optional[Iterable]]) -> int:
-    """Write the lines that are not None; returns how many were."""
+    """Write the lines that are not None, all or no file; returns how many were."""
     left_out = 0
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "w", encoding="utf-8") as handle:
+    with written_whole(out, "w", encoding="utf-8") as handle:
         handle.write("\t".join(head) + "\n")
         for fields in lines:
             if fields is None:

@@ -11,15 +11,16 @@ A table has one row a recording, `id file seconds speaker lang split text [trans
 
 import argparse
 import csv
-import os
 import random
 from pathlib import Path
 from typing import Dict, List
 
 from colld_fairseq.data.audio import find_zip_members
+from colld_fairseq.data.manifest import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from colld_fairseq.files import written_whole
 
 HERE = Path(__file__).resolve().parent
-COLUMNS = ["id", "audio", "n_frames", "tgt_text", "speaker", "src_text", "src_lang", "tgt_lang"]
+COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 
 
 def main() -> None:
@@ -80,11 +81,9 @@ def manifest_row(row: Dict[str, str], target: str) -> list:
 
 
 def write(path: Path, rows: list) -> None:
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", encoding="utf-8") as handle:
+    with written_whole(path, "w", encoding="utf-8") as handle:
         for row in [COLUMNS] + rows:
             handle.write("\t".join(map(str, row)) + "\n")
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

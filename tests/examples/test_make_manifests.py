@@ -83,3 +83,13 @@ def test_librispeech(tmp_path):
     assert rows[1].audio == str(tmp_path / "train-clean-100/19/198/19-198-0000.flac")
     with pytest.raises(SystemExit, match="train-clean-360"):
         make_manifests.main(["librispeech", str(tmp_path), "train-clean-360", str(out)])
+
+
+def test_a_run_that_is_stopped_leaves_no_shorter_manifest(tmp_path):
+    def lines():
+        yield ("a.wav", 16000)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_manifests.write(tmp_path / "out" / "train.tsv", ["/data"], lines())
+    assert list((tmp_path / "out").iterdir()) == []
