@@ -1,6 +1,7 @@
 """What `colld vocab` wrote: the dictionary, the tokenisation and the language tags of one vocabulary folder."""
 
 import os
+from functools import cached_property
 from typing import List, Optional, Set
 
 import torch
@@ -50,7 +51,8 @@ class Vocabulary:
     def decode(self, ids: torch.Tensor) -> str:
         """The text of token ids; special symbols and language tags are left out."""
         skipped = self.tag_ids | {self.dictionary.bos(), self.dictionary.pad(), self.dictionary.eos()}
-        return self.codec.decode([self.dictionary[int(i)] for i in ids if int(i) not in skipped])
+        # At once: taken one by one, every token of a GPU's tensor would be waited for.
+        return self.codec.decode([self.dictionary[i] for i in ids.tolist() if i not in skipped])
 
     def tag_id(self, language: str, where: Optional[str] = None) -> int:
         """Token id of `<lang:xx>`; `where` (file and line) goes into the error message."""
@@ -62,8 +64,9 @@ class Vocabulary:
             )
         return index
 
-    @property
+    @cached_property
     def tag_ids(self) -> Set[int]:
+        """Of all languages."""
         return {i for i, symbol in enumerate(self.dictionary.symbols) if is_tag(symbol)}
 
 

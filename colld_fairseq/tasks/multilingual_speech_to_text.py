@@ -125,6 +125,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     # -- data ------------------------------------------------------------------------------------------------------
     def make_dataset(self, split, rows, student_input, options):
+        vars(self).pop("language_pairs", None)  # fairseq-validate loads one validation set after another
         if not rows.has_text:
             raise ConfigError(
                 f"{rows.path}: this task needs a speech-to-text manifest, with id, audio, n_frames, tgt_text"

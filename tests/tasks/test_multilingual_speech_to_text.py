@@ -3,6 +3,7 @@ import pytest
 import torch
 from commands import log_records
 from fairseq.logging import metrics
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from colld_fairseq.decoding.attention import AttentionGenerator
 from colld_fairseq.decoding.generators import CtcGenerator
@@ -152,3 +153,33 @@ def test_suspicious_rows_are_named_when_data_is_loaded(finetuning, caplog):
 def test_log_records_helper_reads_every_kind():
     lines = '{"loss": "1", "num_updates": "1"}\n{"valid_loss": "2"}\n{"train_loss": "3"}\n'
     assert [len(log_records(lines, kind)) for kind in ("train_inner", "valid", "train")] == [1, 1, 1]
+
+
+def test_validation_sets_one_after_another(finetuning):
+    """As fairseq-validate loads them: what is scored in the second need not occur in the first."""
+    run = finetuning()
+    run.model.eval()
+    run.criterion.eval()
+    for split, language in (("valid", "aa"), ("test", "bb")):
+        sample, rows = batch_of(run, split), run.task.dataset(split).rows
+        rows.codes = lambda column, language=language, rows=rows: (np.zeros(len(rows), dtype=np.int64), [language])
+        sample["src_langs"] = sample["tgt_langs"] = [language] * len(sample["id"])
+        log = run.task.valid_step(sample, run.model, run.criterion)[2]
+    assert log["_bb-bb"].sum() > 0
+
+
+def test_decoding_waits_once_for_a_tensor(finetuning):
+    """Not once for every token, which would take as long as the search on a GPU."""
+    vocabulary = finetuning().task.vocabulary
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+            self.count += operation is torch.ops.aten._local_scalar_dense.default
+            return operation(*arguments, **(options or {}))
+
+    ids = vocabulary.encode("a b a", append_eos=True)
+    with Reads() as reads:
+        vocabulary.decode(ids)
+    assert reads.count == 0
