@@ -56,6 +56,8 @@ class FinetuneEncoder(FairseqEncoder):
     def __init__(self, cfg: FinetuneOptions, student: StudentEncoder) -> None:
         super().__init__(dictionary=None)
         self.student = student
+        if cfg.time_mask_prob == 0:  # else distributed training would wait for its gradient
+            student.mask_emb.requires_grad_(False)
         self.time_mask = (cfg.time_mask_prob, cfg.time_mask_length)
         self.channel_mask = (cfg.channel_mask_prob, cfg.channel_mask_length)
         self.freeze_updates = cfg.freeze_encoder_updates

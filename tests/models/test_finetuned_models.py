@@ -175,3 +175,14 @@ def test_length_adaptor(layers, frames, finetuning):
     out = model.encoder(x, lengths)
     assert out["encoder_out"][0].shape == (frames, 3, 32)
     assert out["ctc_input"][0].size(1) == 50
+
+
+@pytest.mark.parametrize("options", [[], ["--time-mask-prob", "0.5"]])
+def test_every_parameter_that_is_trained_gets_a_gradient(options, build):
+    """Else torch's DistributedDataParallel stops at the second update; nothing masks, so nothing trains a mask."""
+    run = build(*options)
+    run.task.load_dataset("train")
+    dataset = run.task.dataset("train")
+    run.criterion(run.model.train(), dataset.collater([dataset[0], dataset[1]]))[0].backward()
+    assert [name for name, p in run.model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert run.model.encoder.student.mask_emb.requires_grad == bool(options)
