@@ -202,7 +202,7 @@ def parse_conv_layers(text: str) -> List[List[int]]:
         return [[int(value) for value in layer] for layer in _evaluate(ast.parse(text, mode="eval").body)]
     except (SyntaxError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"conv_feature_layers {text!r} is not a list of (channels, kernel, stride)"
+            f"conv_feature_layers {text!r} is not a list of (channels, kernel, stride): {error}"
         ) from error
 
 
@@ -215,4 +215,4 @@ def _evaluate(node: ast.expr) -> Any:
         return _evaluate(node.left) + _evaluate(node.right)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         return _evaluate(node.left) * _evaluate(node.right)
-    raise ValueError(f"unexpected {type(node).__name__}")
+    raise ValueError(f"{type(node).__name__} is not allowed")

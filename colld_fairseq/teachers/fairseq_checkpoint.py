@@ -5,23 +5,22 @@ HuBERT, which has every variant of the wav2vec 2.0 encoder, or its Data2VecAudio
 stack of convolutions.
 """
 
-import ast
 import re
 from argparse import Namespace
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from colld_fairseq.errors import TeacherError
+from colld_fairseq.errors import ConfigError, TeacherError
+from colld_fairseq.modules.checkpoint_configs import FAIRSEQ_DEFAULTS, parse_conv_layers
 from colld_fairseq.teachers.base import Teacher
 from colld_fairseq.teachers.huggingface import build_encoder, make_teacher
 from colld_fairseq.teachers.weights import content_hash, load_into
 
 MODELS = ("wav2vec2", "hubert", "data2vec_audio")
 VARIANCE_FLOOR = 1e-5  # fairseq normalises waveforms with torch's layer_norm
-DEFAULT_CONVOLUTIONS = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2"
 
 # fairseq's module names (regular expressions) and transformers'
 RENAMINGS = (
@@ -98,7 +97,10 @@ def convert_config(spec: str, model: Dict) -> Dict:
         unsupported = "pos_conv_depth > 1 with layer_norm_first or a group-norm extractor"
     if unsupported is not None:
         raise TeacherError(f"teacher {spec}: {unsupported} cannot be used as a teacher")
-    convolutions = parse_convolutions(spec, model.get("conv_feature_layers", DEFAULT_CONVOLUTIONS))
+    try:
+        convolutions = parse_conv_layers(model.get("conv_feature_layers", FAIRSEQ_DEFAULTS["conv_feature_layers"]))
+    except ConfigError as error:
+        raise TeacherError(f"teacher {spec}: {error}") from error
     width, kernel = model.get("encoder_embed_dim", 768), model.get("conv_pos", 128)
     config = dict(
         model_type="hubert",
@@ -121,32 +123,6 @@ def convert_config(spec: str, model: Dict) -> Dict:
         kernel = max(3, kernel // depth)
         config.update(model_type="data2vec-audio", num_conv_pos_embeddings=depth, conv_pos_kernel_size=kernel)
     return config
-
-
-def parse_convolutions(spec: str, text: str) -> List[Tuple[int, int, int]]:
-    """[(channels, kernel, stride), ...] of conv_feature_layers, e.g. "[(512, 10, 5)] + [(512, 3, 2)] * 4".
-
-    fairseq evaluates the text as Python; here only lists, tuples, whole numbers, + and * are understood.
-    """
-
-    def value(node):
-        if isinstance(node, ast.Constant) and type(node.value) is int:
-            return node.value
-        if isinstance(node, (ast.List, ast.Tuple)):
-            items = [value(item) for item in node.elts]
-            return tuple(items) if isinstance(node, ast.Tuple) else items
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return value(node.left) + value(node.right)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            return value(node.left) * value(node.right)
-        raise ValueError(f"{type(node).__name__} is not allowed")
-
-    try:
-        layers = value(ast.parse(text, mode="eval").body)
-        return [(channels, kernel, stride) for channels, kernel, stride in layers]
-    except (SyntaxError, TypeError, ValueError) as error:
-        reason = f"conv_feature_layers {text!r} is not understood ({error})"
-        raise TeacherError(f"teacher {spec}: {reason}") from error
 
 
 def load_fairseq(spec: str, name: str, *, layers: Sequence[int], kind: str, dtype, device) -> Teacher:

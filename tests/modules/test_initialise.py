@@ -320,7 +320,8 @@ def test_published_shapes_without_their_files():
 
 
 def test_conv_layers_are_parsed_not_evaluated():
-    assert parse_conv_layers("[(512,10,5)] + [(512,3,2)] * 2") == [[512, 10, 5], [512, 3, 2], [512, 3, 2]]
+    text = "[(512,10,5)] + [(512, 3, 2)] * 2 + [(512,2,2)]"
+    assert parse_conv_layers(text) == [list(layer) for layer in eval(text)]
     for text in ("__import__('os').getcwd()", "[(512, 10", "[3]"):
         with pytest.raises(ConfigError, match="conv_feature_layers"):
             parse_conv_layers(text)

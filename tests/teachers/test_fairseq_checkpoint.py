@@ -9,7 +9,6 @@ from fairseq_models import TASK, TINY, build, save, shake
 
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.teachers import load_teacher
-from colld_fairseq.teachers.fairseq_checkpoint import parse_convolutions
 
 VARIANTS = {
     "group, post-norm": dict(TINY),
@@ -125,8 +124,3 @@ def test_files_that_are_none(tmp_path):
     torch.save({"model": {}}, tmp_path / "bare.pt")
     with pytest.raises(TeacherError, match="holds no model configuration"):
         load_teacher(f"fairseq:{tmp_path}/bare.pt", [1])
-
-
-def test_convolutions_of_the_published_models():
-    text = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
-    assert parse_convolutions("x", text) == eval(text)
