@@ -17,7 +17,6 @@ from colld_fairseq.data.hypotheses import Transcript
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.streaming import StreamingRecogniser
-from colld_fairseq.decoding.transducer import Scorer
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.chunks import parse_count
 from colld_fairseq.modules.streaming import StreamingEncoder
@@ -126,7 +125,7 @@ class Recogniser:
         left_context: str = TRAINED,
         endpoint: Optional[EndpointRules] = EndpointRules(),
     ) -> StreamingRecogniser:
-        """The same model on streams, by greedy search.
+        """The same model on streams, decoded in the same way: with the beam, the language model, ... of clips.
 
         Args:
             chunk_ms, left_context: see :meth:`context`.
@@ -148,14 +147,13 @@ class Recogniser:
         return StreamingRecogniser(
             encoder,
             model.joiner.encoder_projection,
-            Scorer([model], [width], generator.blank, generator.never_emitted, generator.blank_penalty),
+            generator.scorer([model], [width]),
             self.spell,
             self.input.normalise,
             endpoint,
             self.vocabulary.tag_id(language) if self.vocabulary.uses_tags and language else None,
             self.vocabulary.uses_tags,
-            self.task.cfg.max_symbols,
-            str(self.task.cfg.decoding_topology),
+            generator.search,
         )
 
 

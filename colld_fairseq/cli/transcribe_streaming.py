@@ -54,8 +54,8 @@ def add_streaming_arguments(parser: argparse.ArgumentParser) -> None:
 
 def streaming_recogniser(args: argparse.Namespace, recogniser: Recogniser) -> StreamingRecogniser:
     """The recogniser that the options ask for. Raises ConfigError."""
-    if args.beam > 1 or args.nbest > 1:
-        raise ConfigError("streams are decoded greedily: leave out --beam and --nbest")
+    if args.nbest > 1 and not args.out:
+        raise ConfigError("a stream's text is printed as it grows, not its --nbest hypotheses: give --out for these")
     if args.streams < 1:
         raise ConfigError(f"--streams {args.streams}: at least 1")
     return recogniser.streaming(args.chunk_ms or 320, args.left_context, parse_endpoint(args.endpoint))
@@ -106,7 +106,7 @@ def stream_clips(
     bad: BadClips,
     bar: AudioBar,
 ) -> Iterator[Dict[str, Result]]:
-    """Results by id, `streams` clips at a time; the text of a clip is that of its utterances, one after the other.
+    """Results by id, `streams` clips at a time.
 
     `latencies` and `bad` are added to; `printer` shows results as they come.
     """
@@ -120,8 +120,8 @@ def stream_clips(
         latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], heard, tags)
         bad.update(failed)
         bar.advance(len(batch), sum(map(len, waveforms)) / SAMPLE_RATE)
-        texts = map(joined, heard.utterances.values())
-        yield {name: Result(len(waveform), [text]) for name, waveform, text in zip(names, waveforms, texts)}
+        lists = [joined(utterances, recogniser.nbest) for utterances in heard.utterances.values()]
+        yield {name: Result(len(waveform), found) for name, waveform, found in zip(names, waveforms, lists)}
 
 
 class Heard:
@@ -138,11 +138,18 @@ class Heard:
             self.printer(self.names[number], result, final)
 
 
-def joined(results: Sequence[StreamingResult]) -> Transcript:
-    """The utterances of one clip as one."""
-    log_prob = sum(result.log_prob for result in results)
-    tokens = [token for result in results for token in result.tokens]
-    return Transcript(" ".join(result.text for result in results), tokens, log_prob, log_prob)
+def joined(utterances: Sequence[StreamingResult], nbest: int) -> List[Transcript]:
+    """The utterances of one clip, one after the other: the best ways of taking one hypothesis of each, best first."""
+    found = [Transcript("", [], 0.0, 0.0)]
+    for utterance in utterances:
+        longer = [followed_by(before, one) for before in found for one in (utterance, *utterance.alternatives)]
+        found = sorted(longer, key=lambda transcript: -transcript.score)[:nbest]
+    return found
+
+
+def followed_by(before: Transcript, one: StreamingResult) -> Transcript:
+    text = " ".join(part for part in (before.text, one.text) if part)
+    return Transcript(text, before.tokens + one.tokens, before.score + one.score, before.log_prob + one.log_prob)
 
 
 def from_standard_input(streaming: StreamingRecogniser, console: Console) -> None:

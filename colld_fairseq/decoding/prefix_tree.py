@@ -1,6 +1,7 @@
 """What prefix searches share: the tree of prefixes with their language-model scores."""
 
-from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
+import copy
+from typing import Any, Dict, Iterable, List, Optional, Protocol, Sequence, Tuple
 
 
 class LanguageModel(Protocol):
@@ -24,14 +25,15 @@ class PrefixTree:
     is what makes merging of paths correct when a prefix leaves the beam and returns. Node 0 is the empty one."""
 
     def __init__(self, lm: Optional[LanguageModel], lm_weight: float, length_score: float):
-        self.parents: List[int] = [-1]
-        self.tokens: List[int] = [-1]
-        self.children: List[Dict[int, int]] = [{}]
+        self.parents: Dict[int, int] = {0: -1}
+        self.tokens: Dict[int, int] = {0: -1}
+        self.children: Dict[int, Dict[int, int]] = {0: {}}
         self.lm, self.lm_weight, self.length_score = lm, lm_weight, length_score
-        self.bonus: List[float] = [0.0]  # weighted language-model and length score of the prefix
-        self.lm_scores: List[float] = [0.0]
-        self.lm_states: List[Any] = [lm.start() if lm is not None else None]
-        self._cache: List[Dict[int, Tuple[Any, float, int]]] = [{}]
+        self.bonus: Dict[int, float] = {0: 0.0}  # weighted language-model and length score of the prefix
+        self.lm_scores: Dict[int, float] = {0: 0.0}
+        self.lm_states: Dict[int, Any] = {0: lm.start() if lm is not None else None}
+        self._cache: Dict[int, Dict[int, Tuple[Any, float, int]]] = {0: {}}
+        self._next = 1  # number of the next node; none is given twice
 
     def prepare(self, nodes: Sequence[int]) -> None:
         """Say which prefixes are extended or finished next."""
@@ -56,15 +58,15 @@ class PrefixTree:
         child = self.children[node].get(token)
         if child is None:
             state, log_prob, units = self._lm_step(node, token)
-            child = len(self.parents)
+            child, self._next = self._next, self._next + 1
             self.children[node][token] = child
-            self.parents.append(node)
-            self.tokens.append(token)
-            self.children.append({})
-            self.lm_states.append(state)
-            self.lm_scores.append(self.lm_scores[node] + log_prob)
-            self.bonus.append(self.bonus[node] + self.lm_weight * log_prob + self.length_score * units)
-            self._cache.append({})
+            self.parents[child] = node
+            self.tokens[child] = token
+            self.children[child] = {}
+            self.lm_states[child] = state
+            self.lm_scores[child] = self.lm_scores[node] + log_prob
+            self.bonus[child] = self.bonus[node] + self.lm_weight * log_prob + self.length_score * units
+            self._cache[child] = {}
         return child
 
     def finish(self, node: int) -> Tuple[float, float]:
@@ -76,6 +78,27 @@ class PrefixTree:
             self.bonus[node] + self.lm_weight * log_prob + self.length_score * units,
             self.lm_scores[node] + log_prob,
         )
+
+    def reachable(self, nodes: Iterable[int]) -> "PrefixTree":
+        """A copy with what a search that goes on from these prefixes can meet again: they themselves, and what lies
+        between one of them and another. Their numbers stay; :meth:`labels` no longer knows how they begin."""
+        kept = set(nodes)
+        for node in list(kept):
+            between, above = [], self.parents[node]
+            while above in self.parents and above not in kept:
+                between.append(above)
+                above = self.parents[above]
+            if above in kept:
+                kept.update(between)
+        tree = copy.copy(self)
+        tree.parents, tree.tokens, tree.bonus, tree.lm_scores, tree.lm_states, tree._cache = (
+            {node: of_node[node] for node in kept}
+            for of_node in (self.parents, self.tokens, self.bonus, self.lm_scores, self.lm_states, self._cache)
+        )
+        tree.children = {
+            node: {token: child for token, child in self.children[node].items() if child in kept} for node in kept
+        }
+        return tree
 
     def labels(self, node: int) -> List[int]:
         tokens = []

@@ -5,6 +5,7 @@ Nothing waits: the clock is computed from the length of the audio and the measur
 
 import time
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Callable, Iterable, List, Optional, Sequence
 
 import numpy as np
@@ -27,7 +28,7 @@ class Latency:
         work: spent on it; of streams that are decoded together an equal share.
         first: when the first text was there; None if there never was one.
         final: from the end of the audio to the last result.
-        delays: of each label: from the beginning of its encoder frame until it was there.
+        delays: of each label: from the beginning of its encoder frame until it was there to stay.
     """
 
     audio: float = 0.0
@@ -53,26 +54,32 @@ def listen(
 
     Args:
         sources: the pieces of each stream, float or int16 [n] at 16 kHz.
-        on_result: called whenever a text has grown, and at the end of each utterance that has one.
+        on_result: called whenever a text has changed, and at the end of each utterance that has one.
         tags: tokens of the streams' target languages, where they differ.
         timer: the time in seconds, of which work is measured.
     """
     streams = [recogniser.create_stream(tag) for tag in tags or [None] * len(sources)]
     pieces = [iter(source) for source in sources]
     latencies = [Latency() for _ in sources]
-    labels = [0] * len(streams)  # of the current utterance that were reported
+    labels: List[List[int]] = [[] for _ in streams]  # of the current utterance, as reported last
+    clocks: List[List[float]] = [[] for _ in streams]  # when each of them was there, and all before it
     running = list(range(len(streams)))
     clock = 0.0
 
     def report(number: int, now: float, final: bool) -> None:
         result, latency = recogniser.result(streams[number]), latencies[number]
-        new = result.times[labels[number] :]
-        if new and latency.first is None:
+        changed = result.tokens != labels[number]
+        if result.tokens and latency.first is None:
             latency.first = now
-        latency.delays += [now - start for start in new]
-        if new or (final and result.tokens):
+        pairs = zip(result.tokens, labels[number])
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        clocks[number] = clocks[number][:same] + [now] * (len(result.tokens) - same)
+        labels[number] = result.tokens
+        if changed or (final and (result.tokens or result.alternatives)):
             on_result(number, result, final)
-        labels[number] = 0 if final else len(result.tokens)
+        if final:
+            latency.delays += [there - start for there, start in zip(clocks[number], result.times)]
+            labels[number], clocks[number] = [], []
 
     while running:
         heard = [next(pieces[number], None) for number in running]  # may wait: not part of the work

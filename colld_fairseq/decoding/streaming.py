@@ -11,8 +11,8 @@
 Many streams are decoded as one batch, whatever their age; none changes another's result.
 """
 
-from dataclasses import dataclass
-from typing import Callable, List, Optional, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Callable, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from torch.nn.utils.rnn import pad_sequence
 from colld_fairseq.data.fbank import NUM_BINS, SAMPLE_RATE, SHIFT
 from colld_fairseq.data.online_fbank import OnlineFbank
 from colld_fairseq.decoding.endpoint import EndpointRules
-from colld_fairseq.decoding.transducer import GreedyState, Scorer, continue_greedy
+from colld_fairseq.decoding.search import GreedySearch, Search
+from colld_fairseq.decoding.transducer import Scorer, TransducerHypothesis
 from colld_fairseq.errors import ColldError
 from colld_fairseq.modules.streaming import StreamingEncoder, StreamState
 
@@ -31,13 +32,15 @@ FBANK_SECONDS = SHIFT / SAMPLE_RATE
 
 @dataclass
 class StreamingResult:
-    """What is recognised of the current utterance so far.
+    """What is recognised of the current utterance so far, as if it ended here: what beam search found may yet change.
 
     Attributes:
         text, tokens: the labels and what they spell.
         times: seconds since the beginning of the stream at which the encoder frame of each label begins.
         start, end: seconds since the beginning of the stream; from where to where the utterance was decoded.
-        log_prob: ln p of the path.
+        log_prob: ln p of the most probable path.
+        score: what labellings are ranked by (language model and length score included).
+        alternatives: other labellings, best first, where the search gives several.
     """
 
     text: str
@@ -46,6 +49,8 @@ class StreamingResult:
     start: float
     end: float
     log_prob: float
+    score: float
+    alternatives: List["StreamingResult"] = field(default_factory=list)
 
 
 class Stream:
@@ -57,7 +62,9 @@ class Stream:
         self.finished = False
         self.frames = np.zeros((0, NUM_BINS), dtype=np.float32)  # filterbanks that are not decoded yet
         self.encoder: StreamState
-        self.search: GreedyState
+        self.search: Any  # state of the search
+        self.n_best: List[TransducerHypothesis]  # of the current utterance so far
+        self.seen = 0  # encoder frames of the current utterance
         self.start = 0  # filterbank frames before the current utterance
         self._fbank = fbank
 
@@ -74,7 +81,7 @@ class Stream:
 
 
 class StreamingRecogniser:
-    """Greedy transducer search over a streaming encoder.
+    """Transducer search over a streaming encoder.
 
     Args:
         encoder: the student, with the size of a step and the left context it is to hear.
@@ -85,7 +92,7 @@ class StreamingRecogniser:
         endpoint: when :meth:`is_endpoint` says that an utterance is over; None = never.
         tag: token of the target language, unless a stream names its own.
         tagged: whether a target language is needed.
-        max_symbols, topology: see :func:`~colld_fairseq.decoding.transducer.greedy_transducer`.
+        search: greedy by default.
     """
 
     def __init__(
@@ -98,12 +105,11 @@ class StreamingRecogniser:
         endpoint: Optional[EndpointRules] = EndpointRules(),
         tag: Optional[int] = None,
         tagged: bool = False,
-        max_symbols: int = 10,
-        topology: str = "regular",
+        search: Search = GreedySearch(),
     ) -> None:
         self.encoder, self.project, self.scorer, self.spell = encoder, project, scorer, spell
         self.normalise, self.endpoint, self.tag, self.tagged = normalise, endpoint, tag, tagged
-        self.max_symbols, self.topology = max_symbols, topology
+        self.search = search
         self.device = encoder.encoder.mask_emb.device
         self.frame_seconds = 1 / encoder.encoder.frame_rate_hz
 
@@ -136,21 +142,27 @@ class StreamingRecogniser:
 
     def result(self, stream: Stream) -> StreamingResult:
         """What is recognised of the utterance since the last reset."""
-        hypothesis, start = stream.search.hypotheses[0], stream.start * FBANK_SECONDS
+        result, *alternatives = [self._result(stream, hypothesis) for hypothesis in stream.n_best]
+        result.alternatives = alternatives
+        return result
+
+    def _result(self, stream: Stream, hypothesis: TransducerHypothesis) -> StreamingResult:
+        start = stream.start * FBANK_SECONDS
         return StreamingResult(
             self.spell(hypothesis.tokens),
             list(hypothesis.tokens),
             [start + frame * self.frame_seconds for frame in hypothesis.frames],
             start,
-            start + stream.search.seen[0] * self.frame_seconds,
-            hypothesis.log_prob,
+            start + stream.seen * self.frame_seconds,
+            sum(hypothesis.token_scores) if hypothesis.tokens else hypothesis.score,
+            hypothesis.score,
         )
 
     def is_endpoint(self, stream: Stream) -> bool:
         """Whether the utterance is over by the rules."""
         if self.endpoint is None:
             return False
-        hypothesis, seen = stream.search.hypotheses[0], stream.search.seen[0]
+        hypothesis, seen = stream.n_best[0], stream.seen
         heard = hypothesis.frames[-1] + 1 if hypothesis.frames else 0
         silence, length = (seen - heard) * self.frame_seconds, seen * self.frame_seconds
         return self.endpoint.reached(bool(hypothesis.tokens), silence, length)
@@ -158,7 +170,7 @@ class StreamingRecogniser:
     @torch.no_grad()
     def reset(self, stream: Stream) -> None:
         """The next utterance begins where the decoding stands, and is decoded as if the stream began there."""
-        frames = round(stream.search.seen[0] * self.frame_seconds / FBANK_SECONDS)
+        frames = round(stream.seen * self.frame_seconds / FBANK_SECONDS)
         stream.start += frames
         self._begin(stream)
 
@@ -170,7 +182,8 @@ class StreamingRecogniser:
     def _begin(self, stream: Stream) -> None:
         tags = None if stream.tag is None else torch.tensor([stream.tag], device=self.device)
         stream.encoder = self.encoder.start(1)
-        stream.search = GreedyState.start(self.scorer, 1, tags)
+        stream.search, stream.seen = self.search.start(self.scorer, 1, tags), 0
+        (stream.n_best,) = self.search.n_best(stream.search)
 
     @torch.no_grad()
     def _step(self, streams: Sequence[Stream]) -> None:
@@ -180,11 +193,13 @@ class StreamingRecogniser:
         last = bool((lengths < self._whole).any())
         state = StreamState.join([stream.encoder for stream in streams])
         x, state = self.encoder.step(fbank.to(self.device), state, last, lengths if last else None)
-        before = GreedyState.join([stream.search for stream in streams])
         counts = self.encoder.output_lengths(lengths)
-        after = continue_greedy(self.scorer, self.project(x), counts, before, self.max_symbols, self.topology)
-        for stream, frames, encoder, search in zip(streams, taken, state.split(), after.split()):
+        before = self.search.join([stream.search for stream in streams])
+        after = self.search.proceed(self.scorer, self.project(x), counts, before)
+        found = zip(self.search.split(after), self.search.n_best(after), counts.tolist())
+        for stream, frames, encoder, (search, n_best, count) in zip(streams, taken, state.split(), found):
             ends = len(frames) < self._whole
             # The lookahead is given again; at the end nothing follows it.
             stream.frames = stream.frames[len(frames) if ends else self.encoder.fbank_frames_per_chunk :]
-            stream.encoder, stream.search = encoder, search
+            stream.encoder, stream.search, stream.n_best = encoder, search, n_best
+            stream.seen += count

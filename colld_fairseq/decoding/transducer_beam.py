@@ -6,10 +6,16 @@ Saon et al. 2020, arXiv 2002.03928). In the `modified` topology a label leads to
 (icefall's modified_beam_search). Exact where the beam is large and no frame needs more labels.
 
 All labellings of all utterances are joined at once; which are kept is decided utterance by utterance.
+
+A stream is searched piece by piece. Between two pieces only what can be met again is kept: of the tree the labellings
+of the beam and what lies between them (a few labels: as far as hypotheses of one frame differ in length), of the
+predictor one row for each labelling of the beam. All of a beam share what their labels have in common, so what grows
+with an utterance is its labels alone. (A neural language model keeps besides what it makes of each of them.)
 """
 
 import math
-from typing import Dict, List, Optional, Tuple
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -18,8 +24,8 @@ from colld_fairseq.decoding.prefix_tree import LanguageModel, PrefixTree
 from colld_fairseq.decoding.transducer import Scorer, State, TransducerHypothesis, check_frames, check_number
 from colld_fairseq.errors import ColldError
 
-# The labels of a path, last first: (rest of the path, frame of the label, ln p of the path before it).
-Path = Optional[Tuple["Path", int, float]]
+# The labels of a path, last first: (rest of the path, label, its frame, ln p of the path before it).
+Path = Optional[Tuple["Path", int, int, float]]
 
 
 class Candidate:
@@ -39,15 +45,46 @@ class Candidate:
 
 
 class Predictions:
-    """Predictor outputs and states of the nodes of all utterances, in tables that grow."""
+    """Predictor outputs and states of the nodes of all utterances, in tables that grow.
 
-    def __init__(self, scorer: Scorer, utterances: int, tags: Optional[Tensor]) -> None:
-        self.scorer = scorer
-        self.symbols, self.state = scorer.start(utterances, tags)
-        self.used = utterances
-        self.slots: List[Dict[int, int]] = [{0: i} for i in range(utterances)]  # of each utterance: node -> row
+    Attributes:
+        symbols, state: [N, J] and tensors [N, ...], of which the first `used` rows hold something.
+        slots: of each utterance: node -> row.
+    """
 
-    def of(self, trees: List[PrefixTree], rows: List[Tuple[int, Candidate]]) -> Tensor:
+    def __init__(self, symbols: Tensor, state: State, slots: List[Dict[int, int]]) -> None:
+        self.symbols, self.state, self.slots, self.used = symbols, state, slots, len(symbols)
+
+    @classmethod
+    def join(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """The utterances of several tables in one."""
+        slots: List[Dict[int, int]] = []
+        rows = 0
+        for part in parts:
+            slots += [{node: rows + row for node, row in own.items()} for own in part.slots]
+            rows += len(part.symbols)
+        state = tuple(map(torch.cat, zip(*(part.state for part in parts))))
+        return cls(torch.cat([part.symbols for part in parts]), state, slots)
+
+    def select(self, nodes: Sequence[Sequence[int]]) -> "Predictions":
+        """A table of these nodes of each utterance, and no other row."""
+        rows: List[int] = []
+        slots = []
+        for own, wanted in zip(self.slots, nodes):
+            slots.append({node: len(rows) + i for i, node in enumerate(wanted)})
+            rows += [own[node] for node in wanted]
+        where = torch.tensor(rows, dtype=torch.int64, device=self.symbols.device)
+        return Predictions(self.symbols[where], tuple(x[where] for x in self.state), slots)
+
+    def split(self) -> List["Predictions"]:
+        """Of each utterance one, from a table of selected nodes."""
+        sizes = [len(own) for own in self.slots]
+        states = zip(*(x.split(sizes) for x in self.state))
+        slots = [{node: i for i, node in enumerate(own)} for own in self.slots]
+        parts = zip(self.symbols.split(sizes), states, slots)
+        return [Predictions(symbols, state, [own]) for symbols, state, own in parts]
+
+    def of(self, scorer: Scorer, trees: List[PrefixTree], rows: List[Tuple[int, Candidate]]) -> Tensor:
         """Predictor outputs [N, J] of (utterance, candidate) rows, computed where they are not known yet.
 
         The parent of a new node is known: a node is made by extending a candidate that was asked for.
@@ -58,7 +95,7 @@ class Predictions:
             parents = [self.slots[i][trees[i].parents[node]] for i, node in missing]
             tokens = torch.tensor([trees[i].tokens[node] for i, node in missing], device=device)
             parents = torch.tensor(parents, device=device)
-            symbols, state = self.scorer.extend(tokens, tuple(x[parents] for x in self.state))
+            symbols, state = scorer.extend(tokens, tuple(x[parents] for x in self.state))
             for i, node in missing:
                 self.slots[i][node] = self.used
                 self.used += 1
@@ -74,6 +111,77 @@ def _append(table: Tensor, rows: Tensor, used: int) -> Tensor:
         table = torch.cat((table, table.new_zeros(max(used - len(table), len(table)), *table.shape[1:])))
     table[used - len(rows) : used] = rows
     return table
+
+
+@dataclass
+class BeamState:
+    """Beam search of N utterances after some of their frames.
+
+    Attributes:
+        trees: the prefixes of each utterance.
+        beams: its labellings, most probable first.
+        predictions: of the predictor for them.
+        seen: frames so far.
+    """
+
+    trees: List[PrefixTree]
+    beams: List[List[Candidate]]
+    predictions: Predictions
+    seen: List[int]
+
+    @classmethod
+    def start(
+        cls,
+        scorer: Scorer,
+        rows: int,
+        tags: Optional[Tensor] = None,
+        lm: Optional[LanguageModel] = None,
+        lm_weight: float = 0.0,
+        length_score: float = 0.0,
+    ) -> "BeamState":
+        """Before the first frame; arguments as for :func:`transducer_beam_search`."""
+        trees = [PrefixTree(lm, lm_weight, length_score) for _ in range(rows)]
+        beams = [[Candidate(0, 0.0, 0.0, None)] for _ in range(rows)]
+        return cls(trees, beams, Predictions(*scorer.start(rows, tags), [{0: i} for i in range(rows)]), [0] * rows)
+
+    @property
+    def lm(self) -> Optional[LanguageModel]:
+        """That of all utterances."""
+        return self.trees[0].lm if self.trees else None
+
+    @classmethod
+    def join(cls, states: Sequence["BeamState"]) -> "BeamState":
+        """Utterances of several states as one batch."""
+        return cls(
+            [tree for one in states for tree in one.trees],
+            [beam for one in states for beam in one.beams],
+            Predictions.join([one.predictions for one in states]),
+            [seen for one in states for seen in one.seen],
+        )
+
+    def split(self) -> List["BeamState"]:
+        """The state of each utterance as a batch of one, with no more than is needed to go on."""
+        state = self.compact()
+        parts = zip(state.trees, state.beams, state.predictions.split(), state.seen)
+        return [BeamState([tree], [beam], own, [seen]) for tree, beam, own, seen in parts]
+
+    def compact(self) -> "BeamState":
+        """A copy with no more than is needed to go on. In the modified topology the predictor has not read the last
+        label of some labellings: for these the row of their parent is kept."""
+        nodes = [
+            list(dict.fromkeys(c.node if c.node in slots else tree.parents[c.node] for c in beam))
+            for tree, beam, slots in zip(self.trees, self.beams, self.predictions.slots)
+        ]
+        trees = [tree.reachable(c.node for c in beam) for tree, beam in zip(self.trees, self.beams)]
+        return BeamState(trees, list(self.beams), self.predictions.select(nodes), list(self.seen))
+
+    def n_best(self, nbest: int = 1) -> List[List[TransducerHypothesis]]:
+        """The hypotheses of each utterance, best first, as if it ended here."""
+        if nbest < 1:
+            raise ColldError(f"nbest ({nbest}) must be at least 1")
+        if self.lm is not None:
+            self.lm.prepare([tree.lm_states[c.node] for tree, beam in zip(self.trees, self.beams) for c in beam])
+        return [_finish(beam, tree, nbest) for tree, beam in zip(self.trees, self.beams)]
 
 
 def transducer_beam_search(
@@ -103,20 +211,42 @@ def transducer_beam_search(
     Returns:
         For each utterance its hypotheses, best first.
     """
-    if beam < 1 or nbest < 1 or beam_size_token < 1:
-        raise ColldError(f"beam ({beam}), nbest ({nbest}) and beam_size_token ({beam_size_token}) must be at least 1")
+    start = BeamState.start(scorer, len(frames), tags, lm, lm_weight, length_score)
+    return continue_beam(scorer, frames, lengths, start, beam, max_symbols, topology, beam_size_token).n_best(nbest)
+
+
+def continue_beam(
+    scorer: Scorer,
+    frames: Tensor,
+    lengths: Tensor,
+    before: BeamState,
+    beam: int = 4,
+    max_symbols: int = 3,
+    topology: str = "regular",
+    beam_size_token: int = 40,
+) -> BeamState:
+    """Beam search over the next frames of utterances: in pieces the same as over all frames at once.
+
+    Args:
+        frames, lengths, beam, max_symbols, topology, beam_size_token: see :func:`transducer_beam_search`; a length may
+            be 0.
+        before: where the search stands; it stays as it is.
+    """
+    if beam < 1 or beam_size_token < 1:
+        raise ColldError(f"beam ({beam}) and beam_size_token ({beam_size_token}) must be at least 1")
     check_frames(frames, lengths, max_symbols)
     counts = lengths.tolist()
-    trees = [PrefixTree(lm, lm_weight, length_score) for _ in counts]
-    beams = [[Candidate(0, 0.0, 0.0, None)] for _ in counts]
-    predictions = Predictions(scorer, len(counts), tags)
+    state = before.compact()
+    trees, beams, predictions = state.trees, state.beams, state.predictions
+    lm = state.lm
     wide = beam_size_token if lm is not None else beam
     for t in range(max(counts, default=0)):
+        now = [seen + t for seen in state.seen]
         level = [(i, candidate) for i, count in enumerate(counts) if t < count for candidate in beams[i]]
         pools: Dict[int, Dict[int, Candidate]] = {i: {} for i, _ in level}  # what reaches the next frame
         for extra in range(max_symbols + 1 if topology == "regular" else 1):
             where = torch.tensor([i for i, _ in level], device=frames.device)
-            log_probs = scorer.log_probs(frames[where, t], predictions.of(trees, level))
+            log_probs = scorer.log_probs(frames[where, t], predictions.of(scorer, trees, level))
             for (i, candidate), blank in zip(level, log_probs[:, scorer.blank].tolist()):
                 check_number(blank, i)
                 _add(pools[i], candidate.node, candidate, blank, candidate.path)
@@ -126,20 +256,18 @@ def transducer_beam_search(
                 lm.prepare([trees[i].lm_states[candidate.node] for i, candidate in level])
             log_probs[:, scorer.blank] = -torch.inf
             values, labels = log_probs.topk(min(wide, log_probs.size(1)))
-            level = _extend(level, values.tolist(), labels.tolist(), trees, pools, beam, t, topology)
+            level = _extend(level, values.tolist(), labels.tolist(), trees, pools, beam, now, topology)
             if not level:
                 break
         for i, pool in pools.items():
             if not pool:
-                raise ColldError(f"utterance {i} of the batch: no path has a probability above zero at frame {t}")
+                raise ColldError(f"utterance {i} of the batch: no path has a probability above zero at frame {now[i]}")
             beams[i] = _best(pool.values(), trees[i], beam)
-    if lm is not None:
-        lm.prepare([tree.lm_states[c.node] for candidates, tree in zip(beams, trees) for c in candidates])
-    return [_finish(candidates, tree, nbest) for candidates, tree in zip(beams, trees)]
+    return BeamState(trees, beams, predictions, [old + new for old, new in zip(state.seen, counts)])
 
 
-def _extend(level, values, labels, trees, pools, beam: int, t: int, topology: str) -> List[Tuple[int, Candidate]]:
-    """The best extensions by one label, at most ``beam`` an utterance.
+def _extend(level, values, labels, trees, pools, beam: int, now, topology: str) -> List[Tuple[int, Candidate]]:
+    """The best extensions by one label, at most ``beam`` an utterance; `now` is its frame.
 
     In the regular topology they stay at the frame: those below what already fills the beam of the next frame are left
     out, for they can only lose. In the modified one they go to the pool of the next frame, and nothing stays.
@@ -153,14 +281,15 @@ def _extend(level, values, labels, trees, pools, beam: int, t: int, topology: st
     stay = []
     for i, found in options.items():
         tree, pool = trees[i], pools[i]
-        found.sort(key=lambda option: (-option[0], option[1].node, option[2]))
+        # Equals by label, then in the order of the beam: neither depends on where a stream was cut.
+        found.sort(key=lambda option: (-option[0], option[2]))
         limit = -math.inf
         if topology == "regular" and len(pool) >= beam:
             limit = sorted((c.log_prob + tree.bonus[c.node] for c in pool.values()), reverse=True)[beam - 1]
         for rank, candidate, label, value in found[:beam]:
             if rank <= limit:
                 break
-            path = (candidate.path, t, candidate.best)
+            path = (candidate.path, label, now[i], candidate.best)
             if topology == "modified":
                 _add(pool, tree.extend(candidate.node, label), candidate, value, path)
             else:
@@ -181,28 +310,25 @@ def _add(pool: Dict[int, Candidate], node: int, source: Candidate, log_prob: flo
 
 
 def _best(candidates, tree: PrefixTree, beam: int) -> List[Candidate]:
-    return sorted(candidates, key=lambda c: (-(c.log_prob + tree.bonus[c.node]), c.node))[:beam]
+    return sorted(candidates, key=lambda c: -(c.log_prob + tree.bonus[c.node]))[:beam]
 
 
 def _finish(candidates: List[Candidate], tree: PrefixTree, nbest: int) -> List[TransducerHypothesis]:
     """Complete utterances, best first; equal scores are ordered by the labels."""
-    hypotheses = []
-    for candidate in candidates:
-        bonus, lm_score = tree.finish(candidate.node)
-        starts, cuts, path = [], [], candidate.path
+    ends = [(candidate, *tree.finish(candidate.node)) for candidate in candidates]
+    ends.sort(key=lambda end: -(end[0].log_prob + end[1]))
+    hypotheses: List[TransducerHypothesis] = []
+    for candidate, bonus, lm_score in ends:
+        score = candidate.log_prob + bonus
+        if len(hypotheses) >= nbest and score < hypotheses[nbest - 1].score:
+            break  # of a long stream's labellings those that are not asked for are not spelled out
+        tokens, frames, cuts, path = [], [], [], candidate.path
         while path is not None:
-            path, frame, before = path
-            starts.append(frame)
+            path, token, frame, before = path
+            tokens.append(token)
+            frames.append(frame)
             cuts.append(before)
         cuts = [0.0, *cuts[:-1][::-1], candidate.best] if cuts else []
-        hypotheses.append(
-            TransducerHypothesis(
-                tree.labels(candidate.node),
-                candidate.log_prob + bonus,
-                candidate.log_prob,
-                lm_score,
-                starts[::-1],
-                [after - before for before, after in zip(cuts, cuts[1:])],
-            )
-        )
+        scores = [after - before for before, after in zip(cuts, cuts[1:])]
+        hypotheses.append(TransducerHypothesis(tokens[::-1], score, candidate.log_prob, lm_score, frames[::-1], scores))
     return sorted(hypotheses, key=lambda h: (-h.score, h.tokens))[:nbest]

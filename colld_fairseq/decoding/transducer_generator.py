@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from colld_fairseq.decoding.generators import as_fairseq
 from colld_fairseq.decoding.prefix_tree import LanguageModel
-from colld_fairseq.decoding.transducer import Scorer, greedy_transducer
-from colld_fairseq.decoding.transducer_beam import transducer_beam_search
+from colld_fairseq.decoding.search import BeamSearch, GreedySearch, Search
+from colld_fairseq.decoding.transducer import Scorer
 from colld_fairseq.errors import ColldError
 
 
@@ -46,10 +46,17 @@ class TransducerGenerator:
     ) -> None:
         self.blank = dictionary.bos()
         self.never_emitted = [dictionary.pad(), dictionary.eos()]
-        self.beam, self.nbest = beam, min(nbest, beam)
-        self.lm, self.lm_weight, self.length_score = lm, lm_weight, length_score
-        self.max_symbols, self.topology, self.blank_penalty = max_symbols, topology, blank_penalty
+        self.blank_penalty = blank_penalty
+        self.search: Search
+        if beam == 1 and lm is None and length_score == 0:
+            self.search = GreedySearch(max_symbols, topology)
+        else:
+            self.search = BeamSearch(beam, min(nbest, beam), max_symbols, topology, lm, lm_weight, length_score)
         self.symbols_to_strip_from_output = set(symbols_to_strip_from_output) | {dictionary.eos()}
+
+    def scorer(self, models: Sequence[nn.Module], widths: Sequence[int]) -> Scorer:
+        """What the search asks, of models whose frames are so wide."""
+        return Scorer(models, widths, self.blank, self.never_emitted, self.blank_penalty)
 
     @torch.no_grad()
     def generate(
@@ -67,24 +74,9 @@ class TransducerGenerator:
         tags = None if prefix_tokens is None else prefix_tokens[:, 0]
         with evaluating(models):
             frames, widths, lengths = encode(models, net_input["src_tokens"], net_input["src_lengths"])
-            scorer = Scorer(models, widths, self.blank, self.never_emitted, self.blank_penalty)
-            if self.beam == 1 and self.lm is None and self.length_score == 0:
-                found = greedy_transducer(scorer, frames, lengths, tags, self.max_symbols, self.topology)
-                n_best = [[hypothesis] for hypothesis in found]
-            else:
-                n_best = transducer_beam_search(
-                    scorer,
-                    frames,
-                    lengths,
-                    tags,
-                    self.beam,
-                    self.nbest,
-                    self.max_symbols,
-                    self.topology,
-                    self.lm,
-                    self.lm_weight,
-                    self.length_score,
-                )
+            scorer = self.scorer(models, widths)
+            state = self.search.start(scorer, len(frames), tags)
+            n_best = self.search.n_best(self.search.proceed(scorer, frames, lengths, state))
         return [[as_fairseq(hypothesis) for hypothesis in hypotheses] for hypotheses in n_best]
 
 

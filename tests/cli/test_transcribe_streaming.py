@@ -1,8 +1,11 @@
 """`colld transcribe --streaming`: the texts of whole clips under the same context, as they come."""
 
 import io
+import itertools
+import random
 import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +13,8 @@ import soundfile
 
 from checkpoints import save_transducer
 from colld_fairseq.cli import main
-from colld_fairseq.cli.transcribe_streaming import Printer
+from colld_fairseq.cli.transcribe_streaming import Printer, joined
+from colld_fairseq.data.hypotheses import hypotheses_path, read_hypotheses
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.decoding.streaming import StreamingResult
 
@@ -103,6 +107,56 @@ def test_utterances_end_by_the_rules(run, corpus, tmp_path):
     assert texts == [" ".join(line[4] for line in finals if line[1] == rows.row(i).id) for i in range(3)]
 
 
+def test_beams_and_their_lists(run, corpus, tmp_path):
+    """A beam acts in streams as on whole clips, and so does a length score; --out has the lists of hypotheses."""
+    options = ["--beam", "3", "--options", "blank_penalty=0.5,max_symbols=1,ctc_length_score=1.5", *CONTEXT]
+    streaming = ["--streaming", "--streams", "2", "--endpoint", "none"]
+    found = []
+    for name, more in (("whole", []), ("streamed", streaming)):
+        run(corpus / "test.zip", *options, *more, "--nbest", "2", "--out", tmp_path / f"{name}.tsv")
+        found.append(read_hypotheses(hypotheses_path(tmp_path / f"{name}.tsv")))
+    whole, streamed = found
+    assert list(whole) == list(streamed) and len(whole) == 3
+    for name, n_best in whole.items():
+        assert len(n_best) == 2
+        for one, other in zip(n_best, streamed[name]):
+            assert (one.text, one.tokens) == (other.text, other.tokens)
+            assert (one.score, one.log_prob) == pytest.approx((other.score, other.log_prob), abs=1e-3)
+    best = [(name, n_best[0].text) for name, n_best in whole.items()]
+    printed = lines(run("--streaming", corpus / "test.zip", *options, "--endpoint", "none").out)
+    assert [(name, text) for kind, name, *_, text in printed if kind == "final"] == best
+    assert {kind for kind, *_ in printed} == {"partial", "final"}
+    assert best != [tuple(line) for line in lines(run(corpus / "test.zip", *CONTEXT).out)]
+
+
+def test_hypotheses_of_a_clip_combine_those_of_its_utterances():
+    """Against all combinations."""
+    draw = random.Random(1)
+
+    def utterance(letters):
+        scores = sorted((draw.uniform(-9, 0) for _ in letters), reverse=True)
+        each = [
+            StreamingResult(letter, [ord(letter)], [0.0], 0.0, 1.0, score - 1, score)
+            for letter, score in zip(letters, scores)
+        ]
+        return replace(each[0], alternatives=each[1:])
+
+    utterances = [utterance(letters) for letters in ("abc", "def", "g", "hij")]
+    every = [
+        (" ".join(one.text for one in way), sum(one.score for one in way))
+        for way in itertools.product(*([one, *one.alternatives] for one in utterances))
+    ]
+    expected = sorted(every, key=lambda way: -way[1])[:3]
+    found = joined(utterances, 3)
+    assert [one.text for one in found] == [text for text, _ in expected]
+    assert [one.score for one in found] == pytest.approx([score for _, score in expected])
+    assert [one.log_prob + 4 for one in found] == pytest.approx([one.score for one in found])
+    assert found[0].tokens == [ord(letter) for letter in "adgh"]
+    silence = StreamingResult("", [], [], 0.0, 1.0, -1.0, -1.0)
+    assert joined([silence, utterances[2], silence], 1)[0].text == "g"
+    assert joined([], 2)[0].text == ""
+
+
 def test_standard_input(run, corpus, monkeypatch, tmp_path):
     clip = next(path for path in sorted(corpus.glob("test-*.wav")))
     samples, rate = soundfile.read(clip, dtype="int16")
@@ -140,7 +194,7 @@ def test_a_terminal_shows_one_growing_line(name, begin, monkeypatch):
     out = io.StringIO()
     printer = Printer(out, in_place=True)
     for text, final in (("a", False), ("a b c", False), ("a b c", True)):
-        printer(name, StreamingResult(text, [], [], 0.0, 1.0, 0.0), final)
+        printer(name, StreamingResult(text, [], [], 0.0, 1.0, 0.0, 0.0), final)
     assert re.sub(r"\r\x1b\[K", "<", out.getvalue()) == f"<{begin}a<{begin}b c<{begin}a b c\n"
 
 
@@ -159,7 +213,7 @@ def test_refused_with_the_remedy(run, corpus, vocab, tmp_path):
     assert "colld cmvn" in run("--streaming", audio, "--options", "cmvn=utterance", code=2).err
     assert "alone" in run("-", code=2).err
     assert "alone" in run("--streaming", "-", audio, code=2).err
-    assert "leave out --beam" in run("--streaming", audio, "--beam", "2", code=2).err
+    assert "give --out" in run("--streaming", audio, "--beam", "2", "--nbest", "2", code=2).err
     assert "--streams 0" in run("--streaming", audio, "--streams", "0", code=2).err
     assert "without --chunk-ms" in run(audio, "--left-context", "2", code=2).err
     for rules in ("1,2", "1,2,x", "1,2,0", "nan,1,1"):

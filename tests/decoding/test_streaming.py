@@ -1,6 +1,7 @@
 """Streams: the results of whole clips decoded under the same context, alone and together, utterance by utterance."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from checkpoints import save_transducer
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
 from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.real_time import cut, listen
+from colld_fairseq.decoding.streaming import StreamingResult
 from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.recogniser import load_recogniser
 
@@ -83,15 +85,62 @@ def test_result_is_that_of_the_whole_clip(make, context, more, chunk_ms, left):
             assert all(before.end <= time < after.end for time in after.times[len(before.tokens) :])
 
 
+@pytest.fixture(scope="module")
+def language_model(vocab, tmp_path_factory):
+    """A bigram model of the vocabulary's tokens."""
+    pytest.importorskip("kenlm")
+    symbols = [line.split()[0] for line in (vocab / "dict.txt").read_text(encoding="utf-8").splitlines()]
+    unigrams = [("<unk>", -2.0), ("<s>", -99.0), ("</s>", -0.7)]
+    unigrams += [(symbol, -0.5 - number % 7 / 4) for number, symbol in enumerate(symbols)]
+    lines = ["\\data\\", f"ngram 1={len(unigrams)}", "ngram 2=1", "", "\\1-grams:"]
+    lines += [f"{p}\t{symbol}\t-0.1" for symbol, p in unigrams]
+    lines += ["", "\\2-grams:", f"-0.1\t<s> {symbols[0]}", "", "\\end\\", ""]
+    path = tmp_path_factory.mktemp("lm") / "tokens.arpa"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return dict(ctc_lm=str(path), ctc_lm_unit="token", ctc_lm_weight=1.0)
+
+
+BEAMS = {
+    "beam": ((), dict(beam=4, nbest=3)),
+    "length": ((), dict(beam=1, ctc_length_score=0.5)),
+    "modified": (("--predictor", "stateless", "--topology", "modified"), dict(beam=3, ctc_length_score=-0.5)),
+    "fused": ((), dict(beam=4, nbest=2)),
+}
+
+
+@pytest.mark.parametrize("name", BEAMS)
+def test_beam_search_is_that_of_the_whole_clip(make, language_model, name):
+    more, options = BEAMS[name]
+    options = dict(blank_penalty=0.5, max_symbols=2, **options)
+    greedy = load_recogniser(make(*more), blank_penalty=0.5, max_symbols=2)
+    recogniser = load_recogniser(make(*more), **options, **(language_model if name == "fused" else {}))
+    for one in (greedy, recogniser):
+        one.limit_context(160, "2")
+    expected = recogniser.transcribe(CLIPS)
+    assert [n_best[0].tokens for n_best in expected] != [n_best[0].tokens for n_best in greedy.transcribe(CLIPS)]
+    streaming = recogniser.streaming(160, "2", endpoint=None)
+    for clip, n_best in zip(CLIPS, expected):
+        results = streamed(streaming, clip)
+        best = results[-1] if results else streaming.result(streaming.create_stream())
+        found = [best, *best.alternatives]
+        assert [(one.text, one.tokens) for one in found] == [(one.text, one.tokens) for one in n_best]
+        assert [one.score for one in found] == pytest.approx([one.score for one in n_best], abs=1e-3)
+        assert [one.log_prob for one in found] == pytest.approx([one.log_prob for one in n_best], abs=1e-3)
+        for result in results:
+            assert sorted(result.times) == result.times and len(result.times) == len(result.tokens)
+            assert all(result.start <= time < result.end for time in result.times)
+
+
 @pytest.mark.parametrize("piece", [37, 16000])
 def test_pieces_of_audio_change_nothing(make, piece):
     streaming = load_recogniser(make(), blank_penalty=0.5, max_symbols=2).streaming(endpoint=None)
     assert streamed(streaming, CLIPS[0], piece)[-1] == streamed(streaming, CLIPS[0])[-1]
 
 
-def test_streams_share_batches(make):
+@pytest.mark.parametrize("beam", [1, 3])
+def test_streams_share_batches(make, beam):
     """They begin at different times, one is created again, and each result is that of the stream alone."""
-    streaming = load_recogniser(make(), blank_penalty=0.5, max_symbols=2).streaming(160, "3", endpoint=None)
+    streaming = load_recogniser(make(), beam, blank_penalty=0.5, max_symbols=2).streaming(160, "3", endpoint=None)
     alone = [streamed(streaming, clip)[-1] for clip in CLIPS if len(clip) > 2000]
     clips = [clip for clip in CLIPS if len(clip) > 2000]
     streams, batches = [streaming.create_stream() for _ in clips], []
@@ -110,9 +159,10 @@ def test_streams_share_batches(make):
         assert found.tokens == expected.tokens and found.log_prob == pytest.approx(expected.log_prob, abs=1e-3)
 
 
-def test_after_a_reset_the_stream_begins_anew(make):
+@pytest.mark.parametrize("beam", [1, 3])
+def test_after_a_reset_the_stream_begins_anew(make, beam):
     """The second utterance is that of a clip which begins where the first ended; times go on."""
-    streaming = load_recogniser(make(), blank_penalty=0.5, max_symbols=2).streaming(endpoint=None)
+    streaming = load_recogniser(make(), beam, blank_penalty=0.5, max_symbols=2).streaming(endpoint=None)
     clip = CLIPS[0]
     stream = streaming.create_stream()
     stream.accept_waveform(clip)
@@ -127,7 +177,7 @@ def test_after_a_reset_the_stream_begins_anew(make):
     while streaming.decode([stream]):
         pass
     second, expected = streaming.result(stream), streamed(streaming, clip[int(0.64 * 16000) :])[-1]
-    assert second.tokens == expected.tokens and len(second.tokens) > 3
+    assert second.tokens == expected.tokens and len(second.tokens) > 2
     assert second.times == pytest.approx([time + 0.64 for time in expected.times])
     with pytest.raises(ColldError, match="finished"):
         stream.accept_waveform(clip)
@@ -223,3 +273,50 @@ def test_clock_of_a_live_stream(make, monkeypatch):
     assert [final for _, _, final in results] == [False, False, True, False, False, True]
     assert len(latency.delays) == sum(len(result.tokens) for _, result, final in results if final)
     assert latency.delays[0] == pytest.approx(0.88 - results[0][1].times[0])
+
+
+class Changing:
+    """A recogniser whose text is another one after each second of audio; the last of them is final."""
+
+    def __init__(self, *texts):
+        self.texts = texts
+
+    def create_stream(self, tag):
+        return SimpleNamespace(samples=0, steps=0, accept_waveform=self.accept, finish=lambda: None)
+
+    def accept(self, samples):
+        self.stream.samples += len(samples)
+
+    def decode(self, streams):
+        (self.stream,) = streams
+        ready = self.stream.steps < self.stream.samples // 16000
+        self.stream.steps += ready
+        return [0] * ready
+
+    def is_endpoint(self, stream):
+        return stream.steps == len(self.texts)
+
+    def result(self, stream):
+        text = self.texts[stream.steps - 1] if stream.steps else ""
+        times = [0.25 * number for number in range(len(text))]
+        return StreamingResult(text, [ord(letter) for letter in text], times, 0.0, float(stream.steps), 0.0, 0.0)
+
+    def reset(self, stream):
+        self.texts, stream.steps, stream.samples = [], 0, 0
+
+
+def test_labels_that_change_are_waited_for_until_they_stay():
+    recogniser, results = Changing("ab", "ac", "a", "a", "abd", "abd"), []
+    recogniser.stream = None
+    stream = recogniser.create_stream(None)
+    recogniser.create_stream = lambda tag: stream
+    recogniser.stream = stream
+    latency = listen(
+        recogniser,
+        [np.split(np.zeros(6 * 16000), 6)],
+        lambda _, result, final: results.append((result.text, final)),
+        timer=lambda: 0.0,
+    )[0]
+    assert results == [("ab", False), ("ac", False), ("a", False), ("abd", False), ("abd", True)]
+    assert latency.first == pytest.approx(1.0)
+    assert latency.delays == pytest.approx([1.0 - 0.0, 5.0 - 0.25, 5.0 - 0.5])

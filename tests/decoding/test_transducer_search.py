@@ -1,12 +1,14 @@
 """Transducer searches against a step-by-step loop, against all labellings enumerated, and against one another."""
 
+import copy
 import itertools
 import math
 
 import pytest
 import torch
 
-from colld_fairseq.decoding.transducer import GreedyState, Scorer, continue_greedy, greedy_transducer
+from colld_fairseq.decoding.search import BeamSearch, GreedySearch
+from colld_fairseq.decoding.transducer import Scorer, greedy_transducer
 from colld_fairseq.decoding.transducer_beam import transducer_beam_search
 from colld_fairseq.decoding.transducer_graves import graves_beam_search
 from colld_fairseq.errors import ColldError
@@ -96,37 +98,92 @@ def test_greedy_is_the_loop_over_symbols(kind, topology, max_symbols):
         assert found[i].score == pytest.approx(sum(expected[2]) if expected[2] else expected[3], abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["lstm", "stateless"])
-@pytest.mark.parametrize("topology", ["regular", "modified"])
-def test_greedy_in_pieces_is_greedy_at_once(kind, topology):
-    """Pieces of any length, each utterance beside others than before; earlier states stay as they were."""
-    search = scorer(Network(kind, blank_bias=2.0))
-    frames, lengths = batch([37, 1, 0, 20, 9])
-    tags = torch.tensor([3, 4, 3, 1, 5])
-    options = dict(max_symbols=2, topology=topology)
-    expected = greedy_transducer(search, frames, lengths, tags, **options)
+class Bigram:
+    """A language model whose units are tokens."""
+
+    table = torch.randn(7, 7, generator=torch.Generator().manual_seed(3)).log_softmax(-1).tolist()
+
+    def start(self):
+        return 6
+
+    def prepare(self, states):
+        pass
+
+    def score(self, state, token):
+        return token, self.table[state][token], 1
+
+    def finish(self, state):
+        return self.table[state][6], 0
+
+
+def in_pieces(way, search, frames, lengths, tags, longest):
+    """States after pieces of any length, 0 included, each utterance beside others than before."""
     generator = torch.Generator().manual_seed(7)
-    states = GreedyState.start(search, len(lengths), tags).split()
-    left = lengths.tolist()
+    states, left = way.split(way.start(search, len(lengths), tags)), lengths.tolist()
     while any(left):
         rows = [i for i in torch.randperm(len(left), generator=generator).tolist() if left[i]][:3]
-        taken = [min(left[i], int(torch.randint(0, 9, (), generator=generator))) for i in rows]
-        pieces = torch.zeros(len(rows), max(taken), WIDTH, dtype=torch.float64)
+        taken = [min(left[i], int(torch.randint(0, longest + 1, (), generator=generator))) for i in rows]
+        pieces = torch.zeros(len(rows), max(taken), frames.size(2), dtype=frames.dtype)
         for row, (i, size) in enumerate(zip(rows, taken)):
             done = int(lengths[i]) - left[i]
             pieces[row, :size] = frames[i, done : done + size]
             left[i] -= size
-        before = [list(states[i].hypotheses[0].tokens) for i in rows]
-        joined = GreedyState.join([states[i] for i in rows])
-        after = continue_greedy(search, pieces, torch.tensor(taken), joined, **options).split()
-        assert [states[i].hypotheses[0].tokens for i in rows] == before
-        for i, state in zip(rows, after):
+        joined = way.join([states[i] for i in rows])
+        before = copy.deepcopy(way.n_best(joined))
+        after = way.proceed(search, pieces, torch.tensor(taken), joined)
+        assert way.n_best(joined) == before
+        for i, state in zip(rows, way.split(after)):
             states[i] = state
-    for state, length, whole in zip(states, lengths.tolist(), expected):
-        found = state.hypotheses[0]
-        assert state.seen == [length] and (found.tokens, found.frames) == (whole.tokens, whole.frames)
-        assert found.token_scores == pytest.approx(whole.token_scores, abs=1e-6)
-        assert found.score == pytest.approx(whole.score, abs=1e-6)
+    return states
+
+
+FUSED = dict(lm=Bigram(), lm_weight=0.6, length_score=1.5)
+WAYS = {
+    "greedy": ("lstm", 2.0, GreedySearch(2)),
+    "greedy, modified": ("stateless", 2.0, GreedySearch(2, "modified")),
+    "beam": ("lstm", 1.0, BeamSearch(4, 4, 2)),
+    "beam, wide": ("stateless", 0.0, BeamSearch(12, 12, 3)),
+    "beam, modified": ("lstm", 2.0, BeamSearch(5, 5, topology="modified")),
+    "beam, fused": ("stateless", 1.0, BeamSearch(4, 3, 2, **FUSED)),
+    "beam, fused, modified": ("stateless", 3.0, BeamSearch(4, 3, topology="modified", **FUSED)),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("longest", [1, 8])
+def test_pieces_give_what_all_frames_at_once_give(name, longest):
+    kind, bias, way = WAYS[name]
+    search, (frames, lengths) = scorer(Network(kind, blank_bias=bias)), batch([37, 1, 0, 20, 9])
+    tags = torch.tensor([3, 4, 3, 1, 5])
+    expected = way.n_best(way.proceed(search, frames, lengths, way.start(search, len(lengths), tags)))
+    assert max(len(h.tokens) for n_best in expected for h in n_best) > 5
+    for state, length, whole in zip(in_pieces(way, search, frames, lengths, tags, longest), lengths, expected):
+        (found,) = way.n_best(state)
+        assert state.seen == [int(length)]
+        assert [(h.tokens, h.frames) for h in found] == [(h.tokens, h.frames) for h in whole]
+        for one, other in zip(found, whole):
+            assert one.token_scores == pytest.approx(other.token_scores, abs=1e-5)
+            scores = (one.score, one.log_prob, one.lm_score)
+            assert scores == pytest.approx((other.score, other.log_prob, other.lm_score), abs=1e-5)
+
+
+def test_memory_of_a_long_stream_is_bounded():
+    """Between pieces: a few nodes of the tree, one predictor row a labelling, a language-model state a node."""
+    search, (frames, lengths) = scorer(Network()), batch([400])
+    way = BeamSearch(4, 4, 2, **FUSED)
+    (state,), nodes = way.split(way.start(search, 1)), []
+    for piece in frames.split(5, dim=1):
+        (state,) = way.split(way.proceed(search, piece, torch.tensor([5]), state))
+        (tree,) = state.trees
+        tables = (tree.tokens, tree.children, tree.bonus, tree.lm_scores, tree.lm_states, tree._cache)
+        assert all(table.keys() == tree.parents.keys() for table in tables)
+        nodes.append(len(tree.parents))
+        assert {len(table) for table in (state.predictions.symbols, *state.predictions.state)} == {4}
+    (found,) = way.n_best(state)
+    assert len(found[0].tokens) > 100
+    assert max(nodes) <= 3 * 4
+    (expected,) = transducer_beam_search(search, frames, lengths, beam=4, nbest=4, max_symbols=2, **FUSED)
+    assert [(h.tokens, h.frames) for h in found] == [(h.tokens, h.frames) for h in expected]
 
 
 SEARCHES = {
@@ -224,24 +281,6 @@ def test_beams_find_what_greedy_search_misses():
     assert any(b.tokens != g.tokens for (b,), g in zip(beams, greedy))
 
 
-class Bigram:
-    """A language model whose units are tokens."""
-
-    table = torch.randn(7, 7, generator=torch.Generator().manual_seed(3)).log_softmax(-1).tolist()
-
-    def start(self):
-        return 6
-
-    def prepare(self, states):
-        pass
-
-    def score(self, state, token):
-        return token, self.table[state][token], 1
-
-    def finish(self, state):
-        return self.table[state][6], 0
-
-
 def test_shallow_fusion():
     search, (frames, lengths) = scorer(Network(vocabulary=4)), batch([3])
     lm, weight, bonus = Bigram(), 0.7, 0.4
@@ -304,5 +343,6 @@ def test_what_cannot_be_decoded():
             function(search, frames, lengths + 1)
         with pytest.raises(ColldError, match="max_symbols"):
             function(search, frames, lengths, max_symbols=0)
-    with pytest.raises(ColldError, match="beam"):
-        transducer_beam_search(search, frames, lengths, beam=0)
+    for wrong in ("beam", "nbest", "beam_size_token"):
+        with pytest.raises(ColldError, match=wrong):
+            transducer_beam_search(search, frames, lengths, **{wrong: 0})
