@@ -21,8 +21,10 @@ from colld_fairseq.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What every training run of the examples has in common.
+# What every training run of the examples has in common. On several GPUs torch's own backend stops where a parameter has
+# no gradient, as those of a frozen encoder; --find-unused-parameters does not suit every criterion.
 TRAINING = [
+    "--ddp-backend", "legacy_ddp",
     "--keep-in-memory", "--num-workers", "0",
     "--optimizer", "adam", "--adam-betas", "(0.9,0.98)", "--weight-decay", "0.01", "--clip-norm", "5",
     "--lr-scheduler", "tri_stage", "--phase-ratio", "[0.1,0.4,0.5]", "--final-lr-scale", "0.02",

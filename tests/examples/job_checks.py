@@ -26,13 +26,14 @@ def load_script(path: Path, name: str):
 
 
 def check_command(job, out: str) -> str:
-    """Raises (or exits) where the command does not parse, or trains for other updates or into another folder than the
-    job says. Returns the program."""
+    """Raises (or exits) where the command does not parse, trains for other updates or into another folder than the job
+    says, or would stop on several GPUs. Returns the program."""
     program, *words = job.command
     if program == "fairseq-train":
         parsed = options.parse_args_and_arch(options.get_training_parser(), words)
         assert job.updates == parsed.max_update
         assert parsed.save_dir == f"{out}/{job.name}"
+        assert parsed.ddp_backend == "legacy_ddp"  # else a frozen encoder's parameters are waited for
     elif program == "fairseq-generate":
         parser = options.get_generation_parser()
         parser.add_argument("--arch", default="wav2vec2")  # as fairseq-generate itself does
