@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from second_device import DEVICE, second_device
 
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.teachers import load_teacher
@@ -181,3 +182,14 @@ def test_clips_too_short_are_named(tiny_teacher):
         teacher(torch.zeros(2, 800), torch.tensor([800, 9]))
     with pytest.raises(TeacherError, match="expected waveforms"):
         teacher(torch.zeros(800), torch.tensor([800]))
+
+
+@pytest.mark.parametrize("name", ["hubert-group", "hubert-group-batchnorm", "wavlm-group", "data2vec", "w2v-bert"])
+def test_it_follows_the_waveforms_to_their_device(name, tiny_teacher, clips):
+    teacher = load_teacher(f"hf:{tiny_teacher(name)[0]}", [0, 2])
+    expected = teacher(*clips).features
+    with second_device():
+        found = teacher(*(part.to(DEVICE) for part in clips))
+        for layer, features in found.features.items():
+            torch.testing.assert_close(features.to("cpu"), expected[layer], atol=2e-4, rtol=1e-3)
+    assert teacher.device == DEVICE

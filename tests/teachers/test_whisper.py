@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from second_device import DEVICE, second_device
 
 from colld_fairseq.teachers import load_teacher
 from colld_fairseq.teachers.whisper import TAIL, LogMel
@@ -176,3 +177,15 @@ def test_half_precision(whisper):
     half = load_teacher(f"hf:{directory}", [3], dtype="bfloat16")(waveform.bfloat16(), length).features[3]
     assert half.dtype == torch.bfloat16
     assert (half.float() - full).norm() < 0.05 * full.norm()
+
+
+def test_it_follows_the_waveforms_to_their_device(whisper):
+    """With a clip that is cut into windows and one that is not."""
+    teacher = load_teacher(f"hf:{whisper[0]}", [0, 3])
+    torch.manual_seed(2)
+    clips = 0.1 * torch.randn(2, WINDOW + 5000), torch.tensor([WINDOW + 5000, 9000])
+    expected = teacher(*clips).features
+    with second_device():
+        found = teacher(*(part.to(DEVICE) for part in clips))
+        for layer, features in found.features.items():
+            torch.testing.assert_close(features.to("cpu"), expected[layer], atol=2e-4, rtol=1e-3)
