@@ -19,9 +19,9 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """
     if not training or p == 0.0:
         return x
-    if x.device.type != "cpu" or p >= 1.0 or torch.compiler.is_compiling():
-        return F.dropout(x, p, True)
     dropped = round(p * 65536)
+    if x.device.type != "cpu" or dropped >= 65536 or torch.compiler.is_compiling():
+        return F.dropout(x, p, True)
     words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 32768
     return x * (keep * (65536.0 / (65536 - dropped))).to(x.dtype)
