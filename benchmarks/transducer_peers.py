@@ -1,7 +1,7 @@
 """Transducer losses that `transducer_loss.py` times: ours, and the ones a user could take instead.
 
-A peer maps inputs to (loss, gradient) of the batch's summed -log P; `load_peers` leaves out those that are not
-installed, with the reason.
+A peer makes the batch's summed -log P of its inputs, for autograd to go on from; `load_peers` leaves out those that are
+not installed, with the reason.
 """
 
 import os

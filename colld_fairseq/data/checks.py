@@ -136,8 +136,7 @@ def check_manifest(
 
     Args:
         dictionary: fairseq dict.txt to take the out-of-vocabulary rate against; the config.yaml beside it
-        (``colld vocab``
-            writes one) says how text is normalised and cut. Without it: characters.
+            (``colld vocab`` writes one) says how text is normalised and cut. Without it: characters.
         workers: processes that open audio.
         decode: read every sample (finds NaN and damage inside a file) instead of the headers only.
         tolerance: seconds by which n_frames may differ from the clip's length.

@@ -110,10 +110,6 @@ class DistillationHeads(nn.Module):
         self.front_end = nn.Linear(input_widths[0], front_end_width) if front_end_width else None
         self.adapters = nn.ModuleDict({str(number): adapter for number, adapter in (adapters or {}).items()})
 
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """``[B]`` student lengths -> ``[B]`` lengths of the predictions."""
-        return lengths * self.upsample_factor
-
     def forward(self, features: Sequence[Tensor]) -> List[Tensor]:
         """Predict every target.
 

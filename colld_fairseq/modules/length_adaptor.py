@@ -22,11 +22,6 @@ class LengthAdaptor(nn.Module):
         self.project = nn.Linear(in_dim, out_dim)
         self.convs = nn.ModuleList(nn.Conv1d(out_dim, 2 * out_dim, 3, stride=2, padding=1) for _ in range(layers))
 
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        for _ in self.convs:
-            lengths = torch.div(lengths + 1, 2, rounding_mode="floor")
-        return lengths
-
     def forward(self, x: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
         """x [B, T, D_in], lengths [B] -> [B, T', D_out], lengths [B]."""
         x = self.project(self.norm(x))

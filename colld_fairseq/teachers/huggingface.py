@@ -13,6 +13,7 @@ from typing import Dict, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
+from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.norms import MaskedChannelNorm
@@ -21,8 +22,6 @@ from colld_fairseq.teachers.encoder_teacher import EncoderTeacher, as_student_en
 from colld_fairseq.teachers.weights import content_hash, load_into, read_json, read_state, teacher_files
 
 logger = logging.getLogger(__name__)
-
-SAMPLE_RATE = 16000
 
 
 class Family(NamedTuple):

@@ -50,7 +50,6 @@ def test_upsampling_gives_each_frame_its_own_frames(kind, count):
     inputs = features(count)
     outputs = heads(inputs)
     assert all(y.shape == (2, 10, 4) for y in outputs)
-    assert heads.output_lengths(torch.tensor([5, 3])).tolist() == [10, 6]
     changed = [x.clone() for x in inputs]
     for x in changed:
         x[:, 3] += 1.0
