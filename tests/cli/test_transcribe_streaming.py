@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import soundfile
-
 from checkpoints import save_transducer
+
 from colld_fairseq.cli import main
 from colld_fairseq.cli.transcribe_streaming import Printer, joined
 from colld_fairseq.data.hypotheses import hypotheses_path, read_hypotheses

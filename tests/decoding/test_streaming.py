@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 from checkpoints import save_transducer
+
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
 from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.real_time import cut, listen
