@@ -1,4 +1,5 @@
 """Packaging. fairseq itself is installed separately and without its dependencies: see README, "Install"."""
+
 from setuptools import find_packages, setup
 
 # What ve-fairseq really needs at run time. It is installed with --no-deps because it also asks for torchaudio,

@@ -52,9 +52,7 @@ TIMED = (
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="default: full on cuda, else cpu")
     parser.add_argument("--width", type=int, help="of teacher and student (a multiple of 64)")
@@ -205,9 +203,7 @@ def train_step(args, watch, batch, teacher, encoder, heads, pairs):
     watch.seconds[TIMED[2]].append(head_seconds + watch.now() - start)
 
     start = watch.now()
-    torch.autograd.backward(
-        [output.features[student] for student, _ in pairs], [feature.grad for feature in features]
-    )
+    torch.autograd.backward([output.features[student] for student, _ in pairs], [feature.grad for feature in features])
     watch.seconds[TIMED[1]].append(student_seconds + watch.now() - start)
 
 
@@ -226,9 +222,7 @@ def hardware(args):
 def run(args):
     torch.manual_seed(0)
     # Pair k of K: student layer k * 12 / K and the teacher layer at the same relative depth.
-    pairs = [
-        (STUDENT_LAYERS * k // args.pairs, TEACHER_LAYERS * k // args.pairs) for k in range(1, args.pairs + 1)
-    ]
+    pairs = [(STUDENT_LAYERS * k // args.pairs, TEACHER_LAYERS * k // args.pairs) for k in range(1, args.pairs + 1)]
     clips = max(round(args.batch_seconds / args.clip_seconds), 1)
     batch, audio_rate = measure_data(args, clips)
     teacher = make_teacher(args, [layer for _, layer in pairs])

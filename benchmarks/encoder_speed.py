@@ -101,9 +101,7 @@ def transformers_subject(state, config, attention):
 
     model = HubertModel(HubertConfig(**hf_hubert_config(config), attn_implementation=attention)).eval()
     model.load_state_dict(export_hf_hubert(state))
-    return Subject(
-        f"transformers, {attention}", model, lambda waves: model(torch.from_numpy(waves)).last_hidden_state
-    )
+    return Subject(f"transformers, {attention}", model, lambda waves: model(torch.from_numpy(waves)).last_hidden_state)
 
 
 def fairseq_subject(state, config):
@@ -221,8 +219,7 @@ def measure(args, ours, peers, students, models):
     return {
         "machine": describe_machine(CPU),
         "settings": {
-            name: getattr(args, name)
-            for name in ("threads", "seconds", "rounds", "warm_up", "width_divisor", "clock")
+            name: getattr(args, name) for name in ("threads", "seconds", "rounds", "warm_up", "width_divisor", "clock")
         },
         "models": models,
         "comparisons": [

@@ -36,9 +36,7 @@ def write_manifests(folder: Path, rows: int) -> None:
         out.write("/data/corpus\n")
         for i in range(rows):
             out.write(f"train-clean/{i % 2000:04d}/{i % 37}/{i:08d}.flac\t{16000 + i % 300000}\n")
-    sentences = [
-        " ".join(WORDS[(i * 7 + j * (i % 5 + 1)) % len(WORDS)] for j in range(12)) for i in range(4999)
-    ]
+    sentences = [" ".join(WORDS[(i * 7 + j * (i % 5 + 1)) % len(WORDS)] for j in range(12)) for i in range(4999)]
     with open(folder / "speech-to-text.tsv", "w", encoding="utf-8") as out:
         out.write("id\taudio\tn_frames\ttgt_text\tspeaker\tsrc_text\tsrc_lang\ttgt_lang\n")
         for i in range(rows):
@@ -84,9 +82,7 @@ def measure(reader: str, kind: str, folder: Path) -> Dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of each manifest")
     parser.add_argument("--repeats", type=int, default=3, help="loads of each; the median is printed")
     parser.add_argument("--output", type=Path, help="JSON file for all raw numbers")
@@ -96,9 +92,7 @@ def main() -> int:
         print(json.dumps(load(*args.child)))
         return 0
 
-    runs: Dict[str, List[Dict[str, float]]] = {
-        f"{kind} {reader}": [] for kind in FORMATS for reader in READERS
-    }
+    runs: Dict[str, List[Dict[str, float]]] = {f"{kind} {reader}": [] for kind in FORMATS for reader in READERS}
     with tempfile.TemporaryDirectory() as name:
         write_manifests(Path(name), args.rows)
         for _ in range(args.repeats):
@@ -132,9 +126,7 @@ def main() -> int:
             "cores": os.cpu_count(),
         }
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(
-            json.dumps({"rows": args.rows, "machine": machine, "runs": runs}, indent=1) + "\n"
-        )
+        args.output.write_text(json.dumps({"rows": args.rows, "machine": machine, "runs": runs}, indent=1) + "\n")
     return 0 if within_limits else 1
 
 

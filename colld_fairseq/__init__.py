@@ -4,6 +4,7 @@ Importing this package registers every task, criterion and model with fairseq, w
 `--user-dir`, from an installed package or twice. The light rooms (`losses`, `modules`, `data.manifest`, ...) can be
 imported on their own only through this package, so its import also makes the installed fairseq usable (compat).
 """
+
 import sys
 
 from colld_fairseq import compat

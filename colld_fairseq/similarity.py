@@ -101,9 +101,7 @@ class Similarity:
     column_ranks: List[int]
 
 
-def compare(
-    moments: SecondMoments, variance: float = 0.99, on_pair: Optional[Callable[[], None]] = None
-) -> Similarity:
+def compare(moments: SecondMoments, variance: float = 0.99, on_pair: Optional[Callable[[], None]] = None) -> Similarity:
     """Both measures for every pair of layers; `on_pair()` is called after each.
 
     Raises ValueError: features that are not finite, a layer that is constant, or so few frames that canonical

@@ -40,9 +40,7 @@ class TrainingLog:
             if subset is not None:
                 prefix = subset.removesuffix("num_updates")
                 metrics = {
-                    key.removeprefix(prefix): _number(value)
-                    for key, value in record.items()
-                    if key.startswith(prefix)
+                    key.removeprefix(prefix): _number(value) for key, value in record.items() if key.startswith(prefix)
                 }
                 self._progress(metrics["num_updates"], None)
                 if self.validations and self.validations[-1]["num_updates"] == metrics["num_updates"]:

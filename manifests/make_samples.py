@@ -34,9 +34,7 @@ def main() -> None:
     with zipfile.ZipFile(SAMPLES / "clips.zip", "w", zipfile.ZIP_STORED) as archive:
         for name, pitch in (("first.ogg", 110), ("second.ogg", 220)):
             encoded = io.BytesIO()
-            soundfile.write(
-                encoded, sweep(0.5, 16000, pitch, 1.5 * pitch), 16000, format="OGG", subtype="OPUS"
-            )
+            soundfile.write(encoded, sweep(0.5, 16000, pitch, 1.5 * pitch), 16000, format="OGG", subtype="OPUS")
             archive.writestr(zipfile.ZipInfo(name), encoded.getvalue())  # ZipInfo: a fixed date
 
     zipped = find_zip_members(str(SAMPLES / "clips.zip"))
@@ -57,9 +55,7 @@ def main() -> None:
     ]
     with open(SAMPLES / "speech_to_text.tsv", "w", encoding="utf-8") as out:
         out.write("id\taudio\tn_frames\ttgt_text\tspeaker\tsrc_text\tsrc_lang\ttgt_lang\n")
-        for (name, speaker, source, source_language, target, language), path, length in zip(
-            rows, audio, lengths
-        ):
+        for (name, speaker, source, source_language, target, language), path, length in zip(rows, audio, lengths):
             fields = (name, path, str(length), target, speaker, source, source_language, language)
             out.write("\t".join(fields) + "\n")
 

@@ -57,9 +57,7 @@ def binary(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def spawn(
-    name: str, *args, cwd=REPOSITORY, timeout: float = 120, check: bool = True, input: str = "", **env
-) -> Run:
+def spawn(name: str, *args, cwd=REPOSITORY, timeout: float = 120, check: bool = True, input: str = "", **env) -> Run:
     """Run an installed command (fairseq-train, colld, ...) in a process of its own."""
     done = subprocess.run(
         [binary(name), *map(str, args)],

@@ -16,12 +16,8 @@ MARKS = {"works": "[green]works[/]", "optional": "[yellow]not there[/]", "broken
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `colld doctor`; all of them are about manifests."""
-    parser.add_argument(
-        "--manifest", metavar="A.tsv[,B.tsv]", help="check these manifests instead of the installation"
-    )
-    parser.add_argument(
-        "--vocab", metavar="DIR", help="folder of `colld vocab`: gives the out-of-vocabulary rate"
-    )
+    parser.add_argument("--manifest", metavar="A.tsv[,B.tsv]", help="check these manifests instead of the installation")
+    parser.add_argument("--vocab", metavar="DIR", help="folder of `colld vocab`: gives the out-of-vocabulary rate")
     parser.add_argument("--audio-root", metavar="DIR", help="folder that the manifests' paths start from")
     parser.add_argument("--decode", action="store_true", help="read every sample, not only the headers")
     parser.add_argument("--workers", type=int, help="processes that open audio; default: the machine's cores")
@@ -33,9 +29,7 @@ def run(args: argparse.Namespace) -> int:
         dictionary = os.path.join(args.vocab, "dict.txt") if args.vocab else None
         if dictionary and not os.path.isfile(dictionary):
             raise ConfigError(f"no vocabulary in {args.vocab}: make one with `colld vocab`")
-        return report_manifest(
-            args.manifest.split(","), dictionary, args.audio_root, args.workers, decode=args.decode
-        )
+        return report_manifest(args.manifest.split(","), dictionary, args.audio_root, args.workers, decode=args.decode)
     return report_installation(Console())
 
 

@@ -79,9 +79,7 @@ def torch() -> Finding:
     try:
         module = importlib.import_module("torch")
         device = module.cuda.get_device_name() if module.cuda.is_available() else "CPU"
-        return Finding(
-            "torch", "works", f"{module.__version__}, {device}, {module.get_num_threads()} threads"
-        )
+        return Finding("torch", "works", f"{module.__version__}, {device}, {module.get_num_threads()} threads")
     except Exception as error:  # noqa: BLE001 - whatever an import may raise
         return Finding("torch", "broken", one_line(error), f"{INSTALL} 'torch>=2.4'")
 
@@ -93,9 +91,7 @@ def gpu() -> Finding:
     module = sys.modules.get("torch")
     if module is not None and module.cuda.is_available():
         return Finding("GPU", "works", f"{module.cuda.device_count()} of {module.cuda.get_device_name()}")
-    return Finding(
-        "GPU", "optional", "nvidia-smi is there, torch sees no GPU", f"{INSTALL} --force-reinstall torch"
-    )
+    return Finding("GPU", "optional", "nvidia-smi is there, torch sees no GPU", f"{INSTALL} --force-reinstall torch")
 
 
 def required() -> Iterator[Finding]:
@@ -165,9 +161,7 @@ def codecs() -> Iterator[Finding]:
                 raise ValueError(f"a tone comes back at {rate} Hz with level {level:.3f}")
             yield Finding(f"audio: {name}", "works", f"libsndfile {soundfile.__libsndfile_version__}")
         except Exception as error:  # noqa: BLE001
-            yield Finding(
-                f"audio: {name}", "broken", one_line(error), f"{INSTALL} --upgrade 'soundfile>=0.13'"
-            )
+            yield Finding(f"audio: {name}", "broken", one_line(error), f"{INSTALL} --upgrade 'soundfile>=0.13'")
 
 
 def torchaudio() -> Finding:

@@ -42,18 +42,14 @@ class Subject:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--student", nargs="+", default=[], metavar="CKPT.pt", help="student checkpoints, of any stage"
-    )
+    parser.add_argument("--student", nargs="+", default=[], metavar="CKPT.pt", help="student checkpoints, of any stage")
     parser.add_argument(
         "--teacher", nargs="+", default=[], metavar="SPEC", help="hf:DIR or fairseq:FILE.pt, all its layers"
     )
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="seconds of audio in a timed clip (default: %(default)s)"
     )
-    parser.add_argument(
-        "--batch-sizes", default="1,8", help="clips at once, comma-separated (default: %(default)s)"
-    )
+    parser.add_argument("--batch-sizes", default="1,8", help="clips at once, comma-separated (default: %(default)s)")
     parser.add_argument(
         "--runs", type=int, default=5, help="timed runs, of which the median counts (default: %(default)s)"
     )
@@ -79,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
         "runs": args.runs,
         # one at a time, so that no model stands in another's memory
         "models": [
-            measure(load(source, device), args.seconds, batch_sizes, args.runs, device)
-            for load, source in loaders
+            measure(load(source, device), args.seconds, batch_sizes, args.runs, device) for load, source in loaders
         ],
     }
     print_report(report)

@@ -37,12 +37,8 @@ class Sentence(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--generate-output", help="file written by fairseq-generate (its T- and D- lines are read)"
-    )
-    parser.add_argument(
-        "--manifest", help="the manifest(s) that were decoded, comma-separated, in the same order"
-    )
+    parser.add_argument("--generate-output", help="file written by fairseq-generate (its T- and D- lines are read)")
+    parser.add_argument("--manifest", help="the manifest(s) that were decoded, comma-separated, in the same order")
     parser.add_argument(
         "--references",
         choices=("generate", "manifest"),
@@ -61,9 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="target language of all lines, or a file with one code (or source<TAB>target) a line",
     )
     parser.add_argument("--lowercase", action="store_true", help="lower-case both sides before scoring")
-    parser.add_argument(
-        "--remove-punctuation", action="store_true", help="replace punctuation by spaces on both sides"
-    )
+    parser.add_argument("--remove-punctuation", action="store_true", help="replace punctuation by spaces on both sides")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
 
 
@@ -96,9 +90,7 @@ def _lines(path: str) -> List[str]:
     return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
-def read_generate_output(
-    path: str, manifest: AnyManifest, manifest_references: bool = False
-) -> List[Sentence]:
+def read_generate_output(path: str, manifest: AnyManifest, manifest_references: bool = False) -> List[Sentence]:
     """Best hypothesis of every row of the manifest, in its order. fairseq-generate's ids are row numbers.
 
     Raises ColldError: a row without hypothesis or reference line, an id beyond the manifest or twice in the
@@ -118,9 +110,7 @@ def read_generate_output(
             )
         if match[1] == "T":
             if row in references:
-                raise ColldError(
-                    f"{path}:{number}: id {row} occurs twice; the file holds more than one decoding"
-                )
+                raise ColldError(f"{path}:{number}: id {row} occurs twice; the file holds more than one decoding")
             references[row] = rest.replace("<<unk>>", REFERENCE_UNKNOWN)
         else:  # n-best lists are best first
             hypotheses.setdefault(row, rest.partition("\t")[2].replace("<unk>", HYPOTHESIS_UNKNOWN))
@@ -129,8 +119,7 @@ def read_generate_output(
         manifest,
         hypotheses,
         "D- line",
-        "decode again with --required-batch-size-multiple 1 and without "
-        "--skip-invalid-size-inputs-valid-test",
+        "decode again with --required-batch-size-multiple 1 and without --skip-invalid-size-inputs-valid-test",
     )
     if not manifest_references:
         _require_all(path, manifest, references, "T- line", "use --references manifest")
@@ -189,10 +178,7 @@ def _letters_only(text: str) -> str:
 def _check_same_references(path: str, manifest: AnyManifest, references: Dict[int, str]) -> None:
     """A wrong manifest of the right size would assign wrong languages. Normalisation and unknown letters may
     change some references, not most of them."""
-    same = sum(
-        _letters_only(text) == _letters_only(manifest.text("tgt_text", row))
-        for row, text in references.items()
-    )
+    same = sum(_letters_only(text) == _letters_only(manifest.text("tgt_text", row)) for row, text in references.items())
     known = sum(REFERENCE_UNKNOWN not in text for text in references.values())
     if 2 * same < known:
         raise ColldError(
@@ -209,20 +195,15 @@ def read_text_files(hypothesis_path: str, reference_path: str, languages: str = 
     for path, lines in ((hypothesis_path, hypotheses), (languages, codes)):
         if len(lines) != len(references):
             raise ColldError(
-                f"{path} has {len(lines)} lines, {reference_path} has {len(references)}; they must be "
-                "parallel"
+                f"{path} has {len(lines)} lines, {reference_path} has {len(references)}; they must be parallel"
             )
     pairs = [code.rpartition("\t") for code in codes]
     return [Sentence(h, r, src, tgt) for h, r, (src, _, tgt) in zip(hypotheses, references, pairs)]
 
 
-def build_report(
-    sentences: Sequence[Sentence], normaliser: TextNormaliser = TextNormaliser()
-) -> Dict[str, Any]:
+def build_report(sentences: Sequence[Sentence], normaliser: TextNormaliser = TextNormaliser()) -> Dict[str, Any]:
     """What is printed, ready for JSON: pairs, overall, signatures, language_confusion, text_normalisation."""
-    cleaned = [
-        s._replace(hypothesis=normaliser(s.hypothesis), reference=normaliser(s.reference)) for s in sentences
-    ]
+    cleaned = [s._replace(hypothesis=normaliser(s.hypothesis), reference=normaliser(s.reference)) for s in sentences]
     scores = CorpusScores()
     for sentence in cleaned:
         scores.add(*sentence)
@@ -231,8 +212,7 @@ def build_report(
     )
     return {
         "pairs": [
-            {"src_lang": src, "tgt_lang": tgt, **result.to_json()}
-            for (src, tgt), result in scores.per_pair().items()
+            {"src_lang": src, "tgt_lang": tgt, **result.to_json()} for (src, tgt), result in scores.per_pair().items()
         ],
         "overall": scores.overall().to_json(),
         "signatures": scores.signatures(),
@@ -266,9 +246,7 @@ def print_report(report: Dict[str, Any]) -> None:
         table.add_row(*_row("all", report["overall"]))
     console.print(table)
     if report["overall"]["empty_references"]:
-        console.print(
-            f"{report['overall']['empty_references']} references are empty: words said there are insertions"
-        )
+        console.print(f"{report['overall']['empty_references']} references are empty: words said there are insertions")
     for metric, text in report["signatures"].items():
         console.print(f"{metric}: {text}", soft_wrap=True, markup=False)
 
@@ -285,8 +263,7 @@ def print_report(report: Dict[str, Any]) -> None:
     for language, counts in report["language_confusion"].items():
         nearest = ", ".join(f"{name or '-'} {n}" for name, n in counts["nearest"].items())
         optional = [
-            "-" if counts[key] is None else str(counts[key])
-            for key in ("nearer_to_another", "references_misjudged")
+            "-" if counts[key] is None else str(counts[key]) for key in ("nearer_to_another", "references_misjudged")
         ]
         table.add_row(language or "-", str(counts["judged"]), str(counts["wrong_script"]), *optional, nearest)
     console.print(table)

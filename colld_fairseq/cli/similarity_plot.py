@@ -46,4 +46,4 @@ def _heat_map(figure: Figure, axes: Axes, values: Tensor, rows: Sequence[int], c
 
 def shorten(name: str) -> str:
     """The end of a long name."""
-    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME:]}"
+    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"

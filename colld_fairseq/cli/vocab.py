@@ -54,12 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sentencepiece: number of pieces including the 4 special symbols (default: 1000); char: keep "
         "the most frequent SIZE letters (default: all)",
     )
-    parser.add_argument(
-        "--out", required=True, type=Path, help="folder to write to; made if it does not exist"
-    )
-    parser.add_argument(
-        "--column", choices=("tgt_text", "src_text"), default="tgt_text", help="default: %(default)s"
-    )
+    parser.add_argument("--out", required=True, type=Path, help="folder to write to; made if it does not exist")
+    parser.add_argument("--column", choices=("tgt_text", "src_text"), default="tgt_text", help="default: %(default)s")
     parser.add_argument("--lang-tags", action="store_true", help="add <lang:xx> for every target language")
     parser.add_argument("--lowercase", action="store_true", help="lower-case all text, here and in training")
     parser.add_argument(
@@ -71,8 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--temperature",
         type=float,
         default=1.0,
-        help="sentencepiece: languages are seen in proportion to share^(1/T); above 1 favours small ones "
-        "(default: 1)",
+        help="sentencepiece: languages are seen in proportion to share^(1/T); above 1 favours small ones (default: 1)",
     )
     parser.add_argument(
         "--character-coverage",
@@ -136,9 +131,7 @@ def make_vocabulary(
                 "or leave out --lang-tags"
             )
         config["prepend_tgt_lang_tag"] = True
-        counts += [
-            (LANG_TAG_TEMPLATE.format(language), languages[language]) for language in sorted(languages)
-        ]
+        counts += [(LANG_TAG_TEMPLATE.format(language), languages[language]) for language in sorted(languages)]
     _check_tokens([token for token, _ in counts])
     files["dict.txt"] = "".join(f"{token} {count}\n" for token, count in counts).encode("utf-8")
     files["config.yaml"] = yaml.safe_dump(config, allow_unicode=True, sort_keys=True).encode("utf-8")
@@ -156,9 +149,7 @@ def _column(manifest: AnyManifest, name: str) -> Iterator[str]:
             yield from ("" for _ in range(len(part)))
 
 
-def _texts_by_language(
-    manifest: AnyManifest, column: str, normaliser: TextNormaliser
-) -> Dict[str, List[str]]:
+def _texts_by_language(manifest: AnyManifest, column: str, normaliser: TextNormaliser) -> Dict[str, List[str]]:
     """{language: normalised, non-empty texts}, in manifest order."""
     texts: Dict[str, List[str]] = defaultdict(list)
     for text, language in zip(_column(manifest, column), _column(manifest, column.replace("_text", "_lang"))):
@@ -177,9 +168,7 @@ def _target_languages(manifest: AnyManifest) -> Counter:
     return Counter(language for language in _column(manifest, "tgt_lang") if language)
 
 
-def _letters(
-    texts: Dict[str, List[str]], normaliser: TextNormaliser, size: Optional[int]
-) -> List[Tuple[str, int]]:
+def _letters(texts: Dict[str, List[str]], normaliser: TextNormaliser, size: Optional[int]) -> List[Tuple[str, int]]:
     """Letters and the word boundary "|" with their counts, most frequent first, ties by code point."""
     codec = TextCodec("char", normaliser)
     counts: Counter = Counter()
@@ -199,9 +188,7 @@ def _letters(
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     if size is not None and len(ordered) > size:
         dropped = ordered[size:]
-        logger.info(
-            "%d rare letters become <unk>: %s", len(dropped), " ".join(letter for letter, _ in dropped[:50])
-        )
+        logger.info("%d rare letters become <unk>: %s", len(dropped), " ".join(letter for letter, _ in dropped[:50]))
         ordered = ordered[:size]
         if LETTER_BOUNDARY not in dict(ordered):
             ordered[-1] = (LETTER_BOUNDARY, counts[LETTER_BOUNDARY])
@@ -230,9 +217,7 @@ def _sentencepiece(
     import sentencepiece
 
     if temperature <= 0:
-        raise ConfigError(
-            f"--temperature is {temperature}; it must be above 0 (1 leaves the languages as they are)"
-        )
+        raise ConfigError(f"--temperature is {temperature}; it must be above 0 (1 leaves the languages as they are)")
     # As TextCodec.clean does; sentencepiece itself would take a literal boundary mark for part of a word.
     texts = {name: [text.replace(PIECE_BOUNDARY, " ") for text in group] for name, group in texts.items()}
     model = io.BytesIO()

@@ -69,20 +69,15 @@ def read_audio(
         try:
             samples = sound.read(expected, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(
-                f"{path_spec}: cannot be decoded to the end ({error}); copy or encode it again"
-            ) from error
+            raise AudioError(f"{path_spec}: cannot be decoded to the end ({error}); copy or encode it again") from error
     if len(samples) < expected:
         raise AudioError(
-            f"{path_spec}: truncated, {len(samples)} of {expected} samples are there; "
-            "copy or encode the file again"
+            f"{path_spec}: truncated, {len(samples)} of {expected} samples are there; copy or encode the file again"
         )
     waveform = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if not np.isfinite(waveform).all():
         bad = int(len(waveform) - np.isfinite(waveform).sum())
-        raise AudioError(
-            f"{path_spec}: {bad} sample(s) are NaN or infinite; write the file again or remove its row"
-        )
+        raise AudioError(f"{path_spec}: {bad} sample(s) are NaN or infinite; write the file again or remove its row")
     if native_rate != sample_rate and len(waveform):
         waveform = soxr.resample(waveform, native_rate, sample_rate, quality="HQ")
     if start or frames is not None:
@@ -154,9 +149,7 @@ def _open_sound(path_spec: str, handle: BinaryIO) -> soundfile.SoundFile:
     is_truncated = {b"RIFF": _wav_is_truncated, b"RIFX": _wav_is_truncated, b"OggS": _ogg_is_truncated}
     check = is_truncated.get(handle.read(4))
     if check and check(handle):
-        raise AudioError(
-            f"{path_spec}: truncated, the file ends before its audio does; copy or encode the file again"
-        )
+        raise AudioError(f"{path_spec}: truncated, the file ends before its audio does; copy or encode the file again")
     handle.seek(0)
     try:
         # by path where there is one: libsndfile's own file access is faster than callbacks into Python

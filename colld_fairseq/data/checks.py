@@ -96,9 +96,7 @@ def text_findings(manifest: Manifest, languages: Optional[Collection[str]] = Non
     for name in ("tgt_text", "src_text"):
         if name in columns:
             control = np.flatnonzero(pc.match_substring_regex(manifest.table.column(name), _CONTROL))
-            yield from findings(
-                "control characters", control, lambda row: f"{name} {manifest.text(name, row)!r}"
-            )
+            yield from findings("control characters", control, lambda row: f"{name} {manifest.text(name, row)!r}")
     for name in ("src_lang", "tgt_lang"):
         codes, values = manifest.codes(name)
         unknown = [
@@ -144,13 +142,9 @@ def check_manifest(
     """
     manifest = read_manifest(path, audio_root, check_ids=False)
     seconds = manifest.n_samples / SAMPLE_RATE
-    report = ManifestReport(
-        manifest.path, len(manifest), float(seconds.sum()), _by_language(manifest, seconds)
-    )
+    report = ManifestReport(manifest.path, len(manifest), float(seconds.sum()), _by_language(manifest, seconds))
     report.findings.extend(
-        Finding(
-            "duplicate id", manifest.line(row), manifest.text("id", row), f"as on line {manifest.line(first)}"
-        )
+        Finding("duplicate id", manifest.line(row), manifest.text("id", row), f"as on line {manifest.line(first)}")
         for row, first in repeated_rows(manifest, manifest.table.column("id"))
     )
     report.findings.extend(text_findings(manifest, languages))
@@ -177,9 +171,7 @@ def _count_unknown_tokens(manifest: Manifest, dictionary: str, report: ManifestR
         if unknown:
             report.unknown_tokens.update(unknown)
             shown = " ".join(f"{token!r}" for token in dict.fromkeys(unknown))
-            report.findings.append(
-                Finding("out of vocabulary", manifest.line(row), manifest.text("id", row), shown)
-            )
+            report.findings.append(Finding("out of vocabulary", manifest.line(row), manifest.text("id", row), shown))
 
 
 def load_tokens(dictionary: str) -> Tuple[Callable[[str], List[str]], Collection[str]]:
@@ -191,18 +183,12 @@ def load_tokens(dictionary: str) -> Tuple[Callable[[str], List[str]], Collection
     """
     path = Path(dictionary)
     try:
-        symbols = {
-            line.rsplit(" ", 1)[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-        }
+        symbols = {line.rsplit(" ", 1)[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
     except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(
-            f"{dictionary}: no fairseq dictionary ({error}); make one with `colld vocab`"
-        ) from error
+        raise ManifestError(f"{dictionary}: no fairseq dictionary ({error}); make one with `colld vocab`") from error
     config = path.parent / "config.yaml"
     if config.is_file():
-        return load_text_codec(
-            yaml.safe_load(config.read_text(encoding="utf-8")) or {}, path.parent
-        ).encode, symbols
+        return load_text_codec(yaml.safe_load(config.read_text(encoding="utf-8")) or {}, path.parent).encode, symbols
     if any(symbol.startswith(PIECE_BOUNDARY) for symbol in symbols):
         known = set("".join(symbols)) | {TextCodec("char").boundary}
         return TextCodec("char").encode, known
@@ -219,9 +205,7 @@ def probe_clip(audio: str, n_samples: int, decode: bool, tolerance: float) -> Op
         return ("missing audio" if missing else "unreadable audio"), str(error)
     if abs(actual - n_samples) <= tolerance * SAMPLE_RATE:
         return None
-    detail = (
-        f"{audio}: {actual} samples at 16 kHz ({actual / SAMPLE_RATE:.2f} s), but n_frames is {n_samples}"
-    )
+    detail = f"{audio}: {actual} samples at 16 kHz ({actual / SAMPLE_RATE:.2f} s), but n_frames is {n_samples}"
     if abs(n_samples - actual / 160) < 5:
         detail += ", which looks like filterbank frames of 10 ms"
     elif abs(n_samples * SAMPLE_RATE / info.sample_rate - actual) < 5:

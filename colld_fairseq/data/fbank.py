@@ -99,9 +99,7 @@ class GlobalCmvn:
             squares = squares + block_squares + delta**2 * count * len(block) / total
             count = total
         if mean is None:
-            raise AudioError(
-                "no frames to take mean and variance from; give at least one clip of 25 ms or more"
-            )
+            raise AudioError("no frames to take mean and variance from; give at least one clip of 25 ms or more")
         return cls(mean=mean, std=np.sqrt(squares / count))
 
     def save(self, path: str) -> None:

@@ -26,9 +26,7 @@ def group_codes(keys: Union[Keys, Tuple[Keys, ...]]) -> np.ndarray:
 def group_probabilities(counts: np.ndarray, alpha: float) -> np.ndarray:
     """p_group proportional to share ** alpha, from row counts [G]; 1 keeps the shares, 0 makes them equal."""
     if not 0.0 <= alpha <= 1.0:
-        raise ConfigError(
-            f"the sampling exponent alpha is {alpha}; it must lie between 0 (equal groups) and 1"
-        )
+        raise ConfigError(f"the sampling exponent alpha is {alpha}; it must lie between 0 (equal groups) and 1")
     weights = (counts / counts.sum()) ** alpha
     return weights / weights.sum()
 
@@ -51,9 +49,7 @@ def sampling_indices(
     codes = group_codes(keys)
     size = len(codes) if size is None else size
     if len(codes) == 0 or size < 0:
-        raise ConfigError(
-            f"cannot sample {size} rows from {len(codes)}; give at least one row and a size of 0 or more"
-        )
+        raise ConfigError(f"cannot sample {size} rows from {len(codes)}; give at least one row and a size of 0 or more")
     counts = np.bincount(codes)
     rng = np.random.default_rng([seed, epoch])
     # Systematic rounding: one offset for all groups keeps the sum at size and every expectation at p * size.

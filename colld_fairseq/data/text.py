@@ -36,9 +36,7 @@ def _remove_punctuation(text: str) -> str:
     characters: List[str] = []
     for i, character in enumerate(text):
         if character in _APOSTROPHES:
-            inside = (
-                0 < i < len(text) - 1 and _is_word_character(text[i - 1]) and _is_word_character(text[i + 1])
-            )
+            inside = 0 < i < len(text) - 1 and _is_word_character(text[i - 1]) and _is_word_character(text[i + 1])
             characters.append("'" if inside else " ")
         else:
             characters.append(" " if unicodedata.category(character)[0] == "P" else character)
@@ -118,9 +116,7 @@ class TextCodec:
             elif sentencepiece_model is not None and Path(sentencepiece_model).is_file():
                 self._processor = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_model))
             else:
-                raise ConfigError(
-                    f"sentencepiece model not found: {sentencepiece_model}; make one with `colld vocab`"
-                )
+                raise ConfigError(f"sentencepiece model not found: {sentencepiece_model}; make one with `colld vocab`")
 
     def clean(self, text: str) -> str:
         """The text that ``decode(encode(text))`` gives back: what hypotheses should be compared with."""

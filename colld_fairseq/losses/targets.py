@@ -46,9 +46,7 @@ def normalise_targets(
     return centred * torch.rsqrt(variance + eps)
 
 
-def average_layers(
-    layers: Sequence[Tensor], padding_mask: Optional[Tensor] = None, how: str = "none"
-) -> Tensor:
+def average_layers(layers: Sequence[Tensor], padding_mask: Optional[Tensor] = None, how: str = "none") -> Tensor:
     """Mean of several teacher layers, each normalised first (data2vec; LightHuBERT: the last eight).
 
     Args:

@@ -151,9 +151,7 @@ class ColldStudent(BaseFairseqModel):
         super().set_num_updates(num_updates)
         self.num_updates = num_updates
 
-    def forward(
-        self, src_tokens: Tensor, src_lengths: Tensor, front_end_only: bool = False, **unused
-    ) -> StudentOutput:
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor, front_end_only: bool = False, **unused) -> StudentOutput:
         """Predict teacher features from masked input. src_tokens [B, T, 80] or [B, N], src_lengths [B].
 
         front_end_only: run nothing but the front-end and its head, on unmasked input.

@@ -73,9 +73,7 @@ def averaged_widths(pairs: Sequence[LayerPair], widths: Sequence[int], teachers:
     """
     if len(set(widths)) > 1:
         given = ", ".join(dict.fromkeys(f"{pair.teacher} {width}" for pair, width in zip(pairs, widths)))
-        raise ConfigError(
-            f"--teacher-combination average needs features of one width, not {given}; take sum or random"
-        )
+        raise ConfigError(f"--teacher-combination average needs features of one width, not {given}; take sum or random")
     names = list(dict.fromkeys(pair.teacher for pair in pairs))
     students = {name: [pair.student for pair in pairs if pair.teacher == name] for name in names}
     if len({tuple(layers) for layers in students.values()}) > 1:

@@ -18,9 +18,7 @@ class SelfAttention(nn.Module):
         relative_key: ``(max_left, max_right)`` frames to learn Shaw-style relative keys, or None.
     """
 
-    def __init__(
-        self, embed_dim: int, heads: int, dropout: float = 0.0, relative_key: Optional[tuple] = None
-    ):
+    def __init__(self, embed_dim: int, heads: int, dropout: float = 0.0, relative_key: Optional[tuple] = None):
         super().__init__()
         self.heads, self.head_dim, self.dropout = heads, embed_dim // heads, dropout
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)

@@ -110,9 +110,7 @@ def _w2v_bert(config: Dict[str, Any]) -> EncoderConfig:
     c = {**HF_W2V_BERT_DEFAULTS, **config}
     position = c["position_embeddings_type"] or "none"
     if position not in ("relative_key", "none"):
-        raise ConfigError(
-            f"position_embeddings_type={position!r} has no exact counterpart; 'relative_key' has"
-        )
+        raise ConfigError(f"position_embeddings_type={position!r} has no exact counterpart; 'relative_key' has")
     return EncoderConfig(
         front_end="fbank_stack",
         fbank_bins=FBANK_BINS,

@@ -235,9 +235,7 @@ class StudentEncoder(nn.Module):
             mask = mask(lengths).to(x.device)
             mask = F.pad(mask, (0, x.size(1) - mask.size(1)))
         if mask.shape != x.shape[:2]:
-            raise ConfigError(
-                f"mask has shape {tuple(mask.shape)}; the encoder has {tuple(x.shape[:2])} frames"
-            )
+            raise ConfigError(f"mask has shape {tuple(mask.shape)}; the encoder has {tuple(x.shape[:2])} frames")
         mask = mask & ~padding_mask
         return torch.where(mask.unsqueeze(-1), self.mask_emb.to(x.dtype), x), mask
 
@@ -271,9 +269,7 @@ class StudentEncoder(nn.Module):
         first = 0 if kind == "layer" else 1
         wrong = [layer for layer in layers if not first <= layer <= self.num_layers]
         if wrong:
-            raise ConfigError(
-                f"student layers {wrong} do not exist: kind={kind!r} has {first}..{self.num_layers}"
-            )
+            raise ConfigError(f"student layers {wrong} do not exist: kind={kind!r} has {first}..{self.num_layers}")
 
 
 def _is_unpadded(source: Tensor, lengths: Tensor) -> bool:

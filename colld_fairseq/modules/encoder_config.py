@@ -56,9 +56,7 @@ class EncoderConfig:
     """
 
     front_end: str = "fbank_stack"
-    conv_layers: List[List[int]] = field(
-        default_factory=lambda: [list(layer) for layer in WAV2VEC_CONV_LAYERS]
-    )
+    conv_layers: List[List[int]] = field(default_factory=lambda: [list(layer) for layer in WAV2VEC_CONV_LAYERS])
     extractor_norm: str = "group"
     conv_bias: bool = False
     feature_norm: bool = True
@@ -95,21 +93,13 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)!r} is not known; choose one of {list(choices)}"
-                )
+                raise ConfigError(f"{name}={getattr(self, name)!r} is not known; choose one of {list(choices)}")
         if self.embed_dim % self.attention_heads:
-            raise ConfigError(
-                f"embed_dim={self.embed_dim} is not a multiple of attention_heads={self.attention_heads}"
-            )
+            raise ConfigError(f"embed_dim={self.embed_dim} is not a multiple of attention_heads={self.attention_heads}")
         if self.position == "rotary" and self.embed_dim // self.attention_heads % 2:
-            raise ConfigError(
-                "rotary positions need an even width per head; change embed_dim or attention_heads"
-            )
+            raise ConfigError("rotary positions need an even width per head; change embed_dim or attention_heads")
         if self.position == "conv" and self.embed_dim % self.conv_pos_groups:
-            raise ConfigError(
-                f"embed_dim={self.embed_dim} is not a multiple of conv_pos_groups={self.conv_pos_groups}"
-            )
+            raise ConfigError(f"embed_dim={self.embed_dim} is not a multiple of conv_pos_groups={self.conv_pos_groups}")
         for name in ("layers", "fbank_stack", "subsampling_channels", "time_reduction", "depthwise_conv_kernel"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
@@ -147,7 +137,5 @@ class EncoderConfig:
         """The configuration with these fields; ConfigError names the fields this version does not know."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
-            raise ConfigError(
-                f"unknown encoder fields {unknown}; was the checkpoint written by a newer version?"
-            )
+            raise ConfigError(f"unknown encoder fields {unknown}; was the checkpoint written by a newer version?")
         return cls(**values)

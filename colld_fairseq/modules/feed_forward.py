@@ -21,9 +21,7 @@ def get_activation(name: str) -> Callable[[Tensor], Tensor]:
 class FeedForward(nn.Module):
     """``linear_out(dropout(activation(linear_in(x))))`` on [B, T, D]; no norm, residual or output dropout."""
 
-    def __init__(
-        self, embed_dim: int, ffn_dim: int, activation: str = "gelu", activation_dropout: float = 0.0
-    ):
+    def __init__(self, embed_dim: int, ffn_dim: int, activation: str = "gelu", activation_dropout: float = 0.0):
         super().__init__()
         self.linear_in = nn.Linear(embed_dim, ffn_dim)
         self.linear_out = nn.Linear(ffn_dim, embed_dim)

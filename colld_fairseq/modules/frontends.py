@@ -39,9 +39,7 @@ def _full_lengths(x: Tensor) -> Tensor:
 class ExtractorLayer(nn.Module):
     """Convolution over time, optional norm, GELU, on [B, C, T]."""
 
-    def __init__(
-        self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: Optional[str]
-    ):
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: Optional[str]):
         super().__init__()
         self.kernel, self.stride = kernel, stride
         self.conv = nn.Conv1d(in_channels, channels, kernel, stride=stride, bias=bias)
@@ -77,9 +75,7 @@ class WaveformFrontEnd(nn.Module):
             self.layers.append(ExtractorLayer(in_channels, channels, kernel, stride, config.conv_bias, norm))
             in_channels, rate = channels, rate / stride
         self.frame_rate_hz = rate
-        self.layer_norm = (
-            nn.LayerNorm(in_channels, eps=config.layer_norm_eps) if config.feature_norm else nn.Identity()
-        )
+        self.layer_norm = nn.LayerNorm(in_channels, eps=config.layer_norm_eps) if config.feature_norm else nn.Identity()
         self.projection = nn.Linear(in_channels, config.embed_dim)
         self._taps: Remembered[List[Tensor]] = Remembered()
 
@@ -127,18 +123,14 @@ class WaveformFrontEnd(nn.Module):
             norm = layer.norm if isinstance(layer.norm, nn.LayerNorm) else None
             steps.append(Step(layer.kernel, layer.stride, norm.eps if norm else None))
             own.extend((norm.weight, norm.bias) if norm else (None, None))
-        return extract_in_blocks(
-            x, steps, tensors, None if lengths is None else self.output_lengths(lengths).tolist()
-        )
+        return extract_in_blocks(x, steps, tensors, None if lengths is None else self.output_lengths(lengths).tolist())
 
     def forward(self, x: Tensor, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         shortest = 1
         for layer in reversed(self.layers):
             shortest = (shortest - 1) * layer.stride + layer.kernel
         if x.size(1) < shortest:
-            raise ConfigError(
-                f"the longest clip of the batch has {x.size(1)} samples; one frame needs {shortest}"
-            )
+            raise ConfigError(f"the longest clip of the batch has {x.size(1)} samples; one frame needs {shortest}")
         if self.grad_mult == 0.0:
             with torch.no_grad():
                 features = self.extract(x, lengths)
@@ -194,9 +186,7 @@ class FbankStackFrontEnd(nn.Module):
         self.stack = config.fbank_stack
         self.frame_rate_hz = FBANK_RATE_HZ / self.stack
         width = config.fbank_bins * self.stack
-        self.layer_norm = (
-            nn.LayerNorm(width, eps=config.layer_norm_eps) if config.feature_norm else nn.Identity()
-        )
+        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.feature_norm else nn.Identity()
         self.projection = nn.Linear(width, config.embed_dim)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:

@@ -284,6 +284,4 @@ def _join_projections(mapped: State) -> None:
 
 
 def _some(names: Sequence[str]) -> str:
-    return (
-        f"{len(names)} tensors ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})" if names else "none"
-    )
+    return f"{len(names)} tensors ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})" if names else "none"

@@ -96,6 +96,4 @@ def _read(path: Path) -> Tuple[dict, dict]:
             facts = json.loads((handle.metadata() or {}).get("colld", "{}"))
             return {name: handle.get_tensor(name).to(torch.float32) for name in handle.keys()}, facts
     except (OSError, SafetensorError, ValueError) as error:
-        raise TeacherError(
-            f"{path}: cannot be read as a codebook ({error}); write one with `colld cluster`"
-        ) from error
+        raise TeacherError(f"{path}: cannot be read as a codebook ({error}); write one with `colld cluster`") from error

@@ -81,9 +81,7 @@ class ConvTeacher(Teacher):
         variance_floor: added to that variance.
     """
 
-    def __init__(
-        self, encoder: Encoder, *, normalise: bool, variance_floor: float = HF_VARIANCE_FLOOR, **description
-    ):
+    def __init__(self, encoder: Encoder, *, normalise: bool, variance_floor: float = HF_VARIANCE_FLOOR, **description):
         model, config = encoder.module, encoder.config
         super().__init__(
             model,
@@ -169,9 +167,7 @@ def load_huggingface(spec: str, directory: Path, config: Dict, *, layers, kind, 
     family = FAMILIES[config["model_type"]]
     load_into(encoder.module, read_state(directory), (family.prefix, ""), directory)
     identity = content_hash(teacher_files(directory))
-    description = dict(
-        spec=spec, content_hash=identity, layers=layers, kind=kind, dtype=dtype, device=device
-    )
+    description = dict(spec=spec, content_hash=identity, layers=layers, kind=kind, dtype=dtype, device=device)
     if config["model_type"] == "wav2vec2-bert":
         from colld_fairseq.teachers.w2v_bert import W2vBertTeacher
 

@@ -106,8 +106,7 @@ def load_into(module: nn.Module, state: Dict[str, Tensor], prefixes: Sequence[st
         parts = [f"{len(missing)} encoder keys missing ({_some(missing)})"] if missing else []
         parts += [f"{len(misshaped)} of another shape ({_some(misshaped)})"] if misshaped else []
         raise TeacherError(
-            f"teacher weights in {where}: {'; '.join(parts)}. Take the complete checkpoint with its own "
-            f"configuration"
+            f"teacher weights in {where}: {'; '.join(parts)}. Take the complete checkpoint with its own configuration"
         )
     module.load_state_dict(chosen)
 

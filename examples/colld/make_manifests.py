@@ -60,9 +60,7 @@ def covost(corpus: Path, translations: Path, split: str) -> Iterator[Utterance]:
     for row in read_table(translations):
         if row["split"] in (split, f"{split}_covost") and row["path"] in sentences:
             transcript = sentences[row["path"]]
-            yield Utterance(
-                clip(corpus, row["path"]), row["client_id"], transcript, row["translation"], source, target
-            )
+            yield Utterance(clip(corpus, row["path"]), row["client_id"], transcript, row["translation"], source, target)
 
 
 def librispeech(corpus: Path, subsets: str) -> Iterator[Utterance]:
@@ -125,9 +123,7 @@ def write_speech_to_text(utterances: Iterable[Utterance], out: Path) -> int:
 
 
 def main(arguments: Optional[List[str]] = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
     wanted = {
         "audio": ["folder"],

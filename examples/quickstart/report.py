@@ -129,9 +129,7 @@ def _summary(report: Dict[str, Any]) -> Table:
     header = ["", "parameters", "MB", "GMACs", "RTF", *SCORE_TITLES]
     rows = []
     for entry in report["arms"].values():
-        cells = [
-            number(_overall(entry, task, score)) for task, scores in TASKS.items() for score in scores
-        ]
+        cells = [number(_overall(entry, task, score)) for task, scores in TASKS.items() for score in scores]
         rows.append([entry["label"], *size_and_speed(student), *cells])
     rows.append(["teacher", *size_and_speed(teacher), "", "", "", ""])
     return Table("Student and teacher (scores over all held-out prompts)", header, rows)

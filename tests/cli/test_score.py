@@ -24,9 +24,7 @@ HYPOTHESES = [
 
 
 def write_manifest(path, rows=ROWS):
-    lines = [
-        f"{path.stem}{i}\ta.wav\t16000\t{text}\t{src}\t{tgt}\n" for i, (text, src, tgt) in enumerate(rows)
-    ]
+    lines = [f"{path.stem}{i}\ta.wav\t16000\t{text}\t{src}\t{tgt}\n" for i, (text, src, tgt) in enumerate(rows)]
     path.write_text(HEADER + "".join(lines), encoding="utf-8")
     return str(path)
 
@@ -66,9 +64,7 @@ def test_generate_output_in_any_order_is_scored_per_pair(tmp_path, capsys):
         ("en", "de", 3),
         ("ru", "ru", 2),
     ]
-    for pair, references, hypotheses in zip(
-        report["pairs"], (GERMAN, RUSSIAN), (HYPOTHESES[:3], HYPOTHESES[3:])
-    ):
+    for pair, references, hypotheses in zip(report["pairs"], (GERMAN, RUSSIAN), (HYPOTHESES[:3], HYPOTHESES[3:])):
         assert pair["wer"] == pytest.approx(100 * jiwer.wer(references, hypotheses))
         assert pair["bleu"] == pytest.approx(BLEU().corpus_score(hypotheses, [references]).score)
     assert report["overall"]["cer"] == pytest.approx(100 * jiwer.cer(GERMAN + RUSSIAN, HYPOTHESES))
@@ -82,9 +78,7 @@ def test_generate_output_in_any_order_is_scored_per_pair(tmp_path, capsys):
 def test_missing_hypotheses_are_named(tmp_path):
     manifest = write_manifest(tmp_path / "test.tsv")
     output = write_output(tmp_path / "out.txt", leave_out=[1, 4])
-    with pytest.raises(
-        ColldError, match=r"2 of 5 rows .* no D- line: ids 1 \(test1\), 4 \(test4\); .*multiple 1"
-    ):
+    with pytest.raises(ColldError, match=r"2 of 5 rows .* no D- line: ids 1 \(test1\), 4 \(test4\); .*multiple 1"):
         colld_score("--generate-output", output, "--manifest", manifest)
 
 
@@ -110,14 +104,12 @@ def test_a_file_with_two_decodings_is_refused(tmp_path):
 def test_unknown_tokens_never_match(tmp_path):
     rows = [("ab", "", "xx"), ("cd ef", "", "xx")]
     manifest = write_manifest(tmp_path / "test.tsv", rows)
-    output = write_output(
-        tmp_path / "out.txt", [("a<<unk>>", "", ""), ("cd ef", "", "")], ["a<unk>", "cd ef"]
-    )
+    output = write_output(tmp_path / "out.txt", [("a<<unk>>", "", ""), ("cd ef", "", "")], ["a<unk>", "cd ef"])
     pair = score_json(tmp_path, "--generate-output", output, "--manifest", manifest)["pairs"][0]
     assert (pair["cer"], pair["characters"]) == (pytest.approx(100 / 7), 7)  # one character, not five
-    pair = score_json(
-        tmp_path, "--generate-output", output, "--manifest", manifest, "--references", "manifest"
-    )["pairs"][0]
+    pair = score_json(tmp_path, "--generate-output", output, "--manifest", manifest, "--references", "manifest")[
+        "pairs"
+    ][0]
     assert pair["cer"] == pytest.approx(100 / 7)
 
 
@@ -127,9 +119,7 @@ def test_references_of_the_manifest_need_no_target_lines(tmp_path):
     output.write_text("".join(f"D-{i}\t0\t{text}\n" for i, (text, *_) in enumerate(ROWS)), encoding="utf-8")
     with pytest.raises(ColldError, match="no T- line.*--references manifest"):
         colld_score("--generate-output", output, "--manifest", manifest)
-    report = score_json(
-        tmp_path, "--generate-output", output, "--manifest", manifest, "--references", "manifest"
-    )
+    report = score_json(tmp_path, "--generate-output", output, "--manifest", manifest, "--references", "manifest")
     assert report["overall"]["wer"] == 0 and report["overall"]["chrf"] == pytest.approx(100)
 
 
@@ -144,14 +134,10 @@ def test_normalisation_is_applied_to_both_sides_and_reported(tmp_path):
 
 
 def test_plain_files_with_a_language_a_line(tmp_path):
-    (tmp_path / "hyp").write_text(
-        "a\u2028b\n\n你好\n", encoding="utf-8"
-    )  # U+2028 ends no line; an empty hypothesis
+    (tmp_path / "hyp").write_text("a\u2028b\n\n你好\n", encoding="utf-8")  # U+2028 ends no line; an empty hypothesis
     (tmp_path / "ref").write_text("a b\nc\n你好\n", encoding="utf-8")
     (tmp_path / "lang").write_text("de\ten\nen\nen\tzh\n", encoding="utf-8")
-    report = score_json(
-        tmp_path, "--hyp", tmp_path / "hyp", "--ref", tmp_path / "ref", "--lang", tmp_path / "lang"
-    )
+    report = score_json(tmp_path, "--hyp", tmp_path / "hyp", "--ref", tmp_path / "ref", "--lang", tmp_path / "lang")
     assert [(p["src_lang"], p["tgt_lang"], p["wer"]) for p in report["pairs"]] == [
         ("", "en", 100),
         ("de", "en", 0),

@@ -58,9 +58,7 @@ def test_characters_by_frequency_with_tags(tmp_path, capsys):
     assert colld_vocab("--manifest", write_manifest(tmp_path / "a.tsv"), "--out", out, "--lang-tags") == 0
     tokens = tokens_of(out)
     assert tokens[-4:] == ["<lang:en>", "<lang:fr>", "<lang:he>", "<lang:hi>"]
-    counts = [
-        int(line.rsplit(" ", 1)[1]) for line in (out / "dict.txt").read_text(encoding="utf-8").splitlines()
-    ]
+    counts = [int(line.rsplit(" ", 1)[1]) for line in (out / "dict.txt").read_text(encoding="utf-8").splitlines()]
     assert counts[:-4] == sorted(counts[:-4], reverse=True)
     assert dict(zip(tokens, counts))["|"] == 8 and dict(zip(tokens, counts))["<lang:en>"] == 2
     assert {"ש", "\u0947", "’", "L", "▁"} <= set(tokens)
@@ -111,9 +109,7 @@ def test_sentencepiece_ids_are_the_dictionary_s_and_text_comes_back(tmp_path):
 
     texts = sentences(0, 80, "abcdéωשल\u0301") + ["ｆｕｌｌ ﬁ ½", "a|b ▁ c"]
     manifest = write_manifest(tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in texts])
-    colld_vocab(
-        "--manifest", manifest, "--kind", "sentencepiece", "--size", 60, "--out", tmp_path, "--lang-tags"
-    )
+    colld_vocab("--manifest", manifest, "--kind", "sentencepiece", "--size", 60, "--out", tmp_path, "--lang-tags")
     dictionary, codec, config = load(tmp_path)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spm.model"))
     assert len(dictionary) == 61 and processor.get_piece_size() == 60
@@ -137,13 +133,9 @@ def test_character_coverage_leaves_out_the_rarest(tmp_path):
 
 @pytest.mark.parametrize("kind", ["char", "sentencepiece"])
 def test_the_same_input_gives_the_same_bytes(tmp_path, kind):
-    manifest = write_manifest(
-        tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in sentences(1, 50, "abcdefgh")]
-    )
+    manifest = write_manifest(tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in sentences(1, 50, "abcdefgh")])
     for name in ("first", "second"):
-        colld_vocab(
-            "--manifest", manifest, "--kind", kind, "--size", 40, "--temperature", 3, "--out", tmp_path / name
-        )
+        colld_vocab("--manifest", manifest, "--kind", kind, "--size", 40, "--temperature", 3, "--out", tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "first").iterdir())
     expected = ["config.yaml", "dict.txt"] + (["spm.model", "spm.vocab"] if kind == "sentencepiece" else [])
     assert files == expected  # and no temporary file
@@ -152,12 +144,8 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, kind):
 
 
 def test_temperature_favours_the_small_language(tmp_path):
-    large = write_manifest(
-        tmp_path / "a.tsv", [(text, "aa", "aa", "") for text in sentences(2, 300, "abcdef")]
-    )
-    small = write_manifest(
-        tmp_path / "b.tsv", [(text, "bb", "bb", "") for text in sentences(3, 12, "uvwxyz")]
-    )
+    large = write_manifest(tmp_path / "a.tsv", [(text, "aa", "aa", "") for text in sentences(2, 300, "abcdef")])
+    small = write_manifest(tmp_path / "b.tsv", [(text, "bb", "bb", "") for text in sentences(3, 12, "uvwxyz")])
     long_pieces = {}
     for temperature in (1, 100):
         out = tmp_path / str(temperature)

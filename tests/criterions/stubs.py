@@ -9,9 +9,7 @@ from colld_fairseq.models.colld_student import StudentOutput
 from colld_fairseq.models.layer_map import LayerPair
 
 
-def distillation(
-    lengths, width=12, pairs=((1, (2,)), (2, (4,))), masked_share=0.6, dtype=torch.float64, frames=None
-):
+def distillation(lengths, width=12, pairs=((1, (2,)), (2, (4,))), masked_share=0.6, dtype=torch.float64, frames=None):
     """Random predictions [B, frames, width], targets [B, max(lengths), width] and masks; `lengths` in frames."""
     lengths = torch.tensor(lengths)
     frames = frames or int(lengths.max())

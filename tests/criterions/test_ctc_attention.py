@@ -58,9 +58,7 @@ def ctc_alone(at):
     for row in (0, 1):
         log_probs = at.output["ctc_logits"][row, : at.output["ctc_lengths"][row]].float().log_softmax(-1)
         text = torch.tensor([at.ctc_targets[row]])
-        total += float(
-            F.ctc_loss(log_probs[:, None], text, [len(log_probs)], [text.size(1)], blank=0, reduction="sum")
-        )
+        total += float(F.ctc_loss(log_probs[:, None], text, [len(log_probs)], [text.size(1)], blank=0, reduction="sum"))
     return total
 
 
@@ -111,6 +109,4 @@ def test_loss_of_an_undecided_decoder_is_the_logarithm_of_the_vocabulary():
     at = setting()
     at.output["logits"] = torch.zeros_like(at.output["logits"])
     _, tokens, log = CtcAttentionCriterion(CtcAttentionConfig(), at.task)(at.model, at.sample)
-    assert float(log["nll_loss"]) / tokens == pytest.approx(
-        math.log(len(at.task.target_dictionary)), rel=1e-5
-    )
+    assert float(log["nll_loss"]) / tokens == pytest.approx(math.log(len(at.task.target_dictionary)), rel=1e-5)

@@ -56,9 +56,7 @@ def test_feature_regression(frames, norm, normalise):
                 continue
             count += 1
             expected += 0.25 * regression_of_frame(stub.predictions[0][row, t], clips[2][t], terms)
-            expected += 2 * regression_of_frame(
-                stub.predictions[1][row, t], (clips[3][t] + clips[4][t]) / 2, terms
-            )
+            expected += 2 * regression_of_frame(stub.predictions[1][row, t], (clips[3][t] + clips[4][t]) / 2, terms)
     assert int(sample_size) == count
     assert float(loss) == pytest.approx(expected, rel=1e-6)
     assert float(log["loss"]) == float(loss) and log["nsentences"] == 3
@@ -99,9 +97,7 @@ def test_colld(training):
     assert int(sample_size) == masked and int(log["correct"]) == correct
     assert int(log["contrasted"]) == 2 * masked
     # Each term is a mean over its own frames; fairseq divides the sum by sample_size.
-    assert float(loss) / masked == pytest.approx(
-        0.8 * contrastive / masked + 0.5 * distance / valid, rel=1e-6
-    )
+    assert float(loss) / masked == pytest.approx(0.8 * contrastive / masked + 0.5 * distance / valid, rel=1e-6)
     assert float(log["contrastive"]) == pytest.approx(contrastive, rel=1e-6)
 
 
@@ -129,9 +125,7 @@ def test_real_student_starts_at_the_logarithm_of_the_choices():
     from colld_fairseq.modules.heads import DistillationHeads
 
     cfg = ColldStudentConfig()
-    encoder = StudentEncoder(
-        EncoderConfig(fbank_stack=2, layers=2, embed_dim=64, ffn_dim=96, attention_heads=2)
-    )
+    encoder = StudentEncoder(EncoderConfig(fbank_stack=2, layers=2, embed_dim=64, ffn_dim=96, attention_heads=2))
     heads = DistillationHeads([64, 64], [768, 768])
     model = ColldStudent(cfg, encoder, heads, [LayerPair(1, (2,)), LayerPair(2, (4,))])
     stub = distillation([400], width=768, dtype=torch.float32)

@@ -74,9 +74,7 @@ def test_channels_are_averaged(tmp_path):
     left, right = tone(hz=300), tone(hz=500)
     path = save(tmp_path / "clip.wav", encode(np.stack([left, right], axis=1)))
     assert np.abs(read_audio(path) - (left + right) / 2).max() < 1e-4
-    stereo = save(
-        tmp_path / "44k.wav", encode(np.stack([tone(rate=44100), -tone(rate=44100)], axis=1), 44100)
-    )
+    stereo = save(tmp_path / "44k.wav", encode(np.stack([tone(rate=44100), -tone(rate=44100)], axis=1), 44100))
     assert audio_info(stereo) == (8000, 44100, 2)
     assert np.abs(read_audio(stereo)).max() < 1e-4
 
@@ -100,9 +98,7 @@ def test_zip_members(tmp_path):
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as out:
         for number, kind in enumerate(FORMATS):
             member = zipfile.ZipInfo(f"дир/{kind}")
-            member.extra = (
-                b"\xfe\xca\x04\x00abcd" * number
-            )  # the directory's extra field need not equal the local one
+            member.extra = b"\xfe\xca\x04\x00abcd" * number  # the directory's extra field need not equal the local one
             out.writestr(member, encode(tone(hz=300 + 50 * number), kind=kind))
         out.writestr("empty/", b"")
     specs = find_zip_members(str(archive))

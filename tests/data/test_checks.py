@@ -16,9 +16,7 @@ def folder(tmp_path):
     tone = 0.1 * np.sin(np.arange(44100) / 9)
     soundfile.write(tmp_path / "ok.wav", tone[:8000], 16000)
     soundfile.write(tmp_path / "44k.wav", tone, 44100)
-    soundfile.write(
-        tmp_path / "nan.wav", np.where(np.arange(8000) == 5, np.nan, tone[:8000]), 16000, subtype="FLOAT"
-    )
+    soundfile.write(tmp_path / "nan.wav", np.where(np.arange(8000) == 5, np.nan, tone[:8000]), 16000, subtype="FLOAT")
     (tmp_path / "cut.wav").write_bytes((tmp_path / "ok.wav").read_bytes()[:4000])
     (tmp_path / "text.wav").write_text("words " * 100)
     return tmp_path
@@ -37,9 +35,7 @@ def found(report):
 
 
 def test_clean_manifest(folder):
-    path = manifest(
-        folder, ("ok.wav", "8000", "guten Tag", "de", "de"), ("44k.wav", "16000", "‏مرحبا", "ar", "pt-BR")
-    )
+    path = manifest(folder, ("ok.wav", "8000", "guten Tag", "de", "de"), ("44k.wav", "16000", "‏مرحبا", "ar", "pt-BR"))
     report = check_manifest(path, decode=True)
     assert found(report) == [] and not report.has_errors
     assert report.rows == 2 and report.seconds == 1.5
@@ -132,9 +128,7 @@ def test_one_missing_file_among_ten_thousand(folder):
     """By several processes, with progress, the order of the lines kept."""
     rows = [("gone.wav" if i == 7777 else "ok.wav", "8000", "x", "de", "de") for i in range(10_000)]
     progress = []
-    report = check_manifest(
-        manifest(folder, *rows), workers=2, on_progress=lambda *done: progress.append(done)
-    )
+    report = check_manifest(manifest(folder, *rows), workers=2, on_progress=lambda *done: progress.append(done))
     assert [(f.kind, f.line, f.id) for f in report.findings] == [("missing audio", 7779, "r7779")]
     assert "gone.wav" in report.findings[0].detail
     assert progress[-1] == (10_000, 10_000) and progress == sorted(progress) and len(progress) > 100
@@ -143,9 +137,7 @@ def test_one_missing_file_among_ten_thousand(folder):
 def test_processes_find_what_one_finds(folder):
     audio = ["ok.wav", "gone.wav", "cut.wav", "44k.wav", "nan.wav"]
     path = manifest(folder, *[(audio[i % 5], "8000", "x", "de", "de") for i in range(200)])
-    assert (
-        found(check_manifest(path, workers=3, decode=True)) == found(check_manifest(path, decode=True)) != []
-    )
+    assert found(check_manifest(path, workers=3, decode=True)) == found(check_manifest(path, decode=True)) != []
 
 
 def test_character_vocabulary(folder):
@@ -172,9 +164,7 @@ def test_sentencepiece_vocabulary(folder):
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus), model_prefix=str(folder / "spm"), vocab_size=28, model_type="bpe", minloglevel=2
     )
-    pieces = [
-        line.split("\t")[0] for line in (folder / "spm.vocab").read_text(encoding="utf-8").splitlines()
-    ][3:]
+    pieces = [line.split("\t")[0] for line in (folder / "spm.vocab").read_text(encoding="utf-8").splitlines()][3:]
     (folder / "dict.txt").write_text("".join(f"{piece} 1\n" for piece in pieces), encoding="utf-8")
     path = manifest(
         folder, ("ok.wav", "8000", "der hund schläft", "de", "de"), ("ok.wav", "8000", "der zug", "de", "de")

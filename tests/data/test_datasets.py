@@ -89,9 +89,7 @@ def test_keeping_clips_in_memory_changes_nothing(train, rows, monkeypatch):
         for i in range(len(rows)):
             for key, value in plain[i].items():
                 assert np.array_equal(kept[i][key], value), (epoch, i, key)
-    monkeypatch.setattr(
-        "colld_fairseq.data.datasets.read_audio", lambda path: pytest.fail(f"{path} is read again")
-    )
+    monkeypatch.setattr("colld_fairseq.data.datasets.read_audio", lambda path: pytest.fail(f"{path} is read again"))
     short = int(np.argmin(rows.n_samples))
     assert kept[short]["utt_id"] == f"test-{short}"
 

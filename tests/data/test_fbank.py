@@ -11,9 +11,9 @@ def speech_like(seconds=1.0, seed=0):
     rng = np.random.default_rng(seed)
     time_axis = np.arange(int(16000 * seconds)) / 16000
     voice = sum(np.sin(2 * np.pi * 130 * k * time_axis) / k for k in range(1, 20))
-    return (
-        0.05 * voice * (1 + np.sin(8 * time_axis)) + 0.003 * rng.normal(size=len(time_axis)) + 0.01
-    ).astype(np.float32)
+    return (0.05 * voice * (1 + np.sin(8 * time_axis)) + 0.003 * rng.normal(size=len(time_axis)) + 0.01).astype(
+        np.float32
+    )
 
 
 def kaldi_fbank(waveform, num_bins=80):

@@ -51,12 +51,7 @@ def test_speech_to_text_columns_in_any_order(tmp_path):
     manifest = read_manifest(write(tmp_path / "m.tsv", content))
     assert manifest.has_text and "note" not in manifest.table.column_names
     first = manifest.row(0)
-    assert (
-        first.tgt_text == 'He said "no'
-        and first.src_lang == "de"
-        and first.tgt_lang == ""
-        and first.line == 2
-    )
+    assert first.tgt_text == 'He said "no' and first.src_lang == "de" and first.tgt_lang == "" and first.line == 2
     assert manifest.row(1).tgt_text == "שלום \u200fעולם"
     codes, names = manifest.codes("src_lang")
     assert [names[code] for code in codes] == ["de", "mdw"]
@@ -125,9 +120,7 @@ def test_windows_line_ends_bom_and_blank_lines(tmp_path):
     windows = read_manifest(write(tmp_path / "b.tsv", content))
     assert [windows.row(i)[:-1] for i in range(2)] == [plain.row(i)[:-1] for i in range(2)]
     assert [windows.line(i) for i in range(2)] == [2, 4]
-    assert (
-        read_manifest(write(tmp_path / "c.tsv", "\n".join(["/r", "", "a\t1", "", "", "b\t2"]))).line(1) == 6
-    )
+    assert read_manifest(write(tmp_path / "c.tsv", "\n".join(["/r", "", "a\t1", "", "", "b\t2"]))).line(1) == 6
 
 
 @pytest.mark.parametrize(
@@ -208,9 +201,7 @@ def test_hundred_thousand_rows_are_small_and_fast(tmp_path):
     """A tenth of the benchmark (benchmarks/manifest_loading.py): Python objects would take ten times the
     memory."""
     rows = 100_000
-    body = "".join(
-        f"corpus-{i:08d}\tclips.zip:{i}:{i}\t{i}\tguten Morgen, {i}\tde\ten\n" for i in range(rows)
-    )
+    body = "".join(f"corpus-{i:08d}\tclips.zip:{i}:{i}\t{i}\tguten Morgen, {i}\tde\ten\n" for i in range(rows))
     path = write(tmp_path / "big.tsv", "id\taudio\tn_frames\ttgt_text\tsrc_lang\ttgt_lang\n" + body)
     started = time.perf_counter()
     manifest = read_manifest(path)

@@ -71,10 +71,7 @@ def case(hubert, corpus):
 
 def test_distilhubert(case):
     loss, output, features, frames, model = case("distilhubert")
-    terms = [
-        mean_over_frames(l1_and_cosine, p, features[k], frames)
-        for p, k in zip(output.predictions, (4, 8, 12))
-    ]
+    terms = [mean_over_frames(l1_and_cosine, p, features[k], frames) for p, k in zip(output.predictions, (4, 8, 12))]
     assert len(output.predictions) == 3 and output.mask is None
     assert loss == pytest.approx(sum(terms) / 3, rel=1e-5)
     # One trunk on the last of two layers: GELU(A s_2 + a) in three blocks, each through its own Linear.
@@ -83,9 +80,7 @@ def test_distilhubert(case):
 
 def test_layer_to_layer(case):
     loss, output, features, frames, _ = case("layer_to_layer")
-    terms = [
-        mean_over_frames(l1_and_cosine, p, features[k], frames) for k, p in enumerate(output.predictions, 1)
-    ]
+    terms = [mean_over_frames(l1_and_cosine, p, features[k], frames) for k, p in enumerate(output.predictions, 1)]
     assert len(terms) == 12
     assert loss == pytest.approx(sum(terms) / 12, rel=1e-5)
 
@@ -110,9 +105,7 @@ def test_lighthubert(case):
 def test_usad(case):
     loss, output, features, frames, model = case("usad", kind="ffn")
     layers = (3, 6, 9, 12)
-    terms = [
-        mean_over_frames(l1_and_cosine, p, features[k], frames) for k, p in zip(layers, output.predictions)
-    ]
+    terms = [mean_over_frames(l1_and_cosine, p, features[k], frames) for k, p in zip(layers, output.predictions)]
     assert [pair.student for pair in model.pairs] == [3, 6, 9, 12]
     assert loss == pytest.approx(sum(terms) / 4, rel=1e-5)
     assert [type(layer).__name__ for layer in model.heads.heads[0]] == ["Linear", "ReLU", "Linear"]

@@ -42,10 +42,7 @@ def test_common_voice(corpus, tmp_path, capsys):
 
 def test_covost(corpus, tmp_path):
     table = "path\ttranslation\tsplit\tclient_id\n"
-    table += (
-        "a.mp3\tHe does"
-        " say\ttrain\ts1\nb.mp3\tYes\ttrain_covost\ts2\na.mp3\tno\tdev\ts1\nz.mp3\tlost\ttrain\ts3\n"
-    )
+    table += "a.mp3\tHe does say\ttrain\ts1\nb.mp3\tYes\ttrain_covost\ts2\na.mp3\tno\tdev\ts1\nz.mp3\tlost\ttrain\ts3\n"
     translations = tmp_path / "covost_v2.de_en.tsv"
     translations.write_text(table, encoding="utf-8")
     make_manifests.main(["covost", str(corpus), str(translations), "train", str(tmp_path / "st.tsv")])

@@ -107,9 +107,7 @@ def test_curve_leaves_out_english_to_english(report, run_dir):
     assert (second["minutes"], second["cer"], second["chrf"]) == (1.0, 40, 20)
 
 
-@pytest.mark.parametrize(
-    "score, better, worse", [("cer", 20, 30), ("wer", 20, 30), ("chrf", 30, 20), ("bleu", 3, 2)]
-)
+@pytest.mark.parametrize("score, better, worse", [("cer", 20, 30), ("wer", 20, 30), ("chrf", 30, 20), ("bleu", 3, 2)])
 def test_gain_is_positive_when_better(report, score, better, worse):
     assert report.relative_gain(score, better, worse) == pytest.approx(100 * abs(better - worse) / worse)
     assert report.relative_gain(score, worse, better) < 0

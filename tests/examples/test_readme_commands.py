@@ -67,9 +67,7 @@ def test_command_equals_recipe(name):
     for group in GROUPS:
         keys = recipe[group].keys() - NAMES
         differ = {
-            k: (recipe[group][k], typed[group][k])
-            for k in keys
-            if plain(recipe[group][k]) != plain(typed[group][k])
+            k: (recipe[group][k], typed[group][k]) for k in keys if plain(recipe[group][k]) != plain(typed[group][k])
         }
         assert not differ, group
 

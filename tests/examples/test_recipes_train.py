@@ -11,13 +11,9 @@ from colld_fairseq import load_student
 
 DISTILLATION = {
     **{
-        f"baselines/{name}": "hubert"
-        for name in ("distilhubert", "layer_to_layer", "fithubert", "lighthubert", "usad")
+        f"baselines/{name}": "hubert" for name in ("distilhubert", "layer_to_layer", "fithubert", "lighthubert", "usad")
     },
-    **{
-        f"hubert_asr/distil_{name}": "coded_hubert"
-        for name in ("deep_thin", "shallow_wide", "deep_thin_fbank")
-    },
+    **{f"hubert_asr/distil_{name}": "coded_hubert" for name in ("deep_thin", "shallow_wide", "deep_thin_fbank")},
     "colld/colld_12x1024": "w2v_bert",
     "colld/colld_small": "w2v_bert",
 }
@@ -54,9 +50,7 @@ def test_distillation(name, corpus, request, tmp_path):
     ]
     if name.endswith("_fbank"):  # global statistics; one update of each stage
         overrides += ["task.cmvn=utterance", "criterion.front_end_updates=1"]
-    log = train(
-        EXAMPLES / f"{name}.yaml", [*NARROW, *TWO_STEPS, *overrides, f"checkpoint.save_dir={tmp_path}"]
-    )
+    log = train(EXAMPLES / f"{name}.yaml", [*NARROW, *TWO_STEPS, *overrides, f"checkpoint.save_dir={tmp_path}"])
     losses = finite_losses(log)
     if name.startswith("colld/"):
         # ln(101), and half the variance of the logits: cosines of 32 channels vary by 1/32, divided by 0.1.
@@ -139,8 +133,6 @@ def test_command_of_the_readme(corpus, hubert, tmp_path):
 
 def test_recorded_options_name_the_encoder(corpus, hubert):
     """The preset reaches the model through hydra (no architecture function runs there)."""
-    cfg = full_config(
-        EXAMPLES / "baselines/distilhubert.yaml", [f"task.data={corpus}", f"task.teacher={hubert}"]
-    )
+    cfg = full_config(EXAMPLES / "baselines/distilhubert.yaml", [f"task.data={corpus}", f"task.teacher={hubert}"])
     assert cfg.model.encoder_preset == "distilhubert" and cfg.model.init_from == hubert
     assert json.loads(json.dumps(cfg.model.encoder_layers)) is None

@@ -19,6 +19,4 @@ def test_waveform_is_left_alone_unless_asked(distillation, corpus):
 def test_waveform_is_normalised_when_asked(distillation, corpus):
     source, raw = waveform_of(distillation("--front-end", "waveform", "--normalize-waveform"), corpus)
     expected = torch.nn.functional.layer_norm(torch.from_numpy(raw), raw.shape)
-    assert torch.allclose(torch.from_numpy(source), expected, atol=1e-4) and not np.allclose(
-        source, raw, atol=1e-2
-    )
+    assert torch.allclose(torch.from_numpy(source), expected, atol=1e-4) and not np.allclose(source, raw, atol=1e-2)

@@ -20,11 +20,7 @@ def test_there_is_something_to_compare():
 
 @pytest.mark.parametrize(
     "first, second",
-    [
-        pair
-        for a, b in itertools.combinations((TASKS, CRITERIONS, MODELS), 2)
-        for pair in itertools.product(a, b)
-    ],
+    [pair for a, b in itertools.combinations((TASKS, CRITERIONS, MODELS), 2) for pair in itertools.product(a, b)],
     ids=lambda config: config.__name__,
 )
 def test_no_field_is_shared(first, second):

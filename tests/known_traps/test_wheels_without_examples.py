@@ -28,9 +28,7 @@ def test_everything_imports_without_them(tmp_path):
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
         for path in PACKAGE.rglob("*.py")
     ]
-    code = f"import sys\nfor name in {BLOCKED}: sys.modules[name] = None\n" + "\n".join(
-        f"import {m}" for m in modules
-    )
+    code = f"import sys\nfor name in {BLOCKED}: sys.modules[name] = None\n" + "\n".join(f"import {m}" for m in modules)
     subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

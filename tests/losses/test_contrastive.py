@@ -15,6 +15,7 @@ def brute_force(predictions, targets, mask, counts, temp):
         if len(frames) < 2:
             continue
         for i, t in enumerate(frames):
+
             def score(s):
                 p, z = predictions[u, t], targets[u, s]
                 return math.exp(float(p @ z / (p.norm() * z.norm())) / temp)
@@ -71,9 +72,7 @@ def test_gradcheck(num_negatives):
     plan = sample_negatives(mask, num_negatives)
     predictions.requires_grad_()
     targets.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda p, z: contrastive_loss(p, z, plan, 0.5).loss_sum, (predictions, targets)
-    )
+    assert torch.autograd.gradcheck(lambda p, z: contrastive_loss(p, z, plan, 0.5).loss_sum, (predictions, targets))
 
 
 @pytest.mark.parametrize("num_negatives", [25, 100, 0])
@@ -211,9 +210,10 @@ def test_temperature_changes_the_loss():
     torch.manual_seed(10)
     predictions, targets, mask = batch(1, 20, 4)
     plan = sample_negatives(mask, 0)
-    assert contrastive_loss(predictions, targets, plan, 0.1).loss_sum != contrastive_loss(
-        predictions, targets, plan, 0.2
-    ).loss_sum
+    assert (
+        contrastive_loss(predictions, targets, plan, 0.1).loss_sum
+        != contrastive_loss(predictions, targets, plan, 0.2).loss_sum
+    )
 
 
 def test_nothing_masked_gives_a_zero_with_gradient():

@@ -27,9 +27,7 @@ def inputs(dtype=torch.float64):
     return torch.randn(3, 7, 5, dtype=dtype), torch.randn(3, 7, 5, dtype=dtype), torch.rand(3, 7) < 0.6
 
 
-@pytest.mark.parametrize(
-    "weights", [(1, 0, 0, 1), (0, 1, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0), (0.5, 0.25, 2.0, 3.0)]
-)
+@pytest.mark.parametrize("weights", [(1, 0, 0, 1), (0, 1, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0), (0.5, 0.25, 2.0, 3.0)])
 def test_equals_brute_force(weights):
     predictions, targets, mask = inputs()
     weights = dict(zip(TERMS, weights))

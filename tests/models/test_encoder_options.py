@@ -92,9 +92,7 @@ def test_every_preset_is_an_architecture(model, name):
 
 def test_architecture_from_the_command_line():
     cfg = parse("--arch", "colld_student_small")
-    assert (
-        encoder_config(cfg).to_dict() == encoder_config(ColldStudentConfig(encoder_preset="small")).to_dict()
-    )
+    assert encoder_config(cfg).to_dict() == encoder_config(ColldStudentConfig(encoder_preset="small")).to_dict()
 
 
 def test_typed_flags_win_over_the_architecture():
@@ -103,10 +101,7 @@ def test_typed_flags_win_over_the_architecture():
     assert (config.layers, config.dropout, config.embed_dim) == (5, 0.2, 384)
     cfg = parse("--arch", "colld_student_small", "--encoder-preset", "base")
     assert encoder_config(cfg).embed_dim == 768
-    assert (
-        encoder_config(parse("--arch", "colld_student", "--encoder-preset", "half_l2l")).block
-        == "transformer"
-    )
+    assert encoder_config(parse("--arch", "colld_student", "--encoder-preset", "half_l2l")).block == "transformer"
 
 
 def test_unknown_preset_is_named():

@@ -119,9 +119,7 @@ def test_starts_from_the_student_with_its_shape(distillation, build, tmp_path):
     path.unlink()
     from fairseq import models
 
-    again = models.build_model(
-        tuned.cfg.model, tuned.task
-    )  # as when a checkpoint of the fine-tuned model is loaded
+    again = models.build_model(tuned.cfg.model, tuned.task)  # as when a checkpoint of the fine-tuned model is loaded
     again.load_state_dict(tuned.model.state_dict())
     with pytest.raises(ConfigError, match="no student checkpoint"):
         build("--student", path)

@@ -20,9 +20,7 @@ from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 COMMON = dict(hidden_size=32, intermediate_size=48, num_attention_heads=4)
 CONVOLUTIONS = dict(conv_dim=[16] * 7, conv_kernel=[10, 3, 3, 3, 3, 2, 2], conv_stride=[5, 2, 2, 2, 2, 2, 2])
 CONV_LAYERS = [list(layer) for layer in zip(*CONVOLUTIONS.values())]
-HUBERT_STUDENT = dict(
-    PRESETS["distilhubert"], embed_dim=32, ffn_dim=48, attention_heads=4, conv_layers=CONV_LAYERS
-)
+HUBERT_STUDENT = dict(PRESETS["distilhubert"], embed_dim=32, ffn_dim=48, attention_heads=4, conv_layers=CONV_LAYERS)
 
 
 def saved(model, folder):
@@ -75,9 +73,7 @@ def test_the_preset_without_feature_norm_takes_all_but_that_norm(hubert):
     spec, model = hubert
     encoder = student(**HUBERT_STUDENT)
     initialise(encoder, spec, "1,2")
-    assert torch.equal(
-        encoder.front_end.layers[6].conv.weight, model.feature_extractor.conv_layers[6].conv.weight
-    )
+    assert torch.equal(encoder.front_end.layers[6].conv.weight, model.feature_extractor.conv_layers[6].conv.weight)
     assert torch.equal(encoder.front_end.projection.weight, model.feature_projection.projection.weight)
     theirs = model.encoder.layers[1].feed_forward.output_dense.weight
     assert torch.equal(encoder.blocks[1].ffn.linear_out.weight, theirs)
@@ -118,13 +114,9 @@ def test_fairseq_checkpoint(tmp_path):
         conv_feature_layers="[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2",
     )
     model = Wav2Vec2Model(cfg)
-    plain = json.loads(
-        json.dumps({k: str(v) if "." in type(v).__module__ else v for k, v in vars(cfg).items()})
-    )
+    plain = json.loads(json.dumps({k: str(v) if "." in type(v).__module__ else v for k, v in vars(cfg).items()}))
     file = tmp_path / "wav2vec2.pt"
-    torch.save(
-        {"cfg": {"model": dict(plain, _name="wav2vec2"), "task": {}}, "model": model.state_dict()}, file
-    )
+    torch.save({"cfg": {"model": dict(plain, _name="wav2vec2"), "task": {}}, "model": model.state_dict()}, file)
     encoder = student(**dict(HUBERT_STUDENT, feature_norm=True))
     initialise(encoder, f"fairseq:{file}", "2,3")
     assert torch.equal(encoder.blocks[1].ffn.linear_in.weight, model.encoder.layers[2].fc1.weight)
@@ -138,9 +130,7 @@ def test_other_width_takes_the_extractor_only_when_asked(hubert):
     encoder = student(**values)
     before = encoder.blocks[0].ffn.linear_in.weight.clone()
     initialise(encoder, spec, "none")
-    assert torch.equal(
-        encoder.front_end.layers[3].conv.weight, model.feature_extractor.conv_layers[3].conv.weight
-    )
+    assert torch.equal(encoder.front_end.layers[3].conv.weight, model.feature_extractor.conv_layers[3].conv.weight)
     assert torch.equal(encoder.blocks[0].ffn.linear_in.weight, before)
 
 

@@ -63,9 +63,7 @@ def test_features_do_not_depend_on_the_batch(front_end, block, position, changes
         assert torch.equal(together.lengths, encoder.output_lengths(lengths))
         assert torch.equal((~together.padding_mask).sum(1), together.lengths)
         for row in range(3):
-            alone = encoder(
-                source[row : row + 1, : lengths[row]], lengths[row : row + 1], layers=layers, kind=kind
-            )
+            alone = encoder(source[row : row + 1, : lengths[row]], lengths[row : row + 1], layers=layers, kind=kind)
             frames = int(together.lengths[row])
             assert alone.lengths.tolist() == [frames]
             torch.testing.assert_close(together.x[row, :frames], alone.x[0], atol=1e-5, rtol=0)
@@ -77,9 +75,7 @@ def test_features_do_not_depend_on_the_batch(front_end, block, position, changes
 @pytest.mark.parametrize("block", ["transformer", "conformer"])
 @pytest.mark.parametrize("front_end", ["waveform", "fbank", "fbank_stack"])
 def test_every_parameter_gets_a_gradient(front_end, block):
-    encoder = small_encoder(
-        front_end=front_end, block=block, position="conv", norm_first=True, dropout=0.1
-    ).train()
+    encoder = small_encoder(front_end=front_end, block=block, position="conv", norm_first=True, dropout=0.1).train()
     source, lengths = batch(front_end)
     out = encoder(source, lengths, mask=lambda frames: sample_span_mask(frames, 0.5, 2))
     out.x[~out.padding_mask].square().sum().backward()
@@ -258,9 +254,7 @@ def test_torch_export_reproduces_the_encoder(block, position):
     program = torch.export.export(Features(), (source, lengths))
     expected = encoder(source, lengths)
     valid = ~expected.padding_mask
-    torch.testing.assert_close(
-        program.module()(source, lengths)[valid], expected.x[valid], atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(program.module()(source, lengths)[valid], expected.x[valid], atol=1e-5, rtol=0)
 
 
 def test_the_fast_paths_of_the_cpu_are_used_and_change_nothing(monkeypatch):

@@ -4,7 +4,6 @@ The libraries' own classes make them, without memory: on torch's meta device, or
 initialisation needs values. What a checkpoint holds besides the encoder is listed and nothing else may be left over.
 """
 
-
 import pytest
 import torch
 import transformers

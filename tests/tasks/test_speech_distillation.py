@@ -18,11 +18,7 @@ def test_targets_are_the_teachers_features_on_the_students_frames(distillation, 
     run = distillation()
     batch, lengths = batch_of(run)
     targets, target_lengths = run.task.teacher_targets(batch, lengths, 50.0)
-    assert (
-        sorted(targets) == [2, 4]
-        and (target_lengths <= lengths).all()
-        and (lengths - target_lengths).max() <= 1
-    )
+    assert sorted(targets) == [2, 4] and (target_lengths <= lengths).all() and (lengths - target_lengths).max() <= 1
     clip = torch.from_numpy(read_audio(str(corpus / "test-0.wav")))[None]
     expected = load_teacher(teacher, [2, 4])(clip, torch.tensor([clip.size(1)])).features
     frames = int(target_lengths[0])
@@ -73,9 +69,7 @@ def test_cache_of_another_teacher_or_layer_is_refused(distillation, teacher, cor
     assert "teacher_input" not in batch
     online = distillation("--layer-map", "2:2")
     expected, _ = online.task.teacher_targets(batch_of(online)[0], lengths, 50.0)
-    assert torch.allclose(
-        run.task.teacher_targets(batch, lengths, 50.0)[0][2].float(), expected[2], atol=5e-3
-    )
+    assert torch.allclose(run.task.teacher_targets(batch, lengths, 50.0)[0][2].float(), expected[2], atol=5e-3)
 
 
 def test_data_needs_the_model_first(distillation, corpus, teacher):

@@ -16,9 +16,7 @@ TINY = dict(
 )
 CONVOLUTIONS = dict(conv_dim=(8, 8, 8), conv_kernel=(10, 3, 2), conv_stride=(5, 4, 2))
 GROUP = dict(**TINY, **CONVOLUTIONS, feat_extract_norm="group", do_stable_layer_norm=False)
-LAYER = dict(
-    **TINY, **CONVOLUTIONS, feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True
-)
+LAYER = dict(**TINY, **CONVOLUTIONS, feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
 BERT = dict(
     hidden_size=24,
     num_hidden_layers=3,

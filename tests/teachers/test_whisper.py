@@ -53,13 +53,9 @@ def library_mel(waveform, samples):
 def library_states(encoder, waveform):
     """Layer number -> [FRAMES, D] of a clip padded with silence to the full window."""
     states = {}
-    handles = [
-        encoder.layers[0].register_forward_pre_hook(lambda m, a: states.__setitem__(0, a[0][0].clone()))
-    ]
+    handles = [encoder.layers[0].register_forward_pre_hook(lambda m, a: states.__setitem__(0, a[0][0].clone()))]
     for number, block in enumerate(encoder.layers, start=1):
-        handles.append(
-            block.register_forward_hook(lambda m, a, o, n=number: states.__setitem__(n, o[0].clone()))
-        )
+        handles.append(block.register_forward_hook(lambda m, a, o, n=number: states.__setitem__(n, o[0].clone())))
     with torch.no_grad():
         encoder(library_mel(waveform, WINDOW))
     for handle in handles:
