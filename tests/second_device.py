@@ -5,7 +5,8 @@
 
 Raises DeviceMismatch where tensors of both devices meet, but for what torch allows: CPU tensors of no dimension, CPU
 indices, copies. What wants the memory itself, such as `numpy()`, is an error as it is on a GPU. The device is called
-"meta", the only one besides "cpu" that autograd runs on without a driver; unlike torch's it computes, on the CPU.
+"meta", the only one besides "cpu" that autograd runs on without a driver; unlike torch's it computes, on the CPU. No
+tensor on it can be resized in place.
 """
 
 import contextlib

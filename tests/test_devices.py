@@ -1,0 +1,149 @@
+"""Criterions on a student and a batch that are not on the CPU: no tensor of the CPU among them, and the same loss.
+
+The other device has none of the CPU's fast paths, so that these are compared with the plain operators as well.
+"""
+
+import copy
+import math
+
+import pytest
+import torch
+from commands import TINY_ENCODER
+from second_device import DEVICE, second_device
+from task_setup import set_up
+from torch.utils._pytree import tree_map
+
+from colld_fairseq.losses import (
+    Nodes,
+    best_path,
+    lattice_divergence,
+    path_loss,
+    three_class_loss,
+    transducer_loss,
+)
+from colld_fairseq.losses.transducer_arcs import LogitLayout
+
+STILL = ["--dropout", "0", "--attention-dropout", "0", "--activation-dropout", "0", "--dropout-input", "0"]
+WAVEFORM = [
+    *["--front-end", "waveform", "--conv-feature-layers", "[(8,10,5)] + [(8,3,2)] * 4 + [(8,2,2)] * 2"],
+    *["--encoder-block", "transformer", "--encoder-position", "conv", "--conv-pos", "33", "--conv-pos-groups", "4"],
+]
+CHUNKS = ["--front-end", "conv2d", "--encoder-context", "chunk", "--chunk-sizes", "4,full"]
+# fairseq's beam search resizes a tensor in place, which this device cannot.
+S2T = ["--decoder-embed-dim", "16", "--decoder-layers", "1", "--decoder-dropout", "0", "--decoder", "ctc"]
+TIED = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # which a move to this device takes apart
+CODES = ["--mask-prob", "0", "--layer-map", "dense", "--code-head", "cosine"]
+TWO = ["--fbank-stack", "4", "--layer-map", "slow=1:2,2:4,fast=2:3", "--frame-rule", "concat_tanh"]
+STATELESS = ["--predictor", "stateless", "--simple-joiner", "--prune-range", "4"]
+
+
+def moved(sample, device, dtype):
+    """A batch as fairseq's trainer hands it over: float32 in the precision of the model."""
+
+    def move(value):
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.to(device=device, dtype=dtype if value.dtype == torch.float32 else value.dtype)
+
+    return tree_map(move, sample)
+
+
+def step(run, sample, device, dtype=torch.float32):
+    """Training loss and norms of the gradients, and what validation logs, of a copy of the model."""
+    model, sample = copy.deepcopy(run.model).to(device=device, dtype=dtype), moved(sample, device, dtype)
+    torch.manual_seed(5)
+    loss, size, _ = run.criterion.train()(model.train(), sample)
+    loss.backward()
+    trained = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None and name not in TIED]
+    norms = {name: float(gradient.norm()) for name, gradient in trained}
+    log = run.task.valid_step(sample, model, run.criterion)[2]
+    valid = {name: float(value) for name, value in log.items() if not name.startswith("_")}
+    return float(loss.detach()) / float(size), norms, valid
+
+
+def check(run):
+    run.task.load_dataset("test")
+    dataset = run.task.dataset("test")
+    sample = dataset.collater([dataset[i] for i in range(3)])
+    loss, norms, valid = step(run, sample, "cpu")
+    with second_device():
+        run.task.valid_generators = None  # they hold the model that they were built for
+        there = step(run, sample, DEVICE)
+        assert there[0] == pytest.approx(loss, rel=1e-3) and there[1].keys() == norms.keys()
+        assert there[1] == pytest.approx(norms, rel=2e-2, abs=1e-3)
+        assert there[2] == pytest.approx(valid, rel=1e-3, abs=1e-3, nan_ok=True)
+        run.task.valid_generators = None
+        rounded, gradients, _ = step(run, sample, DEVICE, torch.bfloat16)
+        assert rounded == pytest.approx(loss, rel=0.1) and all(map(math.isfinite, gradients.values()))
+
+
+@pytest.mark.parametrize(
+    "which, criterion, options",
+    [
+        ("plain", "colld", ["--layer-map", "1:1-2,2:4", "--l1-weight", "1", "--teacher-dtype", "bfloat16", *WAVEFORM]),
+        ("plain", "feature_regression", ["--layer-map", "2:4", "--frame-rule", "stack", *CHUNKS]),
+        ("coded", "hubert_distillation", [*CODES, "--front-end-head", "--front-end-updates", "5"]),
+        ("coded", "hubert_distillation", [*CODES, "--pad-frames", "include"]),
+        ("two", "multi_teacher", [*TWO, "--teacher-combination", "random", "--target-shift", "2"]),
+    ],
+)
+def test_distillation(which, criterion, options, corpus, teacher, fast_teacher, coded_teacher):
+    spec = {"plain": teacher, "coded": coded_teacher, "two": f"slow={teacher},fast={fast_teacher}"}[which]
+    arguments = ["--task", "speech_distillation", "--teacher", spec, "--criterion", criterion, *STILL]
+    check(set_up(corpus, *arguments, "--arch", "colld_student", *TINY_ENCODER, *options))
+
+
+@pytest.mark.parametrize(
+    "arch, options",
+    [
+        ("student_ctc", ["--time-mask-prob", "0.3", "--channel-mask-prob", "0.2"]),
+        ("student_s2t", S2T),
+        ("transducer_student", ["--predictor-dropout", "0", "--auxiliary-ctc"]),
+        ("transducer_student", ["--predictor-dropout", "0", *STATELESS, "--encoder-position", "relative_key"]),
+    ],
+)
+def test_finetuning(arch, options, corpus, tagged_vocab):
+    arguments = ["--task", "multilingual_speech_to_text", "--vocab", tagged_vocab, "--arch", arch, *STILL]
+    arguments += ["--criterion", "transducer" if arch == "transducer_student" else "ctc_attention"]
+    check(set_up(corpus, *arguments, *TINY_ENCODER, *options))
+
+
+def distilled_losses(device):
+    """The three losses of a transducer that learns from another one, and the sum of their gradients."""
+    torch.manual_seed(4)
+    frames, counts, labels = torch.tensor([7, 5, 6]), torch.tensor([4, 2, 0]), torch.randint(1, 5, (3, 4))
+    logits, teacher = (torch.randn(3, 7, 5, 5).to(device) for _ in range(2))
+    frames, counts, labels = (given.to(device) for given in (frames, counts, labels))
+    logits.requires_grad_()
+
+    path = best_path(lambda at: teacher[torch.broadcast_tensors(*at)].argmax(-1) != 0, frames, counts)
+    present = torch.ones(len(path.text), 1, dtype=torch.bool, device=device)
+    of_path = path_loss(logits[path][:, None], teacher[path], present, path.text, 3)
+
+    u = torch.arange(5, device=device)
+    inside = (torch.arange(7, device=device)[:, None] < frames[:, None, None]) & (u < counts[:, None, None])
+    nodes = Nodes(*inside.nonzero().unbind(1))
+    mine, theirs = (transducer_loss(given, labels, frames, counts) for given in (logits, teacher))
+    arcs = (arc[nodes] for output in (mine, theirs) for arc in (output.blank_arcs, output.label_arcs))
+    of_classes = three_class_loss(*arcs, nodes, 3)
+
+    layout = LogitLayout(frames.tolist(), [count + 1 for count in counts.tolist()], packed=False)
+    of_lattice = lattice_divergence(logits, layout, lambda at: teacher[at], frames.tolist(), shift=1)
+    losses = torch.stack([found.losses for found in (of_path, of_classes, of_lattice)])
+    losses.sum().backward()
+    return [*losses.detach().flatten().tolist(), float(logits.grad.square().sum())]
+
+
+def test_losses_of_transducer_distillation():
+    expected = distilled_losses("cpu")
+    with second_device():
+        assert distilled_losses(DEVICE) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_second_device_refuses_what_a_gpu_would():
+    with second_device():
+        x = torch.ones(3, device=DEVICE)
+        for wrong in (lambda: x + torch.ones(3), lambda: torch.cat((x, torch.ones(1))), lambda: x.numpy()):
+            with pytest.raises(RuntimeError):
+                wrong()
+        assert (x * torch.tensor(2.0))[torch.tensor([0, 2])].tolist() == [2.0, 2.0]
