@@ -60,25 +60,31 @@ class _SimpleArcLogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_blank, grad_label):
-        am, lm, next_labels, products = ctx.saved_tensors
-        grad_am, grad_lm = torch.zeros_like(am), torch.zeros_like(lm)
-        for b, (t, u) in enumerate(zip(ctx.frames, ctx.counts)):
-            x, z, y = am[b, :t].to(products.dtype), lm[b, : u + 1].to(products.dtype), next_labels[b, :u]
-            to_blank, to_label = grad_blank[b, :t, : u + 1], grad_label[b, :t, :u]
-            to_normaliser = -to_blank - grad_label[b, :t, : u + 1]
-            ratio = to_normaliser / products[b, :t, : u + 1]
-            e_x, e_z = (x - x.amax(1, keepdim=True)).exp_(), (z - z.amax(1, keepdim=True)).exp_()
-            found_x, found_z = (ratio @ e_z).mul_(e_x), (ratio.T @ e_x).mul_(e_z)
-            for rows, columns in _pieces(ctx.underflows.get(b), x):
-                softmax = (x[rows] + z[columns]).softmax(1).mul_(to_normaliser[rows, columns, None])
-                found_x.index_add_(0, rows, softmax)
-                found_z.index_add_(0, columns, softmax)
-            found_x[:, ctx.blank] += to_blank.sum(1)
-            found_z[:, ctx.blank] += to_blank.sum(0)
-            found_x.index_add_(1, y, to_label)
-            found_z[:u].scatter_add_(1, y[:, None], to_label.sum(0)[:, None])
-            grad_am[b, :t], grad_lm[b, : u + 1] = found_x, found_z
-        return grad_am, grad_lm, None, None, None, None
+        with torch.autocast(grad_blank.device.type, enabled=False):  # the caller may be inside one
+            return (*_gradients(ctx, grad_blank, grad_label), None, None, None, None)
+
+
+def _gradients(ctx, grad_blank: Tensor, grad_label: Tensor) -> Tuple[Tensor, Tensor]:
+    """Of am and lm."""
+    am, lm, next_labels, products = ctx.saved_tensors
+    grad_am, grad_lm = torch.zeros_like(am), torch.zeros_like(lm)
+    for b, (t, u) in enumerate(zip(ctx.frames, ctx.counts)):
+        x, z, y = am[b, :t].to(products.dtype), lm[b, : u + 1].to(products.dtype), next_labels[b, :u]
+        to_blank, to_label = grad_blank[b, :t, : u + 1], grad_label[b, :t, :u]
+        to_normaliser = -to_blank - grad_label[b, :t, : u + 1]
+        ratio = to_normaliser / products[b, :t, : u + 1]
+        e_x, e_z = (x - x.amax(1, keepdim=True)).exp_(), (z - z.amax(1, keepdim=True)).exp_()
+        found_x, found_z = (ratio @ e_z).mul_(e_x), (ratio.T @ e_x).mul_(e_z)
+        for rows, columns in _pieces(ctx.underflows.get(b), x):
+            softmax = (x[rows] + z[columns]).softmax(1).mul_(to_normaliser[rows, columns, None])
+            found_x.index_add_(0, rows, softmax)
+            found_z.index_add_(0, columns, softmax)
+        found_x[:, ctx.blank] += to_blank.sum(1)
+        found_z[:, ctx.blank] += to_blank.sum(0)
+        found_x.index_add_(1, y, to_label)
+        found_z[:u].scatter_add_(1, y[:, None], to_label.sum(0)[:, None])
+        grad_am[b, :t], grad_lm[b, : u + 1] = found_x, found_z
+    return grad_am, grad_lm
 
 
 def _smallest_product(dtype: torch.dtype) -> float:

@@ -113,6 +113,17 @@ def test_simple_loss_of_half_precision(dtype):
         torch.testing.assert_close(a.double(), b, rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
+def test_simple_loss_whose_backward_pass_is_under_autocast():
+    """Its arithmetic stays float32 there, too."""
+    gradients = []
+    for enabled in (False, True):
+        am, lm, *rest = make_batch([4, 3], [2, 3], dtype=torch.float32)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            simple_transducer_loss(am, lm, *rest).loss_sum.backward()
+        gradients.append((am.grad, lm.grad))
+    assert all(map(torch.equal, *gradients))
+
+
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_posteriors_are_the_share_of_the_alignments_through_each_arc(topology):
     am, lm, labels, frames, counts = make_batch([5, 3], [3, 2])
