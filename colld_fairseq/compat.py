@@ -115,6 +115,20 @@ def broadcast_objects_between_workers() -> None:
     utils._broadcast_object_slow = broadcast
 
 
+def unwrapped(model: Any) -> Any:
+    """The model inside what fairseq wraps it in for several GPUs.
+
+    The wrapper passes on what it does not have itself, but torch's DistributedDataParallel has a `join` of its own.
+    """
+    from fairseq.distributed import DistributedTimeoutWrapper, LegacyDistributedDataParallel, ModuleProxyWrapper
+    from torch.nn.parallel import DistributedDataParallel
+
+    wrappers = (DistributedTimeoutWrapper, ModuleProxyWrapper, DistributedDataParallel, LegacyDistributedDataParallel)
+    while isinstance(model, wrappers):
+        model = model.module
+    return model
+
+
 def train_in_bf16_without_tpu() -> None:
     """Let `fairseq-train --bf16` use the GPU: fairseq takes the option for a TPU's and then asks for torch_xla."""
     from fairseq import options

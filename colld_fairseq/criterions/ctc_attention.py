@@ -17,6 +17,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from colld_fairseq.criterions.batches import sum_logs
+from colld_fairseq.criterions.distributed import check_unused_parameters
 from colld_fairseq.losses.ctc import ctc_loss
 
 
@@ -40,6 +41,8 @@ class CtcAttentionCriterion(FairseqCriterion):
 
     def forward(self, model, sample: Dict, reduce: bool = True):
         """Returns (loss summed over target tokens, target tokens, logging output)."""
+        if self.training:
+            check_unused_parameters(model)
         output = model(**sample["net_input"])
         ctc, ctc_tokens, too_short = ctc_loss(
             output["ctc_logits"],

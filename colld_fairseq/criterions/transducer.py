@@ -20,6 +20,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from colld_fairseq.criterions.batches import Texts, sum_logs, texts_of
+from colld_fairseq.criterions.distributed import check_unused_parameters
 from colld_fairseq.criterions.transducer_band import Band, PrunedTrainingConfig, warmup_weights
 from colld_fairseq.criterions.transducer_kd import Distillation, TransducerKdConfig, check_options
 from colld_fairseq.errors import ConfigError
@@ -60,6 +61,8 @@ class TransducerCriterion(FairseqCriterion):
 
     def forward(self, model, sample: Dict, reduce: bool = True):
         """Returns (loss summed over target tokens, target tokens, logging output)."""
+        if self.training:
+            check_unused_parameters(model)
         texts = texts_of(sample, self.task.prefix_size)
         band, distillation = self.band(model, texts), self.distillation(sample, texts)
         nodes = None if distillation is None else distillation.nodes

@@ -99,8 +99,9 @@ class TransducerStudent(BaseFairseqModel):
         [M], to the symbols at every frame, int64 [M, T', S]. nodes: pairs to join besides, any frame numbers.
 
         Returns {"logits": [sum_m T_m * (U_m + 1), V] packed, "lengths": [M] frames}; a text without a single frame
-        has no row. With a band, logits are [M, T', S, V] and "ranges" what it chose. With nodes also "node_logits"
-        [..., V], of the nearest frame where there is none of that number; with an auxiliary CTC layer
+        has no row. With a band, logits are [M, T', S, V], "ranges" what it chose, and "simple" what it chose from: only
+        what is returned is used, to DistributedDataParallel in search of unused parameters. With nodes also
+        "node_logits" [..., V], of the nearest frame where there is none of that number; with an auxiliary CTC layer
         {"ctc_logits": [B, T, V], "ctc_lengths": [B]}.
         """
         encoded = self.encoder.encode(src_tokens, src_lengths)
@@ -114,7 +115,8 @@ class TransducerStudent(BaseFairseqModel):
         if choose_band is None:
             output["logits"] = self.joiner.lattice(frames, symbols, lengths.tolist(), label_lengths.tolist())
         else:
-            output["ranges"] = ranges = choose_band(*self.simple_joiner(x, predicted), lengths)
+            output["simple"] = simple = self.simple_joiner(x, predicted)
+            output["ranges"] = ranges = choose_band(*simple, lengths)
             output["logits"] = self.joiner.band(frames, gather_ranges(symbols, ranges))
         if nodes is not None:
             frame = nodes.frame.clamp(0, max(frames.size(1) - 1, 0))

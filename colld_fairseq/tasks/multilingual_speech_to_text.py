@@ -15,7 +15,7 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from torch import Tensor, nn
 
-from colld_fairseq.compat import absolute_path
+from colld_fairseq.compat import absolute_path, unwrapped
 from colld_fairseq.data.audio import SAMPLE_RATE, audio_info
 from colld_fairseq.data.checks import load_warnings
 from colld_fairseq.data.datasets import DatasetOptions, SpeechDataset, SpeechToTextDataset
@@ -275,6 +275,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         loss, sample_size, log = super().valid_step(sample, model, criterion)
         if not log:
             return loss, sample_size, log
+        model = unwrapped(model)
         for name, generator in self.generators(model).items():
             references = sample["ctc_target"] if name == "ctc_" else sample["target"]
             languages = sample["src_langs"] if name == "ctc_" else sample["tgt_langs"]
