@@ -13,10 +13,26 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["colld_fairseq", "fairseq_cli.train", "transformers"])
 
 
-def run_workers(arguments: Sequence[Sequence], folder: Path, timeout: float = 180) -> List[str]:
+WORKERS = 2
+
+
+def train_distributed(options: Sequence, folder: Path, backend: str = "legacy_ddp") -> str:
+    """What the first of two workers logged. fairseq counts GPUs where it starts workers itself: done here."""
+    ranks = [
+        [
+            *[*options, "--save-dir", folder / "saved", "--cpu", "--distributed-backend", "gloo"],
+            *["--distributed-world-size", WORKERS, "--distributed-rank", rank, "--distributed-no-spawn"],
+            *["--distributed-init-method", f"file://{folder}/rendezvous", "--ddp-backend", backend],
+        ]
+        for rank in range(WORKERS)
+    ]
+    return run_workers(ranks, folder)[0]
+
+
+def run_workers(arguments: Sequence[Sequence], folder: Path, timeout: float = 300) -> List[str]:
     """`fairseq-train` once for each list of arguments, side by side without a GPU; what each one printed.
 
-    Every one of them has to end without an error.
+    Every one of them has to end without an error. Its weights are then in worker0.pt, worker1.pt, ... of `folder`.
     """
     logs = [folder / f"worker{number}.log" for number in range(len(arguments))]
     processes = [
@@ -41,9 +57,25 @@ def train(words: List[str], log: Path) -> None:
             os.dup2(stream.fileno(), descriptor)
         sys.argv = ["fairseq-train", *words]
         try:
-            from fairseq_cli.train import cli_main
+            import fairseq_cli.train
+            import torch
+            from fairseq.models import distributed_fairseq_model
 
-            cli_main()
+            trainers = []
+            trainer_class, wrapper = fairseq_cli.train.Trainer, distributed_fairseq_model.DistributedDataParallel
+
+            def remembered(*arguments, **options):
+                trainers.append(trainer_class(*arguments, **options))
+                return trainers[0]
+
+            def without_device(module, device_ids, output_device, **options):
+                """fairseq names a device to torch's own backend, which takes none on a CPU."""
+                return wrapper(module, **options)
+
+            fairseq_cli.train.Trainer = remembered
+            distributed_fairseq_model.DistributedDataParallel = without_device
+            fairseq_cli.train.cli_main()
+            torch.save(trainers[0].model.state_dict(), log.with_suffix(".pt"))
         except BaseException:
             traceback.print_exc()
             raise

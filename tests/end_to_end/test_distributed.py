@@ -7,25 +7,10 @@ import torch
 from commands import log_records, losses
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from workers import run_workers
+from workers import WORKERS, train_distributed
 
 from colld_fairseq.cli import main as colld
 from colld_fairseq.teachers.cache import FeatureCache
-
-WORKERS = 2
-
-
-def train_distributed(options, folder, backend=("--ddp-backend", "legacy_ddp")):
-    """What the first worker logged. fairseq counts GPUs where it starts workers itself, so they are started here."""
-    ranks = [
-        [
-            *[*options, "--save-dir", folder / "saved", "--cpu", "--distributed-backend", "gloo"],
-            *["--distributed-world-size", WORKERS, "--distributed-rank", rank, "--distributed-no-spawn"],
-            *["--distributed-init-method", f"file://{folder}/rendezvous", *backend],
-        ]
-        for rank in range(WORKERS)
-    ]
-    return run_workers(ranks, folder)[0]
 
 
 def test_distillation_and_its_validation(distil_options, distilled, tmp_path):
@@ -56,13 +41,16 @@ def test_validation_scores_of_two_workers_are_those_of_one(finetune_options, rec
         assert float(record[key]) == pytest.approx(float(expected[key]), abs=1e-3)
 
 
-def test_two_workers_draw_teachers_of_their_own(two_teachers, tmp_path):
+@pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
+def test_two_workers_draw_teachers_of_their_own(backend, two_teachers, tmp_path):
     """Batches of one clip, so each worker trains the heads of one teacher, and fairseq compares the workers' gradients
-    at every update. That torch's DistributedDataParallel is content too, tasks/test_several_teachers.py shows."""
+    at every update. torch's own backend waits for every parameter's gradient."""
     options = [*two_teachers, "--teacher-combination", "random", "--frame-rule", "concat_tanh", "--batch-size", "1"]
-    output = train_distributed([*options, "--max-update", "3", "--disable-validation"], tmp_path)
+    output = train_distributed([*options, "--max-update", "4", "--disable-validation"], tmp_path, backend)
     records = log_records(output, "train_inner")
-    assert len(records) == 3 and all(math.isfinite(float(record["loss"])) for record in records)
+    assert len(records) == 4 and all(math.isfinite(float(record["loss"])) for record in records)
+    one, two = (torch.load(tmp_path / f"worker{rank}.pt", weights_only=True) for rank in range(WORKERS))
+    assert all(torch.equal(one[name], two[name]) for name in one)
     assert all(float(record["bsz"]) == WORKERS for record in records)
 
 
