@@ -2,9 +2,10 @@
 
     python benchmarks/streaming_speed.py                                # conformer_10m, 320 ms, one thread
     python benchmarks/streaming_speed.py --chunk-ms 160,320,640 --json speed.json
+    python benchmarks/streaming_speed.py --beam 4
 
 A transducer of the preset's encoder (chunk-wise, 8 chunks before its own), an LSTM predictor and a joiner, with random
-weights; a penalty on the blank is chosen so that it writes about as many labels a second as a recogniser of speech.
+weights, made to write about as many labels a second as a recogniser of speech.
 Noise arrives in pieces of 20 ms. Everything from samples to text is timed: filterbanks, encoder, search. For each chunk
 size: one stream alone, several streams in one batch, and the same clip at once under the same context ("whole"), whose
 result must be the same. Delays are those of a live stream, whose clock goes on while a step is computed.
@@ -23,8 +24,9 @@ import torch
 
 from colld_fairseq.data.fbank import log_mel_fbank
 from colld_fairseq.decoding.real_time import cut, listen
+from colld_fairseq.decoding.search import BeamSearch, GreedySearch
 from colld_fairseq.decoding.streaming import StreamingRecogniser
-from colld_fairseq.decoding.transducer import Scorer, greedy_transducer
+from colld_fairseq.decoding.transducer import Scorer
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.joiner import Joiner
@@ -43,6 +45,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--preset", choices=sorted(PRESETS), default="conformer_10m")
     parser.add_argument("--chunk-ms", default="160,320,640", help="comma-separated")
     parser.add_argument("--streams", type=int, default=8, help="in the batch of several")
+    parser.add_argument("--beam", type=int, default=1, help="1 is greedy search (default)")
     parser.add_argument("--vocabulary", type=int, default=256)
     parser.add_argument("--labels-per-second", type=float, default=5.0)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of a clip")
@@ -53,8 +56,8 @@ def parse_arguments(arguments=None):
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     args = parser.parse_args(arguments)
     args.chunk_ms = [int(chunk) for chunk in args.chunk_ms.split(",")]
-    if min(args.streams, args.rounds, args.threads, args.width_divisor, *args.chunk_ms) < 1:
-        parser.error("--chunk-ms, --streams, --rounds, --threads and --width-divisor must be at least 1")
+    if min(args.streams, args.beam, args.rounds, args.threads, args.width_divisor, *args.chunk_ms) < 1:
+        parser.error("--chunk-ms, --streams, --beam, --rounds, --threads and --width-divisor must be at least 1")
     return args
 
 
@@ -102,15 +105,23 @@ def normalise(features):
     return ((features + 7.0) / 3.0).astype(np.float32)
 
 
-def choose_penalty(scorer, frames, labels):
-    """Blank penalty under which the search writes about so many labels."""
+def recognise(search, scorer, frames):
+    """Labels of one utterance at once, frames [1, T, J]."""
+    state = search.proceed(scorer, frames, torch.tensor([frames.size(1)]), search.start(scorer, 1))
+    return search.n_best(state)[0][0].tokens
+
+
+def ask_for_labels(search, scorer, frames, labels):
+    """Set what makes texts longer (a beam: its score for each label, greedy search: the penalty on the blank, which
+    changes no beam's order) so that the search writes about so many labels."""
+    target, name = (search, "length_score") if isinstance(search, BeamSearch) else (scorer, "blank_penalty")
     low, high = -50.0, 50.0
-    lengths = torch.tensor([frames.size(1)])
     for _ in range(BISECTIONS):
-        scorer.blank_penalty = (low + high) / 2
-        few = len(greedy_transducer(scorer, frames, lengths)[0].tokens) < labels
-        low, high = (scorer.blank_penalty, high) if few else (low, scorer.blank_penalty)
-    scorer.blank_penalty = high
+        middle = (low + high) / 2
+        setattr(target, name, middle)
+        few = len(recognise(search, scorer, frames)) < labels
+        low, high = (middle, high) if few else (low, middle)
+    setattr(target, name, high)
 
 
 @torch.inference_mode()
@@ -119,6 +130,7 @@ def measure(args):
     torch.set_num_threads(args.threads)
     network = Transducer(args.preset, args.width_divisor, args.vocabulary)
     scorer = Scorer([network], [PREDICTOR], 0, [1])
+    search = BeamSearch(args.beam) if args.beam > 1 else GreedySearch()
     clips = [noise(args.seconds, seed) for seed in range(args.streams)]
 
     def whole():
@@ -130,7 +142,7 @@ def measure(args):
         chunk = round(chunk_ms * network.encoder.frame_rate_hz / 1000)
         network.encoder.set_chunk(chunk, LEFT_CHUNKS)
         frames = whole()
-        choose_penalty(scorer, frames, args.labels_per_second * args.seconds)
+        ask_for_labels(search, scorer, frames, args.labels_per_second * args.seconds)
         recogniser = StreamingRecogniser(
             StreamingEncoder(network.encoder, chunk, LEFT_CHUNKS),
             network.joiner.encoder_projection,
@@ -138,14 +150,15 @@ def measure(args):
             lambda tokens: " ".join(map(str, tokens)),
             normalise,
             endpoint=None,
+            search=search,
         )
-        expected = greedy_transducer(scorer, frames, torch.tensor([frames.size(1)]))[0].tokens
+        expected = recognise(search, scorer, frames)
         rows.append(time_chunk(args, recogniser, clips, expected))
         rows[-1].update(chunk_ms=chunk_ms, labels_per_second=len(expected) / args.seconds)
         clock, spent = CLOCKS[args.clock], []
         for _ in range(args.rounds):
             begin = clock()
-            greedy_transducer(scorer, whole(), torch.tensor([frames.size(1)]))
+            recognise(search, scorer, whole())
             spent.append(clock() - begin)
         rows[-1]["whole_rtf"] = statistics.median(spent) / args.seconds
     return {
@@ -189,6 +202,7 @@ def print_table(result):
     machine, settings = result["machine"], result["settings"]
     print(
         f"{machine['cpu']}, {settings['threads']} threads, torch {machine['torch']}; {settings['preset']},"
+        f" beam {settings['beam']},"
         f" {result['parameters'] / 1e6:.1f} M parameters; {settings['seconds']:g} s of audio,"
         f" {settings['rounds']} rounds, {settings['clock']} time\n"
     )

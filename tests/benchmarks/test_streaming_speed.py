@@ -16,10 +16,11 @@ def benchmark():
     return module
 
 
-def test_a_small_run(benchmark, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("beam", ["1", "2"])
+def test_a_small_run(benchmark, beam, capsys, tmp_path, monkeypatch):
     path = tmp_path / "speed.json"
     monkeypatch.setattr(benchmark, "BISECTIONS", 10)
-    monkeypatch.setattr("sys.argv", ["streaming_speed.py", *TINY.split(), "--json", str(path)])
+    monkeypatch.setattr("sys.argv", ["streaming_speed.py", *TINY.split(), "--beam", beam, "--json", str(path)])
     benchmark.main()
     result = json.loads(path.read_text())
     short, long = result["chunks"]
