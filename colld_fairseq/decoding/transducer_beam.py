@@ -270,7 +270,8 @@ def _extend(level, values, labels, trees, pools, beam: int, now, topology: str) 
     """The best extensions by one label, at most ``beam`` an utterance; `now` is its frame.
 
     In the regular topology they stay at the frame: those below what already fills the beam of the next frame are left
-    out, for they can only lose. In the modified one they go to the pool of the next frame, and nothing stays.
+    out, for they can only lose (but for a length score, whose gain by further labels at this frame is not waited for).
+    In the modified one they go to the pool of the next frame, and nothing stays.
     """
     options: Dict[int, List] = {}
     for (i, candidate), row_values, row_labels in zip(level, values, labels):
