@@ -102,9 +102,7 @@ def run_streaming(args: argparse.Namespace, recogniser: Recogniser, console: Con
     return 0
 
 
-def run_clips(
-    args: argparse.Namespace, recogniser: Recogniser, work: Work, show: Callable, console: Console
-) -> None:
+def run_clips(args: argparse.Namespace, recogniser: Recogniser, work: Work, show: Callable, console: Console) -> None:
     """All clips to --out, or shown as they are finished: show(clips, results, bad)."""
     clips, unreadable = read_clips(args, recogniser)
     bad = BadClips(len(clips) + len(unreadable), args.max_bad)

@@ -18,15 +18,9 @@ class AttentionGenerator(SequenceGenerator):
         super().__init__(*args, **kwargs)
         self.search = OwnLimits(self.search)
 
-    def generate(
-        self, models: Sequence[nn.Module], sample: Dict[str, Any], **kwargs: Any
-    ) -> List[List[Dict]]:
+    def generate(self, models: Sequence[nn.Module], sample: Dict[str, Any], **kwargs: Any) -> List[List[Dict]]:
         limits = (self.max_len_a * sample["net_input"]["src_lengths"] + self.max_len_b).long()
-        ids = (
-            sample["id"]
-            if torch.is_tensor(sample.get("id"))
-            else torch.arange(len(limits), device=limits.device)
-        )
+        ids = sample["id"] if torch.is_tensor(sample.get("id")) else torch.arange(len(limits), device=limits.device)
         self.search.limits = dict(zip(ids.tolist(), limits.tolist()))
         return super().generate(models, sample, **kwargs)
 

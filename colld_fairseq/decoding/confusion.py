@@ -106,10 +106,7 @@ def language_confusion(
     profiles = _TrigramProfiles(references, tgt_langs)
     several = len(profiles.languages) > 1
     zero = 0 if several else None
-    result = {
-        name: LanguageConfusion(nearer_to_another=zero, references_misjudged=zero)
-        for name in profiles.languages
-    }
+    result = {name: LanguageConfusion(nearer_to_another=zero, references_misjudged=zero) for name in profiles.languages}
     nearest: Dict[str, List[str]] = defaultdict(list)
     for hypothesis, reference, language in zip(hypotheses, references, tgt_langs):
         counts = result[language]

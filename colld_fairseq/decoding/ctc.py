@@ -43,8 +43,7 @@ class CtcHypothesis:
 def _check_shapes(log_probs: Tensor, lengths: Tensor) -> None:
     if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
         raise ColldError(
-            f"expected log_probs [B, T, V] and lengths [B], got {tuple(log_probs.shape)} and "
-            f"{tuple(lengths.shape)}"
+            f"expected log_probs [B, T, V] and lengths [B], got {tuple(log_probs.shape)} and {tuple(lengths.shape)}"
         )
     for i, length in enumerate(lengths.tolist()):
         if not 0 <= length <= log_probs.size(1):
@@ -91,15 +90,11 @@ def greedy_ctc(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> List[CtcHy
         starts = np.flatnonzero(is_start)
         score = float(path_scores.sum())
         token_scores = _cut_at(path_scores, starts)
-        hypotheses.append(
-            CtcHypothesis(path[starts].tolist(), score, score, 0.0, starts.tolist(), token_scores)
-        )
+        hypotheses.append(CtcHypothesis(path[starts].tolist(), score, score, 0.0, starts.tolist(), token_scores))
     return hypotheses
 
 
-def align_labels(
-    log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0
-) -> Tuple[List[int], np.ndarray]:
+def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -> Tuple[List[int], np.ndarray]:
     """The most probable CTC path of a labelling (Viterbi over the 2U+1 states blank, token, blank, ...).
 
     Args:
@@ -114,9 +109,7 @@ def align_labels(
     num_frames, num_states = len(log_probs), 2 * len(tokens) + 1
     needed = len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:]))
     if num_frames < needed:
-        raise ColldError(
-            f"a labelling of {len(tokens)} tokens needs at least {needed} frames, there are {num_frames}"
-        )
+        raise ColldError(f"a labelling of {len(tokens)} tokens needs at least {needed} frames, there are {num_frames}")
     if num_frames == 0:
         return [], np.zeros(0)
     labels = np.full(num_states, blank, dtype=np.int64)
@@ -148,9 +141,7 @@ def align_labels(
     return starts, path_scores
 
 
-def _search(
-    frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: PrefixTree
-) -> List[Tuple[int, float]]:
+def _search(frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: PrefixTree) -> List[Tuple[int, float]]:
     """Search over one utterance [T, V]: (node, ln p of the prefix over the paths kept), unordered."""
     fused = tree.lm is not None or tree.length_score != 0.0
     nodes = np.zeros(1, dtype=np.int64)
@@ -167,10 +158,7 @@ def _search(
         total = np.logaddexp(ends_blank, ends_token)
         stay_blank = total + frame[blank]
         stay_token = np.where(lasts >= 0, ends_token + frame[lasts], NEG_INF)
-        grown = (
-            np.where(considered[None, :] == lasts[:, None], ends_blank[:, None], total[:, None])
-            + frame[considered]
-        )
+        grown = np.where(considered[None, :] == lasts[:, None], ends_blank[:, None], total[:, None]) + frame[considered]
 
         # A prefix whose parent is in the beam is also reached from there: its mass is added here, and the
         # same extension of the parent is struck out, so that every prefix appears once.
@@ -179,8 +167,7 @@ def _search(
         if len(child_slots):
             tokens = lasts[child_slots]
             mass = (
-                np.where(lasts[parent_slots] == tokens, ends_blank[parent_slots], total[parent_slots])
-                + frame[tokens]
+                np.where(lasts[parent_slots] == tokens, ends_blank[parent_slots], total[parent_slots]) + frame[tokens]
             )
             stay_token[child_slots] = np.logaddexp(stay_token[child_slots], mass)
             columns = np.searchsorted(considered, tokens)
@@ -203,9 +190,7 @@ def _search(
         stays = kept[kept < len(nodes)]
         slots, columns = np.divmod(kept[kept >= len(nodes)] - len(nodes), max(len(considered), 1))
         new_tokens = considered[columns]
-        new_nodes = [
-            tree.extend(node, token) for node, token in zip(nodes[slots].tolist(), new_tokens.tolist())
-        ]
+        new_nodes = [tree.extend(node, token) for node, token in zip(nodes[slots].tolist(), new_tokens.tolist())]
         nodes = np.concatenate([nodes[stays], np.array(new_nodes, dtype=np.int64)])
         lasts = np.concatenate([lasts[stays], new_tokens])
         ends_blank = np.concatenate([stay_blank[stays], np.full(len(new_nodes), NEG_INF)])
@@ -245,9 +230,7 @@ def prefix_beam_search(
         For each utterance its hypotheses, best first.
     """
     if beam < 1 or nbest < 1 or beam_size_token < 1:
-        raise ColldError(
-            f"beam ({beam}), nbest ({nbest}) and beam_size_token ({beam_size_token}) must be at least 1"
-        )
+        raise ColldError(f"beam ({beam}), nbest ({nbest}) and beam_size_token ({beam_size_token}) must be at least 1")
     _check_shapes(log_probs, lengths)
     results = []
     for i, length in enumerate(lengths.tolist()):
@@ -265,8 +248,6 @@ def prefix_beam_search(
         hypotheses = []
         for score, ctc_score, lm_score, tokens in ranked[:nbest]:
             starts, path_scores = align_labels(frames, tokens, blank)
-            hypotheses.append(
-                CtcHypothesis(tokens, score, ctc_score, lm_score, starts, _cut_at(path_scores, starts))
-            )
+            hypotheses.append(CtcHypothesis(tokens, score, ctc_score, lm_score, starts, _cut_at(path_scores, starts)))
         results.append(hypotheses)
     return results

@@ -78,9 +78,7 @@ class CtcGenerator:
             )
         return [[as_fairseq(hypothesis) for hypothesis in hypotheses] for hypotheses in n_best]
 
-    def _log_probs(
-        self, models: Sequence[nn.Module], src_tokens: Tensor, src_lengths: Tensor
-    ) -> Tuple[Tensor, Tensor]:
+    def _log_probs(self, models: Sequence[nn.Module], src_tokens: Tensor, src_lengths: Tensor) -> Tuple[Tensor, Tensor]:
         """Logs of the models' averaged probabilities in a fresh float32 tensor [B, T, V], and lengths [B]."""
         outputs = []
         for model in models:
@@ -92,9 +90,7 @@ class CtcGenerator:
                 model.train(was_training)
         lengths = outputs[0][1].cpu()
         if any(not torch.equal(lengths, other.cpu()) for _, other in outputs[1:]):
-            raise ColldError(
-                "models of the ensemble give different numbers of frames; their front-ends must agree"
-            )
+            raise ColldError("models of the ensemble give different numbers of frames; their front-ends must agree")
         if len(outputs) == 1:
             return outputs[0][0].to(torch.float32, copy=True), lengths
         stacked = torch.stack([log_probs.float() for log_probs, _ in outputs])

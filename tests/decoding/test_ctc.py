@@ -40,9 +40,7 @@ def test_wide_beam_gives_the_exact_probability_of_every_labelling(frames, vocabu
     log_probs = random_log_probs(1, frames, vocabulary)
     expected = enumerate_labellings(log_probs[0], blank)
     found = prefix_beam_search(log_probs, torch.tensor([frames]), blank, beam=5000, nbest=5000)[0]
-    assert {tuple(h.tokens): h.score for h in found} == pytest.approx(
-        {k: v[0] for k, v in expected.items()}, abs=1e-9
-    )
+    assert {tuple(h.tokens): h.score for h in found} == pytest.approx({k: v[0] for k, v in expected.items()}, abs=1e-9)
     assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
     for hypothesis in found:
         best_path = expected[tuple(hypothesis.tokens)][1]
@@ -94,9 +92,7 @@ def test_greedy_is_the_best_path_with_its_score_and_frames():
     assert hypothesis.token_scores == pytest.approx([n * math.log(0.7) for n in (5, 1, 2, 2)])
 
 
-@pytest.mark.parametrize(
-    "decode", [greedy_ctc, lambda x, n: [h[0] for h in prefix_beam_search(x, n, beam=4)]]
-)
+@pytest.mark.parametrize("decode", [greedy_ctc, lambda x, n: [h[0] for h in prefix_beam_search(x, n, beam=4)]])
 def test_results_do_not_depend_on_batch_order_or_padding(decode):
     lengths = torch.tensor([9, 3, 12, 0, 1])
     log_probs = random_log_probs(5, 12, 6)
@@ -162,21 +158,14 @@ def test_fusion_ranks_by_the_sum_of_all_scores():
         log_probs, torch.tensor([5]), beam=500, nbest=500, lm=lm, lm_weight=0.7, length_score=0.3
     )[0]
     assert {tuple(h.tokens): h.score for h in found} == pytest.approx(expected, abs=1e-9)
-    assert found[0].score == pytest.approx(
-        found[0].ctc_score + 0.7 * found[0].lm_score + 0.3 * len(found[0].tokens)
-    )
+    assert found[0].score == pytest.approx(found[0].ctc_score + 0.7 * found[0].lm_score + 0.3 * len(found[0].tokens))
 
 
 def test_length_score_without_language_model_counts_tokens():
     log_probs = random_log_probs(1, 6, 3, seed=1)
-    plain = {
-        tuple(h.tokens): h.score
-        for h in prefix_beam_search(log_probs, torch.tensor([6]), beam=500, nbest=500)[0]
-    }
+    plain = {tuple(h.tokens): h.score for h in prefix_beam_search(log_probs, torch.tensor([6]), beam=500, nbest=500)[0]}
     scored = prefix_beam_search(log_probs, torch.tensor([6]), beam=500, nbest=500, length_score=2.0)[0]
-    assert {tuple(h.tokens): h.score for h in scored} == pytest.approx(
-        {k: v + 2.0 * len(k) for k, v in plain.items()}
-    )
+    assert {tuple(h.tokens): h.score for h in scored} == pytest.approx({k: v + 2.0 * len(k) for k, v in plain.items()})
     assert len(scored[0].tokens) > len(max(plain, key=plain.get))
 
 

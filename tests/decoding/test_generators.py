@@ -132,9 +132,7 @@ def test_fairseq_prints_the_text(beam):
         dictionary.add_symbol(symbol)
     text = ["<lang:fr>", "a", "a", "|", "é", "ש"]
     path = [i for symbol in text for i in (dictionary.index(symbol), dictionary.bos())]
-    generator = CtcGenerator(
-        dictionary, beam=beam, symbols_to_strip_from_output=[dictionary.index("<lang:fr>")]
-    )
+    generator = CtcGenerator(dictionary, beam=beam, symbols_to_strip_from_output=[dictionary.index("<lang:fr>")])
 
     class Sure(nn.Module):
         def get_ctc_log_probs(self, src_tokens, src_lengths):

@@ -89,9 +89,7 @@ def test_length_score_counts_words(words):
     symbols = ["<s>", "|", "a", "l"]
     log_probs = torch.full((1, 5, 4), math.log(0.25), dtype=torch.float64)
     arguments = dict(beam=2000, nbest=2000, lm=WordKenlm(words, symbols), lm_weight=0.5)
-    plain = {
-        tuple(h.tokens): h.score for h in prefix_beam_search(log_probs, torch.tensor([5]), **arguments)[0]
-    }
+    plain = {tuple(h.tokens): h.score for h in prefix_beam_search(log_probs, torch.tensor([5]), **arguments)[0]}
     scored = prefix_beam_search(log_probs, torch.tensor([5]), length_score=1.5, **arguments)[0]
     for hypothesis in scored:
         number = len("".join(symbols[i] for i in hypothesis.tokens).replace("|", " ").split())

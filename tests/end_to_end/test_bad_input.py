@@ -69,9 +69,7 @@ def test_one_unusable_clip_is_named_and_left_out(kind, folder, teacher):
 def test_too_many_unusable_clips_are_fatal(folder, teacher):
     for path in sorted(folder.glob("train-*.wav"))[:3]:
         path.unlink()
-    with pytest.raises(
-        AudioError, match="2 of 24 clips cannot be read.*colld doctor --manifest.*--max-bad-audio"
-    ):
+    with pytest.raises(AudioError, match="2 of 24 clips cannot be read.*colld doctor --manifest.*--max-bad-audio"):
         distil(folder, teacher)
     output = distil(folder, teacher, "--max-bad-audio", "0.2", "--reset-dataloader")
     assert output.count("skipping unreadable clip") == 3 and "done training" in output
@@ -188,9 +186,7 @@ def test_teacher_with_missing_weights_names_them(folder, teacher, tmp_path):
     shutil.copytree(teacher.partition(":")[2], broken)
     state = load_file(broken / "model.safetensors")
     removed = [name for name in state if "layers.1.attention" in name]
-    save_file(
-        {name: value for name, value in state.items() if name not in removed}, broken / "model.safetensors"
-    )
+    save_file({name: value for name, value in state.items() if name not in removed}, broken / "model.safetensors")
     with pytest.raises(TeacherError, match=r"encoder keys missing \(encoder\.layers\.1\.attention"):
         distil(folder, f"hf:{broken}")
 
@@ -232,6 +228,4 @@ def test_the_last_line_of_the_command_is_the_message(folder, teacher):
         check=False,
     )  # fmt: skip
     assert run.code == 1
-    assert run.last_line.startswith(
-        "colld_fairseq.errors.ConfigError: layer map '2:7': the teacher has layers 0 to 4"
-    )
+    assert run.last_line.startswith("colld_fairseq.errors.ConfigError: layer map '2:7': the teacher has layers 0 to 4")

@@ -57,9 +57,7 @@ def test_hypotheses_do_not_depend_on_the_batches(model, decoding, corpus):
     """Every id comes back, and text and scores are the same alone, in small batches and in one."""
     trained, vocab, options = model
     limits = [["--max-tokens", "200000"], ["--max-tokens", "45000"], ["--batch-size", "1"]]
-    together, some, alone = (
-        hypotheses(generate(decoding, trained, vocab, *options, *limit)) for limit in limits
-    )
+    together, some, alone = (hypotheses(generate(decoding, trained, vocab, *options, *limit)) for limit in limits)
     assert set(together) == set(some) == set(alone) == set(range(NUM_TEST))
     for number, expected in alone.items():
         for other in (together[number], some[number]):
@@ -81,9 +79,7 @@ def test_references_are_the_text_of_the_manifest(decoding, recogniser, vocab, co
     assert references(tokens) == {i: " ".join(text.replace(" ", "|")) for i, text in expected.items()}
 
 
-@pytest.mark.parametrize(
-    "scoring, printed", [("wer", "WER: "), ("sacrebleu", "BLEU = "), ("chrf", "chrF2 = ")]
-)
+@pytest.mark.parametrize("scoring, printed", [("wer", "WER: "), ("sacrebleu", "BLEU = "), ("chrf", "chrF2 = ")])
 def test_scorers(scoring, printed, decoding, recogniser, vocab):
     output = generate(decoding, recogniser, vocab, "--max-tokens", "200000", "--scoring", scoring)
     assert f"Generate test with beam=5: {printed}" in output
@@ -92,9 +88,7 @@ def test_scorers(scoring, printed, decoding, recogniser, vocab):
 def test_wer_of_generate_is_the_corpus_wer(decoding, recogniser, vocab):
     """The scorer compares words of the whole text (jiwer as the second opinion)."""
     jiwer = pytest.importorskip("jiwer")
-    output = generate(
-        decoding, recogniser, vocab, "--max-tokens", "200000", "--scoring", "wer", "--beam", "4"
-    )
+    output = generate(decoding, recogniser, vocab, "--max-tokens", "200000", "--scoring", "wer", "--beam", "4")
     found, expected = hypotheses(output), references(output)
     wer = jiwer.wer([expected[i] for i in range(NUM_TEST)], [found[i].text for i in range(NUM_TEST)])
     assert float(re.search(r"WER: ([\d.]+)", output)[1]) == pytest.approx(100 * wer, abs=0.01)

@@ -34,9 +34,7 @@ def test_same_seed_same_losses(distilled, distil_options, tmp_path):
 
 
 def test_cached_teacher_gives_the_same_losses(distilled, distil_options, teacher_cache, tmp_path):
-    output = call(
-        "train", *distil_options, "--teacher-cache", teacher_cache, "--max-update", 8, "--save-dir", tmp_path
-    )
+    output = call("train", *distil_options, "--teacher-cache", teacher_cache, "--max-update", 8, "--save-dir", tmp_path)
     cached, online = ([float(x) for x in losses(text)] for text in (output, distilled.output))
     assert cached == pytest.approx(online, rel=1e-3)
 
