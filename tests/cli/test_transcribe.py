@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from checkpoints import save_untrained
 from commands import PACKAGE, TINY_ENCODER, call
 from task_setup import set_up
 
-from checkpoints import save_untrained
 from colld_fairseq.cli import main
 from colld_fairseq.data.hypotheses import read_hypotheses
 from colld_fairseq.data.manifest import read_manifest

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from checkpoints import save_untrained
 from commands import TINY_ENCODER, TRAINING, call, log_records
 from task_setup import set_up
 
-from checkpoints import save_untrained
 from colld_fairseq.cli import main as colld
 
 STUDENT = [
