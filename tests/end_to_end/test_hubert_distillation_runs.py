@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from commands import TINY_ENCODER, TRAINING, call, log_records
-from test_distributed import train_distributed
 from test_resume import CHECKPOINTS, curve, run_and_kill
+from workers import train_distributed
 
 from colld_fairseq import load_student
 

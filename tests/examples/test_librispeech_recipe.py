@@ -19,8 +19,8 @@ from colld_fairseq.models.loading import read_student
 FOLDER = EXAMPLES / "multi_teacher_transducer"
 SUBSETS = {"train-clean-100": 6, "train-clean-360": 3, "train-other-500": 3, "dev-clean": 2, "dev-other": 2}
 SUBSETS["test-other"] = 3
-# Teachers of four layers instead of twelve, a text of six letters.
-SMALLER = {"--layers": "4", "--size": "10", "--beam": "2", "--user-dir": str(PACKAGE)}
+# Teachers of four layers instead of twelve, a text of six letters, two updates.
+SMALLER = {"--layers": "4", "--size": "10", "--beam": "2", "--last": "2", "--user-dir": str(PACKAGE)}
 SHORT = [*TWO_STEPS, "++checkpoint.no_save=false", "++dataset.disable_validation=false"]
 KEPT = [override for override in NARROW if "model." not in override]  # shapes come with the student
 
@@ -56,7 +56,9 @@ def run(words):
     elif program == "fairseq-hydra-train":
         name, overrides = words[words.index("--config-name") + 1], [word for word in words if "=" in word]
         shape = [*NARROW, "++model.encoder_layers=2"] if name == "stage1" else KEPT
-        return train(FOLDER / f"{name}.yaml", [*shape, *SHORT, *overrides])
+        averaged = any("keep_interval_updates" in word for word in overrides)
+        saving = ["++checkpoint.save_interval_updates=1"] if averaged else []
+        return train(FOLDER / f"{name}.yaml", [*shape, *SHORT, *overrides, *saving])
     else:
         return call(program.removeprefix("fairseq-"), *words, "--num-workers", "0")
     return ""
@@ -87,7 +89,12 @@ def test_every_command(tmp_path, teacher, coded_teacher, monkeypatch, capsys):
     assert float(log_records(logs["checkpoints/streaming_stage2"], "train_inner")[0]["kd_loss"]) > 0
     state = torch.load(tmp_path / "checkpoints/streaming_stage2/checkpoint_last.pt", weights_only=True)
     assert state["task_state"]["teacher_transducer"].endswith("multi_teacher_stage2/checkpoint_best.pt")
-    config, _ = read_student("checkpoints/streaming_stage2/checkpoint_last.pt")
+    mean = torch.load(tmp_path / "checkpoints/streaming_stage2/averaged.pt", weights_only=True)
+    assert [path.split("/")[-1] for path in mean["extra_state"]["averaged"]] == [
+        "checkpoint_1_1.pt",
+        "checkpoint_1_2.pt",
+    ]
+    config, _ = read_student("checkpoints/streaming_stage2/averaged.pt")
     assert (config.context, config.layers, config.front_end) == ("chunk", 2, "conv2d")
     scores = json.loads((tmp_path / "results" / "test_other.json").read_text())
     assert scores["overall"]["sentences"] == 3
