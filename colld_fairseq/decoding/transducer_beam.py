@@ -267,7 +267,7 @@ def continue_beam(
 
 
 def _extend(level, values, labels, trees, pools, beam: int, now, topology: str) -> List[Tuple[int, Candidate]]:
-    """The best extensions by one label, at most ``beam`` an utterance; `now` is its frame.
+    """The best extensions by one label, at most ``beam`` an utterance; `now` are their frames.
 
     In the regular topology they stay at the frame: those below what already fills the beam of the next frame are left
     out, for they can only lose (but for a length score, whose gain by further labels at this frame is not waited for).
