@@ -1,7 +1,7 @@
 """`colld average`: one checkpoint whose weights are the mean of several of a run, to decode or to go on from.
 
-As fairseq's `scripts/average_checkpoints.py`, which its wheels leave out, and icefall's `--avg` do. Whether the mean of a
-run's last checkpoints is better than the best of them, a dev set has to say.
+As fairseq's `scripts/average_checkpoints.py`, which its wheels leave out, and icefall's `--avg` do. Whether the mean of
+a run's last checkpoints is better than the best of them, a dev set has to say.
 """
 
 import argparse
