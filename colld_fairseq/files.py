@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 from pathlib import Path
-from typing import IO, Iterator, Union
+from typing import IO, Iterator, List, Union
 
 
 @contextlib.contextmanager
@@ -31,3 +31,25 @@ def write_whole(path: Union[str, Path], content: bytes) -> None:
     """Write `content` by :func:`written_whole`."""
     with written_whole(path) as handle:
         handle.write(content)
+
+
+def split_paths(text: str, separator: str = ",") -> List[str]:
+    """The paths in `A,B` (or, with `separator=":"`, in `A:B`), `~` expanded.
+
+    A path may itself contain the separator: what exists is not split (the longest that exists is taken), nor is a name
+    below an existing folder, so that an error about a missing file shows its whole path.
+    """
+    parts, paths = text.split(separator), []
+    while parts:
+        joined = [os.path.expanduser(separator.join(parts[:count])) for count in range(1, len(parts) + 1)]
+        existing = [count for count, path in enumerate(joined, start=1) if os.path.exists(path)]
+        below = [count for count, path in enumerate(joined, start=1) if count > 1 and _is_in_folder(path, separator)]
+        taken = existing[-1] if existing else below[0] if below else 1
+        paths.append(joined[taken - 1])
+        parts = parts[taken:]
+    return paths
+
+
+def _is_in_folder(path: str, separator: str) -> bool:
+    folder = os.path.dirname(path)
+    return separator in folder and os.path.isdir(folder)

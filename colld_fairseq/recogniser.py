@@ -18,6 +18,7 @@ from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.streaming import StreamingRecogniser
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.files import split_paths
 from colld_fairseq.modules.chunks import parse_count
 from colld_fairseq.modules.streaming import StreamingEncoder
 from colld_fairseq.tasks.multilingual_speech_to_text import (
@@ -178,7 +179,7 @@ def load_recogniser(
         raise ConfigError(f"--nbest {nbest} of a beam of {beam}: give at least 1, and a --beam of at least as many")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     task, models = None, []
-    for part in path.split(":"):
+    for part in split_paths(path, ":"):
         state = _read_checkpoint(part, options)
         try:
             found, _, task = checkpoint_utils.load_model_ensemble_and_task([part], task=task, state=state)

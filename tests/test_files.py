@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import split_paths, write_whole
 
 
 def test_writes_and_replaces(tmp_path):
@@ -40,3 +40,31 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_whole(path, b"two")
     assert path.read_bytes() == b"one" and os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_lists_of_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("a", "b", "a,b", "c", "c,d", "run_10:30/m.pt", "x,y/e.tsv", "x,y/f.tsv"):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        open(path, "w").close()
+    assert split_paths("run_10:30/m.pt:a:run_10:30/m.pt", ":") == ["run_10:30/m.pt", "a", "run_10:30/m.pt"]
+    assert split_paths("x,y/e.tsv,x,y/f.tsv,b") == ["x,y/e.tsv", "x,y/f.tsv", "b"]
+    assert split_paths(f"{tmp_path}/x,y/e.tsv") == [f"{tmp_path}/x,y/e.tsv"]
+    assert split_paths("c,d,b") == ["c,d", "b"], "the longest that exists"
+    assert split_paths("b,a") == ["b", "a"]
+    assert split_paths("a,b") == ["a,b"], "what exists is not split"
+    assert split_paths("b") == ["b"] and split_paths("nope") == ["nope"]
+    assert split_paths("nope,b,none") == ["nope", "b", "none"]
+
+
+def test_errors_name_the_whole_path(tmp_path, monkeypatch):
+    """Where a file is missing in a folder with the separator in its name, and beside others."""
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("run_10:30")
+    assert split_paths("run_10:30/m.pt", ":") == ["run_10:30/m.pt"]
+    assert split_paths("z.pt:run_10:30/m.pt:run_10:30/n.pt", ":") == ["z.pt", "run_10:30/m.pt", "run_10:30/n.pt"]
+
+
+def test_home_folder_in_a_list(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert split_paths("a.tsv,~/b.tsv") == ["a.tsv", f"{tmp_path}/b.tsv"]

@@ -28,6 +28,7 @@ from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.decoding.real_time import Latency
 from colld_fairseq.errors import AudioError, ConfigError
+from colld_fairseq.files import split_paths
 from colld_fairseq.named_values import split_named
 from colld_fairseq.recogniser import TRAINED, Recogniser, load_recogniser
 from colld_fairseq.tasks.multilingual_speech_to_text import DECODERS
@@ -224,7 +225,7 @@ def to_manifest(args: argparse.Namespace, clips: Clips, work: Work, bad: BadClip
 def settings(args: argparse.Namespace, clips: Clips) -> Dict[str, str]:
     """What a result depends on: a journal that was begun with other values is refused."""
     models = hashlib.sha256()
-    for path in args.checkpoint.split(":"):
+    for path in split_paths(args.checkpoint, ":"):
         with open(path, "rb") as file:
             models.update(hashlib.file_digest(file, "sha256").digest())
     context = [args.streaming, args.chunk_ms, args.left_context, args.endpoint]

@@ -12,6 +12,7 @@ from colld_fairseq.data.audio import audio_info, find_zip_members, split_zip_spe
 from colld_fairseq.data.manifest import AnyManifest, Row, join_manifests, read_manifest
 from colld_fairseq.data.rows import PathRows
 from colld_fairseq.errors import AudioError, ConfigError
+from colld_fairseq.files import split_paths
 
 ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # looked for in folders and archives; a named file may have any
 
@@ -101,7 +102,7 @@ def read_manifests(paths: str, audio_root: Optional[str], each_language: bool) -
     each_language: the result depends on a row's own target language. A clip that is there with several of them is then
     refused with ConfigError, because a manifest of the results could not hold it twice.
     """
-    manifest = join_manifests([read_manifest(path, audio_root) for path in paths.split(",")])
+    manifest = join_manifests([read_manifest(path, audio_root) for path in split_paths(paths)])
     ids = [manifest.text("id", row) for row in range(len(manifest))]
     rows = distinct_rows(ids)
     if each_language and len(rows) < len(ids):
