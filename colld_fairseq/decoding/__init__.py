@@ -1,1 +1,1 @@
-"""From log-probabilities to text and scores: search, language models, generators, metrics."""
+"""From log-probabilities to hypotheses: searches, language models, streams, generators for fairseq."""

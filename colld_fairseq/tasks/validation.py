@@ -5,7 +5,7 @@ from typing import Dict, List
 import torch
 from torch import Tensor
 
-from colld_fairseq.decoding.metrics import STATISTICS_SIZE, compute_scores, sentence_statistics
+from colld_fairseq.scoring.metrics import STATISTICS_SIZE, compute_scores, sentence_statistics
 
 SCORES = ("wer", "cer", "bleu", "chrf")
 

@@ -24,9 +24,9 @@ from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.decoding.ctc import greedy_ctc
-from colld_fairseq.decoding.metrics import CorpusScores
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
+from colld_fairseq.scoring.metrics import CorpusScores
 
 UPDATES, BATCH, LEARNING_RATE, WARM_UP, MAX_SECONDS = 600, 16, 3e-3, 50, 14
 Clips = List[Tuple[Tensor, str]]

@@ -7,7 +7,8 @@ import pytest
 from commands import REPOSITORY
 from job_checks import load_script
 
-from colld_fairseq.cli.score import Sentence, build_report
+from colld_fairseq.scoring.report import build_report
+from colld_fairseq.scoring.sentences import Sentence
 
 REFERENCE = "one two three four"
 # Wrong sentences (of 2 German and 4 English ones) of each arm and seed.

@@ -8,7 +8,8 @@ import torch
 from commands import REPOSITORY
 from job_checks import load_script
 
-from colld_fairseq.cli.score import Sentence, build_report
+from colld_fairseq.scoring.report import build_report
+from colld_fairseq.scoring.sentences import Sentence
 
 REFERENCE = "one two three four"
 # Wrong sentences of 2 German, 4 English and 5 German to English ones, of each arm and seed.

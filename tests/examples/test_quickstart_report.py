@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from colld_fairseq.cli.score import Sentence, build_report
+from colld_fairseq.scoring.report import build_report
+from colld_fairseq.scoring.sentences import Sentence
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "quickstart"
 CONFIG = "{'_name': None, 'common': {'_name': None, 'seed': 5, 'cpu': False}}\n"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from colld_fairseq.decoding.confusion import language_confusion, letter_script
 from colld_fairseq.errors import ColldError
+from colld_fairseq.scoring.language_confusion import language_confusion, letter_script
 
 ENGLISH = [
     "the weather is nice today",

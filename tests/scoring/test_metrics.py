@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
-from colld_fairseq.decoding import metrics
-from colld_fairseq.decoding.metrics import (
+from colld_fairseq.scoring import metrics
+from colld_fairseq.scoring.metrics import (
     CorpusScores,
     base_language,
     bleu_tokenizer,

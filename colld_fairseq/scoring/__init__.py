@@ -1,0 +1,1 @@
+"""Scores of hypotheses beside references: WER, CER, BLEU, chrF, language confusion; needs no torch."""

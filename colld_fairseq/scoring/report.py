@@ -1,0 +1,28 @@
+"""All scores of a set of sentences in one dictionary, ready for JSON."""
+
+from typing import Any, Dict, Sequence
+
+from colld_fairseq.data.text import TextNormaliser
+from colld_fairseq.scoring.language_confusion import language_confusion
+from colld_fairseq.scoring.metrics import CorpusScores
+from colld_fairseq.scoring.sentences import Sentence
+
+
+def build_report(sentences: Sequence[Sentence], normaliser: TextNormaliser = TextNormaliser()) -> Dict[str, Any]:
+    """What is printed, ready for JSON: pairs, overall, signatures, language_confusion, text_normalisation."""
+    cleaned = [s._replace(hypothesis=normaliser(s.hypothesis), reference=normaliser(s.reference)) for s in sentences]
+    scores = CorpusScores()
+    for sentence in cleaned:
+        scores.add(*sentence)
+    confusion = language_confusion(
+        [s.hypothesis for s in cleaned], [s.reference for s in cleaned], [s.tgt_lang for s in cleaned]
+    )
+    return {
+        "pairs": [
+            {"src_lang": src, "tgt_lang": tgt, **result.to_json()} for (src, tgt), result in scores.per_pair().items()
+        ],
+        "overall": scores.overall().to_json(),
+        "signatures": scores.signatures(),
+        "language_confusion": {language: counts.to_json() for language, counts in confusion.items()},
+        "text_normalisation": normaliser.to_config(),
+    }

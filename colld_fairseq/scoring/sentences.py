@@ -1,0 +1,147 @@
+"""Hypotheses beside their references: from fairseq-generate, `colld transcribe` or plain text files."""
+
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import Dict, List, NamedTuple
+
+from colld_fairseq.data.manifest import AnyManifest, read_manifest
+from colld_fairseq.errors import ColldError
+
+# fairseq writes unknown tokens as <<unk>> in references and <unk> in hypotheses. They must never match, and
+# sacrebleu's tokenizers would take both apart into "<", "unk", ">": each becomes one character of its own.
+REFERENCE_UNKNOWN, HYPOTHESIS_UNKNOWN = "\ufffd", "\u25a1"
+_LINE = re.compile(r"([TD])-(\d+)\t(.*)", re.DOTALL)
+_SHOWN = 10  # ids named in an error
+
+
+class Sentence(NamedTuple):
+    """One hypothesis beside its reference."""
+
+    hypothesis: str
+    reference: str
+    src_lang: str
+    tgt_lang: str
+
+
+def _lines(path: str) -> List[str]:
+    """Lines of a UTF-8 file; only "\\n" ends a line (texts may hold U+2028 and the like)."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ColldError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ColldError(f"{path}: not UTF-8 ({error.reason} at byte {error.start + 1})") from error
+    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def read_generate_output(path: str, manifest: AnyManifest, manifest_references: bool = False) -> List[Sentence]:
+    """Best hypothesis of every row of the manifest, in its order. fairseq-generate's ids are row numbers.
+
+    Raises ColldError: a row without hypothesis or reference line, an id beyond the manifest or twice in the
+    file, references that are not those of the manifest.
+    """
+    references: Dict[int, str] = {}
+    hypotheses: Dict[int, str] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        row, rest = int(match[2]), match[3]
+        if row >= len(manifest):
+            raise ColldError(
+                f"{path}:{number}: id {row}, but {manifest.path} has {len(manifest)} rows; give the "
+                "manifest(s) that were decoded"
+            )
+        if match[1] == "T":
+            if row in references:
+                raise ColldError(f"{path}:{number}: id {row} occurs twice; the file holds more than one decoding")
+            references[row] = rest.replace("<<unk>>", REFERENCE_UNKNOWN)
+        else:  # n-best lists are best first
+            hypotheses.setdefault(row, rest.partition("\t")[2].replace("<unk>", HYPOTHESIS_UNKNOWN))
+    _require_all(
+        path,
+        manifest,
+        hypotheses,
+        "D- line",
+        "decode again with --required-batch-size-multiple 1 and without --skip-invalid-size-inputs-valid-test",
+    )
+    if not manifest_references:
+        _require_all(path, manifest, references, "T- line", "use --references manifest")
+    _check_same_references(path, manifest, references)
+    return [
+        Sentence(
+            hypotheses[row],
+            manifest.text("tgt_text", row) if manifest_references else references[row],
+            manifest.text("src_lang", row),
+            manifest.text("tgt_lang", row),
+        )
+        for row in range(len(manifest))
+    ]
+
+
+def read_transcripts(path: str, manifest: AnyManifest) -> List[Sentence]:
+    """The transcript of every row of the manifest, by its id.
+
+    Raises ColldError: a row without transcript, or with one in another language than its text.
+    """
+    transcripts = read_manifest(path)
+    rows = {transcripts.text("id", row): row for row in range(len(transcripts))}
+    found: Dict[int, str] = {}
+    sentences = []
+    for number in range(len(manifest)):
+        row = manifest.row(number)
+        if row.id not in rows:
+            continue
+        found[number] = transcripts.text("tgt_text", rows[row.id])
+        written = transcripts.text("tgt_lang", rows[row.id])
+        if written and row.tgt_lang and written != row.tgt_lang:
+            raise ColldError(
+                f"{transcripts.where(rows[row.id])}: {row.id!r} is transcribed in {written!r}, its text in"
+                f" {manifest.where(number)} is in {row.tgt_lang!r}; give the manifest(s) that were transcribed"
+            )
+        sentences.append(Sentence(found[number], row.tgt_text, row.src_lang, row.tgt_lang))
+    _require_all(path, manifest, found, "transcript", "transcribe them too, or take them out of the manifest")
+    return sentences
+
+
+def _require_all(path: str, manifest: AnyManifest, found: Dict[int, str], kind: str, remedy: str) -> None:
+    missing = [row for row in range(len(manifest)) if row not in found]
+    if missing:
+        named = ", ".join(f"{row} ({manifest.text('id', row)})" for row in missing[:_SHOWN])
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise ColldError(
+            f"{path}: {len(missing)} of {len(manifest)} rows of {manifest.path} have no {kind}: ids "
+            f"{named}{more}; {remedy}"
+        )
+
+
+def _letters_only(text: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFC", text).lower() if unicodedata.category(c)[0] == "L")
+
+
+def _check_same_references(path: str, manifest: AnyManifest, references: Dict[int, str]) -> None:
+    """A wrong manifest of the right size would assign wrong languages. Normalisation and unknown letters may
+    change some references, not most of them."""
+    same = sum(_letters_only(text) == _letters_only(manifest.text("tgt_text", row)) for row, text in references.items())
+    known = sum(REFERENCE_UNKNOWN not in text for text in references.values())
+    if 2 * same < known:
+        raise ColldError(
+            f"{path}: only {same} of {len(references)} references are those of {manifest.path}; give the "
+            "manifest(s) that were decoded, in the same order"
+        )
+
+
+def read_text_files(hypothesis_path: str, reference_path: str, languages: str = "") -> List[Sentence]:
+    """Sentences of two parallel files; ``languages``: a code for all, or a file with ``target`` or
+    ``source<TAB>target`` lines."""
+    hypotheses, references = _lines(hypothesis_path), _lines(reference_path)
+    codes = _lines(languages) if os.path.isfile(languages) else [languages] * len(references)
+    for path, lines in ((hypothesis_path, hypotheses), (languages, codes)):
+        if len(lines) != len(references):
+            raise ColldError(
+                f"{path} has {len(lines)} lines, {reference_path} has {len(references)}; they must be parallel"
+            )
+    pairs = [code.rpartition("\t") for code in codes]
+    return [Sentence(h, r, src, tgt) for h, r, (src, _, tgt) in zip(hypotheses, references, pairs)]
