@@ -1,10 +1,11 @@
 """The shape of a student encoder as plain fields that a checkpoint or an export can carry."""
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.chunks import Chunk, Count
+from colld_fairseq.modules.input_config import InputConfig
 
 #: (channels, kernel, stride) of the wav2vec 2.0 / HuBERT feature extractor: 320 samples a frame.
 WAV2VEC_CONV_LAYERS = [[512, 10, 5]] + [[512, 3, 2]] * 4 + [[512, 2, 2]] * 2
@@ -23,6 +24,9 @@ CHOICES = {
 class EncoderConfig:
     """Configuration of a StudentEncoder; values that contradict each other raise ConfigError.
 
+    Input:
+        input: what the front-end takes and how it is normalized. None = not known yet: the encoder of a checkpoint
+            always has one, that of a new student as soon as a task has built it.
     Front-end:
         front_end: "waveform" (samples at 16 kHz), or of 80 bins at 100 Hz "fbank" (strided convolution),
             "fbank_stack" or "conv2d" (25 Hz).
@@ -55,6 +59,7 @@ class EncoderConfig:
         features), layerdrop (probability of skipping a whole block).
     """
 
+    input: Optional[InputConfig] = None
     front_end: str = "fbank_stack"
     conv_layers: List[List[int]] = field(default_factory=lambda: [list(layer) for layer in WAV2VEC_CONV_LAYERS])
     extractor_norm: str = "group"
@@ -103,9 +108,20 @@ class EncoderConfig:
         for name in ("layers", "fbank_stack", "subsampling_channels", "time_reduction", "depthwise_conv_kernel"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if isinstance(self.input, dict):
+            self.input = InputConfig.from_dict(self.input)
+        if self.input is not None and self.input.kind != self.input_kind:
+            raise ConfigError(f"front_end={self.front_end!r} does not take an input of kind={self.input.kind!r}")
+        if self.input is not None and self.input_kind == "fbank" and self.input.bins != self.fbank_bins:
+            raise ConfigError(f"fbank_bins={self.fbank_bins} does not go with an input of {self.input.bins} bins")
         self.conv_layers = [list(map(int, layer)) for layer in self.conv_layers]
         if self.context != "full":
             self._check_streams()
+
+    @property
+    def input_kind(self) -> str:
+        """The kind of input that the front-end takes: "waveform" or "fbank"."""
+        return "waveform" if self.front_end == "waveform" else "fbank"
 
     def _check_streams(self) -> None:
         """Raises ConfigError where a frame would depend on later ones in spite of the context."""

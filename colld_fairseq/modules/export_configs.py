@@ -137,7 +137,7 @@ def check_fits(config: EncoderConfig, layout: Layout) -> None:
 
 def _fields_without_effect(config: EncoderConfig) -> List[str]:
     """Fields that only shape a part which this encoder does not have, and those of training alone."""
-    idle = list(TRAINING_ONLY)
+    idle = [*TRAINING_ONLY, "input"]  # the input is kept beside the configuration, by whoever writes the files
     if config.front_end != "waveform":
         idle += ["conv_layers", "extractor_norm", "conv_bias"]
     if config.front_end != "fbank_stack":

@@ -1,0 +1,76 @@
+"""What a student encoder takes in, as plain fields that its configuration carries."""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Dict, List
+
+from colld_fairseq.errors import ConfigError
+
+KINDS = ("waveform", "fbank")
+FBANKS = ("kaldi",)
+#: For waveforms "utterance" is zero mean and unit variance over the utterance.
+NORMALIZATIONS = {"waveform": ("none", "utterance"), "fbank": ("none", "utterance", "corpus")}
+
+
+@dataclass
+class InputConfig:
+    """How the input of an encoder is made of a waveform at 16 kHz; what cannot be raises ConfigError."""
+
+    kind: str = "fbank"
+    """"waveform" (the samples themselves) or "fbank" (log-mel filterbanks at 100 Hz)."""
+    fbank: str = "kaldi"
+    """Filterbanks only: "kaldi" = as Kaldi computes them (`data.fbank.log_mel_fbank`)."""
+    bins: int = 80
+    """Filterbanks only: mel bins."""
+    normalization: str = "utterance"
+    """"none"; "utterance" = mean 0 and variance 1 over the utterance (filterbanks: per bin); "corpus" (filterbanks
+    only) = with `mean` and `std`."""
+    mean: List[float] = field(default_factory=list)
+    """"corpus" only: what is subtracted from each bin."""
+    std: List[float] = field(default_factory=list)
+    """"corpus" only: what each bin is divided by."""
+    variance_floor: float = 1e-5
+    """Waveforms only: added to the variance (torch's and fairseq's layer norm: 1e-5; transformers: 1e-7)."""
+
+    def __post_init__(self) -> None:
+        choices = {"kind": KINDS, "fbank": FBANKS, "normalization": NORMALIZATIONS.get(self.kind, ())}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                of_kind = f" of kind={self.kind!r}" if name == "normalization" else ""
+                raise ConfigError(f"input{of_kind}: {name}={getattr(self, name)!r} is not known; it is one of {known}")
+        if self.bins < 1:
+            raise ConfigError(f"input: bins={self.bins} must be at least 1")
+        self.mean, self.std = [float(value) for value in self.mean], [float(value) for value in self.std]
+        needed = self.bins if self.normalization == "corpus" else 0
+        if not len(self.mean) == len(self.std) == needed:
+            raise ConfigError(
+                f"input: {len(self.mean)} means and {len(self.std)} deviations, but normalization="
+                f"{self.normalization!r} of {self.bins} bins needs {needed}"
+            )
+        if not all(math.isfinite(value) for value in self.mean + self.std + [self.variance_floor]):
+            raise ConfigError("input: statistics that are not finite")
+
+    def __str__(self) -> str:
+        """For messages: "filterbanks with corpus statistics (mean -7.1 to -3.4)", say."""
+        if self.kind == "waveform":
+            return "waveforms, normalized" if self.normalization == "utterance" else "waveforms as they are"
+        how = {
+            "none": "as they are",
+            "utterance": "normalized over the utterance",
+            "corpus": "normalized with the statistics of a corpus",
+        }[self.normalization]
+        if self.mean:
+            how += f" (means {min(self.mean):.4g} to {max(self.mean):.4g})"
+        return f"filterbanks {how}"
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Plain values only."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Dict[str, Any]) -> "InputConfig":
+        """The input with these fields; ConfigError names the fields this version does not know."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown input fields {unknown}; was the checkpoint written by a newer version?")
+        return cls(**values)
