@@ -1,14 +1,10 @@
-"""Rows of speech-to-text manifests, for the examples: read, chosen by minutes, written."""
+"""Rows of speech-to-text manifests, for the examples: read, chosen by minutes."""
 
 import random
-from pathlib import Path
 from typing import Dict, Iterable, List
 
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.manifest import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Row, join_manifests, read_manifest
-from colld_fairseq.files import write_whole
-
-COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
+from colld_fairseq.data.manifest import Row, join_manifests, read_manifest
 
 
 def read_rows(paths: str) -> List[Row]:
@@ -36,12 +32,3 @@ def by_language(rows: Iterable[Row]) -> Dict[str, float]:
     for row in rows:
         minutes[row.src_lang] = minutes.get(row.src_lang, 0.0) + row.n_samples / SAMPLE_RATE / 60
     return dict(sorted(minutes.items()))
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """A speech-to-text manifest, also of rows without text (for which the distillation does not ask)."""
-    lines = ["\t".join(COLUMNS)]
-    for row in rows:
-        fields = dict(row._asdict(), n_frames=row.n_samples)
-        lines.append("\t".join(str(fields[name]) for name in COLUMNS))
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode())

@@ -3,7 +3,7 @@ each kind.
 
     python manifests/make_samples.py
 
-The texts are examples of scripts and characters, not what the clips say.
+The transcripts are examples of scripts and characters, not what is said.
 """
 
 import io
@@ -14,6 +14,8 @@ import numpy as np
 import soundfile
 
 from colld_fairseq.data.audio import audio_info, find_zip_members
+from colld_fairseq.data.manifest import Row
+from colld_fairseq.data.manifest_writer import write_manifest
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
 
@@ -42,10 +44,8 @@ def main() -> None:
     audio += [Path(zipped[name]).name for name in ("first.ogg", "second.ogg")]
     lengths = [audio_info(str(SAMPLES / path)).num_samples for path in audio]
 
-    with open(SAMPLES / "audio_only.tsv", "w", encoding="utf-8") as out:
-        out.write(".\n")
-        for path, length in zip(audio, lengths):
-            out.write(f"{path}\t{length}\n")
+    only_audio = (Row(id=path, audio=path, n_samples=length) for path, length in zip(audio, lengths))
+    write_manifest(SAMPLES / "audio_only.tsv", only_audio, root=".")
 
     rows = [
         ("de-1", "a", "Die „Größe“ der Straße", "de", 'The "size" of the street', "en"),
@@ -53,11 +53,11 @@ def main() -> None:
         ("ar-1", "b", "مرحبا بالعالم", "ar", "Hello, world", "en"),
         ("en-1", "b", "Good morning", "en", "בוקר טוב", "he"),
     ]
-    with open(SAMPLES / "speech_to_text.tsv", "w", encoding="utf-8") as out:
-        out.write("id\taudio\tn_frames\ttgt_text\tspeaker\tsrc_text\tsrc_lang\ttgt_lang\n")
-        for (name, speaker, source, source_language, target, language), path, length in zip(rows, audio, lengths):
-            fields = (name, path, str(length), target, speaker, source, source_language, language)
-            out.write("\t".join(fields) + "\n")
+    utterances = (
+        Row(name, path, length, target, speaker, source, source_language, language)
+        for (name, speaker, source, source_language, target, language), path, length in zip(rows, audio, lengths)
+    )
+    write_manifest(SAMPLES / "speech_to_text.tsv", utterances)
 
 
 if __name__ == "__main__":

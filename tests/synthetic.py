@@ -17,12 +17,14 @@ import transformers
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 
+from colld_fairseq.data import manifest_writer
 from colld_fairseq.data.audio import audio_info, find_zip_members
+from colld_fairseq.data.manifest import Row
 
 RATE = 16000
 CHARACTER_SECONDS = 0.06
 ALPHABETS = {"xx": "abcde ", "yy": "абвгё ", "ar": "ابتثج "}
-HEADER = "id\taudio\tn_frames\ttgt_text\tspeaker\tsrc_text\tsrc_lang\ttgt_lang\n"
+HEADER = "\t".join(manifest_writer.COLUMNS) + "\n"
 
 
 class Clip(NamedTuple):
@@ -90,21 +92,12 @@ def write_audio(folder: Path, split: str, clips: List[Clip]) -> List[str]:
 
 
 def write_manifest(path: Path, clips: List[Clip], audio: List[str], root: Path) -> None:
-    with open(path, "w", encoding="utf-8") as out:
-        out.write(HEADER)
-        for clip, name in zip(clips, audio):
-            samples = audio_info(str(root / name)).num_samples
-            fields = (
-                clip.name,
-                name,
-                samples,
-                clip.target,
-                "s",
-                clip.text,
-                clip.language,
-                clip.target_language,
-            )
-            out.write("\t".join(map(str, fields)) + "\n")
+    lengths = [audio_info(str(root / name)).num_samples for name in audio]
+    rows = (
+        Row(clip.name, name, samples, clip.target, "s", clip.text, clip.language, clip.target_language)
+        for clip, name, samples in zip(clips, audio, lengths)
+    )
+    manifest_writer.write_manifest(path, rows)
 
 
 # Extractor, positions and depth of HuBERT Base, 32 wide; fairseq's names.

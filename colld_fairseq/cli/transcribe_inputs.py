@@ -8,13 +8,11 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Un
 import numpy as np
 
 from colld_fairseq.cli.clips import distinct_rows
-from colld_fairseq.data.audio import audio_info, find_zip_members, split_zip_spec
+from colld_fairseq.data.audio import AUDIO_SUFFIXES, audio_info, find_zip_members, split_zip_spec
 from colld_fairseq.data.manifest import AnyManifest, Row, join_manifests, read_manifest
 from colld_fairseq.data.rows import PathRows
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.files import split_paths
-
-ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # looked for in folders and archives; a named file may have any
 
 Rows = Union[AnyManifest, PathRows]
 
@@ -55,7 +53,7 @@ def find_audio(names: Sequence[str]) -> Tuple[List[str], List[str]]:
         for short, path in _audio_of(name):
             found.setdefault(path, short)
         if len(found) == before and not os.path.isfile(name) and split_zip_spec(name) is None:
-            raise ConfigError(f"{name}: no audio ({', '.join(ENDINGS)}) there")
+            raise ConfigError(f"{name}: no audio ({', '.join(AUDIO_SUFFIXES)}) there")
     if not found:
         raise ConfigError("nothing to transcribe: name files or folders, or give --manifest")
     paths, ids = list(found), list(found.values())
@@ -73,12 +71,12 @@ def _audio_of(name: str) -> Iterator[Tuple[str, str]]:
         for folder, folders, files in os.walk(name):
             folders.sort()
             for file in sorted(files):
-                if file.lower().endswith(ENDINGS):
+                if file.lower().endswith(AUDIO_SUFFIXES):
                     path = os.path.join(folder, file)
                     yield os.path.relpath(path, name), path
     elif name.lower().endswith(".zip"):
         members = find_zip_members(name)
-        yield from ((member, path) for member, path in members.items() if member.lower().endswith(ENDINGS))
+        yield from ((member, path) for member, path in members.items() if member.lower().endswith(AUDIO_SUFFIXES))
     else:
         yield name, name
 

@@ -8,10 +8,8 @@ from typing import Dict, Iterable, List, Sequence
 
 from colld_fairseq.data.hypotheses import Transcript, hypotheses_path, write_hypotheses
 from colld_fairseq.data.manifest import Row
+from colld_fairseq.data.manifest_writer import write_manifest
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.files import write_whole
-
-COLUMNS = ("id", "audio", "n_frames", "tgt_text", "speaker", "src_text", "src_lang", "tgt_lang", "mean_log_prob")
 
 
 @dataclass
@@ -86,18 +84,17 @@ def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nb
     """
     rows = [row for row in rows if row.id in results]
     folder = os.path.dirname(os.path.abspath(path))
-    lines = ["\t".join(COLUMNS)]
-    for row in rows:
-        result = results[row.id]
-        best = result.transcripts[0]
-        fields = (row.id, _from(folder, row.audio), result.samples, best.text, row.speaker, row.src_text)
-        lines.append("\t".join(map(str, (*fields, row.src_lang, row.tgt_lang, f"{best.mean_log_prob:.4f}"))))
+    best = [results[row.id].transcripts[0] for row in rows]
+    written = (
+        row._replace(audio=_from(folder, row.audio), n_samples=results[row.id].samples, tgt_text=transcript.text)
+        for row, transcript in zip(rows, best)
+    )
     lists = hypotheses_path(path)
     if nbest > 1:
         write_hypotheses(lists, ((row.id, results[row.id].transcripts) for row in rows))
     else:
         Path(lists).unlink(missing_ok=True)
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    write_manifest(path, written, more={"mean_log_prob": [f"{one.mean_log_prob:.4f}" for one in best]})
     return [lists, path] if nbest > 1 else [path]
 
 

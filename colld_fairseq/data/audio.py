@@ -19,6 +19,13 @@ import soxr
 from colld_fairseq.errors import AudioError
 
 SAMPLE_RATE = 16000
+AUDIO_SUFFIXES = (
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".opus",
+    ".mp3",
+)  # of folders and archives; a named file may have any
 _ZIP_SPEC = re.compile(r"(?P<zip>.+\.zip):(?P<offset>\d+):(?P<length>\d+)", re.IGNORECASE | re.DOTALL)
 _LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's local header
 _OGG_PAGE_MAX = 27 + 255 + 255 * 255

@@ -15,9 +15,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from manifest_rows import by_language, labelled, read_rows, write_rows  # noqa: E402
+from manifest_rows import by_language, labelled, read_rows  # noqa: E402
 
 from colld_fairseq.data.audio import SAMPLE_RATE  # noqa: E402
+from colld_fairseq.data.manifest_writer import write_manifest  # noqa: E402
 
 
 def main() -> None:
@@ -32,13 +33,13 @@ def main() -> None:
     train = read_rows(str(args.data / "train_asr.tsv"))
     for minutes in args.label_minutes.split(","):
         chosen = labelled(train, float(minutes), args.label_seed)
-        write_rows(args.out / f"train_{minutes}min.tsv", chosen)
+        write_manifest(args.out / f"train_{minutes}min.tsv", chosen)
         found = ", ".join(f"{n:.1f} min of {language}" for language, n in by_language(chosen).items())
         print(f"train_{minutes}min.tsv: {found}")
     for split in ("dev_asr", "test_asr"):
-        write_rows(args.out / f"{split}.tsv", read_rows(str(args.data / f"{split}.tsv")))
+        write_manifest(args.out / f"{split}.tsv", read_rows(str(args.data / f"{split}.tsv")))
     unlabelled = list({row.id: row for row in (read_rows(args.unlabelled) if args.unlabelled else train)}.values())
-    write_rows(args.out / "train_unlabelled.tsv", unlabelled)
+    write_manifest(args.out / "train_unlabelled.tsv", unlabelled)
     hours = sum(row.n_samples for row in unlabelled) / SAMPLE_RATE / 3600
     print(f"train_unlabelled.tsv: {len(unlabelled)} clips, {hours:.2f} h")
 

@@ -19,10 +19,11 @@ from typing import Collection, Dict, Iterable, List
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from manifest_rows import by_language, labelled, read_rows, write_rows  # noqa: E402
+from manifest_rows import by_language, labelled, read_rows  # noqa: E402
 
 from colld_fairseq.data.audio import SAMPLE_RATE  # noqa: E402
 from colld_fairseq.data.manifest import Row  # noqa: E402
+from colld_fairseq.data.manifest_writer import write_manifest  # noqa: E402
 
 
 def main() -> None:
@@ -42,15 +43,15 @@ def main() -> None:
         audio = {row.audio for row in chosen}  # a clip keeps its transcript and its translations
         rows["train"] = [row for row in rows["train"] if row.audio in audio]
     for split in rows:
-        write_rows(args.out / f"{split}.tsv", unique_ids(rows[split]))
+        write_manifest(args.out / f"{split}.tsv", unique_ids(rows[split]))
     labelled_audio = each_clip_once(rows["train"])
-    write_rows(args.out / "train_audio.tsv", labelled_audio)
-    write_rows(args.out / "dev_audio.tsv", each_clip_once(rows["dev"]))
+    write_manifest(args.out / "train_audio.tsv", labelled_audio)
+    write_manifest(args.out / "dev_audio.tsv", each_clip_once(rows["dev"]))
     known = {row.audio for split in rows for row in rows[split]}
     more = each_clip_once(unlabelled, known)
-    write_rows(args.out / "train_unlabelled.tsv", more)
+    write_manifest(args.out / "train_unlabelled.tsv", more)
     languages = {row.src_lang for row in rows["train"]}
-    write_rows(args.out / "train_untranscribed.tsv", [row for row in more if row.src_lang in languages])
+    write_manifest(args.out / "train_untranscribed.tsv", [row for row in more if row.src_lang in languages])
     found = ", ".join(f"{n:.1f} min of {language}" for language, n in by_language(labelled_audio).items())
     print(f"train_audio.tsv: {found}")
     print(f"train_unlabelled.tsv: {len(more)} clips, {sum(row.n_samples for row in more) / SAMPLE_RATE / 3600:.2f} h")

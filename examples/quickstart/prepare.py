@@ -15,12 +15,11 @@ import random
 from pathlib import Path
 from typing import Dict, List
 
-from colld_fairseq.data.audio import find_zip_members
-from colld_fairseq.data.manifest import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
-from colld_fairseq.files import written_whole
+from colld_fairseq.data.audio import SAMPLE_RATE, find_zip_members
+from colld_fairseq.data.manifest import Row
+from colld_fairseq.data.manifest_writer import write_manifest
 
 HERE = Path(__file__).resolve().parent
-COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 
 
 def main() -> None:
@@ -47,9 +46,9 @@ def main() -> None:
             for row in chosen
             if row["lang"] == source and text_in(row, target)
         ]
-        write(args.out / f"{split}.tsv", both)
-        write(args.out / f"{split}_asr.tsv", recognition)
-        write(args.out / f"{split}_st.tsv", [row for row in both if row[-1] != row[-2]])
+        write_manifest(args.out / f"{split}.tsv", both)
+        write_manifest(args.out / f"{split}_asr.tsv", recognition)
+        write_manifest(args.out / f"{split}_st.tsv", [row for row in both if row.tgt_lang != row.src_lang])
 
 
 def read_table(table: Path, archive: Path) -> List[Dict[str, str]]:
@@ -74,16 +73,10 @@ def text_in(row: Dict[str, str], language: str) -> str:
     return row["text"] if row["lang"] == language else row.get(f"trans_{language}", "")
 
 
-def manifest_row(row: Dict[str, str], target: str) -> list:
-    n_samples = round(float(row["seconds"]) * 16000)
+def manifest_row(row: Dict[str, str], target: str) -> Row:
+    samples = round(float(row["seconds"]) * SAMPLE_RATE)
     text = text_in(row, target)
-    return [row["id"], row["audio"], n_samples, text, row["speaker"], row["text"], row["lang"], target]
-
-
-def write(path: Path, rows: list) -> None:
-    with written_whole(path, "w", encoding="utf-8") as handle:
-        for row in [COLUMNS] + rows:
-            handle.write("\t".join(map(str, row)) + "\n")
+    return Row(row["id"], row["audio"], samples, text, row["speaker"], row["text"], row["lang"], target)
 
 
 if __name__ == "__main__":
