@@ -32,6 +32,7 @@ def prepare() -> None:
     register_safe_globals()
     broadcast_objects_between_workers()
     train_in_bf16_without_tpu()
+    accept_former_options()
     copy_checkpoints_atomically()
     train_language_models_with_numpy_2()
     _prepared = True
@@ -144,6 +145,45 @@ def train_in_bf16_without_tpu() -> None:
         return parsed
 
     options.parse_args_and_arch = parse
+
+
+def accept_former_options() -> None:
+    """Rename options of this project that are given under former names, wherever fairseq reads options (`deprecated`).
+
+    That is: command lines, and configurations before fairseq merges the defaults in, of YAML files and of checkpoints;
+    of the latter also before --model-overrides, which are by the present names or by former ones.
+    """
+    from fairseq import checkpoint_utils, models, options, registry, tasks
+    from fairseq.dataclass import utils
+
+    from colld_fairseq.deprecated import present_name, rename_arguments, upgrade
+
+    plain_parse, plain_merge = options.parse_args_and_arch, utils.merge_with_parent
+    plain_override = utils.overwrite_args_by_name
+
+    def given(arguments: Any) -> Any:
+        return rename_arguments(sys.argv[1:] if arguments is None else arguments)
+
+    @functools.wraps(plain_parse)
+    def parse(parser: Any, input_args: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return plain_parse(parser, given(input_args), *args, **kwargs)
+
+    @functools.wraps(plain_merge)
+    def merge(dc: Any, cfg: Any, remove_missing: bool = False) -> Any:
+        run = cfg._get_parent()
+        if isinstance(run, DictConfig):
+            upgrade(run, warn=not remove_missing)
+        return plain_merge(dc, cfg, remove_missing)
+
+    @functools.wraps(plain_override)
+    def override(cfg: Any, overrides: Any) -> None:
+        upgrade(cfg)
+        plain_override(cfg, {present_name(name): value for name, value in overrides.items()})
+
+    options.parse_args_and_arch = parse
+    checkpoint_utils.overwrite_args_by_name = override
+    for module in (utils, models, registry, tasks):
+        module.merge_with_parent = merge
 
 
 def copy_checkpoints_atomically() -> None:
