@@ -24,6 +24,7 @@ from colld_fairseq.criterions.feature_regression import (
     TargetNorm,
 )
 from colld_fairseq.losses.contrastive import contrastive_loss, sample_negatives
+from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE
 
 # Validation draws its negatives with this seed, so that losses of different checkpoints are comparable.
 VALID_NEGATIVES_SEED = 1
@@ -31,16 +32,16 @@ VALID_NEGATIVES_SEED = 1
 
 @dataclass
 class ColldConfig(FeatureRegressionConfig):
-    contrastive_weight: float = field(default=1.0, metadata={"help": "weight of the contrastive term"})
+    contrastive_weight: float = field(default=1.0, metadata=NOT_NEGATIVE.help("weight of the contrastive term"))
     num_negatives: int = field(
         default=100,
-        metadata={
-            "help": "negatives a frame, from the same utterance; 0 = all its other masked frames (w2v-BERT: 100)"
-        },
+        metadata=COUNT_OR_NONE.help(
+            "negatives a frame, from the same utterance; 0 = all its other masked frames (w2v-BERT: 100)"
+        ),
     )
-    logit_temp: float = field(default=0.1, metadata={"help": "temperature dividing the cosines (w2v-BERT: 0.1)"})
-    l1_weight: float = field(default=0.0, metadata={"help": "weight of the mean absolute difference"})
-    log_sigmoid_cosine_weight: float = field(default=0.0, metadata={"help": "weight of -log sigmoid(cos)"})
+    logit_temp: float = field(default=0.1, metadata=POSITIVE.help("temperature dividing the cosines (w2v-BERT: 0.1)"))
+    l1_weight: float = field(default=0.0, metadata=NOT_NEGATIVE.help("weight of the mean absolute difference"))
+    log_sigmoid_cosine_weight: float = field(default=0.0, metadata=NOT_NEGATIVE.help("weight of -log sigmoid(cos)"))
     target_norm: TargetNorm = field(
         default="instance",
         metadata={

@@ -19,12 +19,17 @@ from torch import Tensor
 from colld_fairseq.criterions.batches import sum_logs
 from colld_fairseq.criterions.distributed import check_unused_parameters
 from colld_fairseq.losses.ctc import ctc_loss
+from colld_fairseq.numbers import PROBABILITY, SHARE
 
 
 @dataclass
 class CtcAttentionConfig(FairseqDataclass):
-    ctc_weight: float = field(default=0.3, metadata={"help": "weight of CTC beside an attention decoder (ESPnet: 0.3)"})
-    label_smoothing: float = field(default=0.1, metadata={"help": "label smoothing of the attention decoder's loss"})
+    ctc_weight: float = field(
+        default=0.3, metadata=SHARE.help("weight of CTC beside an attention decoder (ESPnet: 0.3)")
+    )
+    label_smoothing: float = field(
+        default=0.1, metadata=PROBABILITY.help("label smoothing of the attention decoder's loss")
+    )
 
 
 @register_criterion("ctc_attention", dataclass=CtcAttentionConfig)

@@ -19,17 +19,22 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.losses.targets import NORMALISATIONS, average_layers, normalise_targets
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.numbers import NOT_NEGATIVE
 
 TargetNorm = ChoiceEnum(list(NORMALISATIONS))
 
 
 @dataclass
 class FeatureRegressionConfig(FairseqDataclass):
-    l1_weight: float = field(default=1.0, metadata={"help": "weight of the mean absolute difference (DistilHuBERT: 1)"})
-    mse_weight: float = field(default=0.0, metadata={"help": "weight of the mean squared difference (FitHuBERT: 1)"})
-    cosine_weight: float = field(default=0.0, metadata={"help": "weight of 1 - cos"})
+    l1_weight: float = field(
+        default=1.0, metadata=NOT_NEGATIVE.help("weight of the mean absolute difference (DistilHuBERT: 1)")
+    )
+    mse_weight: float = field(
+        default=0.0, metadata=NOT_NEGATIVE.help("weight of the mean squared difference (FitHuBERT: 1)")
+    )
+    cosine_weight: float = field(default=0.0, metadata=NOT_NEGATIVE.help("weight of 1 - cos"))
     log_sigmoid_cosine_weight: float = field(
-        default=1.0, metadata={"help": "weight of -log sigmoid(cos) (DistilHuBERT and USAD: 1)"}
+        default=1.0, metadata=NOT_NEGATIVE.help("weight of -log sigmoid(cos) (DistilHuBERT and USAD: 1)")
     )
     regression_frames: ChoiceEnum(["all", "masked"]) = field(
         default="all", metadata={"help": "frames the regression terms are computed on"}
@@ -57,7 +62,9 @@ class FeatureRegressionCriterion(FairseqCriterion):
             cosine=cfg.cosine_weight,
             log_sigmoid_cosine=cfg.log_sigmoid_cosine_weight,
         )
-        self.given_weights = [float(weight) for weight in cfg.layer_weights.split(",") if weight]
+        self.given_weights = [
+            NOT_NEGATIVE.read(part, "--layer-weights") for part in cfg.layer_weights.split(",") if part
+        ]
 
     @classmethod
     def build_criterion(cls, cfg, task):

@@ -29,32 +29,34 @@ from colld_fairseq.losses.discriminative import cosine_logits, discriminative_lo
 from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.modules.fast_paths import plain_operators
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE
 
 
 @dataclass
 class HubertDistillationConfig(FeatureRegressionConfig):
     discriminative_weight: float = field(
-        default=1.0, metadata={"help": "weight of the discriminative term (the authors: 1); 0 = regression alone"}
+        default=1.0,
+        metadata=NOT_NEGATIVE.help("weight of the discriminative term (the authors: 1); 0 = regression alone"),
     )
     discriminative_target: ChoiceEnum(["soft", "hard"]) = field(
         default="soft", metadata={"help": "the teacher's distribution over its code classes (KL), or its best class"}
     )
     teacher_temp: float = field(
-        default=0.1, metadata={"help": "temperature of the teacher's code logits (HuBERT and the authors: 0.1)"}
+        default=0.1, metadata=POSITIVE.help("temperature of the teacher's code logits (HuBERT and the authors: 0.1)")
     )
     student_temp: float = field(
-        default=1.0, metadata={"help": "temperature of the student's (the authors: none, that is 1, or 0.1)"}
+        default=1.0, metadata=POSITIVE.help("temperature of the student's (the authors: none, that is 1, or 0.1)")
     )
     front_end_updates: int = field(
         default=0,
-        metadata={
-            "help": (
-                "for so many updates only the front-end learns, from the teacher's layer 0; needs --front-end-head and,"
-                " on several GPUs for the whole run, --find-unused-parameters or --ddp-backend legacy_ddp"
-            )
-        },
+        metadata=COUNT_OR_NONE.help(
+            "for so many updates only the front-end learns, from the teacher's layer 0; needs --front-end-head and,"
+            " on several GPUs for the whole run, --find-unused-parameters or --ddp-backend legacy_ddp"
+        ),
     )
-    front_end_weight: float = field(default=1.0, metadata={"help": "weight of the front-end's L1 in these updates"})
+    front_end_weight: float = field(
+        default=1.0, metadata=NOT_NEGATIVE.help("weight of the front-end's L1 in these updates")
+    )
     pad_frames: ChoiceEnum(["exclude", "include"]) = field(
         default="exclude",
         metadata={"help": "include: padding counts in all means, as in the authors' code; not with --teacher-cache"},

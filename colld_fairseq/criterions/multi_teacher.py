@@ -27,13 +27,15 @@ from colld_fairseq.criterions.feature_regression import FeatureRegressionConfig,
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE
 
 
 @dataclass
 class MultiTeacherConfig(FeatureRegressionConfig):
-    log_sigmoid_cosine_weight: float = field(default=0.0, metadata={"help": "weight of -log sigmoid(cos)"})
+    log_sigmoid_cosine_weight: float = field(default=0.0, metadata=NOT_NEGATIVE.help("weight of -log sigmoid(cos)"))
     target_shift: int = field(
-        default=0, metadata={"help": "student frames by which predictions come after their targets (streaming: > 0)"}
+        default=0,
+        metadata=COUNT_OR_NONE.help("student frames by which predictions come after their targets (streaming: > 0)"),
     )
 
 
@@ -42,11 +44,6 @@ class MultiTeacherCriterion(FeatureRegressionCriterion):
     cfg: MultiTeacherConfig
     extra_terms = ("restored",)
     several_teachers = True
-
-    def __init__(self, cfg: MultiTeacherConfig, task) -> None:
-        super().__init__(cfg, task)
-        if cfg.target_shift < 0:
-            raise ConfigError(f"--target-shift {cfg.target_shift}: a student cannot be ahead of its teachers")
 
     def forward(self, model, sample: Dict, reduce: bool = True):
         """Returns (loss summed over frames, number of frames, logging output)."""

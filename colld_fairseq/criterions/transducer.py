@@ -27,16 +27,21 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.ctc import ctc_loss
 from colld_fairseq.losses.transducer import TransducerOutput, transducer_loss
 from colld_fairseq.losses.transducer_pruned import pruned_transducer_loss
+from colld_fairseq.numbers import NOT_NEGATIVE
 
 
 @dataclass
 class TransducerConfig(PrunedTrainingConfig, TransducerKdConfig):
-    ctc_weight: float = field(default=0.3, metadata={"help": "weight of an auxiliary CTC layer's loss (ESPnet: 0.3)"})
+    ctc_weight: float = field(
+        default=0.3, metadata=NOT_NEGATIVE.help("weight of an auxiliary CTC layer's loss (ESPnet: 0.3)")
+    )
     fastemit_lambda: float = field(
-        default=0.0, metadata={"help": "FastEmit: factor 1 + lambda on the gradient of labels, for early ones (0.01)"}
+        default=0.0,
+        metadata=NOT_NEGATIVE.help("FastEmit: factor 1 + lambda on the gradient of labels, for early ones (0.01)"),
     )
     delay_penalty: float = field(
-        default=0.0, metadata={"help": "taken from ln p of a label for every frame it comes later (k2: 0.0015-0.01)"}
+        default=0.0,
+        metadata=NOT_NEGATIVE.help("taken from ln p of a label for every frame it comes later (k2: 0.0015-0.01)"),
     )
     topology: ChoiceEnum(["regular", "modified"]) = field(
         default="regular", metadata={"help": "regular, or modified: at most one label a frame"}
@@ -47,7 +52,7 @@ class TransducerConfig(PrunedTrainingConfig, TransducerKdConfig):
 class TransducerCriterion(FairseqCriterion):
     def __init__(self, cfg: TransducerConfig, task) -> None:
         super().__init__(task)
-        if cfg.prune_range < 0 or cfg.prune_range == 1:
+        if cfg.prune_range == 1:
             raise ConfigError(f"--prune-range {cfg.prune_range}: a band needs at least 2 nodes a frame; 0 = no band")
         check_options(cfg)
         if cfg.kd != "none":

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from colld_fairseq.criterions.batches import Texts
 from colld_fairseq.losses.transducer_pruned import SimpleTransducerOutput, prune_ranges, simple_transducer_loss
+from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, SHARE
 
 FIRST_PRUNED_WEIGHT = 0.1  # icefall
 
@@ -21,17 +22,21 @@ FIRST_PRUNED_WEIGHT = 0.1  # icefall
 class PrunedTrainingConfig(FairseqDataclass):
     prune_range: int = field(
         default=0,
-        metadata={"help": "labels a frame that a model's --simple-joiner leaves to the joiner (k2: 5); 0 = all"},
+        metadata=COUNT_OR_NONE.help(
+            "labels a frame that a model's --simple-joiner leaves to the joiner (k2: 5); 0 = all"
+        ),
     )
-    simple_weight: float = field(default=0.5, metadata={"help": "weight of the simple joiner's loss (icefall: 0.5)"})
+    simple_weight: float = field(
+        default=0.5, metadata=NOT_NEGATIVE.help("weight of the simple joiner's loss (icefall: 0.5)")
+    )
     prune_warmup_updates: int = field(
         default=2000,
-        metadata={
-            "help": "updates from weights 1 and 0.1 of simple and pruned loss to --simple-weight and 1 (icefall)"
-        },
+        metadata=COUNT_OR_NONE.help(
+            "updates from weights 1 and 0.1 of simple and pruned loss to --simple-weight and 1 (icefall)"
+        ),
     )
     simple_lm_scale: float = field(
-        default=0.25, metadata={"help": "share of its predictor alone in the simple joiner's ln p (icefall: 0.25)"}
+        default=0.25, metadata=SHARE.help("share of its predictor alone in the simple joiner's ln p (icefall: 0.25)")
     )
 
 

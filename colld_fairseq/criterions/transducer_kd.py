@@ -28,6 +28,7 @@ from colld_fairseq.losses.transducer_distillation import (
     path_loss,
     three_class_loss,
 )
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE
 from colld_fairseq.teachers.transducer_teacher import TeacherLattice
 
 
@@ -40,7 +41,7 @@ class TransducerKdConfig(FairseqDataclass):
             " label and rest, or of all nodes the whole vocabulary"
         },
     )
-    kd_weight: float = field(default=1.0, metadata={"help": "weight of the distillation loss (our choice)"})
+    kd_weight: float = field(default=1.0, metadata=NOT_NEGATIVE.help("weight of the distillation loss (our choice)"))
     kd_mean: ChoiceEnum(["text", "node"]) = field(
         default="text",
         metadata={
@@ -49,20 +50,19 @@ class TransducerKdConfig(FairseqDataclass):
         },
     )
     kd_temperature: float = field(
-        default=1.0, metadata={"help": "divides both models' logits (one_best and lattice; Yang et al.: 1)"}
+        default=1.0, metadata=POSITIVE.help("divides both models' logits (one_best and lattice; Yang et al.: 1)")
     )
     kd_shift: int = field(
-        default=0, metadata={"help": "student frames by which it comes after the teacher (streaming: > 0)"}
+        default=0, metadata=COUNT_OR_NONE.help("student frames by which it comes after the teacher (streaming: > 0)")
     )
     kd_window: int = field(
-        default=1, metadata={"help": "student frames up to that shift of which the best suited learns (Yang et al.: 3)"}
+        default=1,
+        metadata=COUNT.help("student frames up to that shift of which the best suited learns (Yang et al.: 3)"),
     )
 
 
 def check_options(cfg: TransducerKdConfig) -> None:
     """ConfigError for options that do not fit each other."""
-    if cfg.kd_temperature <= 0 or cfg.kd_shift < 0 or cfg.kd_window < 1 or cfg.kd_weight < 0:
-        raise ConfigError("--kd-temperature must be above 0, --kd-shift and --kd-weight at least 0, --kd-window 1")
     if cfg.kd == "three_class" and cfg.kd_temperature != 1:
         raise ConfigError("--kd-temperature: three classes have none; it is for --kd one_best and lattice")
     if cfg.kd not in ("none", "one_best") and cfg.kd_window != 1:

@@ -19,6 +19,7 @@ from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.frame_adapters import ConcatTanh
 from colld_fairseq.modules.heads import DistillationHeads
 from colld_fairseq.modules.masking import sample_span_mask
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, SHARE
 from colld_fairseq.teachers.source import TeacherSource
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,9 @@ class ColldStudentConfig(EncoderOptions):
         },
     )
     head_activation: ChoiceEnum(["relu", "gelu"]) = field(default="gelu", metadata={"help": "of mlp and shared heads"})
-    head_hidden: int = field(default=0, metadata={"help": "hidden width of mlp and shared heads; 0 = student width"})
+    head_hidden: int = field(
+        default=0, metadata=COUNT_OR_NONE.help("hidden width of mlp and shared heads; 0 = student width")
+    )
     no_head_bias: bool = field(default=False, metadata={"help": "last Linear of each head without bias (LightHuBERT)"})
     upsample_heads: bool = field(
         default=False, metadata={"help": "undo the encoder's time reduction inside the heads (FitHuBERT)"}
@@ -67,14 +70,16 @@ class ColldStudentConfig(EncoderOptions):
     )
     mask_prob: float = field(
         default=0.65,
-        metadata={
-            "help": ("share of frames that masked spans would cover without overlap (w2v-BERT: 0.65); 0 = no mask")
-        },
+        metadata=SHARE.help(
+            "share of frames that masked spans would cover without overlap (w2v-BERT: 0.65); 0 = no mask"
+        ),
     )
     mask_length: int = field(
-        default=10, metadata={"help": "frames of a masked span, at the student's rate (w2v-BERT: 10)"}
+        default=10, metadata=COUNT.help("frames of a masked span, at the student's rate (w2v-BERT: 10)")
     )
-    min_masks: int = field(default=2, metadata={"help": "least number of spans in an utterance (w2v-BERT: 2)"})
+    min_masks: int = field(
+        default=2, metadata=COUNT_OR_NONE.help("least number of spans in an utterance (w2v-BERT: 2)")
+    )
 
 
 class StudentOutput(NamedTuple):

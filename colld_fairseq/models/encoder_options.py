@@ -11,6 +11,7 @@ from colld_fairseq.models.context_options import ContextOptions, context_fields,
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.modules.checkpoint_configs import parse_conv_layers
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
+from colld_fairseq.numbers import COUNT, NOT_NEGATIVE, PROBABILITY
 
 # option name -> EncoderConfig field
 OVERRIDES = {
@@ -43,7 +44,7 @@ class EncoderOptions(ContextOptions):
         default=None, metadata={"help": "waveform, fbank, fbank_stack or conv2d; default: the preset's"}
     )
     fbank_stack: Optional[int] = field(
-        default=None, metadata={"help": "filterbank frames a step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz"}
+        default=None, metadata=COUNT.help("filterbank frames a step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz")
     )
     conv_feature_layers: Optional[str] = field(
         default=None,
@@ -55,41 +56,41 @@ class EncoderOptions(ContextOptions):
     encoder_block: Optional[str] = field(
         default=None, metadata={"help": "conformer or transformer; default: the preset's"}
     )
-    encoder_layers: Optional[int] = field(default=None, metadata={"help": "number of blocks; default: the preset's"})
-    encoder_embed_dim: Optional[int] = field(default=None, metadata={"help": "width; default: the preset's"})
+    encoder_layers: Optional[int] = field(default=None, metadata=COUNT.help("number of blocks; default: the preset's"))
+    encoder_embed_dim: Optional[int] = field(default=None, metadata=COUNT.help("width; default: the preset's"))
     encoder_ffn_embed_dim: Optional[int] = field(
-        default=None, metadata={"help": "feed-forward width; default: the preset's"}
+        default=None, metadata=COUNT.help("feed-forward width; default: the preset's")
     )
     encoder_attention_heads: Optional[int] = field(
-        default=None, metadata={"help": "attention heads; default: the preset's"}
+        default=None, metadata=COUNT.help("attention heads; default: the preset's")
     )
     encoder_position: Optional[str] = field(
         default=None, metadata={"help": "conv, relative_key, rotary or none; default: the preset's"}
     )
     conv_pos: Optional[int] = field(
-        default=None, metadata={"help": "kernel of the position convolution (frames); default: the preset's"}
+        default=None, metadata=COUNT.help("kernel of the position convolution (frames); default: the preset's")
     )
     conv_pos_groups: Optional[int] = field(
-        default=None, metadata={"help": "groups of the position convolution; default: the preset's"}
+        default=None, metadata=COUNT.help("groups of the position convolution; default: the preset's")
     )
     depthwise_conv_kernel: Optional[int] = field(
-        default=None, metadata={"help": "Conformer convolution (frames); default: the preset's"}
+        default=None, metadata=COUNT.help("Conformer convolution (frames); default: the preset's")
     )
     dropout: float = field(
-        default=0.0, metadata={"help": "on residual branches; 0 in distillation (a deterministic student)"}
+        default=0.0, metadata=PROBABILITY.help("on residual branches; 0 in distillation (a deterministic student)")
     )
-    attention_dropout: float = field(default=0.0, metadata={"help": "on attention weights"})
-    activation_dropout: float = field(default=0.0, metadata={"help": "after the feed-forward activation"})
-    dropout_input: float = field(default=0.0, metadata={"help": "on the front-end's output"})
+    attention_dropout: float = field(default=0.0, metadata=PROBABILITY.help("on attention weights"))
+    activation_dropout: float = field(default=0.0, metadata=PROBABILITY.help("after the feed-forward activation"))
+    dropout_input: float = field(default=0.0, metadata=PROBABILITY.help("on the front-end's output"))
     encoder_layerdrop: float = field(
-        default=0.0, metadata={"help": "probability of skipping a whole block in training"}
+        default=0.0, metadata=PROBABILITY.help("probability of skipping a whole block in training")
     )
     feature_grad_mult: Optional[float] = field(
         default=None,
-        metadata={
-            "help": "factor on the gradient into the waveform convolutions, 0 = never trained; default: the preset's,"
+        metadata=NOT_NEGATIVE.help(
+            "factor on the gradient into the waveform convolutions, 0 = never trained; default: the preset's,"
             " or that of the checkpoint"
-        },
+        ),
     )
     encoder_config: str = field(
         default="",

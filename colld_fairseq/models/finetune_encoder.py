@@ -16,6 +16,7 @@ from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.length_adaptor import LengthAdaptor
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.masking import sample_channel_mask, sample_span_mask
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY, SHARE
 
 
 @dataclass
@@ -28,18 +29,20 @@ class FinetuneOptions(EncoderOptions):
         },
     )
     freeze_encoder_updates: int = field(
-        default=0, metadata={"help": "the encoder gets no gradient for this many updates"}
+        default=0, metadata=COUNT_OR_NONE.help("the encoder gets no gradient for this many updates")
     )
     time_mask_prob: float = field(
         default=0.0,
-        metadata={"help": "share of encoder frames covered by masked spans in training (wav2vec 2.0: 0.05-0.75)"},
+        metadata=SHARE.help("share of encoder frames covered by masked spans in training (wav2vec 2.0: 0.05-0.75)"),
     )
-    time_mask_length: int = field(default=10, metadata={"help": "frames of a masked span, at the encoder's rate"})
+    time_mask_length: int = field(default=10, metadata=COUNT.help("frames of a masked span, at the encoder's rate"))
     channel_mask_prob: float = field(
-        default=0.0, metadata={"help": "share of encoder input channels covered by zeroed spans in training"}
+        default=0.0, metadata=SHARE.help("share of encoder input channels covered by zeroed spans in training")
     )
-    channel_mask_length: int = field(default=64, metadata={"help": "channels of a zeroed span"})
-    output_dropout: float = field(default=0.0, metadata={"help": "dropout before the CTC layer and the length adaptor"})
+    channel_mask_length: int = field(default=64, metadata=COUNT.help("channels of a zeroed span"))
+    output_dropout: float = field(
+        default=0.0, metadata=PROBABILITY.help("dropout before the CTC layer and the length adaptor")
+    )
 
 
 class Encoded(NamedTuple):

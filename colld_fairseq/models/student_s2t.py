@@ -11,17 +11,22 @@ from torch import Tensor, nn
 from colld_fairseq.models.encoder_options import set_preset
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.models.finetune_encoder import AttendedEncoder, FinetuneOptions, build_student
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY
 
 
 @dataclass
 class StudentS2TConfig(FinetuneOptions):
-    adaptor_layers: int = field(default=1, metadata={"help": "stride-2 convolutions between encoder and decoder"})
-    decoder_layers: int = field(default=3, metadata={"help": "Transformer decoder layers"})
-    decoder_embed_dim: int = field(default=192, metadata={"help": "decoder width"})
-    decoder_ffn_embed_dim: int = field(default=768, metadata={"help": "decoder feed-forward width"})
-    decoder_attention_heads: int = field(default=4, metadata={"help": "decoder attention heads"})
-    decoder_dropout: float = field(default=0.1, metadata={"help": "dropout in the decoder, attention weights included"})
-    max_target_positions: int = field(default=1024, metadata={"help": "longest target (tokens)"})
+    adaptor_layers: int = field(
+        default=1, metadata=COUNT_OR_NONE.help("stride-2 convolutions between encoder and decoder")
+    )
+    decoder_layers: int = field(default=3, metadata=COUNT.help("Transformer decoder layers"))
+    decoder_embed_dim: int = field(default=192, metadata=COUNT.help("decoder width"))
+    decoder_ffn_embed_dim: int = field(default=768, metadata=COUNT.help("decoder feed-forward width"))
+    decoder_attention_heads: int = field(default=4, metadata=COUNT.help("decoder attention heads"))
+    decoder_dropout: float = field(
+        default=0.1, metadata=PROBABILITY.help("dropout in the decoder, attention weights included")
+    )
+    max_target_positions: int = field(default=1024, metadata=COUNT.help("longest target (tokens)"))
 
 
 @register_model("student_s2t", dataclass=StudentS2TConfig)

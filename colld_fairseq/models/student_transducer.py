@@ -15,6 +15,7 @@ from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.models.finetune_encoder import FinetuneEncoder, FinetuneOptions, build_student
 from colld_fairseq.modules.joiner import ACTIVATIONS, Joiner, SimpleJoiner
 from colld_fairseq.modules.predictor import LstmPredictor, State, StatelessPredictor
+from colld_fairseq.numbers import COUNT, PROBABILITY
 
 BandChooser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -24,11 +25,11 @@ class TransducerStudentConfig(FinetuneOptions):
     predictor: ChoiceEnum(["lstm", "stateless"]) = field(
         default="lstm", metadata={"help": "prediction network: lstm, or stateless (the last few symbols)"}
     )
-    predictor_embed_dim: int = field(default=320, metadata={"help": "predictor width (Conformer S: 320)"})
-    predictor_layers: int = field(default=1, metadata={"help": "LSTM layers (Conformer: 1)"})
-    predictor_context: int = field(default=2, metadata={"help": "symbols a stateless predictor sees (icefall: 2)"})
-    predictor_dropout: float = field(default=0.1, metadata={"help": "dropout on the predictor's embeddings"})
-    joiner_dim: int = field(default=320, metadata={"help": "width of the joiner"})
+    predictor_embed_dim: int = field(default=320, metadata=COUNT.help("predictor width (Conformer S: 320)"))
+    predictor_layers: int = field(default=1, metadata=COUNT.help("LSTM layers (Conformer: 1)"))
+    predictor_context: int = field(default=2, metadata=COUNT.help("symbols a stateless predictor sees (icefall: 2)"))
+    predictor_dropout: float = field(default=0.1, metadata=PROBABILITY.help("dropout on the predictor's embeddings"))
+    joiner_dim: int = field(default=320, metadata=COUNT.help("width of the joiner"))
     joiner_activation: ChoiceEnum(list(ACTIVATIONS)) = field(default="tanh", metadata={"help": "tanh or relu"})
     auxiliary_ctc: bool = field(
         default=False, metadata={"help": "a CTC layer on the encoder, trained with the criterion's --ctc-weight"}

@@ -32,6 +32,7 @@ from colld_fairseq.decoding.prefix_tree import LanguageModel
 from colld_fairseq.decoding.transducer_generator import TransducerGenerator
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.teacher_transducer import load_teacher_transducer
+from colld_fairseq.numbers import COUNT, FINITE, NOT_NEGATIVE
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
 from colld_fairseq.teachers.transducer_teacher import TeacherLattice, TransducerTeacher
@@ -70,20 +71,21 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     )
     nbest_targets: int = field(
         default=1,
-        metadata={
-            "help": "texts a clip of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld"
+        metadata=COUNT.help(
+            "texts a clip of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld"
             " transcribe --nbest`), weighed by their scores (criterion transducer; Yang et al.: 2); 1 = the manifest's"
             " text"
-        },
+        ),
     )
     tgt_lang: str = field(
         default="",
         metadata={"help": "target language forced at decoding (default: each row's own; needed by interactive)"},
     )
-    valid_beam: int = field(default=1, metadata={"help": "beam of the decoding in validation"})
-    max_symbols: int = field(default=10, metadata={"help": "most labels of a transducer at one frame"})
+    valid_beam: int = field(default=1, metadata=COUNT.help("beam of the decoding in validation"))
+    max_symbols: int = field(default=10, metadata=COUNT.help("most labels of a transducer at one frame"))
     blank_penalty: float = field(
-        default=0.0, metadata={"help": "taken from the logit of a transducer's blank in decoding; > 0 = longer texts"}
+        default=0.0,
+        metadata=FINITE.help("taken from the logit of a transducer's blank in decoding; > 0 = longer texts"),
     )
     decoding_topology: ChoiceEnum(["regular", "modified"]) = field(
         default="regular", metadata={"help": "the --topology a transducer was trained with"}
@@ -94,10 +96,12 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     ctc_lm_unit: ChoiceEnum(["word", "token"]) = field(
         default="word", metadata={"help": "what the n-gram model counts"}
     )
-    ctc_lm_weight: float = field(default=0.0, metadata={"help": "weight of the n-gram model (natural logarithms)"})
+    ctc_lm_weight: float = field(
+        default=0.0, metadata=NOT_NEGATIVE.help("weight of the n-gram model (natural logarithms)")
+    )
     ctc_length_score: float = field(
         default=0.0,
-        metadata={"help": "added in a CTC or transducer beam for each token (word, with a model of words)"},
+        metadata=FINITE.help("added in a CTC or transducer beam for each token (word, with a model of words)"),
     )
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Callable, List, Optional
 
 import numpy as np
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.tasks import FairseqTask
+from fairseq.models import MODEL_DATACLASS_REGISTRY
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, FairseqTask
 from omegaconf import II, MISSING
 
 from colld_fairseq.compat import absolute_path, make_path_absolute
@@ -20,6 +22,7 @@ from colld_fairseq.data.sampling import sampling_indices
 from colld_fairseq.errors import ConfigError, ManifestError
 from colld_fairseq.models.encoder_options import record_encoder
 from colld_fairseq.named_values import value_of_each
+from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -42,18 +45,18 @@ class SpeechTaskConfig(FairseqDataclass):
         metadata={"help": "zero mean and unit variance of each clip, for students with a waveform front-end"},
     )
     min_seconds: float = field(
-        default=0.1, metadata={"help": "shorter clips are left out of training (seconds; our choice)"}
+        default=0.1, metadata=NOT_NEGATIVE.help("shorter clips are left out of training (seconds; our choice)")
     )
     max_seconds: float = field(
         default=30.0,
-        metadata={"help": "longer clips: cropped in distillation, left out of fine-tuning (seconds; our choice)"},
+        metadata=POSITIVE.help("longer clips: cropped in distillation, left out of fine-tuning (seconds; our choice)"),
     )
     max_bad_audio: float = field(
-        default=0.001, metadata={"help": "share of clips that may be unreadable before training stops (our choice)"}
+        default=0.001, metadata=SHARE.help("share of clips that may be unreadable before training stops (our choice)")
     )
     sampling_alpha: float = field(
         default=1.0,
-        metadata={"help": "temperature of group sampling: p ~ share^alpha; 1 = every row once an epoch, 0 = uniform"},
+        metadata=SHARE.help("temperature of group sampling: p ~ share^alpha; 1 = every row once an epoch, 0 = uniform"),
     )
     sampling_by: ChoiceEnum(["language", "corpus"]) = field(
         default="language", metadata={"help": "what sampling_alpha balances: src_lang of the rows, or manifests"}
@@ -65,18 +68,24 @@ class SpeechTaskConfig(FairseqDataclass):
             " proportion, instead of sampling_alpha"
         },
     )
-    freq_masks: int = field(default=0, metadata={"help": "SpecAugment: frequency masks per clip (filterbank input)"})
-    freq_mask_width: int = field(default=27, metadata={"help": "SpecAugment F: widest frequency mask (bins)"})
-    time_masks: int = field(default=0, metadata={"help": "SpecAugment: time masks per clip (filterbank input)"})
-    time_mask_width: int = field(default=40, metadata={"help": "SpecAugment T: longest time mask (10 ms frames)"})
+    freq_masks: int = field(
+        default=0, metadata=COUNT_OR_NONE.help("SpecAugment: frequency masks per clip (filterbank input)")
+    )
+    freq_mask_width: int = field(default=27, metadata=COUNT_OR_NONE.help("SpecAugment F: widest frequency mask (bins)"))
+    time_masks: int = field(
+        default=0, metadata=COUNT_OR_NONE.help("SpecAugment: time masks per clip (filterbank input)")
+    )
+    time_mask_width: int = field(
+        default=40, metadata=COUNT_OR_NONE.help("SpecAugment T: longest time mask (10 ms frames)")
+    )
     time_mask_share: float = field(
-        default=0.2, metadata={"help": "SpecAugment p: longest time mask as share of the clip"}
+        default=0.2, metadata=SHARE.help("SpecAugment p: longest time mask as share of the clip")
     )
     keep_in_memory: bool = field(
         default=False,
         metadata={"help": "read and transform each clip once and keep it in memory (32 kB a second of filterbanks)"},
     )
-    seed: int = II("common.seed")
+    seed: int = field(default=II("common.seed"), metadata={"number": COUNT_OR_NONE})
 
 
 class SpeechTask(FairseqTask):
@@ -87,6 +96,7 @@ class SpeechTask(FairseqTask):
     def __init__(self, cfg: SpeechTaskConfig) -> None:
         make_path_absolute(cfg, "data")
         super().__init__(cfg)
+        check_numbers(cfg, TASK_DATACLASS_REGISTRY)
         self.front_end: Optional[str] = None  # of the student; known once the model is built
 
     @classmethod
@@ -94,10 +104,15 @@ class SpeechTask(FairseqTask):
         return cls(cfg)  # fairseq-validate adds from_checkpoint=True, which not even fairseq's base class takes
 
     def build_model(self, cfg, from_checkpoint: bool = False):
+        check_numbers(cfg, MODEL_DATACLASS_REGISTRY)
         model = super().build_model(cfg, from_checkpoint)
         record_encoder(cfg, model.encoder.config)  # here: the model itself may be given a copy of cfg
         self.front_end = model.encoder.config.front_end
         return model
+
+    def build_criterion(self, cfg, from_checkpoint: bool = False):
+        check_numbers(cfg, CRITERION_DATACLASS_REGISTRY)
+        return super().build_criterion(cfg, from_checkpoint)
 
     def manifest_paths(self, split: str) -> List[str]:
         paths = [os.path.join(self.cfg.data, f"{name}.tsv") for name in split.split(",")]

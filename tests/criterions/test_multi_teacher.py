@@ -9,7 +9,6 @@ from torch import nn
 
 from colld_fairseq.criterions.batches import draw_rows
 from colld_fairseq.criterions.multi_teacher import MultiTeacherConfig, MultiTeacherCriterion
-from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.colld_student import StudentOutput
 from colld_fairseq.models.layer_map import LayerPair
 from colld_fairseq.modules.frame_adapters import ConcatTanh
@@ -234,11 +233,6 @@ def test_learnt_adapter_is_the_target_and_learns_to_restore():
     pull = torch.autograd.grad(loss, adapter.encode.weight)[0]
     here.model.predictions[1].data.add_(100)
     assert torch.equal(torch.autograd.grad(run(here)[0], adapter.encode.weight)[0], pull)
-
-
-def test_shift_into_the_future_is_refused():
-    with pytest.raises(ConfigError, match="target-shift -1"):
-        run(world(), target_shift=-1)
 
 
 def test_clips_shorter_than_the_shift_carry_nothing():

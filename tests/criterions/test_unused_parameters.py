@@ -6,14 +6,14 @@ from task_setup import set_up
 from colld_fairseq.errors import ConfigError
 
 
-@pytest.mark.parametrize("option", ["--freeze-encoder-updates", "--encoder-layerdrop"])
+@pytest.mark.parametrize("option, value", [("--freeze-encoder-updates", "1"), ("--encoder-layerdrop", "0.5")])
 @pytest.mark.parametrize("arch, criterion", [("student_ctc", "ctc_attention"), ("transducer_student", "transducer")])
-def test_gradients_that_do_not_come(arch, criterion, option, corpus, vocab):
+def test_gradients_that_do_not_come(arch, criterion, option, value, corpus, vocab):
     """`find_unused_parameters` is what fairseq's wrapper has under --ddp-backend pytorch_ddp, and no other."""
     task = ["--task", "multilingual_speech_to_text", "--vocab", vocab]
-    run = set_up(corpus, *task, "--arch", arch, "--criterion", criterion, option, "1")
+    run = set_up(corpus, *task, "--arch", arch, "--criterion", criterion, option, value)
     run.model.find_unused_parameters = False
-    with pytest.raises(ConfigError, match=f"{option} 1: on several GPUs give --find-unused-parameters or"):
+    with pytest.raises(ConfigError, match=f"{option} {value}: on several GPUs give --find-unused-parameters or"):
         run.criterion.train()(run.model, {})
     for looks, training in ((True, True), (False, False)):
         run.model.find_unused_parameters = looks

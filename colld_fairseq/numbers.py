@@ -1,0 +1,88 @@
+"""Kinds of numbers that options take: which values make sense is said once, and checked before anything is done.
+
+    ctc_weight: float = field(default=0.3, metadata=SHARE.help("weight of CTC"))     of a fairseq configuration
+    parser.add_argument("--max-hours", type=POSITIVE)                                of the `colld` command
+
+fairseq parses the first with `float`, which takes "nan" and "inf", so tasks call :func:`check_numbers`.
+"""
+
+import argparse
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Dict, Mapping
+
+from colld_fairseq.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Number:
+    """Finite numbers from `low` to `high`, both included unless `above` (low) or `below` (high) say otherwise."""
+
+    whole: bool = False
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def __str__(self) -> str:
+        bounds = []
+        if self.low > -math.inf:
+            bounds.append(f"{'above' if self.above else 'at least'} {self.low:g}")
+        if self.high < math.inf:
+            bounds.append(f"{'below' if self.below else 'at most'} {self.high:g}")
+        return " ".join(["a whole number" if self.whole else "a finite number", " and ".join(bounds)]).strip()
+
+    def __contains__(self, value: float) -> bool:
+        if not math.isfinite(value) or (self.whole and value != int(value)):
+            return False
+        over = value > self.low if self.above else value >= self.low
+        return over and (value < self.high if self.below else value <= self.high)
+
+    def __call__(self, text: str) -> float:
+        """The number that `text` is, for argparse's `type`."""
+        try:
+            value = int(text) if self.whole else float(text)
+        except ValueError:
+            value = math.nan
+        if value not in self:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {self}")
+        return value
+
+    def read(self, text: str, option: str) -> float:
+        """The number that a part of an option's text is; ConfigError, naming the option, if it is none of this kind."""
+        try:
+            return self(text)
+        except argparse.ArgumentTypeError as error:
+            raise ConfigError(f"{option}: {error}") from error
+
+    def check(self, value: float, option: str) -> float:
+        """The value itself; ConfigError, naming option and range, if it is not of this kind."""
+        if value not in self:
+            raise ConfigError(f"{option} {value:g}: must be {self}")
+        return value
+
+    def help(self, text: str) -> Dict[str, Any]:
+        """Metadata of a configuration's field: its help text, and that its value is of this kind."""
+        return {"help": text, "number": self}
+
+
+COUNT = Number(whole=True, low=1)
+COUNT_OR_NONE = Number(whole=True, low=0)
+POSITIVE = Number(low=0, above=True)
+NOT_NEGATIVE = Number(low=0)
+FINITE = Number()
+SHARE = Number(low=0, high=1)
+PROBABILITY = Number(low=0, high=1, below=True)  # of dropping something: at 1 nothing would be left
+
+
+def check_numbers(options: Any, configs: Mapping[str, type]) -> None:
+    """ConfigError, naming option and range, for a number of a fairseq configuration that is not of its kind.
+
+    configs: fairseq's registry, name -> dataclass, which alone has the metadata: `options` has the values. What is left
+    open (None) is not checked.
+    """
+    config = configs.get(getattr(options, "_name", None) or getattr(options, "arch", None))
+    for field in fields(config) if config else ():
+        kind, value = field.metadata.get("number"), getattr(options, field.name, None)
+        if kind is not None and isinstance(value, (int, float)):
+            kind.check(value, f"--{field.name.replace('_', '-')}")
