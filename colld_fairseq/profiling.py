@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from colld_fairseq.modules.fast_paths import plain_operators
+from colld_fairseq.modules.cpu import plain_operators
 
 _STATUS, _RESET_PEAK = "/proc/self/status", "/proc/self/clear_refs"
 

@@ -27,7 +27,7 @@ from colld_fairseq.criterions.feature_regression import FeatureRegressionConfig,
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.discriminative import cosine_logits, discriminative_loss
 from colld_fairseq.losses.regression import regression_loss
-from colld_fairseq.modules.fast_paths import plain_operators
+from colld_fairseq.modules.cpu import plain_operators
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE
 

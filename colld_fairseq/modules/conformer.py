@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.modules.attention import SelfAttention
+from colld_fairseq.modules.cpu.dropout import Dropout
 from colld_fairseq.modules.depthwise import DepthwiseConv
-from colld_fairseq.modules.dropout import Dropout
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.feed_forward import FeedForward, get_activation
 from colld_fairseq.modules.norms import MaskedBatchNorm

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.chunks import Chunk, Count, draw_chunk, widest
 from colld_fairseq.modules.conformer import ConformerBlock
-from colld_fairseq.modules.dropout import Dropout
+from colld_fairseq.modules.cpu import use_cpu_kernels
+from colld_fairseq.modules.cpu.dropout import Dropout
+from colld_fairseq.modules.cpu.packing import Packing
 from colld_fairseq.modules.encoder_config import EncoderConfig
-from colld_fairseq.modules.fast_paths import fast_path
 from colld_fairseq.modules.frontends import FRONT_ENDS
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
-from colld_fairseq.modules.packing import Packing
 from colld_fairseq.modules.positions import ConvPositionalEmbedding, Rotary, attention_key_bias, rotary_table
 from colld_fairseq.modules.transformer import TransformerBlock
 
@@ -251,7 +251,8 @@ class StudentEncoder(nn.Module):
     def _packs(self, x: Tensor, padding_mask: Optional[Tensor]) -> bool:
         """Whether blocks get the clips behind one another; of these blocks only attention mixes frames."""
         gains = padding_mask is not None or (x.size(0) > 1 and not torch.is_grad_enabled())
-        return gains and fast_path(x) and self.config.block == "transformer" and self.config.position != "rotary"
+        able = self.config.block == "transformer" and self.config.position != "rotary"
+        return gains and able and use_cpu_kernels("packing", x)
 
     @property
     def _draws_chunks(self) -> bool:

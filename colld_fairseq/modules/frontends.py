@@ -15,21 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.modules.blocked_extractor import Step, extract_in_blocks, fold_channel_norm
+from colld_fairseq.modules.cpu import use_cpu_kernels
+from colld_fairseq.modules.cpu.cached import CachedFromWeights
+from colld_fairseq.modules.cpu.extractor import extract_layers
 from colld_fairseq.modules.encoder_config import EncoderConfig
-from colld_fairseq.modules.fast_paths import fast_path
-from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.modules.lengths import conv_length, lengths_to_padding_mask
 from colld_fairseq.modules.norms import MaskedChannelNorm
-from colld_fairseq.modules.remembered import Remembered
-from colld_fairseq.modules.tap_products import taps_first
 
 SAMPLE_RATE = 16000
 FBANK_RATE_HZ = 100.0
-
-
-def _conv_length(lengths: Tensor, kernel: int, stride: int) -> Tensor:
-    """Frames of an unpadded convolution; 0 where the clip is shorter than the kernel."""
-    return (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=0)
 
 
 def _full_lengths(x: Tensor) -> Tensor:
@@ -77,53 +71,31 @@ class WaveformFrontEnd(nn.Module):
         self.frame_rate_hz = rate
         self.layer_norm = nn.LayerNorm(in_channels, eps=config.layer_norm_eps) if config.feature_norm else nn.Identity()
         self.projection = nn.Linear(in_channels, config.embed_dim)
-        self._taps: Remembered[List[Tensor]] = Remembered()
+        self._weights: CachedFromWeights[List[Tensor]] = CachedFromWeights()
 
     def train(self, mode: bool = True) -> "WaveformFrontEnd":
-        self._taps.forget()
+        self._weights.forget()
         return super().train(mode)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Samples [B] -> frames [B]."""
         for layer in self.layers:
-            lengths = _conv_length(lengths, layer.kernel, layer.stride)
+            lengths = conv_length(lengths, layer.kernel, layer.stride)
         return lengths
 
     def extract(self, x: Tensor, lengths: Optional[Tensor] = None) -> Tensor:
         """Output of the convolutions: [B, N] -> [B, T, C]."""
-        if fast_path(x) and not x.requires_grad and x.dtype == self.layers[0].conv.weight.dtype:
-            return self._extract_in_blocks(x, lengths)
+        if use_cpu_kernels("extractor", x) and not x.requires_grad and x.dtype == self.layers[0].conv.weight.dtype:
+            return extract_layers(self.layers, x, lengths, self._weights)
         x = x.unsqueeze(1)
         for index, layer in enumerate(self.layers):
             padding_mask = None
             if index == 0 and lengths is not None:
                 frames = (x.size(-1) - layer.kernel) // layer.stride + 1
-                valid = _conv_length(lengths, layer.kernel, layer.stride)
+                valid = conv_length(lengths, layer.kernel, layer.stride)
                 padding_mask = lengths_to_padding_mask(valid, frames)
             x = layer(x, padding_mask)
         return x.transpose(1, 2)
-
-    def _extract_in_blocks(self, x: Tensor, lengths: Optional[Tensor]) -> Tensor:
-        first, *later = self.layers
-        if isinstance(first.norm, MaskedChannelNorm):
-            frames = None if lengths is None else _conv_length(lengths, first.kernel, first.stride)
-            weight = fold_channel_norm(x, first.conv, first.norm, frames)
-        else:
-            weight, bias = first.conv.weight.squeeze(1), first.conv.bias
-            bias = weight.new_zeros(len(weight)) if bias is None else bias
-            weight = torch.cat((weight, bias.unsqueeze(1)), dim=1).expand(x.size(0), -1, -1)
-        weights = [layer.conv.weight for layer in later]
-        if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
-            taps = [taps_first(w) for w in weights]
-        else:
-            taps = self._taps.get(weights, lambda: [taps_first(w) for w in weights])
-        tensors = [[weight, None]] + [[rows, layer.conv.bias] for rows, layer in zip(taps, later)]
-        steps = []
-        for layer, own in zip(self.layers, tensors):
-            norm = layer.norm if isinstance(layer.norm, nn.LayerNorm) else None
-            steps.append(Step(layer.kernel, layer.stride, norm.eps if norm else None))
-            own.extend((norm.weight, norm.bias) if norm else (None, None))
-        return extract_in_blocks(x, steps, tensors, None if lengths is None else self.output_lengths(lengths).tolist())
 
     def forward(self, x: Tensor, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         shortest = 1

@@ -22,3 +22,8 @@ def lengths_to_padding_mask(lengths: Tensor, frames: Optional[int] = None) -> Te
     if frames is None:
         frames = int(lengths.max()) if lengths.numel() else 0
     return torch.arange(frames, device=lengths.device) >= lengths[:, None]
+
+
+def conv_length(lengths: Tensor, kernel: int, stride: int) -> Tensor:
+    """Frames of an unpadded convolution; 0 where the clip is shorter than the kernel."""
+    return (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=0)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from colld_fairseq.modules.fast_paths import fast_path
-from colld_fairseq.modules.remembered import Remembered
-from colld_fairseq.modules.spectral_conv import kernel_spectrum, spectral_conv
+from colld_fairseq.modules.cpu import use_cpu_kernels
+from colld_fairseq.modules.cpu.cached import CachedFromWeights
+from colld_fairseq.modules.cpu.spectral_conv import kernel_spectrum, spectral_conv
 
 Rotary = Tuple[Tensor, Tensor]
 
@@ -36,13 +36,13 @@ class ConvPositionalEmbedding(nn.Module):
         nn.init.normal_(self.weight_v, std=(4.0 / (kernel * embed_dim)) ** 0.5)
         with torch.no_grad():
             self.weight_g.copy_(self.weight_v.norm(dim=(0, 1), keepdim=True))
-        self._remembered: Remembered[Tensor] = Remembered()
+        self._spectra: CachedFromWeights[Tensor] = CachedFromWeights()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D], to be added to ``x``."""
         learning = torch.is_grad_enabled() and (self.weight_v.requires_grad or self.weight_g.requires_grad)
         if (
-            fast_path(x)
+            use_cpu_kernels("positions", x)
             and x.dtype == self.weight_v.dtype
             and self.kernel >= self.spectral_kernel
             and (not learning or x.size(0) * x.size(1) >= self.spectral_frames)
@@ -50,7 +50,7 @@ class ConvPositionalEmbedding(nn.Module):
             if learning:
                 spectrum = self._spectrum()
             else:
-                spectrum = self._remembered.get((self.weight_v, self.weight_g), self._spectrum)
+                spectrum = self._spectra.get((self.weight_v, self.weight_g), self._spectrum)
             return F.gelu(spectral_conv(x, spectrum, self.kernel, self.groups) + self.bias)
         weight = self.weight_v * self._gain()
         y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
@@ -63,7 +63,7 @@ class ConvPositionalEmbedding(nn.Module):
         return kernel_spectrum(self.weight_v, self._gain().view(-1), self.groups)
 
     def train(self, mode: bool = True) -> "ConvPositionalEmbedding":
-        self._remembered.forget()
+        self._spectra.forget()
         return super().train(mode)
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.modules.dropout import Dropout
+from colld_fairseq.modules.cpu.dropout import Dropout
 
 State = Tuple[Tensor, ...]
 

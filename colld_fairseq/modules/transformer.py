@@ -5,7 +5,7 @@ from typing import Optional, Sequence, Tuple
 from torch import Tensor, nn
 
 from colld_fairseq.modules.attention import SelfAttention
-from colld_fairseq.modules.dropout import Dropout
+from colld_fairseq.modules.cpu.dropout import Dropout
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.feed_forward import FeedForward
 from colld_fairseq.modules.positions import Rotary

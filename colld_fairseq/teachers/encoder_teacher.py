@@ -11,8 +11,8 @@ from torch import Tensor
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.checkpoint_configs import config_from_hf
+from colld_fairseq.modules.cpu import plain_operators
 from colld_fairseq.modules.encoder import StudentEncoder
-from colld_fairseq.modules.fast_paths import plain_operators
 from colld_fairseq.modules.initialise import map_hf_wav2vec_family
 from colld_fairseq.teachers.base import HF_VARIANCE_FLOOR, Teacher, unit_variance
 

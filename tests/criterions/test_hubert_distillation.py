@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from colld_fairseq.cli import main as colld
 from colld_fairseq.criterions.hubert_distillation import HubertDistillationCriterion
 from colld_fairseq.errors import ConfigError, TeacherError
-from colld_fairseq.modules.fast_paths import plain_operators
+from colld_fairseq.modules.cpu import plain_operators
 from colld_fairseq.teachers import load_teacher
 
 REGRESSION = ["--discriminative-weight", "0"]

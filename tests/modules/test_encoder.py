@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.cpu import plain_operators
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
-from colld_fairseq.modules.fast_paths import plain_operators
 from colld_fairseq.modules.masking import sample_span_mask
 
 CONV_LAYERS = [[16, 10, 5]] + [[16, 3, 2]] * 4 + [[16, 2, 2]] * 2

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from colld_fairseq.modules import positions
-from colld_fairseq.modules.fast_paths import plain_operators
+from colld_fairseq.modules.cpu import plain_operators
+from colld_fairseq.modules.cpu.spectral_conv import kernel_spectrum, spectral_conv
 from colld_fairseq.modules.positions import ConvPositionalEmbedding
-from colld_fairseq.modules.spectral_conv import kernel_spectrum, spectral_conv
 
 
 @pytest.mark.parametrize("frames", [1, 31, 32, 33, 66, 150])
@@ -139,9 +139,9 @@ def test_copies_and_files_leave_the_spectrum_out():
     module, x = module_and_input()
     with torch.no_grad():
         expected = module(x)
-        assert module._remembered._entry is not None
+        assert module._spectra._entry is not None
         for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-            assert twin._remembered._entry is None
+            assert twin._spectra._entry is None
             torch.testing.assert_close(twin(x), expected)
     assert set(module.state_dict()) == {"weight_v", "weight_g", "bias"}
     file = io.BytesIO()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from colld_fairseq.modules.cpu import plain_operators
+from colld_fairseq.modules.cpu.packing import Packing
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
-from colld_fairseq.modules.fast_paths import plain_operators
-from colld_fairseq.modules.packing import Packing
 
 
 def padding(*frames):

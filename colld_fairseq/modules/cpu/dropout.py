@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Zero each element with probability ``p`` and scale the others by ``1 / (1 - p)``.
+    """Zero each element with probability `p` and scale the others by `1 / (1 - p)`.
 
-    On a CPU ``p`` is rounded to a multiple of 2^-16 (the scale uses the rounded value, so the mean is kept).
+    On a CPU `p` is rounded to a multiple of 2^-16 (the scale uses the rounded value, so the mean is kept).
     The bits come from torch's default generator, so that a seed fixes them. Elsewhere this is
-    :func:`torch.nn.functional.dropout`.
+    `torch.nn.functional.dropout`.
     """
     if not training or p == 0.0:
         return x
@@ -28,7 +28,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """:func:`dropout` as a module, so that printing a model shows its probabilities."""
+    """`dropout` as a module, so that printing a model shows its probabilities."""
 
     def __init__(self, p: float = 0.0):
         super().__init__()

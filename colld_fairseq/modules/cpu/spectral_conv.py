@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def kernel_spectrum(weight: Tensor, gain: Tensor, groups: int) -> Tensor:
-    """Spectra of the kernels ``weight`` [O, I, K] * ``gain`` [K], for :func:`spectral_conv`.
+    """Spectra of the kernels `weight` [O, I, K] * `gain` [K], for `spectral_conv`.
 
     Returns:
         complex [groups * (K + 1), I, O / groups]. A matrix product makes them where they are needed, frequency
@@ -31,11 +31,11 @@ def kernel_spectrum(weight: Tensor, gain: Tensor, groups: int) -> Tensor:
 
 
 def spectral_conv(x: Tensor, spectrum: Tensor, kernel: int, groups: int) -> Tensor:
-    """What ``conv1d`` with ``padding=kernel // 2`` gives, without bias and cut to the frames of ``x``.
+    """What `conv1d` with `padding=kernel // 2` gives, without bias and cut to the frames of `x`.
 
     Args:
         x: [B, T, D].
-        spectrum: from :func:`kernel_spectrum`.
+        spectrum: from `kernel_spectrum`.
 
     Returns:
         [B, T, O].

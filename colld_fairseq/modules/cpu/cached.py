@@ -1,4 +1,4 @@
-"""What is computed from weights alone, kept until the weights change."""
+"""What is computed from weights alone, cached until the weights change."""
 
 from typing import Callable, Generic, Optional, Sequence, Tuple, TypeVar
 
@@ -8,14 +8,14 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-class Remembered(Generic[T]):
+class CachedFromWeights(Generic[T]):
     """The last result of a function of weights. Copies and files of it are empty."""
 
     def __init__(self) -> None:
         self._entry: Optional[Tuple[tuple, T]] = None
 
     def get(self, weights: Sequence[Tensor], make: Callable[[], T]) -> T:
-        """``make()``, run without gradients, or its last result if ``weights`` are what they were then."""
+        """`make()`, run without gradients, or its last result if `weights` are what they were then."""
         # Sums show what versions do not: edits through .data, and of tensors made in inference mode.
         state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.sum().item()) for w in weights)
         if self._entry is None or self._entry[0] != state:

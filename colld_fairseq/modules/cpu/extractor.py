@@ -5,7 +5,7 @@ layer by layer they cross the memory bus many times, which costs as much as the 
 
 - a block of output frames goes through all layers before the next one (a few frames of each layer are
   computed twice at a seam);
-- activations are [T, C], on which convolutions are matrix products (see tap_products);
+- activations are [T, C], on which convolutions are matrix products (see strided_matmul);
 - the group norm after the first convolution is folded into that convolution's weights;
 - the backward pass keeps the pre-activations of the later layers and computes the rest again.
 """
@@ -18,7 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from colld_fairseq.modules.tap_products import Conv, convolve, convolve_backward
+from colld_fairseq.modules.cpu.cached import CachedFromWeights
+from colld_fairseq.modules.cpu.strided_matmul import convolve, convolve_backward, positions_first
+from colld_fairseq.modules.lengths import conv_length
+from colld_fairseq.modules.norms import MaskedChannelNorm
 
 BLOCK_FRAMES = 100
 _gelu_into = torch.ops.aten.gelu.out
@@ -28,11 +31,48 @@ _layer_norm_backward = torch.ops.aten.native_layer_norm_backward
 
 @dataclass(frozen=True)
 class Step:
-    """One layer: convolution, LayerNorm over channels where ``eps`` is not None, GELU."""
+    """One layer: convolution, LayerNorm over channels where `eps` is not None, GELU."""
 
     kernel: int
     stride: int
     eps: Optional[float] = None
+
+
+def extract_layers(
+    layers: Sequence[nn.Module],
+    x: Tensor,
+    lengths: Optional[Tensor],
+    cache: CachedFromWeights[List[Tensor]],
+) -> Tensor:
+    """Run a waveform front-end's ExtractorLayers on samples [B, N], of which `lengths` [B] count (None: all).
+
+    Returns [B, T, C] as :func:`extract_in_blocks`. `cache` holds the rearranged weights between passes that do not
+    learn them.
+    """
+    first, *later = layers
+    counts, frames = [], lengths
+    if lengths is not None:
+        for layer in layers:
+            frames = conv_length(frames, layer.kernel, layer.stride)
+            counts.append(frames)
+    if isinstance(first.norm, MaskedChannelNorm):
+        weight = fold_channel_norm(x, first.conv, first.norm, counts[0] if counts else None)
+    else:
+        weight, bias = first.conv.weight.squeeze(1), first.conv.bias
+        bias = weight.new_zeros(len(weight)) if bias is None else bias
+        weight = torch.cat((weight, bias.unsqueeze(1)), dim=1).expand(x.size(0), -1, -1)
+    weights = [layer.conv.weight for layer in later]
+    if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
+        rearranged = [positions_first(w) for w in weights]
+    else:
+        rearranged = cache.get(weights, lambda: [positions_first(w) for w in weights])
+    tensors = [[weight, None]] + [[rows, layer.conv.bias] for rows, layer in zip(rearranged, later)]
+    steps = []
+    for layer, own in zip(layers, tensors):
+        norm = layer.norm if isinstance(layer.norm, nn.LayerNorm) else None
+        steps.append(Step(layer.kernel, layer.stride, norm.eps if norm else None))
+        own.extend((norm.weight, norm.bias) if norm else (None, None))
+    return extract_in_blocks(x, steps, tensors, counts[-1].tolist() if counts else None)
 
 
 def fold_channel_norm(
@@ -53,7 +93,7 @@ def fold_channel_norm(
         frames: [B] output frames of each clip that count; None = all.
 
     Returns:
-        [B, C, K + 1] in the dtype of ``x``, the bias in the last column; the statistics are float64.
+        [B, C, K + 1] in the dtype of `x`, the bias in the last column; the statistics are float64.
     """
     windows = x.unfold(1, conv.kernel_size[0], conv.stride[0]).double()
     if frames is None:
@@ -84,7 +124,7 @@ def extract_in_blocks(
         steps: the layers.
         tensors: for each of them weight, bias, gain and offset of the norm, None where there is none. The
             first weight is [B, C, K + 1] with the bias in its last column, the others come from
-            :func:`~colld_fairseq.modules.tap_products.taps_first`.
+            `positions_first`.
         frames: valid frames of each clip; None = all. The others are not computed.
 
     Returns:
@@ -115,7 +155,7 @@ class _Plan:
                 yield clip, first, min(BLOCK_FRAMES, frames - first)
 
     def rows(self, last: int) -> List[int]:
-        """Rows that each layer computes for ``last`` rows of the last one."""
+        """Rows that each layer computes for `last` rows of the last one."""
         rows = [last]
         for step in reversed(self.steps[1:]):
             rows.insert(0, (rows[0] - 1) * step.stride + step.kernel)
@@ -157,21 +197,16 @@ class _Extractor(torch.autograd.Function):
 
 
 class _Workspace:
-    """Memory that every block uses again, and the convolutions behind the first.
-
-    Getting the memory anew from the system would cost more than what is done in it.
-    """
+    """Memory that every block uses again: getting it anew from the system would cost more than what is done in it."""
 
     def __init__(self, x: Tensor, plan: _Plan, flat: Sequence[Optional[Tensor]]):
         rows = plan.rows(min(BLOCK_FRAMES, plan.total))
         widths = [flat[0].size(1)] + [weight.size(1) for weight in flat[4::4]]
         size = max(count * width for count, width in zip(rows, widths))
-        self.buffers = [x.new_empty(size) for _ in range(5)]
-        self.scratch = self.buffers[4]
-        self.convs = [Conv.of(weight, step.kernel, step.stride) for weight, step in zip(flat[4::4], plan.steps[1:])]
+        self.buffers = [x.new_empty(size) for _ in range(4)]
 
     def take(self, number: int, rows: int, width: int) -> Tensor:
-        """Buffer ``number`` (0 to 3) as [rows, width], with whatever it holds."""
+        """Buffer `number` (0 to 3) as [rows, width], with whatever it holds."""
         return self.buffers[number][: rows * width].view(rows, width)
 
 
@@ -196,7 +231,7 @@ def _activate_backward(
     grads: Sequence[Optional[Tensor]],
     out: Tensor,
 ) -> Tensor:
-    """Gradient of ``x``, in ``out`` or in new memory; adds to the norm's ``grads``."""
+    """Gradient of `x`, in `out` or in new memory; adds to the norm's `grads`."""
     if step.eps is None:
         return _gelu_backward_into(grad, x, grad_input=out)
     normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], layer[2], layer[3], step.eps)
@@ -210,7 +245,7 @@ def _activate_backward(
 
 
 def _forward(x: Tensor, plan: _Plan, flat: Sequence[Optional[Tensor]], kept: Optional[List[Tensor]]) -> Tensor:
-    """All blocks; appends to ``kept`` the pre-activations of every layer but the first."""
+    """All blocks; appends to `kept` the pre-activations of every layer but the first."""
     out = x.new_empty(x.size(0), plan.total, flat[-4].size(-1 if len(plan.steps) > 1 else 1))
     for clip, frames in enumerate(plan.frames):
         out[clip, frames:] = 0.0
@@ -225,7 +260,7 @@ def _forward(x: Tensor, plan: _Plan, flat: Sequence[Optional[Tensor]], kept: Opt
             if number:
                 shape = length, layer[0].size(1)
                 y = work.take(number % 2, *shape) if kept is None else x.new_empty(shape)
-                convolve(hidden, work.convs[number - 1], y, work.scratch)
+                convolve(hidden, layer[0], step.stride, y)
                 if layer[1] is not None:
                     y.add_(layer[1])
                 if kept is not None:
@@ -246,7 +281,7 @@ def _backward_block(
     grads: List[List[Optional[Tensor]]],
     work: _Workspace,
 ) -> None:
-    """Add one block's gradients to ``grads``; ``grad`` [T, C] is that of its output."""
+    """Add one block's gradients to `grads`; `grad` [T, C] is that of its output."""
     weight = layers[0][0]
     inputs = [torch.mm(windows, weight.t(), out=work.take(0, len(windows), weight.size(0))), *kept]
     for number in range(len(steps) - 1, 0, -1):
@@ -256,6 +291,6 @@ def _backward_block(
             grads[number][1].add_(y_grad.sum(0))
         hidden = _activate(below, steps[number - 1], layers[number - 1], work.take(3, *below.shape))
         grad = work.take(2 - number % 2, *below.shape)
-        convolve_backward(y_grad, hidden, work.convs[number - 1], grads[number][0], grad, work.scratch)
+        convolve_backward(y_grad, hidden, layer[0], step.stride, grads[number][0], grad)
     y_grad = _activate_backward(grad, inputs[0], steps[0], layers[0], grads[0], work.take(1, *inputs[0].shape))
     grads[0][0].addmm_(y_grad.t(), windows)

@@ -4,12 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from colld_fairseq.modules import blocked_extractor
-from colld_fairseq.modules.blocked_extractor import Step, extract_in_blocks, fold_channel_norm
+from colld_fairseq.modules.cpu import extractor, plain_operators
+from colld_fairseq.modules.cpu.extractor import Step, extract_in_blocks, fold_channel_norm
+from colld_fairseq.modules.cpu.strided_matmul import positions_first
 from colld_fairseq.modules.encoder_config import EncoderConfig
-from colld_fairseq.modules.fast_paths import plain_operators
 from colld_fairseq.modules.frontends import WaveformFrontEnd
-from colld_fairseq.modules.tap_products import taps_first
 
 SHAPES = {
     "hubert": [[6, 10, 5], [6, 3, 2], [5, 3, 2], [7, 2, 2]],
@@ -45,7 +44,7 @@ def results(module, x, lengths, out_grad):
 @pytest.mark.parametrize("norm", ["group", "layer"])
 @pytest.mark.parametrize("shape", sorted(SHAPES))
 def test_features_and_gradients_are_those_of_convolutions(shape, norm, bias, monkeypatch):
-    monkeypatch.setattr(blocked_extractor, "BLOCK_FRAMES", 5)
+    monkeypatch.setattr(extractor, "BLOCK_FRAMES", 5)
     module = front_end(shape, norm, bias)
     x, lengths = torch.randn(3, 503, dtype=torch.float64), torch.tensor([503, 320, 191])
     with plain_operators():
@@ -76,7 +75,7 @@ def test_one_convolution_is_conv1d():
     hidden = F.gelu(F.conv1d(x[:, None], first, stride=2))
     expected = F.gelu(F.conv1d(hidden, second, stride=2)).transpose(1, 2)
     weight = torch.cat((first.squeeze(1), torch.zeros(5, 1)), dim=1)[None]
-    tensors = [(weight, None, None, None), (taps_first(second), None, None, None)]
+    tensors = [(weight, None, None, None), (positions_first(second), None, None, None)]
     torch.testing.assert_close(extract_in_blocks(x, [Step(4, 2), Step(3, 2)], tensors), expected)
 
 
@@ -100,11 +99,11 @@ def test_folded_norm_is_a_group_norm_of_each_clips_frames():
 
 
 def test_padded_frames_are_zero_and_cost_nothing(monkeypatch):
-    monkeypatch.setattr(blocked_extractor, "BLOCK_FRAMES", 4)
+    monkeypatch.setattr(extractor, "BLOCK_FRAMES", 4)
     module = front_end("hubert", "group", False)
     calls = []
-    plain = blocked_extractor.convolve
-    monkeypatch.setattr(blocked_extractor, "convolve", lambda *a: (calls.append(1), plain(*a)))
+    plain = extractor.convolve
+    monkeypatch.setattr(extractor, "convolve", lambda *a: (calls.append(1), plain(*a)))
     x, lengths = torch.randn(2, 1000, dtype=torch.float64), torch.tensor([1000, 205])
     x[1, 205:] = float("nan")
     features = module.extract(x, lengths)
@@ -121,7 +120,7 @@ def test_samples_that_need_a_gradient_get_it():
 
 
 def test_half_precision_and_autocast_use_the_plain_convolutions(monkeypatch):
-    monkeypatch.setattr(blocked_extractor, "_forward", None)
+    monkeypatch.setattr(extractor, "_forward", None)
     x = torch.randn(1, 500)
     front_end("hubert", "group", False, torch.bfloat16).extract(x.bfloat16())
     with torch.autocast("cpu", dtype=torch.bfloat16):
