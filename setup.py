@@ -26,6 +26,7 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["colld_fairseq", "colld_fairseq.*"]),
+    py_modules=["colld_command"],
     package_data={"colld_fairseq": ["py.typed"]},
     install_requires=FAIRSEQ_NEEDS
     + [
@@ -46,5 +47,5 @@ setup(
         "transformers>=5.0",
     ],
     extras_require={"lm": ["kenlm"], "test": ["pytest", "pytest-xdist", "jiwer>=3.1", "numba", "warprnnt_numba"]},
-    entry_points={"console_scripts": ["colld = colld_fairseq.cli:main"]},
+    entry_points={"console_scripts": ["colld = colld_command:main"]},
 )

@@ -12,9 +12,14 @@ def written_whole(path: Union[str, Path], mode: str = "wb", **how: str) -> Itera
     """A file to write to, under a temporary name beside `path`, which it takes at the end: a run that is killed leaves
     no truncated file.
 
-    Missing folders are made. Raises OSError as :func:`open` does; nothing then remains under the temporary name.
+    Missing folders are made. Raises OSError as :func:`open` does; nothing then remains under the temporary name. A
+    device or pipe (`/dev/stdout`) is written to as it is.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with open(path, mode, **how) as handle:
+            yield handle
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id: processes of other machines that share the folder may have the same one.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")

@@ -17,6 +17,7 @@ from colld_fairseq.data.hypotheses import Transcript
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.streaming import StreamingRecogniser
+from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import split_paths
 from colld_fairseq.modules.chunks import parse_count
@@ -177,7 +178,7 @@ def load_recogniser(
         raise ConfigError(f"the task {TASK} has no option {unknown[0]!r}")
     if not 1 <= nbest <= beam:
         raise ConfigError(f"--nbest {nbest} of a beam of {beam}: give at least 1, and a --beam of at least as many")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device(device)
     task, models = None, []
     for part in split_paths(path, ":"):
         state = _read_checkpoint(part, options)

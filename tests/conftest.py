@@ -11,7 +11,7 @@ import torch
 from commands import TINY_ENCODER
 from task_setup import set_up
 
-from colld_fairseq.cli.vocab import make_vocabulary
+from colld_fairseq.data.vocabulary_making import make_vocabulary
 
 torch.set_num_threads(1)
 

@@ -1,26 +1,39 @@
-"""The `colld` command: one file a subcommand, each with `add_arguments(parser)` and `run(args) -> exit code`."""
+"""The `colld` command: one module a subcommand with `run(args) -> exit code`; their options are in `options.py`."""
 
 import argparse
 import importlib
 import logging
+import os
+import signal
 import sys
-from typing import List, Optional
+from typing import List, NamedTuple, Optional
 
-from colld_fairseq.errors import ColldError
+import colld_fairseq
+from colld_fairseq.cli import options
+from colld_fairseq.cli.system import describe, failed, operating_system_error, print_any_text
+from colld_fairseq.errors import ColldError, ConfigError
+
+
+class Command(NamedTuple):
+    """What a subcommand is for, and whether it needs torch and what is registered with fairseq."""
+
+    help: str
+    models: bool = True
+
 
 SUBCOMMANDS = {
-    "doctor": "check the installation, or a manifest before training",
-    "vocab": "make a character or sentencepiece vocabulary from manifests",
-    "encode": "text as tokens of a vocabulary, to train language models on",
-    "cmvn": "mean and deviation of a corpus' filterbanks, for --cmvn FILE in training",
-    "features": "write a teacher's features of a manifest once, to train from them",
-    "cluster": "k-means codes of a teacher layer, and frame labels to pre-train HuBERT on",
-    "average": "the mean of several checkpoints of a run, to decode with or to train on from",
-    "transcribe": "texts of audio files, folders or manifests: recognition, translation, pseudo-labels",
-    "score": "WER, CER, BLEU and chrF per language of fairseq-generate's output",
-    "similarity": "CKA and CCA between the layers of a student and a teacher, as numbers and as a heat map",
-    "convert": "an encoder between transformers, fairseq and this project, with the difference per layer",
-    "profile": "parameters, MACs and real-time factor of a student or a teacher",
+    "doctor": Command("check the installation, or a manifest before training", models=False),
+    "vocab": Command("make a character or sentencepiece vocabulary from manifests", models=False),
+    "encode": Command("text as tokens of a vocabulary, to train language models on"),
+    "cmvn": Command("mean and deviation of a corpus' filterbanks, for --cmvn FILE in training"),
+    "features": Command("write a teacher's features of a manifest once, to train from them"),
+    "cluster": Command("k-means codes of a teacher layer, and frame labels to pre-train HuBERT on"),
+    "average": Command("the mean of several checkpoints of a run, to decode with or to train on from"),
+    "transcribe": Command("transcripts of audio files, folders or manifests: recognition, translation, pseudo-labels"),
+    "score": Command("WER, CER, BLEU and chrF per language of fairseq-generate's output", models=False),
+    "similarity": Command("CKA and CCA between the layers of a student and a teacher, as numbers and as a heat map"),
+    "convert": Command("an encoder between transformers, fairseq and this project, with the difference per layer"),
+    "profile": Command("parameters, MACs and real-time factor of a student or a teacher"),
 }
 
 
@@ -40,20 +53,50 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Entry point. Errors a user can act on are printed without a traceback; the exit code is then 2."""
+    """Entry point; returns the exit code.
+
+    What a user can act on (ColldError, errors of the operating system) is told in one line without a traceback, with
+    exit code 2; after Ctrl-C it is 130. Where nobody reads the output any more (`| head`), SIGPIPE ends the process.
+    """
     argv = sys.argv[1:] if argv is None else argv
+    name = " ".join(["colld", *argv[:1]])
+    print_any_text()
+    try:
+        try:
+            return run(argv)
+        finally:
+            sys.stdout.flush()
+    except SystemExit as stop:  # of argparse: after --help, or what cannot be parsed
+        return stop.code or 0
+    except ColldError as error:
+        return failed(name, str(error))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+        raise
+    except Exception as error:
+        cause = operating_system_error(error)
+        if cause is None:
+            raise
+        return failed(name, describe(cause))
+
+
+def run(argv: List[str]) -> int:
+    """The subcommand. Only the chosen one is imported: the others may need what is not installed."""
     parser = argparse.ArgumentParser(prog="colld", description="Distil speech encoders with fairseq")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for name, help_text in SUBCOMMANDS.items():
-        command = commands.add_parser(name, help=help_text, description=help_text)
-        if name in argv[:1]:  # only the chosen one is imported: the others may need what is not installed
-            module = importlib.import_module(f"colld_fairseq.cli.{name}")
-            module.add_arguments(command)
+    for name, command in SUBCOMMANDS.items():
+        added = commands.add_parser(name, help=command.help, description=command.help)
+        if name in argv[:1]:
+            getattr(options, name)(added)
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s")  # warnings of libraries, and
     logging.getLogger("colld_fairseq").setLevel(logging.INFO)  # what this package has to say
-    try:
-        return module.run(args)
-    except ColldError as error:
-        print(f"colld {args.command}: error: {error}", file=sys.stderr)
-        return 2
+    if SUBCOMMANDS[args.command].models:
+        try:
+            colld_fairseq.register()
+        except ImportError as error:
+            raise ConfigError(f"{error} (`colld doctor` looks at everything that is needed)") from error
+    return importlib.import_module(f"colld_fairseq.cli.{args.command}").run(args)

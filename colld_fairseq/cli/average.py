@@ -1,40 +1,14 @@
-"""`colld average`: one checkpoint whose weights are the mean of several of a run, to decode or to go on from.
-
-As fairseq's `scripts/average_checkpoints.py`, which its wheels leave out, and icefall's `--avg` do. Whether the mean of
-a run's last checkpoints is better than the best of them, a dev set has to say.
-"""
+"""`colld average`: the mean of several checkpoints of a run."""
 
 import argparse
-import json
-import math
 import os
-import re
-from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import torch
-from torch import Tensor
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import written_whole
-
-# fairseq's names: checkpoint12.pt after epoch 12, checkpoint_3_500.pt after 500 updates, in epoch 3.
-NAMES = {"epoch": re.compile(r"checkpoint(\d+)\.pt"), "update": re.compile(r"checkpoint_\d+_(\d+)\.pt")}
-Checkpoint = Dict[str, Any]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `colld average`."""
-    parser.add_argument("checkpoints", nargs="*", metavar="CKPT", help="checkpoints of one model; or --last and --dir")
-    parser.add_argument("--out", required=True, metavar="FILE.pt", help="the mean: weights and settings, no optimiser")
-    parser.add_argument("--dir", metavar="SAVE_DIR", help="folder of a run, of which --last are taken")
-    parser.add_argument("--last", type=int, metavar="N", help="how many of the newest in --dir")
-    parser.add_argument(
-        "--by",
-        choices=list(NAMES),
-        default="epoch",
-        help="which checkpoints of --dir: checkpoint12.pt (epoch, default) or checkpoint_3_500.pt (update)",
-    )
+from colld_fairseq.models.averaging import average, newest, updates_of
+from colld_fairseq.outputs import check_output
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.checkpoints) == bool(args.dir) or bool(args.dir) != (args.last is not None):
         raise ConfigError("give checkpoints, or --last N and --dir SAVE_DIR: one of the two")
     paths = newest(args.dir, args.last, args.by) if args.dir else args.checkpoints
-    check_files(paths, args.out)
+    check_output(args.out, "--out", paths)
     mean, newest_path = average(paths)
     with written_whole(args.out) as file:
         torch.save(mean, file)
@@ -50,131 +24,3 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.out}: the mean of {', '.join(map(os.path.basename, paths))}; {count:,} weights;")
     print(f"settings are those of {newest_path}, after {updates_of(mean)} updates")
     return 0
-
-
-def newest(folder: str, count: int, by: str) -> List[str]:
-    """The `count` newest checkpoints in `folder` by epoch or update, oldest first; ConfigError if there are fewer."""
-    if count < 1:
-        raise ConfigError(f"--last {count}: at least 1")
-    if not os.path.isdir(folder):
-        raise ConfigError(f"--dir {folder}: no such folder")
-    found: Dict[str, List[Tuple[int, str]]] = {kind: [] for kind in NAMES}
-    for path in Path(folder).iterdir():
-        for kind, name in NAMES.items():
-            match = name.fullmatch(path.name)
-            if match:
-                found[kind].append((int(match[1]), str(path)))
-    if len(found[by]) < count:
-        there = ", ".join(f"{len(paths)} by {kind}" for kind, paths in found.items())
-        raise ConfigError(
-            f"--last {count} --by {by}: {folder} holds {there}; take fewer, the other kind, or name the files (what is"
-            " kept is up to the training's --keep-last-epochs, --save-interval-updates and --keep-interval-updates)"
-        )
-    return [path for _, path in sorted(found[by])[-count:]]
-
-
-def check_files(paths: Sequence[str], out: str) -> None:
-    """ConfigError for a file that is missing, is there twice or would be overwritten by the mean."""
-    seen: Dict[str, str] = {os.path.realpath(out): "--out"}
-    for path in paths:
-        if not os.path.isfile(path):
-            raise ConfigError(f"no checkpoint {path}")
-        real = os.path.realpath(path)
-        if real in seen:
-            raise ConfigError(f"{path} is the same file as {seen[real]}")
-        seen[real] = path
-
-
-def average(paths: Sequence[str]) -> Tuple[Checkpoint, str]:
-    """The checkpoint whose weights are the mean of those in `paths`, and which of them is the newest.
-
-    Summed in float64; weights in half precision become float32. Integers, settings and the state of the task are those
-    of the newest, the one after most updates. One file at a time is read, without its optimiser.
-
-    Raises ConfigError that names the file and what is wrong: no checkpoint of fairseq, settings of the model, names or
-    shapes other than in the first, NaN, the weights of another file once more.
-    """
-    first = read(paths[0])
-    sums: Dict[str, Tensor] = {}
-    latest, latest_path, prints = first, paths[0], {}
-    for path in paths:
-        checkpoint = read(path)
-        check_same(first, checkpoint, paths[0], path)
-        print_of = add(checkpoint, sums, path)
-        if print_of in prints:
-            raise ConfigError(
-                f"{path} has the weights of {prints[print_of]}, which would count twice (checkpoint_last.pt and"
-                " checkpoint_best.pt are copies)"
-            )
-        prints[print_of] = path
-        if updates_of(checkpoint) >= updates_of(latest):
-            latest, latest_path = checkpoint, path
-    dtypes = {name: torch.promote_types(value.dtype, torch.float32) for name, value in floating(latest)}
-    means = {name: (value / len(paths)).to(dtypes[name]) for name, value in sums.items()}
-    # Tensors of a file that is mapped into memory would drag its whole storage along.
-    model = {name: means[name] if name in means else value.clone() for name, value in latest["model"].items()}
-    # What fairseq asks for where a training starts from the file; scores and the EMA are not those of the mean.
-    extra = {name: value for name, value in latest["extra_state"].items() if name == "train_iterator"}
-    mean = {
-        **{name: latest.get(name) for name in ("args", "cfg", "optimizer_history", "task_state")},
-        "model": type(latest["model"])(model),
-        "criterion": None,
-        "last_optimizer_state": None,
-        "extra_state": {**extra, "averaged": [str(path) for path in paths]},
-    }
-    return mean, latest_path
-
-
-def add(checkpoint: Checkpoint, sums: Dict[str, Tensor], path: str) -> Tuple[float, ...]:
-    """Adds a checkpoint's weights to the float64 `sums`; returns its own sums, a number a tensor, as a fingerprint."""
-    numbers = []
-    for name, value in floating(checkpoint):
-        value = value.double()
-        numbers.append(float(value.sum()))
-        if math.isnan(numbers[-1]):
-            raise ConfigError(f"{path}: {name} holds NaN; its training had failed")
-        sums[name] = sums[name].add_(value) if name in sums else value.clone()
-    return tuple(numbers)
-
-
-def read(path: str) -> Checkpoint:
-    """A fairseq checkpoint, loaded with weights_only and mapped into memory: only what is used is read."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if not checkpoint["model"] or not checkpoint["cfg"]["model"]:
-            raise KeyError("no weights or settings of a model")
-        updates_of(checkpoint), checkpoint["extra_state"].get("train_iterator")
-    except Exception as error:  # truncated, not a checkpoint, or of another program
-        raise ConfigError(f"{path} is not a checkpoint of fairseq-train: {error}") from error
-    return checkpoint
-
-
-def updates_of(checkpoint: Checkpoint) -> int:
-    return checkpoint["optimizer_history"][-1]["num_updates"]
-
-
-def floating(checkpoint: Checkpoint) -> Iterator[Tuple[str, Tensor]]:
-    return ((name, value) for name, value in checkpoint["model"].items() if value.is_floating_point())
-
-
-def settings(checkpoint: Checkpoint) -> Dict[str, Any]:
-    """Of the model; the shape of a student's encoder, which is recorded as JSON, by its parts."""
-    found = dict(checkpoint["cfg"]["model"])
-    recorded = json.loads(found.pop("encoder_config", "") or "{}")
-    return {**found, **{f"encoder_config.{name}": value for name, value in recorded.items()}}
-
-
-def check_same(first: Checkpoint, other: Checkpoint, first_path: str, path: str) -> None:
-    """ConfigError that names the first difference in the model's settings, or in the names and shapes of weights."""
-    ours, theirs = settings(first), settings(other)
-    shapes = ({name: list(value.shape) for name, value in file["model"].items()} for file in (first, other))
-    for here, there, what in ((ours, theirs, "the model's"), (*shapes, "weight")):
-        for name in [*here, *there]:
-            if name not in here or name not in there:
-                has = path if name in there else first_path
-                raise ConfigError(f"only {has} has {what} {name}: {first_path} and {path} are of different models")
-            if here[name] != there[name]:
-                raise ConfigError(
-                    f"{path}: {what} {name} is {there[name]!r}, in {first_path} {here[name]!r}; only checkpoints of one"
-                    " model can be averaged"
-                )

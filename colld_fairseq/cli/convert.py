@@ -7,42 +7,28 @@ from pathlib import Path
 from typing import List, Tuple
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from colld_fairseq.cli.options import ENCODERS
+from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.conversion import HF_FILES, Encoder, read_encoder, write_encoder
 from colld_fairseq.models.native import Difference, compare, open_native
+from colld_fairseq.outputs import check_folder
 
-SPECS = "hf:DIR (transformers), fairseq:FILE.pt or colld:FILE.pt (a checkpoint of this project)"
 SCHEMES = ("hf", "fairseq", "colld")
 SECONDS = 2  # of the signal that is generated where no --wav is given
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `colld convert`."""
-    parser.add_argument("--from", dest="source", required=True, metavar="SPEC", help=f"encoder to read: {SPECS}")
-    parser.add_argument("--to", dest="target", required=True, metavar="SPEC", help="where to write it, likewise")
-    parser.add_argument("--wav", metavar="FILE", help="audio to compare the two on; default: a generated signal of 2 s")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=1e-4,
-        help="largest difference of a layer, relative to its largest value where that exceeds 1; above it nothing is"
-        " written and the exit code is 1 (default: %(default)s)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the target if it exists")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the target unless it differs from the source. Raises ColldError."""
     scheme, target = parse_target(args.target, args.overwrite)
+    check_folder(target.parent, "--to", target)
     waveform = read_audio(args.wav) if args.wav else generated_signal()
     source = open_native(args.source)
     encoder = read_encoder(args.source, source.heard)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         write_encoder(scheme, temporary, encoder)
         differences = compare(source, open_native(f"{scheme}:{temporary}", complete=True), waveform)
@@ -51,14 +37,12 @@ def run(args: argparse.Namespace) -> int:
             install(temporary, target)
     finally:
         remove(temporary)
-    console = Console(highlight=False)
+    console = Console()
     print_differences(console, args.source, args.target, differences)
     if wrong:
-        console.print(
-            f"[red]Nothing was written: {', '.join(wrong)} differ by more than {args.tolerance:g}.[/]", soft_wrap=True
-        )
+        console.say(f"Nothing was written: {', '.join(wrong)} differ by more than {args.tolerance:g}.", style="red")
         return 1
-    console.print(describe(scheme, args.target, encoder), soft_wrap=True)
+    console.say(describe(scheme, args.target, encoder))
     return 0
 
 
@@ -66,7 +50,7 @@ def parse_target(spec: str, overwrite: bool) -> Tuple[str, Path]:
     """Scheme and path; ConfigError where nothing can, or may, be written there."""
     scheme, _, name = spec.partition(":")
     if scheme not in SCHEMES or not name:
-        raise ConfigError(f"--to {spec!r}: write {SPECS}")
+        raise ConfigError(f"--to {spec!r}: write {ENCODERS}")
     path = Path(name).expanduser().absolute()
     directory = scheme == "hf"
     if not path.exists() or directory and path.is_dir() and not any(path.iterdir()):
@@ -118,12 +102,11 @@ def print_differences(console: Console, source: str, target: str, differences: L
         table.add_column(title, justify="right")
     for row in differences:
         table.add_row(row.layer, f"{row.difference:.1e}", f"{row.relative:.1e}")
-    console.print(f"{source} beside {target}", soft_wrap=True)
+    console.say(f"{source} beside {target}")
     console.print(table)
-    console.print(
+    console.say(
         "input: what each library makes of the audio; layers (0 = input of the first block) and output: on the same"
-        " input; relative to the largest value",
-        soft_wrap=True,
+        " input; relative to the largest value"
     )
 
 

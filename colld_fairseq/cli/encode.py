@@ -1,30 +1,20 @@
 """`colld encode`: text as a vocabulary's tokens, a line an utterance, for language models.
 
 What it writes, fairseq-preprocess and KenLM read: `fairseq-preprocess --only-source --srcdict VOCAB/dict.txt`, or
-`lmplz` for an n-gram model over tokens (`--ctc-lm-unit token`). Text is normalised as the vocabulary's was; lines
+`lmplz` for an n-gram model over tokens (`--ctc-lm-unit token`). Text is normalized as the vocabulary's was; lines
 without a word are left out.
 """
 
 import argparse
-import os
-import sys
-from typing import Iterator
+from pathlib import Path
+from typing import Iterator, Optional
 
-from colld_fairseq.data.manifest import join_manifests, read_manifest
+from colld_fairseq.data.manifest import JoinedManifest, read_manifests
+from colld_fairseq.data.text_files import text_lines
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import written_whole
-
-COLUMNS = ("tgt_text", "src_text")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `colld encode`."""
-    parser.add_argument("files", nargs="*", metavar="FILE", help="text in UTF-8, by lines; - is standard input")
-    parser.add_argument("--vocab", required=True, metavar="DIR", help="folder written by `colld vocab`")
-    parser.add_argument("--manifest", metavar="A.tsv[,B.tsv]", help="also the texts of speech-to-text manifests")
-    parser.add_argument("--column", choices=COLUMNS, default=COLUMNS[0], help="of the manifests (default: %(default)s)")
-    parser.add_argument("--out", required=True, metavar="FILE", help="file to write")
+from colld_fairseq.outputs import check_output
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,9 +22,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.files and not args.manifest:
         raise ConfigError("nothing to encode: give text files, - for standard input, or --manifest")
     vocabulary = Vocabulary(args.vocab)
+    manifest = read_manifests(args.manifest) if args.manifest else None
+    check_output(args.out, "--out", [*args.files, *Path(args.vocab).iterdir(), *(manifest.files if manifest else ())])
     lines = tokens = unknown = 0
     with written_whole(args.out, "w", encoding="utf-8") as out:
-        for text in texts(args):
+        for text in texts(args, manifest):
             encoded = vocabulary.codec.encode(text)
             if encoded:
                 print(*encoded, file=out)
@@ -46,19 +38,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def texts(args: argparse.Namespace) -> Iterator[str]:
+def texts(args: argparse.Namespace, manifest: Optional[JoinedManifest]) -> Iterator[str]:
     """Lines of the files, then texts of the manifests."""
     for name in args.files:
-        if name == "-":
-            yield from sys.stdin
-            continue
-        try:
-            with open(name, encoding="utf-8") as handle:
-                yield from handle
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{name}: cannot be read as text in UTF-8: {error}") from error
-    if args.manifest:
-        rows = join_manifests([read_manifest(os.path.expanduser(path)) for path in args.manifest.split(",")])
-        if not rows.has_text:
-            raise ConfigError(f"{rows.path}: no texts; a speech-to-text manifest has the column tgt_text")
-        yield from (getattr(rows.row(i), args.column) for i in range(len(rows)))
+        yield from text_lines(name)
+    if manifest is not None:
+        if not manifest.has_text:
+            raise ConfigError(f"{manifest.path}: no texts; a speech-to-text manifest has the column tgt_text")
+        yield from (manifest.text(args.column, row) for row in range(len(manifest)))

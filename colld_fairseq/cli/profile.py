@@ -12,11 +12,15 @@ from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 import numpy as np
 import torch
+from rich.table import Table
 from torch import Tensor
 
+from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.fbank import SAMPLE_RATE
-from colld_fairseq.errors import ColldError
+from colld_fairseq.devices import pick_device
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import write_whole
+from colld_fairseq.outputs import check_output
 from colld_fairseq.profiling import count_macs, describe_machine, real_time_factor, time_runs, working_memory
 
 MACS_SECONDS = 10  # audio that multiply-accumulates are counted for, whatever is timed
@@ -41,30 +45,14 @@ class Subject:
     frame_rate_hz: float
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--student", nargs="+", default=[], metavar="CKPT.pt", help="student checkpoints, of any stage")
-    parser.add_argument(
-        "--teacher", nargs="+", default=[], metavar="SPEC", help="hf:DIR or fairseq:FILE.pt, all its layers"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=10.0, help="seconds of audio in a timed clip (default: %(default)s)"
-    )
-    parser.add_argument("--batch-sizes", default="1,8", help="clips at once, comma-separated (default: %(default)s)")
-    parser.add_argument(
-        "--runs", type=int, default=5, help="timed runs, of which the median counts (default: %(default)s)"
-    )
-    parser.add_argument("--threads", type=int, help="threads of the CPU (default: torch's choice)")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--json", type=Path, help="also write everything to this file")
-
-
 def run(args: argparse.Namespace) -> int:
-    batch_sizes = _check(args)
+    if not args.student and not args.teacher:
+        raise ConfigError("give --student CKPT.pt, --teacher hf:DIR, or both")
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(pick_device(args.device))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
+        check_output(args.json, "--json", [*args.student, *(spec.partition(":")[2] for spec in args.teacher)])
     loaders = [(load_student_subject, path) for path in args.student]
     loaders += [(load_teacher_subject, spec) for spec in args.teacher]
     report = {
@@ -75,30 +63,13 @@ def run(args: argparse.Namespace) -> int:
         "runs": args.runs,
         # one at a time, so that no model stands in another's memory
         "models": [
-            measure(load(source, device), args.seconds, batch_sizes, args.runs, device) for load, source in loaders
+            measure(load(source, device), args.seconds, args.batch_sizes, args.runs, device) for load, source in loaders
         ],
     }
     print_report(report)
     if args.json:
         write_whole(args.json, (json.dumps(report, indent=2) + "\n").encode())
     return 0
-
-
-def _check(args: argparse.Namespace) -> List[int]:
-    """The batch sizes; ColldError for what cannot be measured."""
-    if not args.student and not args.teacher:
-        raise ColldError("give --student CKPT.pt, --teacher hf:DIR, or both")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ColldError("--device cuda: torch sees no GPU here; leave the option out")
-    try:
-        batch_sizes = [int(size) for size in args.batch_sizes.split(",")]
-    except ValueError:
-        batch_sizes = []
-    if not batch_sizes or min(batch_sizes) < 1:
-        raise ColldError(f"--batch-sizes {args.batch_sizes}: write whole numbers from 1, as in 1,8")
-    if args.seconds < 0.1 or args.runs < 1 or (args.threads is not None and args.threads < 1):
-        raise ColldError("--seconds must be at least 0.1, --runs and --threads at least 1")
-    return batch_sizes
 
 
 def load_student_subject(path: str, device: torch.device) -> Subject:
@@ -214,10 +185,7 @@ def _noise(batch_size: int, seconds: float) -> np.ndarray:
 
 def print_report(report: Dict[str, Any]) -> None:
     """The table of ``colld profile`` on standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
+    console = Console()
     machine = report["machine"]
     table = Table(title="Encoders")
     table.add_column("", overflow="fold")
@@ -238,16 +206,14 @@ def print_report(report: Dict[str, Any]) -> None:
         row(f"real-time factor, batch {size}", lambda m, i=i: f"{m['speed'][i]['rtf']:.4f}")
         row(f"peak MB, batch {size}", lambda m, i=i: _optional(m["speed"][i]["peak_memory_mb"]))
     console.print(table)
-    console.print(
+    console.say(
         "real-time factor: processing time of a second of audio, front-end included, median of "
         f"{report['runs']} runs on clips of {report['clip_seconds']:g} s; peak MB: float32 weights and working "
-        "memory",
-        soft_wrap=True,
+        "memory"
     )
-    console.print(
+    console.say(
         f"{machine['gpu'] or machine['cpu']}, {report['threads']} threads on {machine['cores']} cores, "
-        f"torch {machine['torch']}",
-        soft_wrap=True,
+        f"torch {machine['torch']}"
     )
 
 

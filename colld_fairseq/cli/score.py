@@ -1,51 +1,40 @@
-"""``colld score``: WER, CER, BLEU, chrF per language pair, with signatures and a language-confusion count.
+"""`colld score`: WER, CER, BLEU, chrF per language pair, with signatures and a language-confusion count.
 
-Reads what fairseq-generate or ``colld transcribe`` wrote (with the manifest, for languages), or plain text files.
+Reads what fairseq-generate or `colld transcribe` wrote (with the manifest, for languages), or plain text files.
 Every row of the manifest must have a hypothesis: one that is missing is an error, never a silently better
 score.
 """
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any, Dict, Tuple
 
-from colld_fairseq.data.manifest import join_manifests, read_manifest
+from rich.table import Table
+
+from colld_fairseq.cli.terminal import Console
+from colld_fairseq.data.manifest import read_manifests
 from colld_fairseq.data.text import TextNormaliser
 from colld_fairseq.errors import ColldError
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import split_paths, write_whole
+from colld_fairseq.outputs import check_output
+from colld_fairseq.scoring.languages import is_language
 from colld_fairseq.scoring.report import build_report
 from colld_fairseq.scoring.sentences import read_generate_output, read_text_files, read_transcripts
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--generate-output", help="file written by fairseq-generate (its T- and D- lines are read)")
-    parser.add_argument("--manifest", help="the manifest(s) that were decoded, comma-separated, in the same order")
-    parser.add_argument(
-        "--references",
-        choices=("generate", "manifest"),
-        default="generate",
-        help="take references from the T- lines (as the model's vocabulary spells them) or from the "
-        "manifest's tgt_text (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--transcripts", metavar="O.tsv", help="instead of --generate-output: manifest written by `colld transcribe`"
-    )
-    parser.add_argument("--hyp", help="instead of --generate-output: hypotheses, one a line")
-    parser.add_argument("--ref", help="references, one a line")
-    parser.add_argument(
-        "--lang",
-        default="",
-        help="target language of all lines, or a file with one code (or source<TAB>target) a line",
-    )
-    parser.add_argument("--lowercase", action="store_true", help="lower-case both sides before scoring")
-    parser.add_argument("--remove-punctuation", action="store_true", help="replace punctuation by spaces on both sides")
-    parser.add_argument("--json", type=Path, help="also write everything to this file")
-
-
 def run(args: argparse.Namespace) -> int:
+    if args.json:
+        given = (
+            args.generate_output,
+            args.transcripts,
+            args.hyp,
+            args.ref,
+            args.lang,
+            *split_paths(args.manifest or ""),
+        )
+        check_output(args.json, "--json", filter(None, given))
     if args.manifest and bool(args.generate_output) != bool(args.transcripts) and not (args.hyp or args.ref):
-        manifest = join_manifests([read_manifest(path) for path in args.manifest.split(",")])
+        manifest = read_manifests(args.manifest)
         if args.transcripts:
             sentences = read_transcripts(args.transcripts, manifest)
         else:
@@ -71,11 +60,8 @@ def _row(name: str, scores: Dict[str, Any]) -> Tuple[str, ...]:
 
 
 def print_report(report: Dict[str, Any]) -> None:
-    """The tables of ``colld score`` on standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
+    """The tables of `colld score` on standard output."""
+    console = Console()
     table = Table(title="Scores (percent)")
     for title in ("pair", "sentences", "words", "WER", "CER", "BLEU", "chrF"):
         table.add_column(title, justify="left" if title == "pair" else "right")
@@ -86,9 +72,12 @@ def print_report(report: Dict[str, Any]) -> None:
         table.add_row(*_row("all", report["overall"]))
     console.print(table)
     if report["overall"]["empty_references"]:
-        console.print(f"{report['overall']['empty_references']} references are empty: words said there are insertions")
+        console.say(f"{report['overall']['empty_references']} references are empty: words said there are insertions")
+    for language in sorted({pair["tgt_lang"] for pair in report["pairs"]} - {""}):
+        if not is_language(language):
+            console.say(f"warning: {language!r} is no code of ISO 639; its BLEU is that of a language with spaces")
     for metric, text in report["signatures"].items():
-        console.print(f"{metric}: {text}", soft_wrap=True, markup=False)
+        console.say(f"{metric}: {text}")
 
     table = Table(title="Language confusion (hypotheses)")
     for title in (
@@ -107,8 +96,7 @@ def print_report(report: Dict[str, Any]) -> None:
         ]
         table.add_row(language or "-", str(counts["judged"]), str(counts["wrong_script"]), *optional, nearest)
     console.print(table)
-    console.print(
+    console.say(
         "wrong script: letters of scripts the references of that language do not use; nearer to another: "
-        "by character trigrams of this file's references, whose own error is 'references misjudged'",
-        soft_wrap=True,
+        "by character trigrams of this file's references, whose own error is 'references misjudged'"
     )

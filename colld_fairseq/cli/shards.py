@@ -5,6 +5,7 @@ from typing import NamedTuple, Optional
 
 import torch
 
+from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 
 
@@ -20,7 +21,7 @@ class Shard(NamedTuple):
 
     def device(self, name: Optional[str]) -> str:
         """`name`, by default cuda where there is one; processes of one machine take its GPUs in turn."""
-        name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+        name = pick_device(name)
         return f"cuda:{self.local % torch.cuda.device_count()}" if name == "cuda" else name
 
 

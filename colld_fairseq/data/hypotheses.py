@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Sequence, Set, Tuple, Union
 
 from colld_fairseq.errors import ManifestError
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import written_whole
+from colld_fairseq.json_lines import json_line
 
 
 @dataclass
@@ -41,11 +42,9 @@ class Transcript:
 
 def write_hypotheses(path: Union[str, Path], n_best: Iterable[Tuple[str, Sequence[Transcript]]]) -> None:
     """Write (id, n-best list) pairs, whole or not at all."""
-    lines = [
-        json.dumps({"id": name, "hypotheses": [asdict(transcript) for transcript in transcripts]}, ensure_ascii=False)
-        for name, transcripts in n_best
-    ]
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    with written_whole(path) as file:
+        for name, transcripts in n_best:
+            file.write(json_line({"id": name, "hypotheses": [asdict(transcript) for transcript in transcripts]}))
 
 
 def read_hypotheses(path: Union[str, Path]) -> Dict[str, List[Transcript]]:

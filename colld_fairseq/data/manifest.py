@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from colld_fairseq.errors import ManifestError
+from colld_fairseq.files import split_paths
 
 REQUIRED_COLUMNS = ("id", "audio", "n_frames", "tgt_text")
 OPTIONAL_COLUMNS = ("speaker", "src_text", "src_lang", "tgt_lang")
@@ -67,6 +68,13 @@ class Manifest:
     def ids(self) -> List[str]:
         """Of all rows."""
         return self.table.column("id").to_pylist()
+
+    @property
+    def files(self) -> Iterator[str]:
+        """Every file that is read: the manifest, then the audio of its rows (also what is in zip archives)."""
+        yield self.path
+        for index in range(len(self)):
+            yield self.audio_path(index)
 
     def line(self, index: int) -> int:
         """Line of row ``index`` in the file, counted from 1."""
@@ -130,6 +138,11 @@ class JoinedManifest:
     @property
     def ids(self) -> List[str]:
         return [name for part in self.parts for name in part.ids]
+
+    @property
+    def files(self) -> Iterator[str]:
+        for part in self.parts:
+            yield from part.files
 
     def locate(self, index: int) -> Tuple[Manifest, int]:
         """The manifest that holds row ``index`` and the row's number there."""
@@ -227,6 +240,11 @@ def join_manifests(manifests: Sequence[Manifest]) -> JoinedManifest:
                 f"{joined.where(first)}; make ids unique, for example with the corpus name in front"
             )
     return joined
+
+
+def read_manifests(paths: str, audio_root: Optional[str] = None) -> JoinedManifest:
+    """The manifests `A.tsv,B.tsv`, joined. Raises ManifestError as :func:`read_manifest` and :func:`join_manifests`."""
+    return join_manifests([read_manifest(path, audio_root) for path in split_paths(paths)])
 
 
 def _first_line(path: str) -> str:

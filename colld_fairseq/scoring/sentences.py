@@ -3,15 +3,16 @@
 import os
 import re
 import unicodedata
-from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Tuple
 
 from colld_fairseq.data.manifest import AnyManifest, read_manifest
+from colld_fairseq.data.text_files import text_lines
 from colld_fairseq.errors import ColldError
+from colld_fairseq.scoring.languages import check_language
 
 # fairseq writes unknown tokens as <<unk>> in references and <unk> in hypotheses. They must never match, and
 # sacrebleu's tokenizers would take both apart into "<", "unk", ">": each becomes one character of its own.
-REFERENCE_UNKNOWN, HYPOTHESIS_UNKNOWN = "\ufffd", "\u25a1"
+REFERENCE_UNKNOWN, HYPOTHESIS_UNKNOWN = "\ue000", "\ue001"  # of private use, which no text holds
 _LINE = re.compile(r"([TD])-(\d+)\t(.*)", re.DOTALL)
 _SHOWN = 10  # ids named in an error
 
@@ -25,15 +26,17 @@ class Sentence(NamedTuple):
     tgt_lang: str
 
 
-def _lines(path: str) -> List[str]:
-    """Lines of a UTF-8 file; only "\\n" ends a line (texts may hold U+2028 and the like)."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ColldError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ColldError(f"{path}: not UTF-8 ({error.reason} at byte {error.start + 1})") from error
-    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+def _with_unknowns(hypothesis: str, reference: str) -> Tuple[str, str]:
+    """Both texts with unknown tokens as characters that never match.
+
+    A mark that both have is no unknown token of one of them: fairseq never writes the same one on both sides, so the
+    text itself has it, and it is compared as it is.
+    """
+    if "<<unk>>" not in hypothesis:
+        reference = reference.replace("<<unk>>", REFERENCE_UNKNOWN)
+    if "<unk>" not in reference:
+        hypothesis = hypothesis.replace("<unk>", HYPOTHESIS_UNKNOWN)
+    return hypothesis, reference
 
 
 def read_generate_output(path: str, manifest: AnyManifest, manifest_references: bool = False) -> List[Sentence]:
@@ -44,7 +47,7 @@ def read_generate_output(path: str, manifest: AnyManifest, manifest_references: 
     """
     references: Dict[int, str] = {}
     hypotheses: Dict[int, str] = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         match = _LINE.match(line)
         if match is None:
             continue
@@ -57,9 +60,9 @@ def read_generate_output(path: str, manifest: AnyManifest, manifest_references: 
         if match[1] == "T":
             if row in references:
                 raise ColldError(f"{path}:{number}: id {row} occurs twice; the file holds more than one decoding")
-            references[row] = rest.replace("<<unk>>", REFERENCE_UNKNOWN)
+            references[row] = rest
         else:  # n-best lists are best first
-            hypotheses.setdefault(row, rest.partition("\t")[2].replace("<unk>", HYPOTHESIS_UNKNOWN))
+            hypotheses.setdefault(row, rest.partition("\t")[2])
     _require_all(
         path,
         manifest,
@@ -72,8 +75,9 @@ def read_generate_output(path: str, manifest: AnyManifest, manifest_references: 
     _check_same_references(path, manifest, references)
     return [
         Sentence(
-            hypotheses[row],
-            manifest.text("tgt_text", row) if manifest_references else references[row],
+            *_with_unknowns(
+                hypotheses[row], manifest.text("tgt_text", row) if manifest_references else references[row]
+            ),
             manifest.text("src_lang", row),
             manifest.text("tgt_lang", row),
         )
@@ -125,7 +129,7 @@ def _check_same_references(path: str, manifest: AnyManifest, references: Dict[in
     """A wrong manifest of the right size would assign wrong languages. Normalisation and unknown letters may
     change some references, not most of them."""
     same = sum(_letters_only(text) == _letters_only(manifest.text("tgt_text", row)) for row, text in references.items())
-    known = sum(REFERENCE_UNKNOWN not in text for text in references.values())
+    known = sum("<<unk>>" not in text for text in references.values())
     if 2 * same < known:
         raise ColldError(
             f"{path}: only {same} of {len(references)} references are those of {manifest.path}; give the "
@@ -136,8 +140,15 @@ def _check_same_references(path: str, manifest: AnyManifest, references: Dict[in
 def read_text_files(hypothesis_path: str, reference_path: str, languages: str = "") -> List[Sentence]:
     """Sentences of two parallel files; ``languages``: a code for all, or a file with ``target`` or
     ``source<TAB>target`` lines."""
-    hypotheses, references = _lines(hypothesis_path), _lines(reference_path)
-    codes = _lines(languages) if os.path.isfile(languages) else [languages] * len(references)
+    hypotheses, references = list(text_lines(hypothesis_path)), list(text_lines(reference_path))
+    if os.path.isfile(languages):
+        codes = list(text_lines(languages))
+        for number, code in enumerate(codes, start=1):
+            for part in filter(None, code.split("\t")):
+                check_language(part, f"{languages}:{number}")
+    else:
+        check_language(languages, "--lang")
+        codes = [languages] * len(references)
     for path, lines in ((hypothesis_path, hypotheses), (languages, codes)):
         if len(lines) != len(references):
             raise ColldError(

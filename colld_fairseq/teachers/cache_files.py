@@ -9,6 +9,7 @@ Every file is written under a temporary name and renamed, the index of a part af
 index is whole. Any number of processes, on any number of machines, may each write some of the parts.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.files import write_whole
 from colld_fairseq.teachers.cache_storage import STORAGES, Piece, Storage, StorageLoss
@@ -165,6 +167,20 @@ def read_parts(directory: Path, header: CacheHeader) -> List[PartIndex]:
                 f"or cut short; finish it with: {header.command} {directory}"
             )
     return parts
+
+
+def plan_parts(rows: np.ndarray, n_samples: np.ndarray, seconds: Optional[float] = None) -> List[np.ndarray]:
+    """Rows of each part: consecutive ones of about `seconds` (PART_SECONDS), whatever was done before."""
+    sizes = n_samples[rows]
+    part_of_row = (np.cumsum(sizes) - sizes) // ((seconds or PART_SECONDS) * SAMPLE_RATE)
+    return np.split(rows, np.flatnonzero(np.diff(part_of_row)) + 1)
+
+
+def digest_rows(ids: Sequence[str], n_samples: np.ndarray) -> str:
+    """sha256 of the lengths and ids of all rows, in order."""
+    total = hashlib.sha256(n_samples.astype("<i8").tobytes())
+    total.update("\n".join(ids).encode())
+    return total.hexdigest()
 
 
 class PartWriter:

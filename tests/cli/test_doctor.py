@@ -5,9 +5,10 @@ import sys
 import pytest
 import soundfile
 from commands import PACKAGE, environment
-from rich.console import Console
 
-from colld_fairseq.cli import doctor, doctor_installation, main
+from colld_fairseq.cli import doctor, main
+from colld_fairseq.cli.doctor import installation
+from colld_fairseq.cli.terminal import Console
 
 
 def report():
@@ -42,8 +43,8 @@ def test_a_codec_that_does_not_work_is_named_with_its_remedy(monkeypatch):
 
 
 def test_a_codec_that_returns_noise_is_broken(monkeypatch):
-    monkeypatch.setattr(soundfile, "read", lambda stream: (0 * doctor_installation.np.ones(8000), 16000))
-    assert {finding.state for finding in doctor_installation.codecs()} == {"broken"}
+    monkeypatch.setattr(soundfile, "read", lambda stream: (0 * installation.np.ones(8000), 16000))
+    assert {finding.state for finding in installation.codecs()} == {"broken"}
 
 
 @pytest.mark.parametrize("name, state, code", [("soxr", "broken", 1), ("kenlm", "optional", 0)])

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from rich.console import Console
 
-from colld_fairseq.cli.doctor_manifest import report_manifest
+from colld_fairseq.cli.doctor.manifest import report_manifest
+from colld_fairseq.cli.terminal import Console
 
 SAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "samples"
 HEADER = "id\taudio\tn_frames\ttgt_text\tsrc_lang\n"

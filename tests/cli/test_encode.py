@@ -5,10 +5,10 @@ import io
 import pytest
 
 from colld_fairseq.cli import main as colld
-from colld_fairseq.cli.vocab import make_vocabulary
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.data.text import TextNormaliser
 from colld_fairseq.data.vocabulary import Vocabulary
+from colld_fairseq.data.vocabulary_making import make_vocabulary
 
 
 @pytest.fixture(scope="module", params=["char", "sentencepiece"])
@@ -23,7 +23,7 @@ def test_tokens_are_those_of_training(folder, corpus, tmp_path, monkeypatch, cap
     rows = read_manifest(str(corpus / "train.tsv"))
     texts = [rows.row(i).tgt_text for i in range(len(rows))]
     (tmp_path / "text").write_text(f"\n{texts[0].upper()}\n   \n", encoding="utf-8")
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{texts[1]}\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{texts[1]}\n".encode()), "ascii"))
     out, manifest = tmp_path / "new" / "tokens", str(corpus / "train.tsv")
     arguments = ["encode", "--vocab", str(folder), str(tmp_path / "text"), "-", "--manifest", manifest]
     assert colld([*arguments, "--out", str(out)]) == 0

@@ -160,9 +160,9 @@ def test_working_memory_is_the_peak_not_what_remains():
         ([], "give --student"),
         (["--student", "no.pt"], "no student checkpoint no.pt"),
         (["--teacher", "hf:./no-such-dir"], "no such directory"),
-        (["--student", "no.pt", "--batch-sizes", "1,x"], "--batch-sizes 1,x"),
-        (["--student", "no.pt", "--batch-sizes", "0"], "whole numbers from 1"),
-        (["--student", "no.pt", "--seconds", "0"], "--seconds must be"),
+        (["--student", "no.pt", "--batch-sizes", "1,x"], "--batch-sizes: 'x' is not a whole number"),
+        (["--student", "no.pt", "--batch-sizes", "0"], "--batch-sizes: '0' is not a whole number at least 1"),
+        (["--student", "no.pt", "--seconds", "0"], "--seconds: '0' is not"),
     ],
 )
 def test_errors_name_what_to_give(arguments, message, capsys):

@@ -7,7 +7,7 @@ import jiwer
 import pytest
 from sacrebleu.metrics import BLEU
 
-from colld_fairseq.cli import score
+from colld_fairseq.cli import options, score
 from colld_fairseq.errors import ColldError
 
 HEADER = "id\taudio\tn_frames\ttgt_text\tsrc_lang\ttgt_lang\n"
@@ -47,7 +47,7 @@ def write_output(path, rows=ROWS, hypotheses=HYPOTHESES, order=None, leave_out=(
 
 def colld_score(*arguments):
     parser = argparse.ArgumentParser()
-    score.add_arguments(parser)
+    options.score(parser)
     return score.run(parser.parse_args([str(a) for a in arguments]))
 
 
@@ -152,7 +152,7 @@ def test_bad_calls_say_what_to_do(tmp_path):
     (tmp_path / "latin").write_bytes(b"\xe9t\xe9\n")
     with pytest.raises(ColldError, match="two has 2 lines, .*one has 1"):
         colld_score("--hyp", tmp_path / "two", "--ref", tmp_path / "one")
-    with pytest.raises(ColldError, match="latin: not UTF-8"):
+    with pytest.raises(ColldError, match="latin:1: byte 1 is not UTF-8"):
         colld_score("--hyp", tmp_path / "latin", "--ref", tmp_path / "one")
     with pytest.raises(ColldError, match="nowhere: cannot be read"):
         colld_score("--hyp", tmp_path / "nowhere", "--ref", tmp_path / "one")

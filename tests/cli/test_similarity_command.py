@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from colld_fairseq.cli import main, similarity_plot
-from colld_fairseq.cli.similarity_models import StudentLayers, TeacherLayers, paired_frames
+from colld_fairseq.cli import main
+from colld_fairseq.cli.similarity import plot
+from colld_fairseq.cli.similarity.models import StudentLayers, TeacherLayers, paired_frames
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.fbank import GlobalCmvn
 from colld_fairseq.data.manifest import read_manifest
@@ -40,7 +41,7 @@ def compare(corpus, tmp_path, monkeypatch):
 
     def run(*arguments, picture=False):
         if not picture:
-            monkeypatch.setattr(similarity_plot, "png", lambda figure: PNG_MAGIC)
+            monkeypatch.setattr(plot, "png", lambda figure: PNG_MAGIC)
         out = tmp_path / "new" / "out"
         command = ["similarity", "--manifest", f"{corpus}/valid.tsv", "--out", str(out), "--device", "cpu"]
         assert main([*command, *map(str, arguments)]) == 0
@@ -175,7 +176,7 @@ def test_the_students_normalisation_can_be_replaced(checkpoint, teacher, compare
 def test_heat_maps_name_axes_layers_and_numbers():
     values = torch.tensor([[0.0, 0.25, 1.0], [0.5, 0.125, 0.75]])
     name = "runs/" + "a-long-way-to/" * 4 + "student.pt"
-    figure = similarity_plot.heat_maps({"linear CKA": values, "CCA": values}, name, [0, 6], "hf:teacher", [0, 3, 12])
+    figure = plot.heat_maps({"linear CKA": values, "CCA": values}, name, [0, 6], "hf:teacher", [0, 3, 12])
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in panels] == ["linear CKA", "CCA"]
     assert len(figure.axes) == 4  # each with a colour bar
@@ -187,12 +188,12 @@ def test_heat_maps_name_axes_layers_and_numbers():
         cells = {text.get_position(): text.get_text() for text in axes.texts}
         assert cells == {(j, i): f"{values[i, j]:.2f}" for i in range(2) for j in range(3)}
         assert axes.images[0].get_clim() == (0.0, 1.0)
-    wide = similarity_plot.heat_maps({"CKA": torch.zeros(13, 25)}, "a", range(13), "b", range(25))
+    wide = plot.heat_maps({"CKA": torch.zeros(13, 25)}, "a", range(13), "b", range(25))
     assert wide.get_figwidth() > 11 and wide.get_figheight() > 5.5  # a number has room in its cell
 
 
 def test_bad_clips_are_left_out_or_fatal(teacher, corpus, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(similarity_plot, "png", lambda figure: PNG_MAGIC)
+    monkeypatch.setattr(plot, "png", lambda figure: PNG_MAGIC)
     manifest = read_manifest(str(corpus / "valid.tsv"))
     good = [f"{manifest.audio_path(row)}\t{manifest.n_samples[row]}" for row in range(len(manifest))]
     (tmp_path / "list.tsv").write_text("\n".join(["/", *good, f"{tmp_path}/none.wav\t16000"]) + "\n")
@@ -219,8 +220,11 @@ def test_too_little_audio(teacher, corpus, tmp_path, capsys):
         (["--teacher", "TEACHER"], "give two models"),
         (["--teacher", "TEACHER", "TEACHER", "TEACHER"], "give two models"),
         (["--teacher", "TEACHER", "TEACHER", "--row-layers", "9"], "layer 9 does not exist"),
-        (["--teacher", "TEACHER", "TEACHER", "--column-layers", "1,x"], "--column-layers '1,x'"),
-        (["--teacher", "TEACHER", "TEACHER", "--cca-variance", "1.5"], "--cca-variance 1.5"),
+        (["--teacher", "TEACHER", "TEACHER", "--column-layers", "1,x"], "--column-layers: 'x' is not a whole number"),
+        (
+            ["--teacher", "TEACHER", "TEACHER", "--cca-variance", "1.5"],
+            "--cca-variance: '1.5' is not a finite number",
+        ),
         (["--student", "none.pt", "--teacher", "TEACHER"], "no student checkpoint none.pt"),
     ],
 )

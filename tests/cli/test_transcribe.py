@@ -198,8 +198,7 @@ def test_stopped_run_is_finished(checkpoint, corpus, tmp_path, monkeypatch, caps
     assert sum(heard) == 24 and len(heard) > 4
     heard.clear()
     stop_at = 3
-    with pytest.raises(KeyboardInterrupt):
-        transcribe(checkpoint("ctc"), *manifest, "--out", out)
+    assert transcribe(checkpoint("ctc"), *manifest, "--out", out) == 130
     assert not out.exists()
     journal = tmp_path / "out.tsv.partial"
     with open(journal, "a") as file:

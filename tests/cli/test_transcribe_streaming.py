@@ -13,7 +13,7 @@ import soundfile
 from checkpoints import save_transducer
 
 from colld_fairseq.cli import main
-from colld_fairseq.cli.transcribe_streaming import Printer, joined
+from colld_fairseq.cli.transcribe.streaming import Printer, joined
 from colld_fairseq.data.hypotheses import hypotheses_path, read_hypotheses
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.decoding.streaming import StreamingResult
@@ -214,7 +214,7 @@ def test_refused_with_the_remedy(run, corpus, vocab, tmp_path):
     assert "alone" in run("-", code=2).err
     assert "alone" in run("--streaming", "-", audio, code=2).err
     assert "give --out" in run("--streaming", audio, "--beam", "2", "--nbest", "2", code=2).err
-    assert "--streams 0" in run("--streaming", audio, "--streams", "0", code=2).err
+    assert "--streams: '0' is not a whole number" in run("--streaming", audio, "--streams", "0", code=2).err
     assert "without --chunk-ms" in run(audio, "--left-context", "2", code=2).err
     for rules in ("1,2", "1,2,x", "1,2,0", "nan,1,1"):
         assert f"--endpoint '{rules}'" in run("--streaming", audio, "--endpoint", rules, code=2).err

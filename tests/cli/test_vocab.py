@@ -6,8 +6,9 @@ import random
 import pytest
 import yaml
 
-from colld_fairseq.cli import vocab
+from colld_fairseq.cli import options, vocab
 from colld_fairseq.data.text import load_text_codec
+from colld_fairseq.data.vocabulary_making import make_vocabulary
 from colld_fairseq.errors import ConfigError, ManifestError
 
 HEADER = "id\taudio\tn_frames\ttgt_text\tsrc_lang\ttgt_lang\tsrc_text\n"
@@ -38,7 +39,7 @@ def sentences(seed, count, letters):
 
 def colld_vocab(*arguments):
     parser = argparse.ArgumentParser()
-    vocab.add_arguments(parser)
+    options.vocab(parser)
     return vocab.run(parser.parse_args([str(a) for a in arguments]))
 
 
@@ -174,6 +175,6 @@ def test_errors_name_the_remedy(tmp_path):
         colld_vocab("--manifest", manifest, "--out", tmp_path, "--lang-tags")
     with pytest.raises(ManifestError, match="no text in the column src_text"):
         colld_vocab("--manifest", manifest, "--out", tmp_path, "--column", "src_text")
-    with pytest.raises(ConfigError, match="must be above 0"):
-        colld_vocab("--manifest", manifest, "--kind", "sentencepiece", "--temperature", 0, "--out", tmp_path)
+    with pytest.raises(ConfigError, match="--temperature 0.5: must be a finite number at least 1"):
+        make_vocabulary([manifest], tmp_path, "sentencepiece", temperature=0.5)
     assert not (tmp_path / "dict.txt").exists()

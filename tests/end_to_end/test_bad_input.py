@@ -140,7 +140,7 @@ def test_non_ascii_and_right_to_left_text_train_and_come_back(folder, tmp_path):
         sound = 0.1 * np.sin(np.arange(16000 + 800 * i) / (10 + i))
         add_row(folder, f"t{i}.wav", sound, text=text)
         add_row(folder, f"v{i}.wav", sound, text=text, split="valid")
-    from colld_fairseq.cli.vocab import make_vocabulary
+    from colld_fairseq.data.vocabulary_making import make_vocabulary
 
     make_vocabulary([str(folder / "train.tsv")], tmp_path / "vocab")
     common = ["--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--vocab", tmp_path / "vocab"]

@@ -1,7 +1,6 @@
 """Jobs of the examples' drivers: does each command parse with the program it is for?"""
 
 import argparse
-import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from fairseq import options
 
 from colld_fairseq.cli import SUBCOMMANDS
 from colld_fairseq.cli import main as colld
+from colld_fairseq.cli import options as colld_options
 
 
 def load_script(path: Path, name: str):
@@ -39,10 +39,9 @@ def check_command(job, out: str) -> str:
         parser.add_argument("--arch", default="wav2vec2")  # as fairseq-generate itself does
         assert options.parse_args_and_arch(parser, words).gen_subset.startswith("test")
     elif program == "colld":
-        module = importlib.import_module(f"colld_fairseq.cli.{words[0]}")
         assert words[0] in SUBCOMMANDS
         parser = argparse.ArgumentParser()
-        module.add_arguments(parser)
+        getattr(colld_options, words[0])(parser)
         parser.parse_args(words[1:])
     else:
         assert Path(words[0]).name == "prepare.py"

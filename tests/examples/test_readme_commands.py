@@ -1,6 +1,5 @@
 """Commands of the READMEs: fairseq-train's are the recipes, option by option; the others parse."""
 
-import importlib
 import re
 import shlex
 
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf
 from recipes import EXAMPLES, full_config
 
 from colld_fairseq.cli import SUBCOMMANDS, Parser
+from colld_fairseq.cli import options as colld_options
 
 FOLDERS = ("baselines", "hubert_asr")  # whose recipes are all also written as fairseq-train commands
 COMMANDS = {
@@ -85,9 +85,8 @@ def check_hydra(words):
 
 
 def check_colld(words):
-    module = importlib.import_module(f"colld_fairseq.cli.{words[1]}")
     parser = Parser(exit_on_error=False)
-    module.add_arguments(parser)
+    getattr(colld_options, words[1])(parser)
     parser.parse_args(words[2:])
 
 

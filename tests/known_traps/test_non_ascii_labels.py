@@ -21,7 +21,7 @@ def test_right_to_left_text_keeps_its_order(corpus, tmp_path, vocab):
     arabic = rows.row(3).src_text
     assert arabic.startswith("ا") and not arabic.isascii()
     (tmp_path / "ar.tsv").write_text(f"id\taudio\tn_frames\ttgt_text\n1\ta.wav\t1\t{arabic}\n", encoding="utf-8")
-    from colld_fairseq.cli.vocab import make_vocabulary
+    from colld_fairseq.data.vocabulary_making import make_vocabulary
 
     make_vocabulary([str(tmp_path / "ar.tsv")], tmp_path / "vocab")
     vocabulary = Vocabulary(str(tmp_path / "vocab"))

@@ -1,15 +1,21 @@
 """What `colld transcribe` writes: a journal of what is finished, then the manifest and the n-best lists."""
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Sequence
+from typing import Dict, Iterable, List, Optional, Sequence
 
 from colld_fairseq.data.hypotheses import Transcript, hypotheses_path, write_hypotheses
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.manifest_writer import write_manifest
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.files import split_paths
+from colld_fairseq.json_lines import json_line, read_json_lines
+from colld_fairseq.outputs import check_output
+
+CONFIDENCE = "mean_log_prob"  # the column that manifests of transcripts have and others do not
 
 
 @dataclass
@@ -30,21 +36,19 @@ class Journal:
     def __init__(self, path: str, settings: Dict[str, str]) -> None:
         self.path = path
         self.results: Dict[str, Result] = {}
-        if os.path.exists(path):
-            self._read(settings)
-            self._file = open(path, "a", encoding="utf-8")
-        else:
-            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-            self._file = open(path, "w", encoding="utf-8")
+        begun = os.path.exists(path) and self._read(settings)
+        self._file = open(path, "ab")
+        if not begun:
             self._append([settings])
 
     def add(self, results: Dict[str, Result]) -> None:
-        """Note finished clips."""
+        """Note finished utterances."""
         self.results.update(results)
         self._append({"id": name, **asdict(result)} for name, result in results.items())
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been told when it was tried
+            self._file.close()
 
     def remove(self) -> None:
         """What it holds is written elsewhere."""
@@ -52,27 +56,49 @@ class Journal:
         os.unlink(self.path)
 
     def _append(self, entries: Iterable[Dict]) -> None:
-        for entry in entries:
-            self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._file.write(b"".join(map(json_line, entries)))
         self._file.flush()
 
-    def _read(self, settings: Dict[str, str]) -> None:
+    def _read(self, settings: Dict[str, str]) -> bool:
+        """Whether the file holds something; its results."""
         with open(self.path, "rb+") as file:
-            content = file.read()
-            whole = content.rfind(b"\n") + 1
-            file.truncate(whole)  # the line that was being written when the run was killed
-        lines = content[:whole].decode().splitlines()
-        begun = json.loads(lines[0]) if lines else None
-        if begun != settings:
-            differ = [name for name in settings if begun is None or begun.get(name) != settings[name]]
+            file.truncate(file.read().rfind(b"\n") + 1)  # the line that was being written when the run was killed
+        try:
+            begun, *entries = [entry for _, entry in read_json_lines(self.path)] or [None]
+            differ = [name for name in settings if begun is not None and begun[name] != settings[name]]
+            if differ:
+                raise ConfigError(
+                    f"{self.path} was begun with other {', '.join(differ)}: finish that run with what it was begun"
+                    " with, or remove the file to start again"
+                )
+            for entry in entries:
+                transcripts = [Transcript(**transcript) for transcript in entry["transcripts"]]
+                self.results[entry["id"]] = Result(entry["samples"], transcripts)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ConfigError(
-                f"{self.path} was begun with other {', '.join(differ)}: finish that run with what it was begun with, or"
-                " remove the file to start again"
-            )
-        for line in lines[1:]:
-            entry = json.loads(line)
-            transcripts = [Transcript(**transcript) for transcript in entry["transcripts"]]
-            self.results[entry["id"]] = Result(entry["samples"], transcripts)
+                f"{self.path}: no journal of this version, or damaged; remove it to start again"
+            ) from error
+        return begun is not None
+
+
+def check_places(out: str, inputs: Sequence[str], manifests: Optional[str]) -> None:
+    """That what a run writes for --out can be written, and overwrites neither inputs nor another's manifest.
+
+    manifests: `A.tsv,B.tsv`, which are inputs, too, with their n-best lists. Raises ConfigError.
+    """
+    read = split_paths(manifests) if manifests else []
+    for path in (out, hypotheses_path(out), f"{out}.partial"):
+        check_output(path, "--out", [*inputs, *read, *map(hypotheses_path, read)])
+    if not os.path.exists(out):
+        return
+    if not os.path.isfile(out):
+        raise ConfigError(f"--out {out}: is no file, which the results of a stopped run could be kept beside")
+    with open(out, "rb") as file:
+        columns = file.readline().rstrip(b"\r\n").split(b"\t")
+    if CONFIDENCE.encode() not in columns:
+        raise ConfigError(
+            f"--out {out}: is there and not written by `colld transcribe`; give another name or remove it"
+        )
 
 
 def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nbest: int) -> List[str]:
@@ -94,7 +120,7 @@ def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nb
         write_hypotheses(lists, ((row.id, results[row.id].transcripts) for row in rows))
     else:
         Path(lists).unlink(missing_ok=True)
-    write_manifest(path, written, more={"mean_log_prob": [f"{one.mean_log_prob:.4f}" for one in best]})
+    write_manifest(path, written, more={CONFIDENCE: [f"{one.mean_log_prob:.4f}" for one in best]})
     return [lists, path] if nbest > 1 else [path]
 
 

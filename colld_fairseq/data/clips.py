@@ -1,4 +1,4 @@
-"""What the commands that hear every clip of a manifest share: order, reading ahead, bad clips, progress."""
+"""Reading every utterance of a manifest: in which order, ahead of its use, and which of them cannot be used."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -6,8 +6,6 @@ from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optiona
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
@@ -111,51 +109,8 @@ class BadClips:
         if len(self) > self.limit:
             raise AudioError(self.report(f"more than the {self.limit} that --max-bad allows"))
 
-    def show(self, console: Console) -> None:
-        """Print those left out, if any."""
-        if self.reasons:
-            console.print(f"[yellow]{self.report('left out')}[/]", soft_wrap=True, highlight=False)
-
     def report(self, verdict: str) -> str:
         """The message: how many, the verdict, the first SHOWN of them."""
         lines = [f"  {name}: {reason}" for name, reason in list(self.reasons.items())[:SHOWN]]
         more = [f"  and {len(self) - SHOWN} more"] if len(self) > SHOWN else []
         return "\n".join([f"{len(self)} of {self.rows} clips cannot be used, {verdict}:", *lines, *more])
-
-
-def progress(console: Console, name: str) -> Progress:
-    """An empty display for :class:`AudioBar`; use it in a with statement."""
-    columns: Tuple = (
-        TextColumn(name),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[done]}"),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
-
-
-class AudioBar:
-    """Progress in seconds of audio: utterances, hours and speed."""
-
-    def __init__(self, display: Progress, utterances: int, seconds: float):
-        self.progress, self.utterances = display, utterances
-        self.count, self.seconds = 0, 0.0
-        self.task = display.add_task("", total=max(seconds, 1e-9), done="")
-
-    def advance(self, utterances: int, seconds: float) -> None:
-        self.count += utterances
-        self.seconds += seconds
-        done = f"{self.count}/{self.utterances} clips  {self.seconds / 3600:.2f} h"
-        self.progress.update(self.task, completed=self.seconds, done=f"{done}  {self.speed:.1f} x real time")
-
-    @property
-    def speed(self) -> float:
-        """Seconds of audio a second."""
-        elapsed = self.progress.tasks[self.task].elapsed
-        return self.seconds / elapsed if elapsed else 0.0
-
-    def summary(self, where: str) -> str:
-        hours = self.seconds / 3600
-        return f"{where}: {self.count} clips, {hours:.2f} h, {self.speed:.1f} times real time"

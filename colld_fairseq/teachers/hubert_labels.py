@@ -6,13 +6,13 @@ cluster of every frame) and dict.km.txt, which lists the clusters.
 
 import os
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, Iterable, List, Sequence
 
 import numpy as np
 
-from colld_fairseq.cli.cluster_source import Corpus
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import split_paths, write_whole
+from colld_fairseq.teachers.frame_source import Corpus
 
 
 def parse_splits(texts: Sequence[str]) -> Dict[str, List[str]]:
@@ -24,8 +24,13 @@ def parse_splits(texts: Sequence[str]) -> Dict[str, List[str]]:
             raise ConfigError(
                 f"--label-manifests {text!r}: write SPLIT=A.tsv,B.tsv once for each split, for example train=a.tsv"
             )
-        splits[name] = paths.split(",")
+        splits[name] = split_paths(paths)
     return splits
+
+
+def split_files(directory: Path, splits: Iterable[str]) -> List[Path]:
+    """Everything that is written for these splits."""
+    return [directory / "dict.km.txt", *(directory / f"{split}.{end}" for split in splits for end in ("km", "tsv"))]
 
 
 def write_dictionary(directory: Path, num_clusters: int) -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
-from colld_fairseq.cli import clips
+from colld_fairseq.cli.terminal import Console
+from colld_fairseq.data import clips
 from colld_fairseq.data.manifest import join_manifests, read_manifest
 from colld_fairseq.errors import AudioError
 
@@ -79,21 +79,12 @@ def test_bad_clips_are_fatal_past_the_limit(capsys):
     bad = clips.BadClips(1000, 0.002)
     bad.update({"a": "why a"})
     bad.update({"b": "why b"})
-    bad.show(Console())
+    Console().left_out(bad)
     assert "2 of 1000 clips cannot be used, left out:\n  a: why a\n  b: why b" in capsys.readouterr().out
     with pytest.raises(AudioError, match="3 of 1000 clips .* more than the 2 that --max-bad allows(.|\n)*c: why c"):
         bad.update({"c": "why c"})
     clips.BadClips(3, 0.0).update({"a": "one is always allowed"})
     many = clips.BadClips(1000, 1.0)
     many.update({str(i): "why" for i in range(clips.SHOWN + 2)})
-    many.show(Console())
+    Console().left_out(many)
     assert "and 2 more" in capsys.readouterr().out
-
-
-def test_progress_counts_clips_and_hours():
-    with clips.progress(Console(quiet=True), "work") as display:
-        bar = clips.AudioBar(display, 10, 7200)
-        bar.advance(3, 1800)
-        bar.advance(1, 1800)
-        assert "4/10 clips  1.00 h" in display.tasks[0].fields["done"]
-        assert bar.summary("there").startswith("there: 4 clips, 1.00 h")

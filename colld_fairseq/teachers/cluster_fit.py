@@ -14,18 +14,17 @@ from typing import Dict, Iterator, List, Tuple
 
 import numpy as np
 import torch
-from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from colld_fairseq.cli.clips import AudioBar, BadClips, progress
-from colld_fairseq.cli.cluster_source import Corpus, Source
-from colld_fairseq.cli.features import plan_parts
 from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.data.clips import BadClips
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import write_whole
+from colld_fairseq.teachers.cache_files import plan_parts
 from colld_fairseq.teachers.clustering import FrameClustering
 from colld_fairseq.teachers.codebook import Codebook, CodebookHeader, FitSettings
+from colld_fairseq.teachers.frame_source import Advance, Corpus, Source
 
 SAMPLE_FRAMES = 200  # a cluster, of the sample that the first centroids come from
 FEWEST_FRAMES = 10  # a cluster
@@ -46,7 +45,7 @@ class _Position:
 
 
 class ClusterFit:
-    """One fit: `run` does what is left of it."""
+    """One fit: `resume`, then `run` does what is left of it."""
 
     def __init__(self, source: Source, corpus: Corpus, settings: FitSettings, max_bad: float, state: Path):
         self.source, self.corpus, self.settings, self.path = source, corpus, settings, state
@@ -54,31 +53,30 @@ class ClusterFit:
         self.position = _Position()
         self.bad = BadClips(len(corpus.rows), max_bad)
 
-    def run(self, console: Console) -> Codebook:
-        """The codebook. Raises ConfigError (too few frames, a state of another fit), AudioError (bad clips)."""
+    def resume(self) -> bool:
+        """Take up the fit that was stopped, if there is one. Raises ConfigError where its state is that of another."""
         if self.path.is_file():
             self._load()
-            console.print(f"goes on from {self.path}", soft_wrap=True)
+        return self.path.is_file()
+
+    def run(self, advance: Advance) -> Codebook:
+        """The codebook. Raises ConfigError (too few frames), AudioError (bad clips)."""
         saved = time.monotonic()
         waiting: List[np.ndarray] = []  # buffers of the sample, until there are enough for the first centroids
-        with progress(console, "k-means") as display:
-            bar = AudioBar(display, *self._left())
-            for number, shard, shards, rows in self._shards():
-                waiting.append(self._frames(number, shard, rows, bar))
-                if not self.clustering.started:
-                    total = sum(map(len, waiting))
-                    if total < SAMPLE_FRAMES * self.settings.num_clusters and shard + 1 < shards:
-                        continue
-                    self._start(waiting, total)
-                while waiting:
-                    self._update(waiting.pop(0), last=number == self.settings.passes - 1)
-                done = shard + 1 == shards
-                self.position.number, self.position.shard = (number + 1, 0) if done else (number, shard + 1)
-                if time.monotonic() - saved >= SAVE_SECONDS:
-                    self._save()
-                    saved = time.monotonic()
-        self.bad.show(console)
-        console.print(bar.summary("k-means"), soft_wrap=True)
+        for number, shard, shards, rows in self._shards():
+            waiting.append(self._frames(number, shard, rows, advance))
+            if not self.clustering.started:
+                total = sum(map(len, waiting))
+                if total < SAMPLE_FRAMES * self.settings.num_clusters and shard + 1 < shards:
+                    continue
+                self._start(waiting, total)
+            while waiting:
+                self._update(waiting.pop(0), last=number == self.settings.passes - 1)
+            done = shard + 1 == shards
+            self.position.number, self.position.shard = (number + 1, 0) if done else (number, shard + 1)
+            if time.monotonic() - saved >= SAVE_SECONDS:
+                self._save()
+                saved = time.monotonic()
         return self._codebook()
 
     def finish(self) -> None:
@@ -99,7 +97,7 @@ class ClusterFit:
                 yield number, shard, len(shards), shards[shard]
             first = 0
 
-    def _left(self) -> Tuple[int, float]:
+    def left(self) -> Tuple[int, float]:
         """Clips and seconds of audio that are left."""
         done = self._plan(self.position.number)[: self.position.shard]
         rows = np.concatenate([*done, self.corpus.rows[:0]])
@@ -107,9 +105,9 @@ class ClusterFit:
         seconds = self.corpus.n_samples[rows].sum() / SAMPLE_RATE
         return passes * len(self.corpus.rows) - len(rows), passes * self.corpus.seconds - seconds
 
-    def _frames(self, number: int, shard: int, rows: np.ndarray, bar: AudioBar) -> np.ndarray:
+    def _frames(self, number: int, shard: int, rows: np.ndarray, advance: Advance) -> np.ndarray:
         """All frames [N, D] of the rows, in random order: neighbours are alike."""
-        clips = sorted(self.source.read(self.corpus, rows, bar), key=lambda clip: clip[0])
+        clips = sorted(self.source.read(self.corpus, rows, advance), key=lambda clip: clip[0])
         self.bad.update(self.source.bad)
         if not clips:
             return np.zeros((0, self.source.width), dtype=np.float32)

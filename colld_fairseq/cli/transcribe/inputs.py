@@ -7,12 +7,12 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Un
 
 import numpy as np
 
-from colld_fairseq.cli.clips import distinct_rows
 from colld_fairseq.data.audio import AUDIO_SUFFIXES, audio_info, find_zip_members, split_zip_spec
-from colld_fairseq.data.manifest import AnyManifest, Row, join_manifests, read_manifest
+from colld_fairseq.data.clips import distinct_rows
+from colld_fairseq.data.manifest import AnyManifest, Row, read_manifests
+from colld_fairseq.data.manifest_writer import checked_name
 from colld_fairseq.data.rows import PathRows
-from colld_fairseq.errors import AudioError, ConfigError
-from colld_fairseq.files import split_paths
+from colld_fairseq.errors import AudioError, ConfigError, ManifestError
 
 Rows = Union[AnyManifest, PathRows]
 
@@ -59,9 +59,6 @@ def find_audio(names: Sequence[str]) -> Tuple[List[str], List[str]]:
     paths, ids = list(found), list(found.values())
     if len(set(ids)) < len(ids):
         ids = paths
-    broken = [path for path in ids if "\t" in path or "\n" in path or "\r" in path]
-    if broken:
-        raise ConfigError(f"{broken[0]!r}: a tab or line break in the name; results are tab-separated: rename the file")
     return ids, paths
 
 
@@ -87,20 +84,24 @@ def read_files(names: Sequence[str]) -> Tuple[PathRows, Dict[str, str]]:
     kept, lengths, bad = [], [], {}
     for name, path in zip(ids, paths):
         try:
+            checked_name(name, "name")
+            checked_name(path, "path")
             lengths.append(audio_info(path).num_samples)
             kept.append((name, path))
-        except AudioError as error:
+        except (AudioError, ManifestError) as error:
             bad[name] = str(error)
     return PathRows([path for _, path in kept], lengths, [name for name, _ in kept]), bad
 
 
-def read_manifests(paths: str, audio_root: Optional[str], each_language: bool) -> Tuple[AnyManifest, np.ndarray]:
+def read_clips_of_manifests(
+    paths: str, audio_root: Optional[str], each_language: bool
+) -> Tuple[AnyManifest, np.ndarray]:
     """The rows of manifests `A.tsv,B.tsv`, and which of them to transcribe: those of a repeated id once.
 
     each_language: the result depends on a row's own target language. A clip that is there with several of them is then
     refused with ConfigError, because a manifest of the results could not hold it twice.
     """
-    manifest = join_manifests([read_manifest(path, audio_root) for path in split_paths(paths)])
+    manifest = read_manifests(paths, audio_root)
     ids = [manifest.text("id", row) for row in range(len(manifest))]
     rows = distinct_rows(ids)
     if each_language and len(rows) < len(ids):

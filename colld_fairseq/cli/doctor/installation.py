@@ -12,9 +12,10 @@ from typing import Iterator, List, NamedTuple
 
 import numpy as np
 
+import colld_fairseq
 from colld_fairseq import compat
 
-USER_DIR = Path(__file__).resolve().parents[1]
+USER_DIR = Path(__file__).resolve().parents[2]
 INSTALL = f"{sys.executable} -m pip install"
 
 # module -> distribution
@@ -122,7 +123,7 @@ def fairseq() -> Finding:
         from fairseq.models import MODEL_REGISTRY
         from fairseq.tasks import TASK_REGISTRY
 
-        importlib.import_module("colld_fairseq.tasks")
+        colld_fairseq.register()
     except Exception as error:  # noqa: BLE001
         return Finding("fairseq", "broken", one_line(error), install)
     registered = [

@@ -9,64 +9,33 @@ from functools import partial
 from typing import Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress
 
-from colld_fairseq.cli.clips import AudioBar, BadClips, plan_batches, progress, read_ahead, usable
-from colld_fairseq.cli.transcribe_inputs import Clips, read_files, read_manifests
-from colld_fairseq.cli.transcribe_output import Journal, Result, write_results
-from colld_fairseq.cli.transcribe_streaming import (
-    STANDARD_INPUT,
+from colld_fairseq.cli.terminal import AudioBar, Console, progress
+from colld_fairseq.cli.transcribe.inputs import Clips, read_clips_of_manifests, read_files
+from colld_fairseq.cli.transcribe.output import Journal, Result, check_places, write_results
+from colld_fairseq.cli.transcribe.streaming import (
     Printer,
-    add_streaming_arguments,
     from_standard_input,
     stream_clips,
     streaming_recogniser,
     summary,
 )
 from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.data.clips import BadClips, plan_batches, read_ahead, usable
 from colld_fairseq.data.manifest import Row
+from colld_fairseq.data.text_files import STANDARD_INPUT
 from colld_fairseq.decoding.real_time import Latency
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.files import split_paths
 from colld_fairseq.named_values import split_named
+from colld_fairseq.outputs import only_run, refuse_inputs
 from colld_fairseq.recogniser import TRAINED, Recogniser, load_recogniser
-from colld_fairseq.tasks.multilingual_speech_to_text import DECODERS
 
 # Transcribes clips: results by id as they are known; what cannot be used goes to BadClips.
 Work = Callable[[Clips, BadClips, AudioBar], Iterator[Dict[str, Result]]]
 
 WINDOW = 512  # neighbouring clips among which batches of similar length are made: printing waits for no more
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `colld transcribe`."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a fine-tuned model; several with : are an ensemble")
-    parser.add_argument("audio", nargs="*", metavar="AUDIO", help="audio files, folders and zip archives")
-    parser.add_argument("--manifest", metavar="A.tsv[,B.tsv]", help="instead of AUDIO: manifests, joined")
-    parser.add_argument("--audio-root", metavar="DIR", help="folder that the manifests' paths start from")
-    parser.add_argument("--out", metavar="O.tsv", help="manifest to write, ready for training; finished if begun")
-    parser.add_argument("--decoder", choices=["auto", *DECODERS], default="auto", help="default: the model's main one")
-    parser.add_argument("--beam", type=int, default=1, help="hypotheses kept (default: %(default)s, greedy)")
-    parser.add_argument(
-        "--nbest", type=int, default=1, help="hypotheses a clip; with --out in O.hypotheses.jsonl, with their scores"
-    )
-    parser.add_argument("--lang", default="", help="target language of everything (default: each row's own)")
-    parser.add_argument("--source-lang", default="", help="spoken language, noted in --out where a row has none")
-    parser.add_argument("--vocab", metavar="DIR", default="", help="vocabulary folder, if it has moved since training")
-    parser.add_argument("--cmvn", metavar="FILE", default="", help="statistics of filterbanks, if they have moved")
-    parser.add_argument(
-        "--options",
-        metavar="NAME=VALUE,...",
-        default="",
-        help="more options of decoding, as fairseq-generate has them: blank_penalty, max_symbols, ctc_lm, ...",
-    )
-    parser.add_argument("--batch-seconds", type=float, default=60.0, help="audio of a batch, padding included")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.add_argument(
-        "--max-bad", type=float, default=1.0, help="share of clips, at least one, that may be unreadable (default: all)"
-    )
-    add_streaming_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("name audio files or folders, or give --manifest: one of the two")
     if STANDARD_INPUT in args.audio and (len(args.audio) > 1 or args.out or not args.streaming):
         raise ConfigError("standard input (-) is a stream: give it alone, with --streaming and without --out")
+    if args.out:
+        check_places(args.out, [*split_paths(args.checkpoint, ":"), *args.audio, args.cmvn], args.manifest)
     recogniser = load_recogniser(args.checkpoint, args.beam, args.nbest, args.device, **task_options(args))
     console = Console(stderr=True)  # standard output is for texts
     if args.streaming:
@@ -99,7 +70,7 @@ def run_streaming(args: argparse.Namespace, recogniser: Recogniser, console: Con
     work = partial(stream_clips, streaming, recogniser, args.streams, latencies, printer)
     run_clips(args, recogniser, work, lambda clips, results, bad: None, console)
     if latencies:
-        console.print(summary(latencies), soft_wrap=True, highlight=False)
+        console.say(summary(latencies))
     return 0
 
 
@@ -111,14 +82,13 @@ def run_clips(args: argparse.Namespace, recogniser: Recogniser, work: Work, show
     longest = recogniser.task.cfg.max_seconds
     long = int((clips.rows.n_samples[clips.todo] > longest * SAMPLE_RATE).sum())
     if long and not args.streaming:
-        console.print(
+        console.say(
             f"{long} of {len(clips)} clips are longer than the {longest:g} s up to which the model was trained: cut"
-            " them, or use --streaming with a model that can",
-            soft_wrap=True,
-            highlight=False,
+            " them, or use --streaming with a model that can"
         )
     if args.out:
-        to_manifest(args, clips, work, bad, console)
+        with only_run(args.out):
+            to_manifest(args, clips, work, bad, console)
     else:
         # A terminal shows texts or a bar, not both; nor may the bar's display take over standard output.
         with progress(Console(quiet=True) if sys.stdout.isatty() else console, "transcribing") as display:
@@ -126,7 +96,7 @@ def run_clips(args: argparse.Namespace, recogniser: Recogniser, work: Work, show
                 show(clips, results, bad)
     if len(bad) == bad.rows:
         raise AudioError(bad.report("which leaves none"))
-    bad.show(console)
+    console.left_out(bad)
 
 
 def task_options(args: argparse.Namespace) -> Dict[str, str]:
@@ -150,7 +120,7 @@ def read_clips(args: argparse.Namespace, recogniser: Recogniser) -> Tuple[Clips,
     if args.audio:
         rows, unreadable = read_files(args.audio)
         return Clips(rows, rows.ids, np.arange(len(rows)), describe), unreadable
-    rows, todo = read_manifests(args.manifest, args.audio_root, recogniser.needs_language)
+    rows, todo = read_clips_of_manifests(args.manifest, args.audio_root, recogniser.needs_language)
     return Clips(rows, [rows.text("id", row) for row in range(len(rows))], todo, describe), {}
 
 
@@ -202,10 +172,11 @@ class Texts:
 
 def to_manifest(args: argparse.Namespace, clips: Clips, work: Work, bad: BadClips, console: Console) -> None:
     """Write --out once every clip is transcribed; until then results are kept in a journal beside it."""
+    refuse_inputs(args.out, "--out", (clips.rows.audio_path(row) for row in clips.todo.tolist()))
     journal = Journal(f"{args.out}.partial", settings(args, clips))
     try:
         if journal.results:
-            console.print(f"{len(journal.results)} of {len(clips)} clips are there already")
+            console.say(f"{len(journal.results)} of {len(clips)} clips are there already")
         left = [row for row in clips.todo.tolist() if clips.ids[row] not in journal.results]
         rest = replace(clips, todo=np.array(left, dtype=np.int64))
         with progress(console, "transcribing") as display:
@@ -218,7 +189,7 @@ def to_manifest(args: argparse.Namespace, clips: Clips, work: Work, bad: BadClip
     if journal.results:
         rows = [clips.row(row) for row in clips.todo.tolist()]
         for path in write_results(args.out, rows, journal.results, args.nbest):
-            console.print(bar.summary(path), soft_wrap=True, highlight=False)
+            console.say(bar.summary(path))
     journal.remove()
 
 

@@ -1,16 +1,18 @@
 """Where `colld cluster` takes frames from: a cache of `colld features`, or a teacher that runs along."""
 
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import torch
 
-from colld_fairseq.cli.clips import AudioBar, distinct_rows, plan_batches, read_ahead, usable
 from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.data.clips import distinct_rows, plan_batches, read_ahead, usable
 from colld_fairseq.data.manifest import AnyManifest
 from colld_fairseq.teachers import Teacher
 from colld_fairseq.teachers.cache import FeatureCache
+
+Advance = Callable[[int, float], None]  # told of every so many utterances and seconds of audio that were read
 
 
 class Corpus(NamedTuple):
@@ -48,7 +50,7 @@ class CacheSource:
         samples = (frames * (SAMPLE_RATE / self.frame_rate_hz)).astype(np.int64)
         return Corpus(ids, samples, np.arange(len(ids)), None)
 
-    def read(self, corpus: Corpus, rows: np.ndarray, bar: AudioBar) -> Iterator[Tuple[str, np.ndarray]]:
+    def read(self, corpus: Corpus, rows: np.ndarray, advance: Advance) -> Iterator[Tuple[str, np.ndarray]]:
         """(id, features float32 [T, D]) of each row that has some."""
         for row in rows.tolist():
             name = corpus.ids[row]
@@ -56,11 +58,11 @@ class CacheSource:
                 self.bad[name] = self.cache.bad[name]
             else:
                 yield name, self.cache.read([name]).features[self.layer][0].numpy()
-            bar.advance(1, corpus.n_samples[row] / SAMPLE_RATE)
+            advance(1, corpus.n_samples[row] / SAMPLE_RATE)
 
 
-class TeacherSource:
-    """Frames of one layer of a teacher that hears the audio. Clips that cannot be used are entered in `bad`."""
+class FrameSource:
+    """Frames of one layer of a teacher that runs on the audio. Clips that cannot be used are entered in `bad`."""
 
     def __init__(self, teacher: Teacher, batch_seconds: float):
         self.teacher, self.batch_seconds = teacher, batch_seconds
@@ -68,7 +70,7 @@ class TeacherSource:
         self.spec, self.content_hash, self.width = teacher.spec, teacher.content_hash, teacher.width
         self.bad: Dict[str, str] = {}
 
-    def read(self, corpus: Corpus, rows: np.ndarray, bar: AudioBar) -> Iterator[Tuple[str, np.ndarray]]:
+    def read(self, corpus: Corpus, rows: np.ndarray, advance: Advance) -> Iterator[Tuple[str, np.ndarray]]:
         """(id, features float32 [T, D]) of each row that has some; longest clips first."""
         batches = plan_batches(rows, corpus.n_samples, self.batch_seconds * SAMPLE_RATE)
         for clips in read_ahead(corpus.manifest, corpus.ids, batches):
@@ -80,7 +82,7 @@ class TeacherSource:
                 features = output.features[self.layer].float().cpu().numpy()
                 for name, clip, frames in zip(ids, features, output.lengths.tolist()):
                     yield name, clip[:frames]
-            bar.advance(len(clips), sum(map(len, waveforms)) / SAMPLE_RATE)
+            advance(len(clips), sum(map(len, waveforms)) / SAMPLE_RATE)
 
 
-Source = Union[CacheSource, TeacherSource]
+Source = Union[CacheSource, FrameSource]

@@ -8,56 +8,28 @@ import sys
 from typing import BinaryIO, Dict, Iterator, List, Optional, Sequence, TextIO
 
 import numpy as np
-from rich.console import Console
 
-from colld_fairseq.cli.clips import AudioBar, BadClips, read_ahead, usable
-from colld_fairseq.cli.transcribe_inputs import Clips
-from colld_fairseq.cli.transcribe_output import Result
+from colld_fairseq.cli.terminal import AudioBar, Console
+from colld_fairseq.cli.transcribe.inputs import Clips
+from colld_fairseq.cli.transcribe.output import Result
 from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.data.clips import BadClips, read_ahead, usable
 from colld_fairseq.data.hypotheses import Transcript
+from colld_fairseq.data.text_files import STANDARD_INPUT
 from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.real_time import PIECE, Latency, cut, listen
 from colld_fairseq.decoding.streaming import StreamingRecogniser, StreamingResult
 from colld_fairseq.errors import AudioError, ConfigError
-from colld_fairseq.recogniser import TRAINED, Recogniser
+from colld_fairseq.numbers import POSITIVE
+from colld_fairseq.recogniser import Recogniser
 
-STANDARD_INPUT = "-"
 BYTES = 2  # of a sample of raw PCM
-
-
-def add_streaming_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options about streams."""
-    parser.add_argument(
-        "--streaming",
-        action="store_true",
-        help="decode as audio arrives; for models trained with --encoder-context chunk or causal. AUDIO may be -: raw"
-        " PCM on standard input, 16 kHz, mono, 16 bits, little-endian",
-    )
-    parser.add_argument(
-        "--chunk-ms", type=int, help="audio of a step (default: 320); without --streaming: what a frame hears at once"
-    )
-    parser.add_argument(
-        "--left-context",
-        default=TRAINED,
-        help="chunks (causal: frames) that a frame hears before its own, or full (default: the longest limited one of"
-        " the training)",
-    )
-    parser.add_argument(
-        "--endpoint",
-        metavar="S,S,S",
-        default="2.4,1.2,20",
-        help="an utterance ends after so many seconds of silence without a text, of silence after a text, or in all;"
-        " none = with the stream (default: %(default)s)",
-    )
-    parser.add_argument("--streams", type=int, default=1, help="streams decoded side by side (default: %(default)s)")
 
 
 def streaming_recogniser(args: argparse.Namespace, recogniser: Recogniser) -> StreamingRecogniser:
     """The recogniser that the options ask for. Raises ConfigError."""
     if args.nbest > 1 and not args.out:
         raise ConfigError("a stream's text is printed as it grows, not its --nbest hypotheses: give --out for these")
-    if args.streams < 1:
-        raise ConfigError(f"--streams {args.streams}: at least 1")
     return recogniser.streaming(args.chunk_ms or 320, args.left_context, parse_endpoint(args.endpoint))
 
 
@@ -66,12 +38,12 @@ def parse_endpoint(text: str) -> Optional[EndpointRules]:
     if text == "none":
         return None
     try:
-        seconds = [float(part) for part in text.split(",")]
-    except ValueError:
-        seconds = []
-    if len(seconds) != 3 or not all(value > 0 and not math.isnan(value) for value in seconds):
-        raise ConfigError(f"--endpoint {text!r}: three numbers of seconds above 0 (inf: never), or none")
-    return EndpointRules(*seconds)
+        silence, after_text, length = [
+            math.inf if part.strip() == "inf" else POSITIVE(part) for part in text.split(",")
+        ]
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise ConfigError(f"--endpoint {text!r}: three numbers of seconds above 0 (inf: never), or none") from error
+    return EndpointRules(silence, after_text, length)
 
 
 class Printer:
@@ -158,7 +130,7 @@ def from_standard_input(streaming: StreamingRecogniser, console: Console) -> Non
     latencies = listen(streaming, [raw_pcm(sys.stdin.buffer)], heard)
     if not latencies[0].audio:
         raise AudioError("nothing came on standard input; it takes raw PCM: 16 kHz, mono, 16 bits, little-endian")
-    console.print(summary(latencies), soft_wrap=True, highlight=False)
+    console.say(summary(latencies))
 
 
 def raw_pcm(file: BinaryIO) -> Iterator[np.ndarray]:
