@@ -24,9 +24,9 @@ import torch
 
 from colld_fairseq.data.fbank import log_mel_fbank
 from colld_fairseq.decoding.real_time import cut, listen
-from colld_fairseq.decoding.search import BeamSearch, GreedySearch
 from colld_fairseq.decoding.streaming import StreamingRecogniser
-from colld_fairseq.decoding.transducer import Scorer
+from colld_fairseq.decoding.transducer import GreedySearch, Scorer
+from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.joiner import Joiner
@@ -107,14 +107,13 @@ def normalise(features):
 
 def recognise(search, scorer, frames):
     """Labels of one utterance at once, frames [1, T, J]."""
-    state = search.proceed(scorer, frames, torch.tensor([frames.size(1)]), search.start(scorer, 1))
-    return search.n_best(state)[0][0].tokens
+    return search(scorer, frames, torch.tensor([frames.size(1)]))[0][0].tokens
 
 
 def ask_for_labels(search, scorer, frames, labels):
     """Set what makes texts longer (a beam: its score for each label, greedy search: the penalty on the blank, which
     changes no beam's order) so that the search writes about so many labels."""
-    target, name = (search, "length_score") if isinstance(search, BeamSearch) else (scorer, "blank_penalty")
+    target, name = (search, "length_bonus") if isinstance(search, BeamSearch) else (scorer, "blank_penalty")
     low, high = -50.0, 50.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
@@ -145,12 +144,12 @@ def measure(args):
         ask_for_labels(search, scorer, frames, args.labels_per_second * args.seconds)
         recogniser = StreamingRecogniser(
             StreamingEncoder(network.encoder, chunk, LEFT_CHUNKS),
-            network.joiner.encoder_projection,
             scorer,
-            lambda tokens: " ".join(map(str, tokens)),
-            normalise,
+            search,
+            project=network.joiner.encoder_projection,
+            detokenize=lambda tokens: " ".join(map(str, tokens)),
+            normalize=normalise,
             endpoint=None,
-            search=search,
         )
         expected = recognise(search, scorer, frames)
         rows.append(time_chunk(args, recogniser, clips, expected))

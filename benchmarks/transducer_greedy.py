@@ -8,7 +8,7 @@ second, utterances of 6 to 16 s. Encoders are not timed. All searches take turns
 labels; medians of the processor time of this process are compared, which leaves out what other programs take from a
 shared machine (on one thread and an idle machine it is the time on the clock, which is recorded too).
 
-- batched: `decoding.transducer.greedy_transducer`
+- batched: `decoding.transducer.GreedySearch`
 - frame by frame: a batch at once too, every utterance at the same frame, the predictor run only where something was
   emitted (icefall's greedy_search_batch; one label a frame at most, so it may find fewer)
 - loop over utterances: one utterance after the other, one join a symbol, projections outside the loop, torch's LSTM or
@@ -36,8 +36,8 @@ from pathlib import Path
 
 import torch
 
-from colld_fairseq.decoding.transducer import Scorer, greedy_transducer
-from colld_fairseq.decoding.transducer_beam import transducer_beam_search
+from colld_fairseq.decoding.transducer import GreedySearch, Scorer
+from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.modules.joiner import Joiner
 from colld_fairseq.modules.predictor import LstmPredictor, StatelessPredictor
 
@@ -121,7 +121,7 @@ def make_batch(network, size):
 
 
 def batched(scorer, frames, lengths):
-    return [h.tokens for h in greedy_transducer(scorer, frames, lengths, max_symbols=MAX_SYMBOLS)]
+    return [h.tokens for (h,) in GreedySearch(MAX_SYMBOLS)(scorer, frames, lengths)]
 
 
 def one_by_one(scorer, frames, lengths):
@@ -130,7 +130,7 @@ def one_by_one(scorer, frames, lengths):
 
 
 def beam(scorer, frames, lengths):
-    return [h.tokens for (h,) in transducer_beam_search(scorer, frames, lengths, beam=4)]
+    return [h.tokens for (h,) in BeamSearch(4, max_symbols=3)(scorer, frames, lengths)]
 
 
 def loop(scorer, frames, lengths, ours=False):

@@ -1,21 +1,20 @@
-"""A trained recogniser or translator in plain Python: waveforms in, texts out."""
+"""A trained recogniser or translator in plain Python: waveforms in, hypotheses out."""
 
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from fairseq import checkpoint_utils
 from fairseq.dataclass.utils import overwrite_args_by_name
-from fairseq.utils import move_to_cuda
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from colld_fairseq.data.datasets import pad
 from colld_fairseq.data.fbank import fbank_length
-from colld_fairseq.data.hypotheses import Transcript
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.decoding.endpoint import EndpointRules
+from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.streaming import StreamingRecogniser
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
@@ -34,7 +33,7 @@ TRAINED = "trained"  # left context: as in training
 class Recogniser:
     """Models of one task with the way they are decoded; made by :func:`load_recogniser`.
 
-    A clip's result does not depend on what else is in its batch.
+    An utterance's result does not depend on what else is in its batch.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Recogniser:
         self.input = task.student_input(train=False)
         self.decoder = task.decoder_of(self.models)
         self.nbest = nbest
-        self.generator = task.build_generator(self.models, task.search_arguments(beam, nbest))
+        self.search = task.build_decoder(self.models, beam, nbest)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -68,39 +67,24 @@ class Recogniser:
 
     def transcribe(
         self, waveforms: Sequence[np.ndarray], languages: Optional[Sequence[str]] = None
-    ) -> List[List[Transcript]]:
-        """n-best lists, best first, of clips float32 [N] at 16 kHz, each long enough for one encoder frame.
+    ) -> List[List[Hypothesis]]:
+        """n-best lists, best first, of utterances float32 [N] at 16 kHz, each long enough for one encoder frame.
 
-        languages: the target language of each clip, where `needs_language`.
+        languages: the target language of each utterance, where `needs_language`.
         """
-        source, lengths = pad([self.input(waveform) for waveform in waveforms])
-        sample: Dict[str, Any] = {
-            "id": torch.arange(len(lengths)),
-            "net_input": {"src_tokens": source, "src_lengths": lengths},
-        }
-        if self.device != "cpu":
-            sample = move_to_cuda(sample)
-        if languages is not None:
-            sample["tgt_langs"] = list(languages)
-        n_best = self.task.inference_step(self.generator, self.models, sample)
-        return [[self._transcript(hypothesis) for hypothesis in hypotheses[: self.nbest]] for hypotheses in n_best]
+        inputs = [torch.from_numpy(self.input(waveform)) for waveform in waveforms]
+        source = pad_sequence(inputs, batch_first=True).to(self.device)
+        lengths = torch.tensor([len(one) for one in inputs], device=self.device)
+        tags = self.task.tags_for(self.search, source, languages)
+        n_best = self.search.decode(self.models, source, lengths, tags)
+        return [[replace(one, text=self.detokenize(one.tokens)) for one in hypotheses] for hypotheses in n_best]
 
-    def _transcript(self, hypothesis: Dict[str, Any]) -> Transcript:
-        tags, dictionary = self.vocabulary.tag_ids, self.vocabulary.dictionary
-        tokens = hypothesis["tokens"].tolist()
-        # CTC and transducers score labels only: their </s> is for fairseq's scorers
-        scores = [score for token, score in zip(tokens, hypothesis["positional_scores"].tolist()) if token not in tags]
-        labels = [token for token in tokens if token not in tags and token != dictionary.eos()]
-        score = float(hypothesis["score"])
-        return Transcript(self.spell(labels), labels, score, sum(scores) if scores else score)
-
-    def spell(self, tokens: Sequence[int]) -> str:
-        """The text of labels, without unknown ones."""
-        unknown = self.vocabulary.dictionary.unk()
-        return self.vocabulary.decode(torch.tensor([token for token in tokens if token != unknown]))
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, without unknown ones."""
+        return self.vocabulary.detokenize(tokens)
 
     def context(self, chunk_ms: int, left_context: str = TRAINED) -> Tuple[int, Optional[int]]:
-        """Frames of a chunk, and chunks ("causal" students: frames) before its own that a frame hears (None: all).
+        """Frames of a chunk, and chunks ("causal" students: frames) of left context (None: all).
 
         chunk_ms: audio of a chunk; ConfigError if that is no whole number of frames. left_context: a number, "full", or
         "trained": the longest of the training that has a limit.
@@ -115,7 +99,7 @@ class Recogniser:
         return int(frames), parse_count(left_context, "--left-context")
 
     def limit_context(self, chunk_ms: int, left_context: str = TRAINED) -> None:
-        """Let frames hear no more than they would in :meth:`streaming`: the same output, but from whole clips."""
+        """Give frames no more context than they have in :meth:`streaming`: the same output, but of whole utterances."""
         size, left = self.context(chunk_ms, left_context)
         for model in self.models:
             student = model.encoder.student
@@ -138,24 +122,24 @@ class Recogniser:
         """
         if self.decoder != "transducer" or len(self.models) > 1:
             raise ConfigError("only a single transducer can stream; fine-tune a transducer_student")
-        model, generator = self.models[0], self.generator
+        (model,), joiner_input = self.models, self.models[0].joiner.encoder_projection
         encoder = StreamingEncoder(model.encoder.student, *self.context(chunk_ms, left_context))
         if self.input.cmvn == "utterance":
             raise ConfigError(
                 "this model's filterbanks are normalised over the whole clip, which a stream does not know: train with"
                 " --cmvn FILE (made by `colld cmvn`) or --cmvn none"
             )
-        language, width = self.task.cfg.tgt_lang, model.joiner.encoder_projection.out_features
+        language = self.task.cfg.tgt_lang
         return StreamingRecogniser(
             encoder,
-            model.joiner.encoder_projection,
-            generator.scorer([model], [width]),
-            self.spell,
-            self.input.normalise,
-            endpoint,
-            self.vocabulary.tag_id(language) if self.vocabulary.uses_tags and language else None,
-            self.vocabulary.uses_tags,
-            generator.search,
+            self.search.scorer([model], [joiner_input.out_features]),
+            self.search.search,
+            project=joiner_input,
+            detokenize=self.detokenize,
+            normalize=self.input.normalise,
+            endpoint=endpoint,
+            tag=self.vocabulary.tag_id(language) if self.vocabulary.uses_tags and language else None,
+            needs_tag=self.vocabulary.uses_tags,
         )
 
 

@@ -67,7 +67,7 @@ def check(run):
     sample = dataset.collater([dataset[i] for i in dataset.ordered_indices()[[0, 2]]])
     loss, norms, valid = step(run, sample, "cpu")
     with second_device():
-        run.task.valid_generators = None  # they hold the model that they were built for
+        run.task.valid_decoders = None  # they hold the model that they were built for
         there = step(run, sample, DEVICE)
         assert there[0] == pytest.approx(loss, rel=1e-3) and there[1].keys() == norms.keys()
         assert there[1] == pytest.approx(norms, rel=2e-2, abs=1e-3)

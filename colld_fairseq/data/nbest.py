@@ -48,7 +48,7 @@ class NBestTargets:
 def read_lists(manifest: Manifest, limit: int) -> Dict[str, List[Tuple[str, float]]]:
     """id -> (text, weight) of its best `limit` hypotheses."""
     lists = {}
-    for _, name, hypotheses in read_entries(hypotheses_path(manifest.path)):
+    for name, hypotheses in read_entries(hypotheses_path(manifest.path)):
         best = sorted(hypotheses, key=lambda hypothesis: -hypothesis["score"])[:limit]
         relative = np.exp([hypothesis["score"] - best[0]["score"] for hypothesis in best])
         lists[name] = [(h["text"], weight) for h, weight in zip(best, relative / relative.sum())]

@@ -2,7 +2,7 @@
 
 import os
 from functools import cached_property
-from typing import List, Optional, Set
+from typing import List, Optional, Sequence, Set
 
 import torch
 import yaml
@@ -54,13 +54,18 @@ class Vocabulary:
         # At once: taken one by one, every token of a GPU's tensor would be waited for.
         return self.codec.decode([self.dictionary[i] for i in ids.tolist() if i not in skipped])
 
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of a hypothesis' tokens, without unknown ones."""
+        unknown = self.dictionary.unk()
+        return self.decode(torch.tensor([token for token in tokens if token != unknown]))
+
     def tag_id(self, language: str, where: Optional[str] = None) -> int:
         """Token id of `<lang:xx>`; `where` (file and line) goes into the error message."""
         index = self.dictionary.index(LANG_TAG_TEMPLATE.format(language))
         if index == self.dictionary.unk():
-            place = f"{where}: " if where else ""
+            prefix = f"{where}: " if where else ""
             raise ConfigError(
-                f"{place}target language {language!r} has no tag in {self.folder}: run `colld vocab --lang-tags`"
+                f"{prefix}target language {language!r} has no tag in {self.folder}: run `colld vocab --lang-tags`"
             )
         return index
 

@@ -1,10 +1,12 @@
 """Beam search of attention decoders by fairseq's SequenceGenerator, made independent of the batch."""
 
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
+
+from colld_fairseq.decoding.hypothesis import Hypothesis
 
 
 class AttentionGenerator(SequenceGenerator):
@@ -23,6 +25,32 @@ class AttentionGenerator(SequenceGenerator):
         ids = sample["id"] if torch.is_tensor(sample.get("id")) else torch.arange(len(limits), device=limits.device)
         self.search.limits = dict(zip(ids.tolist(), limits.tolist()))
         return super().generate(models, sample, **kwargs)
+
+
+class AttentionDecoder:
+    """What fairseq's generator finds, as hypotheses; at most `nbest` per utterance."""
+
+    def __init__(self, generator: AttentionGenerator, nbest: int = 1) -> None:
+        self.generator, self.nbest = generator, nbest
+
+    @torch.no_grad()
+    def decode(
+        self, models: Sequence[nn.Module], source: Tensor, lengths: Tensor, tags: Optional[Tensor] = None
+    ) -> List[List[Hypothesis]]:
+        """n-best lists of utterances, best first: source [B, ...] and lengths [B] as the models take them; tags int64
+        [B]: of the target languages, the first token of every hypothesis of the generator."""
+        sample = {"net_input": {"src_tokens": source, "src_lengths": lengths}}
+        prefix = None if tags is None else tags[:, None]
+        n_best = self.generator.generate(models, sample, prefix_tokens=prefix)
+        return [[self._hypothesis(generated) for generated in hypotheses[: self.nbest]] for hypotheses in n_best]
+
+    def _hypothesis(self, generated: Dict[str, Any]) -> Hypothesis:
+        eos, stripped = self.generator.eos, self.generator.symbols_to_strip_from_output
+        pairs = list(zip(generated["tokens"].tolist(), generated["positional_scores"].tolist()))
+        log_prob = sum(score for token, score in pairs if token not in stripped or token == eos)
+        pairs = [(token, score) for token, score in pairs if token not in stripped]
+        tokens, scores = [token for token, _ in pairs], [score for _, score in pairs]
+        return Hypothesis(tokens, float(generated["score"]), log_prob, token_scores=scores)
 
 
 class OwnLimits(nn.Module):

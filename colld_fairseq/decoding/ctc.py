@@ -1,43 +1,23 @@
-"""CTC decoding: best path, prefix beam search with optional language model, and alignment of a labelling.
+"""CTC decoding: best path, prefix beam search with optional language model, and alignment of a hypothesis.
 
-Shapes: B utterances, T frames, V tokens, W prefixes in the beam, K tokens considered at a frame, U labels.
+Shapes: B utterances, T frames, V tokens, W prefixes in the beam, K tokens considered per frame, U labels.
 Everything is computed one utterance at a time in float64 on its valid frames only, so results depend neither
 on padding nor on what else is in the batch. Source: Graves et al. 2006 (CTC); Hannun et al. 2014 (prefix
 search).
 """
 
-from dataclasses import dataclass
+import math
 from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.prefix_tree import LanguageModel, PrefixTree
 from colld_fairseq.errors import ColldError
 
 NEG_INF = -np.inf
-
-
-@dataclass
-class CtcHypothesis:
-    """One labelling of an utterance.
-
-    Attributes:
-        tokens: token ids without blanks.
-        score: what hypotheses are ranked by: ctc_score + lm_weight * lm_score + length_score * units.
-        ctc_score: ln p of the best path (greedy) or of all paths the beam kept (prefix search).
-        lm_score: ln p by the language model, 0 without one.
-        frames: frame at which each token begins on the most probable path of this labelling.
-        token_scores: ln p of that path, cut at the token beginnings (leading blanks go to the first token).
-    """
-
-    tokens: List[int]
-    score: float
-    ctc_score: float
-    lm_score: float
-    frames: List[int]
-    token_scores: List[float]
 
 
 def _check_shapes(log_probs: Tensor, lengths: Tensor) -> None:
@@ -67,7 +47,7 @@ def _cut_at(path_scores: np.ndarray, starts: Sequence[int]) -> List[float]:
     return np.add.reduceat(path_scores, [0, *starts[1:]]).tolist()
 
 
-def greedy_ctc(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> List[CtcHypothesis]:
+def greedy_ctc(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> List[Hypothesis]:
     """Best-path decoding: most probable token of every frame, repeats merged, blanks dropped.
 
     Args:
@@ -75,7 +55,7 @@ def greedy_ctc(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> List[CtcHy
         lengths: int64 [B], valid frames.
 
     Returns:
-        One hypothesis an utterance; ``score`` is ln p of the best path.
+        One hypothesis per utterance; `score` is ln p of the best path.
     """
     _check_shapes(log_probs, lengths)
     # The maximum is taken where the tensor is: on a GPU only [B, T] numbers have to be copied.
@@ -90,12 +70,12 @@ def greedy_ctc(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> List[CtcHy
         starts = np.flatnonzero(is_start)
         score = float(path_scores.sum())
         token_scores = _cut_at(path_scores, starts)
-        hypotheses.append(CtcHypothesis(path[starts].tolist(), score, score, 0.0, starts.tolist(), token_scores))
+        hypotheses.append(Hypothesis(path[starts].tolist(), score, score, 0.0, starts.tolist(), token_scores))
     return hypotheses
 
 
 def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -> Tuple[List[int], np.ndarray]:
-    """The most probable CTC path of a labelling (Viterbi over the 2U+1 states blank, token, blank, ...).
+    """The most probable CTC path of labels (Viterbi over the 2U+1 states blank, token, blank, ...).
 
     Args:
         log_probs: [T, V].
@@ -104,12 +84,12 @@ def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -
         Frame at which each token begins, and ln p of the path at every frame [T].
 
     Raises:
-        ColldError: the labelling needs more frames than there are.
+        ColldError: the labels need more frames than there are.
     """
     num_frames, num_states = len(log_probs), 2 * len(tokens) + 1
     needed = len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:]))
     if num_frames < needed:
-        raise ColldError(f"a labelling of {len(tokens)} tokens needs at least {needed} frames, there are {num_frames}")
+        raise ColldError(f"{len(tokens)} tokens need at least {needed} frames, there are {num_frames}")
     if num_frames == 0:
         return [], np.zeros(0)
     labels = np.full(num_states, blank, dtype=np.int64)
@@ -143,7 +123,7 @@ def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -
 
 def _search(frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: PrefixTree) -> List[Tuple[int, float]]:
     """Search over one utterance [T, V]: (node, ln p of the prefix over the paths kept), unordered."""
-    fused = tree.lm is not None or tree.length_score != 0.0
+    fused = tree.lm is not None or tree.length_bonus != 0.0
     nodes = np.zeros(1, dtype=np.int64)
     lasts = np.full(1, -1, dtype=np.int64)  # last token of each prefix
     ends_blank = np.zeros(1)  # ln p of the paths of each prefix that end in a blank [W]
@@ -171,9 +151,9 @@ def _search(frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: Pr
             )
             stay_token[child_slots] = np.logaddexp(stay_token[child_slots], mass)
             columns = np.searchsorted(considered, tokens)
-            found = columns < len(considered)
-            found[found] = considered[columns[found]] == tokens[found]
-            grown[parent_slots[found], columns[found]] = NEG_INF
+            struck = columns < len(considered)
+            struck[struck] = considered[columns[struck]] == tokens[struck]
+            grown[parent_slots[struck], columns[struck]] = NEG_INF
 
         stay_total = np.logaddexp(stay_blank, stay_token)
         if fused:
@@ -209,21 +189,21 @@ def prefix_beam_search(
     beam_size_token: int = 40,
     lm: Optional[LanguageModel] = None,
     lm_weight: float = 0.0,
-    length_score: float = 0.0,
-) -> List[List[CtcHypothesis]]:
-    """The most probable labellings, each summed over its alignments.
+    length_bonus: float = 0.0,
+) -> List[List[Hypothesis]]:
+    """The most probable hypotheses, each summed over its alignments.
 
-    Exact when ``beam`` and ``beam_size_token`` are large.
+    Exact when `beam` and `beam_size_token` are large.
 
     Args:
         log_probs: [B, T, V], natural log-probabilities.
         lengths: int64 [B], valid frames.
         beam: prefixes kept after every frame.
-        nbest: hypotheses returned an utterance, at most ``beam``.
-        beam_size_token: most probable tokens considered at every frame.
+        nbest: hypotheses returned per utterance, at most `beam`.
+        beam_size_token: most probable tokens considered per frame.
         lm: see :class:`LanguageModel`; its units are words or tokens.
         lm_weight: weight of its ln p.
-        length_score: added for every unit (every token without a language model); makes up for the shortening
+        length_bonus: added for every unit (every token without a language model); makes up for the shortening
             that a language model causes.
 
     Returns:
@@ -236,18 +216,74 @@ def prefix_beam_search(
     for i, length in enumerate(lengths.tolist()):
         frames = log_probs[i, :length].detach().to("cpu", torch.float64).numpy()
         _check_numbers(frames, i)
-        tree = PrefixTree(lm, lm_weight, length_score)
+        tree = PrefixTree(lm, lm_weight, length_bonus)
         ranked = []
-        found = _search(frames, blank, beam, beam_size_token, tree)
-        tree.prepare([node for node, _ in found])
-        for node, ctc_score in found:
+        prefixes = _search(frames, blank, beam, beam_size_token, tree)
+        tree.prepare([node for node, _ in prefixes])
+        for node, ctc_score in prefixes:
             bonus, lm_score = tree.finish(node)
-            ranked.append((ctc_score + bonus, ctc_score, lm_score, tree.labels(node)))
+            ranked.append((ctc_score + bonus, tree.labels(node), lm_score))
         # Equal scores are ordered by the labels: the result then does not depend on the order of the search.
-        ranked.sort(key=lambda item: (-item[0], item[3]))
+        ranked.sort(key=lambda item: (-item[0], item[1]))
         hypotheses = []
-        for score, ctc_score, lm_score, tokens in ranked[:nbest]:
+        for score, tokens, lm_score in ranked[:nbest]:
             starts, path_scores = align_labels(frames, tokens, blank)
-            hypotheses.append(CtcHypothesis(tokens, score, ctc_score, lm_score, starts, _cut_at(path_scores, starts)))
+            token_scores = _cut_at(path_scores, starts)
+            hypotheses.append(Hypothesis(tokens, score, float(path_scores.sum()), lm_score, starts, token_scores))
         results.append(hypotheses)
     return results
+
+
+class CtcDecoder:
+    """CTC decoding by a model, or by several whose probabilities are averaged frame by frame.
+
+    Models must offer `get_ctc_log_probs(source, lengths) -> (log_probs [B, T, V], lengths [B])`.
+
+    Args:
+        blank: index of the blank.
+        never_emitted: tokens that no hypothesis may hold.
+        beam: 1 without language model and length bonus is best-path decoding, all else prefix beam search.
+        nbest: hypotheses per utterance, at most `beam`.
+        lm, lm_weight, length_bonus, beam_size_token: see :func:`prefix_beam_search`.
+    """
+
+    def __init__(
+        self,
+        blank: int,
+        never_emitted: Sequence[int] = (),
+        beam: int = 1,
+        nbest: int = 1,
+        lm: Optional[LanguageModel] = None,
+        lm_weight: float = 0.0,
+        length_bonus: float = 0.0,
+        beam_size_token: int = 40,
+    ) -> None:
+        self.blank, self.never_emitted = blank, [token for token in never_emitted if token != blank]
+        self.beam, self.nbest, self.beam_size_token = beam, min(nbest, beam), beam_size_token
+        self.lm, self.lm_weight, self.length_bonus = lm, lm_weight, length_bonus
+
+    @torch.no_grad()
+    def decode(
+        self, models: Sequence[nn.Module], source: Tensor, lengths: Tensor, tags: Optional[Tensor] = None
+    ) -> List[List[Hypothesis]]:
+        """n-best lists of utterances, best first: source [B, ...] and lengths [B] as the models take them.
+
+        Models are in eval mode. tags have no meaning for CTC.
+        """
+        log_probs, lengths = self._log_probs(models, source, lengths)
+        log_probs[..., self.never_emitted] = -math.inf
+        if self.beam == 1 and self.lm is None and self.length_bonus == 0:
+            return [[hypothesis] for hypothesis in greedy_ctc(log_probs, lengths, self.blank)]
+        fusion = (self.lm, self.lm_weight, self.length_bonus)
+        return prefix_beam_search(log_probs, lengths, self.blank, self.beam, self.nbest, self.beam_size_token, *fusion)
+
+    def _log_probs(self, models: Sequence[nn.Module], source: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        """Logs of the models' averaged probabilities in a fresh float32 tensor [B, T, V], and lengths [B]."""
+        outputs = [model.get_ctc_log_probs(source, lengths) for model in models]
+        lengths = outputs[0][1].cpu()
+        if any(not torch.equal(lengths, other.cpu()) for _, other in outputs[1:]):
+            raise ColldError("models of the ensemble give different numbers of frames; their front-ends must agree")
+        if len(outputs) == 1:
+            return outputs[0][0].to(torch.float32, copy=True), lengths
+        stacked = torch.stack([log_probs.float() for log_probs, _ in outputs])
+        return torch.logsumexp(stacked, dim=0) - math.log(len(outputs)), lengths

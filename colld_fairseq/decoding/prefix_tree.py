@@ -24,16 +24,16 @@ class PrefixTree:
     """All prefixes met during a search. A prefix is a node; the same prefix always gets the same node, which
     is what makes merging of paths correct when a prefix leaves the beam and returns. Node 0 is the empty one."""
 
-    def __init__(self, lm: Optional[LanguageModel], lm_weight: float, length_score: float):
+    def __init__(self, lm: Optional[LanguageModel], lm_weight: float, length_bonus: float):
         self.parents: Dict[int, int] = {0: -1}
         self.tokens: Dict[int, int] = {0: -1}
         self.children: Dict[int, Dict[int, int]] = {0: {}}
-        self.lm, self.lm_weight, self.length_score = lm, lm_weight, length_score
-        self.bonus: Dict[int, float] = {0: 0.0}  # weighted language-model and length score of the prefix
+        self.lm, self.lm_weight, self.length_bonus = lm, lm_weight, length_bonus
+        self.bonus: Dict[int, float] = {0: 0.0}  # weighted language-model score and length bonuses of the prefix
         self.lm_scores: Dict[int, float] = {0: 0.0}
         self.lm_states: Dict[int, Any] = {0: lm.start() if lm is not None else None}
         self._cache: Dict[int, Dict[int, Tuple[Any, float, int]]] = {0: {}}
-        self._next = 1  # number of the next node; none is given twice
+        self._next = 1  # the next node; none is given twice
 
     def prepare(self, nodes: Sequence[int]) -> None:
         """Say which prefixes are extended or finished next."""
@@ -52,7 +52,7 @@ class PrefixTree:
         """Bonus of the prefix extended by each token."""
         base = self.bonus[node]
         steps = [self._lm_step(node, token) for token in tokens]
-        return [base + self.lm_weight * log_prob + self.length_score * units for _, log_prob, units in steps]
+        return [base + self.lm_weight * log_prob + self.length_bonus * units for _, log_prob, units in steps]
 
     def extend(self, node: int, token: int) -> int:
         child = self.children[node].get(token)
@@ -65,7 +65,7 @@ class PrefixTree:
             self.children[child] = {}
             self.lm_states[child] = state
             self.lm_scores[child] = self.lm_scores[node] + log_prob
-            self.bonus[child] = self.bonus[node] + self.lm_weight * log_prob + self.length_score * units
+            self.bonus[child] = self.bonus[node] + self.lm_weight * log_prob + self.length_bonus * units
             self._cache[child] = {}
         return child
 
@@ -75,13 +75,13 @@ class PrefixTree:
             return self.bonus[node], 0.0
         log_prob, units = self.lm.finish(self.lm_states[node])
         return (
-            self.bonus[node] + self.lm_weight * log_prob + self.length_score * units,
+            self.bonus[node] + self.lm_weight * log_prob + self.length_bonus * units,
             self.lm_scores[node] + log_prob,
         )
 
     def reachable(self, nodes: Iterable[int]) -> "PrefixTree":
         """A copy with what a search that goes on from these prefixes can meet again: they themselves, and what lies
-        between one of them and another. Their numbers stay; :meth:`labels` no longer knows how they begin."""
+        between one of them and another. Nodes keep their numbers; :meth:`labels` no longer knows how they begin."""
         kept = set(nodes)
         for node in list(kept):
             between, above = [], self.parents[node]

@@ -22,8 +22,8 @@ from torch.nn.utils.rnn import pad_sequence
 from colld_fairseq.data.fbank import NUM_BINS, SAMPLE_RATE, SHIFT
 from colld_fairseq.data.online_fbank import OnlineFbank
 from colld_fairseq.decoding.endpoint import EndpointRules
-from colld_fairseq.decoding.search import GreedySearch, Search
-from colld_fairseq.decoding.transducer import Scorer, TransducerHypothesis
+from colld_fairseq.decoding.hypothesis import Hypothesis
+from colld_fairseq.decoding.transducer import GreedySearch, Scorer, Search
 from colld_fairseq.errors import ColldError
 from colld_fairseq.modules.streaming import StreamingEncoder, StreamState
 
@@ -31,26 +31,20 @@ FBANK_SECONDS = SHIFT / SAMPLE_RATE
 
 
 @dataclass
-class StreamingResult:
-    """What is recognised of the current utterance so far, as if it ended here: what beam search found may yet change.
+class StreamingResult(Hypothesis):
+    """The best hypothesis of the current utterance so far, as if it ended here: beam search may yet change it."""
 
-    Attributes:
-        text, tokens: the labels and what they spell.
-        times: seconds since the beginning of the stream at which the encoder frame of each label begins.
-        start, end: seconds since the beginning of the stream; from where to where the utterance was decoded.
-        log_prob: ln p of the most probable path.
-        score: what labellings are ranked by (language model and length score included).
-        alternatives: other labellings, best first, where the search gives several.
-    """
+    times: List[float] = field(default_factory=list)
+    """Seconds since the beginning of the stream at which the encoder frame of each token begins."""
 
-    text: str
-    tokens: List[int]
-    times: List[float]
-    start: float
-    end: float
-    log_prob: float
-    score: float
+    start: float = 0.0
+    """Where the utterance begins, in seconds since the beginning of the stream."""
+
+    end: float = 0.0
+    """Up to where it was decoded."""
+
     alternatives: List["StreamingResult"] = field(default_factory=list)
+    """Other hypotheses, best first, where the search gives several."""
 
 
 class Stream:
@@ -63,7 +57,7 @@ class Stream:
         self.frames = np.zeros((0, NUM_BINS), dtype=np.float32)  # filterbanks that are not decoded yet
         self.encoder: StreamState
         self.search: Any  # state of the search
-        self.n_best: List[TransducerHypothesis]  # of the current utterance so far
+        self.n_best: List[Hypothesis]  # of the current utterance so far
         self.seen = 0  # encoder frames of the current utterance
         self.start = 0  # filterbank frames before the current utterance
         self._fbank = fbank
@@ -84,32 +78,33 @@ class StreamingRecogniser:
     """Transducer search over a streaming encoder.
 
     Args:
-        encoder: the student, with the size of a step and the left context it is to hear.
-        project: encoder frames [B, C, D] -> frames [B, C, J] as the joiner takes them.
+        encoder: the student, with the size of a step and its left context.
         scorer: of the transducer's network.
-        spell: token ids -> text.
-        normalise: of filterbanks, frame by frame; none by default.
+        search: greedy by default.
+        project: encoder frames [B, C, D] -> frames [B, C, J] as the joiner takes them.
+        detokenize: token ids -> text.
+        normalize: of filterbanks, frame by frame; none by default.
         endpoint: when :meth:`is_endpoint` says that an utterance is over; None = never.
         tag: token of the target language, unless a stream names its own.
-        tagged: whether a target language is needed.
-        search: greedy by default.
+        needs_tag: whether a target language is needed.
     """
 
     def __init__(
         self,
         encoder: StreamingEncoder,
-        project: Callable[[Tensor], Tensor],
         scorer: Scorer,
-        spell: Callable[[Sequence[int]], str],
-        normalise: Optional[Callable[[np.ndarray], np.ndarray]] = None,
+        search: Search = GreedySearch(),
+        *,
+        project: Callable[[Tensor], Tensor],
+        detokenize: Callable[[Sequence[int]], str],
+        normalize: Optional[Callable[[np.ndarray], np.ndarray]] = None,
         endpoint: Optional[EndpointRules] = EndpointRules(),
         tag: Optional[int] = None,
-        tagged: bool = False,
-        search: Search = GreedySearch(),
+        needs_tag: bool = False,
     ) -> None:
-        self.encoder, self.project, self.scorer, self.spell = encoder, project, scorer, spell
-        self.normalise, self.endpoint, self.tag, self.tagged = normalise, endpoint, tag, tagged
-        self.search = search
+        self.encoder, self.scorer, self.search = encoder, scorer, search
+        self.project, self.detokenize, self.normalize = project, detokenize, normalize
+        self.endpoint, self.tag, self.needs_tag = endpoint, tag, needs_tag
         self.device = encoder.encoder.mask_emb.device
         self.frame_seconds = 1 / encoder.encoder.frame_rate_hz
 
@@ -120,24 +115,26 @@ class StreamingRecogniser:
 
     @torch.no_grad()
     def create_stream(self, tag: Optional[int] = None) -> Stream:
-        """A stream that nothing has been heard of; tag: of its target language, if not the recogniser's."""
+        """A stream before its first sample; tag: of its target language, if not the recogniser's."""
         tag = self.tag if tag is None else tag
-        if self.tagged and tag is None:
+        if self.needs_tag and tag is None:
             raise ColldError("this model writes several languages: say with --lang (tgt_lang) which")
-        stream = Stream(OnlineFbank(self.normalise), tag)
+        stream = Stream(OnlineFbank(self.normalize), tag)
         self._begin(stream)
         return stream
 
     def is_ready(self, stream: Stream) -> bool:
         """Whether there is enough audio for a step."""
         given = len(stream.frames)
-        return given >= self._whole or (stream.finished and int(self.encoder.output_lengths(torch.tensor(given))) > 0)
+        return given >= self._step_frames or (
+            stream.finished and int(self.encoder.output_lengths(torch.tensor(given))) > 0
+        )
 
     def decode(self, streams: Sequence[Stream]) -> List[int]:
-        """One step of all streams that are ready, as one batch; which these were (numbers in `streams`)."""
-        ready = [number for number, stream in enumerate(streams) if self.is_ready(stream)]
+        """One step of all streams that are ready, as one batch; which these were (indices in `streams`)."""
+        ready = [index for index, stream in enumerate(streams) if self.is_ready(stream)]
         if ready:
-            self._step([streams[number] for number in ready])
+            self._step([streams[index] for index in ready])
         return ready
 
     def result(self, stream: Stream) -> StreamingResult:
@@ -146,16 +143,13 @@ class StreamingRecogniser:
         result.alternatives = alternatives
         return result
 
-    def _result(self, stream: Stream, hypothesis: TransducerHypothesis) -> StreamingResult:
+    def _result(self, stream: Stream, hypothesis: Hypothesis) -> StreamingResult:
         start = stream.start * FBANK_SECONDS
         return StreamingResult(
-            self.spell(hypothesis.tokens),
-            list(hypothesis.tokens),
-            [start + frame * self.frame_seconds for frame in hypothesis.frames],
-            start,
-            start + stream.seen * self.frame_seconds,
-            sum(hypothesis.token_scores) if hypothesis.tokens else hypothesis.score,
-            hypothesis.score,
+            **{**vars(hypothesis), "text": self.detokenize(hypothesis.tokens)},
+            times=[start + frame * self.frame_seconds for frame in hypothesis.frames],
+            start=start,
+            end=start + stream.seen * self.frame_seconds,
         )
 
     def is_endpoint(self, stream: Stream) -> bool:
@@ -163,8 +157,8 @@ class StreamingRecogniser:
         if self.endpoint is None:
             return False
         hypothesis, seen = stream.n_best[0], stream.seen
-        heard = hypothesis.frames[-1] + 1 if hypothesis.frames else 0
-        silence, length = (seen - heard) * self.frame_seconds, seen * self.frame_seconds
+        spoken = hypothesis.frames[-1] + 1 if hypothesis.frames else 0
+        silence, length = (seen - spoken) * self.frame_seconds, seen * self.frame_seconds
         return self.endpoint.reached(bool(hypothesis.tokens), silence, length)
 
     @torch.no_grad()
@@ -175,7 +169,7 @@ class StreamingRecogniser:
         self._begin(stream)
 
     @property
-    def _whole(self) -> int:
+    def _step_frames(self) -> int:
         """Filterbank frames of a step."""
         return self.encoder.fbank_frames_per_chunk + self.encoder.fbank_lookahead
 
@@ -187,18 +181,18 @@ class StreamingRecogniser:
 
     @torch.no_grad()
     def _step(self, streams: Sequence[Stream]) -> None:
-        taken = [stream.frames[: self._whole] for stream in streams]
+        taken = [stream.frames[: self._step_frames] for stream in streams]
         lengths = torch.tensor([len(frames) for frames in taken])
         fbank = pad_sequence([torch.from_numpy(frames) for frames in taken], batch_first=True)
-        last = bool((lengths < self._whole).any())
+        last = bool((lengths < self._step_frames).any())
         state = StreamState.join([stream.encoder for stream in streams])
         x, state = self.encoder.step(fbank.to(self.device), state, last, lengths if last else None)
         counts = self.encoder.output_lengths(lengths)
-        before = self.search.join([stream.search for stream in streams])
+        before = type(streams[0].search).join([stream.search for stream in streams])
         after = self.search.proceed(self.scorer, self.project(x), counts, before)
-        found = zip(self.search.split(after), self.search.n_best(after), counts.tolist())
-        for stream, frames, encoder, (search, n_best, count) in zip(streams, taken, state.split(), found):
-            ends = len(frames) < self._whole
+        results = zip(after.split(), self.search.n_best(after), counts.tolist())
+        for stream, frames, encoder, (search, n_best, count) in zip(streams, taken, state.split(), results):
+            ends = len(frames) < self._step_frames
             # The lookahead is given again; at the end nothing follows it.
             stream.frames = stream.frames[len(frames) if ends else self.encoder.fbank_frames_per_chunk :]
             stream.encoder, stream.search, stream.n_best = encoder, search, n_best

@@ -1,19 +1,20 @@
-"""Transducer decoding: the networks as a search sees them, hypotheses, and batched greedy search.
+"""Transducer decoding: the networks as a search sees them, and batched greedy search.
 
 Shapes: B utterances, T frames, N rows of a search, J width of the joiner, V symbols. An utterance's result depends
 neither on padding nor on what else is in the batch, up to rounding.
 
-Topologies: in the `regular` one any number of labels may be emitted at a frame, and a blank leads to the next; in the
+Topologies: in the `regular` one any number of labels may be emitted per frame, and a blank leads to the next; in the
 `modified` one a label leads to the next frame too (see `losses.transducer_lattice`).
 """
 
-from dataclasses import dataclass, field, replace
-from typing import List, Optional, Protocol, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.errors import ColldError
 
 State = Tuple[Tensor, ...]
@@ -73,15 +74,15 @@ class Scorer:
     def log_probs(self, frames: Tensor, symbols: Tensor) -> Tensor:
         """[..., J] and [..., J], broadcast -> float32 [..., V]."""
         parts = zip(self.networks, frames.split(self.widths, -1), symbols.split(self.widths, -1))
-        found = []
+        outputs = []
         for network, own_frames, own_symbols in parts:
             logits = network.join(own_frames, own_symbols).float()
             if self.blank_penalty:
                 logits[..., self.blank] -= self.blank_penalty
-            found.append(torch.log_softmax(logits, dim=-1))
-        log_probs = found[0]
-        if len(found) > 1:
-            log_probs = torch.stack(found).logsumexp(0) - torch.tensor(len(found)).log().item()
+            outputs.append(torch.log_softmax(logits, dim=-1))
+        log_probs = outputs[0]
+        if len(outputs) > 1:
+            log_probs = torch.stack(outputs).logsumexp(0) - torch.tensor(len(outputs)).log().item()
         for symbol in self.never_emitted:
             log_probs[..., symbol] = -torch.inf
         return log_probs
@@ -92,25 +93,35 @@ class Scorer:
         return symbols, tuple(tensor for _, state in outputs for tensor in state)
 
 
-@dataclass
-class TransducerHypothesis:
-    """One labelling of an utterance.
+class Search:
+    """A way of searching a transducer, with its settings: whole utterances at once, or streams piece by piece.
 
-    Attributes:
-        tokens: token ids without blanks.
-        score: what hypotheses are ranked by: log_prob + lm_weight * lm_score + length_score * units.
-        log_prob: ln p of the path (greedy) or of all paths the beam kept.
-        lm_score: ln p by the language model, 0 without one.
-        frames: frame at which each token is emitted on the most probable path.
-        token_scores: ln p of that path, cut before each token (leading blanks go to the first token).
+    state = search.start(scorer, rows)
+    state = search.proceed(scorer, frames, lengths, state)    # as often as there are more frames
+    n_best = search.n_best(state)                             # at any time: as if the utterances ended there
+
+    States are of N utterances; `state.split()` gives one of each, and the `join` of their class makes one of several:
+    any utterances may be searched as one batch.
     """
 
-    tokens: List[int]
-    score: float
-    log_prob: float
-    lm_score: float = 0.0
-    frames: List[int] = field(default_factory=list)
-    token_scores: List[float] = field(default_factory=list)
+    def start(self, scorer: Scorer, rows: int, tags: Optional[Tensor] = None) -> Any:
+        """The state before the first frame; tags int64 [N] of the target languages."""
+        raise NotImplementedError
+
+    def proceed(self, scorer: Scorer, frames: Tensor, lengths: Tensor, state: Any) -> Any:
+        """The state after more frames [N, T, J], of which `lengths` [N] (0 or more) are valid; the one given stays as
+        it is. In pieces the result is the same as over all frames at once."""
+        raise NotImplementedError
+
+    def n_best(self, state: Any) -> List[List[Hypothesis]]:
+        """Hypotheses of each utterance so far, best first: at least one."""
+        raise NotImplementedError
+
+    def __call__(
+        self, scorer: Scorer, frames: Tensor, lengths: Tensor, tags: Optional[Tensor] = None
+    ) -> List[List[Hypothesis]]:
+        """n-best lists of whole utterances: projected encoder outputs [B, T, J], lengths int64 [B], tags int64 [B]."""
+        return self.n_best(self.proceed(scorer, frames, lengths, self.start(scorer, len(frames), tags)))
 
 
 def check_frames(frames: Tensor, lengths: Tensor, max_symbols: int) -> None:
@@ -138,20 +149,14 @@ class GreedyState:
 
     Attributes:
         symbols, state: the network's after the last label: [N, J] and tensors [N, ...].
-        hypotheses: what was found so far.
+        hypotheses: of each utterance so far.
         seen: frames so far.
     """
 
     symbols: Tensor
     state: State
-    hypotheses: List[TransducerHypothesis]
+    hypotheses: List[Hypothesis]
     seen: List[int]
-
-    @classmethod
-    def start(cls, scorer: Scorer, rows: int, tags: Optional[Tensor] = None) -> "GreedyState":
-        """Before the first frame; tags int64 [N] of the target languages."""
-        hypotheses = [TransducerHypothesis([], 0.0, 0.0) for _ in range(rows)]
-        return cls(*scorer.start(rows, tags), hypotheses, [0] * rows)
 
     @classmethod
     def join(cls, states: Sequence["GreedyState"]) -> "GreedyState":
@@ -169,102 +174,123 @@ class GreedyState:
         return [GreedyState(symbols, state, [hypothesis], [seen]) for symbols, state, hypothesis, seen in rows]
 
 
-def greedy_transducer(
-    scorer: Scorer,
-    frames: Tensor,
-    lengths: Tensor,
-    tags: Optional[Tensor] = None,
-    max_symbols: int = 10,
-    topology: str = "regular",
-) -> List[TransducerHypothesis]:
+class GreedySearch(Search):
     """The most probable symbol at every step, for a whole batch at once.
-
-    Args:
-        frames: [B, T, J] projected encoder output.
-        lengths: int64 [B].
-        tags: int64 [B] of the target languages.
-        max_symbols: labels at one frame; after them a blank is forced (regular topology).
-    """
-    start = GreedyState.start(scorer, len(frames), tags)
-    return continue_greedy(scorer, frames, lengths, start, max_symbols, topology).hypotheses
-
-
-def continue_greedy(
-    scorer: Scorer,
-    frames: Tensor,
-    lengths: Tensor,
-    before: GreedyState,
-    max_symbols: int = 10,
-    topology: str = "regular",
-) -> GreedyState:
-    """Greedy search over the next frames of utterances: in pieces the same as over all frames at once.
 
     Every turn of the loop finds the next label of every utterance, however many blanks lie before it ("label looping",
     Bataev et al. 2024, arXiv 2406.06220); a few frames are joined at once, because the predictor's output does not
     change over blanks. There are about as many turns as the longest utterance has labels.
 
     Args:
-        frames, lengths, max_symbols, topology: see :func:`greedy_transducer`; a length may be 0.
-        before: where the search stands; it stays as it is.
+        max_symbols: labels per frame; after them a blank is forced (regular topology).
     """
-    check_frames(frames, lengths, max_symbols)
 
-    def indices(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(frames.device)
+    def __init__(self, max_symbols: int = 10, topology: str = "regular") -> None:
+        self.max_symbols, self.topology = max_symbols, topology
 
-    symbols, state, seen = before.symbols, before.state, before.seen
-    hypotheses = [
-        replace(h, tokens=list(h.tokens), frames=list(h.frames), token_scores=list(h.token_scores))
-        for h in before.hypotheses
-    ]
-    # Everything but the networks is done by numpy: its small operations take a fraction of torch's time, and from a GPU
-    # there is one copy a turn.
-    limits, longest, flat = lengths.cpu().numpy(), frames.size(1), frames.flatten(0, 1)
-    now = np.zeros_like(limits)  # frame of each utterance
-    emitted = np.zeros_like(limits)  # labels at that frame: a frame is only left for the next piece by a blank
-    ahead = np.arange(LOOK_AHEAD)
-    active = np.flatnonzero(now < limits)
-    while len(active):
-        steps = now[active, None] + ahead
-        inside = steps < limits[active, None]
-        places = active[:, None] * longest + np.minimum(steps, longest - 1)
-        here = flat.index_select(0, indices(places.ravel())).view(*places.shape, -1)
-        log_probs = scorer.log_probs(here, symbols.index_select(0, indices(active))[:, None])
-        best, token = log_probs.max(dim=-1)  # [A, look-ahead]
-        to_blank = log_probs[..., scorer.blank]
-        # As float32 a token is exact up to 2^24.
-        best, to_blank, token = torch.stack((best, to_blank, token.to(best.dtype))).cpu().numpy()
-        is_label = (token != scorer.blank) & inside
-        is_label[:, 0] &= emitted[active] < max_symbols
-        found = is_label.any(axis=1)
-        first = np.where(found, is_label.argmax(axis=1), LOOK_AHEAD)
-        blanks = (ahead < first[:, None]) & inside
-        passed = blanks.sum(axis=1)
-        for i, score in zip(active.tolist(), np.where(blanks, to_blank, 0.0).sum(axis=1, dtype=np.float64).tolist()):
-            check_number(score, i)
-            hypotheses[i].log_prob += score
-            if hypotheses[i].tokens:
-                hypotheses[i].token_scores[-1] += score
-        emitted[active] = np.where(passed > 0, 0, emitted[active])
-        now[active] += passed
-        rows, place = active[found], first[found]
-        if len(rows):
-            tokens = token[found, place].astype(np.int64)
-            emissions = zip(rows.tolist(), tokens.tolist(), now[rows].tolist(), best[found, place].tolist())
-            for i, new_token, frame, score in emissions:
-                check_number(score, i)
-                hypothesis = hypotheses[i]
-                # Blanks before the first label are on its account.
-                hypothesis.token_scores.append(score if hypothesis.tokens else hypothesis.log_prob + score)
-                hypothesis.log_prob += score
-                hypothesis.tokens.append(new_token)
-                hypothesis.frames.append(seen[i] + frame)
-            where = indices(rows)
-            changed = scorer.extend(indices(tokens), tuple(tensor.index_select(0, where) for tensor in state))
-            symbols = symbols.index_copy(0, where, changed[0])
-            state = tuple(tensor.index_copy(0, where, new) for tensor, new in zip(state, changed[1]))
-            (now if topology == "modified" else emitted)[rows] += 1
+    def start(self, scorer: Scorer, rows: int, tags: Optional[Tensor] = None) -> GreedyState:
+        return GreedyState(*scorer.start(rows, tags), [Hypothesis([], 0.0, 0.0) for _ in range(rows)], [0] * rows)
+
+    def n_best(self, state: GreedyState) -> List[List[Hypothesis]]:
+        return [[hypothesis] for hypothesis in state.hypotheses]
+
+    def proceed(self, scorer: Scorer, frames: Tensor, lengths: Tensor, state: GreedyState) -> GreedyState:
+        check_frames(frames, lengths, self.max_symbols)
+
+        def indices(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values).to(frames.device)
+
+        symbols, predictor, seen = state.symbols, state.state, state.seen
+        hypotheses = [
+            replace(h, tokens=list(h.tokens), frames=list(h.frames), token_scores=list(h.token_scores))
+            for h in state.hypotheses
+        ]
+        # Everything but the networks is done by numpy: its small operations take a fraction of torch's time, and from
+        # a GPU there is one copy per turn.
+        limits, longest, flat = lengths.cpu().numpy(), frames.size(1), frames.flatten(0, 1)
+        now = np.zeros_like(limits)  # frame of each utterance
+        emitted = np.zeros_like(limits)  # labels at that frame: a frame is only left for the next piece by a blank
+        ahead = np.arange(LOOK_AHEAD)
         active = np.flatnonzero(now < limits)
-    for hypothesis in hypotheses:
-        hypothesis.score = hypothesis.log_prob
-    return GreedyState(symbols, state, hypotheses, [old + new for old, new in zip(seen, limits.tolist())])
+        while len(active):
+            steps = now[active, None] + ahead
+            inside = steps < limits[active, None]
+            rows = active[:, None] * longest + np.minimum(steps, longest - 1)
+            here = flat.index_select(0, indices(rows.ravel())).view(*rows.shape, -1)
+            log_probs = scorer.log_probs(here, symbols.index_select(0, indices(active))[:, None])
+            best, token = log_probs.max(dim=-1)  # [A, look-ahead]
+            to_blank = log_probs[..., scorer.blank]
+            # As float32 a token is exact up to 2^24.
+            best, to_blank, token = torch.stack((best, to_blank, token.to(best.dtype))).cpu().numpy()
+            is_label = (token != scorer.blank) & inside
+            is_label[:, 0] &= emitted[active] < self.max_symbols
+            emits = is_label.any(axis=1)
+            first = np.where(emits, is_label.argmax(axis=1), LOOK_AHEAD)
+            blanks = (ahead < first[:, None]) & inside
+            passed = blanks.sum(axis=1)
+            of_blanks = np.where(blanks, to_blank, 0.0).sum(axis=1, dtype=np.float64)
+            for i, score in zip(active.tolist(), of_blanks.tolist()):
+                check_number(score, i)
+                hypotheses[i].log_prob += score
+                if hypotheses[i].tokens:
+                    hypotheses[i].token_scores[-1] += score
+            emitted[active] = np.where(passed > 0, 0, emitted[active])
+            now[active] += passed
+            rows, step = active[emits], first[emits]
+            if len(rows):
+                tokens = token[emits, step].astype(np.int64)
+                emissions = zip(rows.tolist(), tokens.tolist(), now[rows].tolist(), best[emits, step].tolist())
+                for i, new_token, frame, score in emissions:
+                    check_number(score, i)
+                    hypothesis = hypotheses[i]
+                    # The blanks before the first label count towards its score.
+                    hypothesis.token_scores.append(score if hypothesis.tokens else hypothesis.log_prob + score)
+                    hypothesis.log_prob += score
+                    hypothesis.tokens.append(new_token)
+                    hypothesis.frames.append(seen[i] + frame)
+                where = indices(rows)
+                changed = scorer.extend(indices(tokens), tuple(tensor.index_select(0, where) for tensor in predictor))
+                symbols = symbols.index_copy(0, where, changed[0])
+                predictor = tuple(tensor.index_copy(0, where, new) for tensor, new in zip(predictor, changed[1]))
+                (now if self.topology == "modified" else emitted)[rows] += 1
+            active = np.flatnonzero(now < limits)
+        for hypothesis in hypotheses:
+            hypothesis.score = hypothesis.log_prob
+        return GreedyState(symbols, predictor, hypotheses, [old + new for old, new in zip(seen, limits.tolist())])
+
+
+class TransducerDecoder:
+    """Transducer decoding by a model, or by several whose probabilities are averaged at every step.
+
+    Models must offer `encode_for_search(source, lengths) -> (frames [B, T, J], lengths [B])` and be a :class:`Network`;
+    the frames of an ensemble must lie at the same times.
+
+    Args:
+        search: :class:`GreedySearch` or beam search.
+        blank, never_emitted, blank_penalty: see :class:`Scorer`.
+    """
+
+    def __init__(
+        self, search: Search, blank: int = 0, never_emitted: Sequence[int] = (), blank_penalty: float = 0.0
+    ) -> None:
+        self.search, self.blank, self.blank_penalty = search, blank, blank_penalty
+        self.never_emitted = list(never_emitted)
+
+    def scorer(self, models: Sequence[nn.Module], widths: Sequence[int]) -> Scorer:
+        """What the search asks, of models whose projected frames are so wide."""
+        return Scorer(models, widths, self.blank, self.never_emitted, self.blank_penalty)
+
+    @torch.no_grad()
+    def decode(
+        self, models: Sequence[nn.Module], source: Tensor, lengths: Tensor, tags: Optional[Tensor] = None
+    ) -> List[List[Hypothesis]]:
+        """n-best lists of utterances, best first: source [B, ...] and lengths [B] as the models take them.
+
+        Models are in eval mode. tags int64 [B]: of the target languages, in no hypothesis.
+        """
+        frames, counts = zip(*(model.encode_for_search(source, lengths) for model in models))
+        if any(not torch.equal(counts[0], other) for other in counts[1:]):
+            raise ColldError("models of the ensemble give different numbers of frames; their front-ends must agree")
+        scorer = self.scorer(models, [one.size(-1) for one in frames])
+        joined = frames[0] if len(frames) == 1 else torch.cat(frames, dim=-1)
+        return self.search(scorer, joined, counts[0], tags)

@@ -1,15 +1,15 @@
-"""Modified beam search of transducers: frame by frame, a few labels at a frame, equal labellings merged.
+"""Modified beam search of transducers: frame by frame, a few labels per frame, equal hypotheses merged.
 
-At every frame the labellings of the beam are extended by 0, 1, 2, ... labels, at most `max_symbols`, and then by the
-blank that leads to the next frame; alignments of one labelling that meet there are added up (time-synchronous decoding,
-Saon et al. 2020, arXiv 2002.03928). In the `modified` topology a label leads to the next frame itself, one join a frame
-(icefall's modified_beam_search). Exact where the beam is large and no frame needs more labels.
+At every frame the hypotheses of the beam are extended by 0, 1, 2, ... labels, at most `max_symbols`, and then by the
+blank that leads to the next frame; alignments of one hypothesis that meet there are added up (time-synchronous
+decoding, Saon et al. 2020, arXiv 2002.03928). In the `modified` topology a label leads to the next frame itself, one
+join per frame (icefall's modified_beam_search). Exact where the beam is large and no frame needs more labels.
 
-All labellings of all utterances are joined at once; which are kept is decided utterance by utterance.
+All hypotheses of all utterances are joined at once; which are kept is decided utterance by utterance.
 
-A stream is searched piece by piece. Between two pieces only what can be met again is kept: of the tree the labellings
+A stream is searched piece by piece. Between two pieces only what can be met again is kept: of the tree the hypotheses
 of the beam and what lies between them (a few labels: as far as hypotheses of one frame differ in length), of the
-predictor one row for each labelling of the beam. All of a beam share what their labels have in common, so what grows
+predictor one row for each hypothesis of the beam. All of a beam share what their labels have in common, so what grows
 with an utterance is its labels alone. (A neural language model keeps besides what it makes of each of them.)
 """
 
@@ -20,8 +20,9 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.prefix_tree import LanguageModel, PrefixTree
-from colld_fairseq.decoding.transducer import Scorer, State, TransducerHypothesis, check_frames, check_number
+from colld_fairseq.decoding.transducer import Scorer, Search, State, check_frames, check_number
 from colld_fairseq.errors import ColldError
 
 # The labels of a path, last first: (rest of the path, label, its frame, ln p of the path before it).
@@ -29,7 +30,7 @@ Path = Optional[Tuple["Path", int, int, float]]
 
 
 class Candidate:
-    """A labelling under way: node of the prefix tree, ln p over the alignments kept, ln p and path of the best one."""
+    """A hypothesis under way: node of the prefix tree, ln p over the alignments kept, ln p and path of the best one."""
 
     __slots__ = ("node", "log_prob", "best", "path")
 
@@ -37,7 +38,7 @@ class Candidate:
         self.node, self.log_prob, self.best, self.path = node, log_prob, best, path
 
     def merge(self, other: "Candidate") -> None:
-        """Add the alignments of another candidate for the same labelling."""
+        """Add the alignments of another candidate for the same labels."""
         if other.best > self.best:
             self.best, self.path = other.best, other.path
         high, low = max(self.log_prob, other.log_prob), min(self.log_prob, other.log_prob)
@@ -101,8 +102,8 @@ class Predictions:
                 self.used += 1
             self.symbols = _append(self.symbols, symbols, self.used)
             self.state: State = tuple(_append(old, new, self.used) for old, new in zip(self.state, state))
-        places = [self.slots[i][candidate.node] for i, candidate in rows]
-        return self.symbols[torch.tensor(places, device=self.symbols.device)]
+        wanted = [self.slots[i][candidate.node] for i, candidate in rows]
+        return self.symbols[torch.tensor(wanted, device=self.symbols.device)]
 
 
 def _append(table: Tensor, rows: Tensor, used: int) -> Tensor:
@@ -119,7 +120,7 @@ class BeamState:
 
     Attributes:
         trees: the prefixes of each utterance.
-        beams: its labellings, most probable first.
+        beams: its hypotheses, most probable first.
         predictions: of the predictor for them.
         seen: frames so far.
     """
@@ -128,26 +129,6 @@ class BeamState:
     beams: List[List[Candidate]]
     predictions: Predictions
     seen: List[int]
-
-    @classmethod
-    def start(
-        cls,
-        scorer: Scorer,
-        rows: int,
-        tags: Optional[Tensor] = None,
-        lm: Optional[LanguageModel] = None,
-        lm_weight: float = 0.0,
-        length_score: float = 0.0,
-    ) -> "BeamState":
-        """Before the first frame; arguments as for :func:`transducer_beam_search`."""
-        trees = [PrefixTree(lm, lm_weight, length_score) for _ in range(rows)]
-        beams = [[Candidate(0, 0.0, 0.0, None)] for _ in range(rows)]
-        return cls(trees, beams, Predictions(*scorer.start(rows, tags), [{0: i} for i in range(rows)]), [0] * rows)
-
-    @property
-    def lm(self) -> Optional[LanguageModel]:
-        """That of all utterances."""
-        return self.trees[0].lm if self.trees else None
 
     @classmethod
     def join(cls, states: Sequence["BeamState"]) -> "BeamState":
@@ -167,7 +148,7 @@ class BeamState:
 
     def compact(self) -> "BeamState":
         """A copy with no more than is needed to go on. In the modified topology the predictor has not read the last
-        label of some labellings: for these the row of their parent is kept."""
+        label of some hypotheses: for these the row of their parent is kept."""
         nodes = [
             list(dict.fromkeys(c.node if c.node in slots else tree.parents[c.node] for c in beam))
             for tree, beam, slots in zip(self.trees, self.beams, self.predictions.slots)
@@ -175,102 +156,87 @@ class BeamState:
         trees = [tree.reachable(c.node for c in beam) for tree, beam in zip(self.trees, self.beams)]
         return BeamState(trees, list(self.beams), self.predictions.select(nodes), list(self.seen))
 
-    def n_best(self, nbest: int = 1) -> List[List[TransducerHypothesis]]:
-        """The hypotheses of each utterance, best first, as if it ended here."""
-        if nbest < 1:
-            raise ColldError(f"nbest ({nbest}) must be at least 1")
+
+class BeamSearch(Search):
+    """The most probable hypotheses, each summed over the alignments that the beam kept.
+
+    Args:
+        beam: hypotheses kept after every frame.
+        nbest: hypotheses returned per utterance, at most `beam`.
+        max_symbols: labels per frame (regular topology).
+        lm, lm_weight, length_bonus: as for :func:`~colld_fairseq.decoding.ctc.prefix_beam_search`.
+        beam_size_token: most probable labels considered for each hypothesis where a language model may reorder them.
+    """
+
+    def __init__(
+        self,
+        beam: int = 4,
+        nbest: int = 1,
+        max_symbols: int = 10,
+        topology: str = "regular",
+        lm: Optional[LanguageModel] = None,
+        lm_weight: float = 0.0,
+        length_bonus: float = 0.0,
+        beam_size_token: int = 40,
+    ) -> None:
+        if min(beam, nbest, beam_size_token) < 1:
+            sizes = f"beam ({beam}), nbest ({nbest}) and beam_size_token ({beam_size_token})"
+            raise ColldError(f"{sizes} must be at least 1")
+        self.beam, self.nbest, self.max_symbols, self.topology = beam, nbest, max_symbols, topology
+        self.lm, self.lm_weight, self.length_bonus = lm, lm_weight, length_bonus
+        self.beam_size_token = beam_size_token
+
+    def start(self, scorer: Scorer, rows: int, tags: Optional[Tensor] = None) -> BeamState:
+        trees = [PrefixTree(self.lm, self.lm_weight, self.length_bonus) for _ in range(rows)]
+        beams = [[Candidate(0, 0.0, 0.0, None)] for _ in range(rows)]
+        predictions = Predictions(*scorer.start(rows, tags), [{0: i} for i in range(rows)])
+        return BeamState(trees, beams, predictions, [0] * rows)
+
+    def n_best(self, state: BeamState) -> List[List[Hypothesis]]:
+        utterances = list(zip(state.trees, state.beams))
         if self.lm is not None:
-            self.lm.prepare([tree.lm_states[c.node] for tree, beam in zip(self.trees, self.beams) for c in beam])
-        return [_finish(beam, tree, nbest) for tree, beam in zip(self.trees, self.beams)]
+            self.lm.prepare([tree.lm_states[c.node] for tree, beam in utterances for c in beam])
+        return [_finish(beam, tree, self.nbest) for tree, beam in utterances]
 
-
-def transducer_beam_search(
-    scorer: Scorer,
-    frames: Tensor,
-    lengths: Tensor,
-    tags: Optional[Tensor] = None,
-    beam: int = 4,
-    nbest: int = 1,
-    max_symbols: int = 3,
-    topology: str = "regular",
-    lm: Optional[LanguageModel] = None,
-    lm_weight: float = 0.0,
-    length_score: float = 0.0,
-    beam_size_token: int = 40,
-) -> List[List[TransducerHypothesis]]:
-    """The most probable labellings, each summed over the alignments that the beam kept.
-
-    Args:
-        frames: [B, T, J] projected encoder output; lengths int64 [B]; tags int64 [B] of the target languages.
-        beam: labellings kept after every frame.
-        nbest: hypotheses returned an utterance, at most ``beam``.
-        max_symbols: labels at one frame (regular topology).
-        lm, lm_weight, length_score: as for :func:`~colld_fairseq.decoding.ctc.prefix_beam_search`.
-        beam_size_token: most probable labels considered for each labelling where a language model may reorder them.
-
-    Returns:
-        For each utterance its hypotheses, best first.
-    """
-    start = BeamState.start(scorer, len(frames), tags, lm, lm_weight, length_score)
-    return continue_beam(scorer, frames, lengths, start, beam, max_symbols, topology, beam_size_token).n_best(nbest)
-
-
-def continue_beam(
-    scorer: Scorer,
-    frames: Tensor,
-    lengths: Tensor,
-    before: BeamState,
-    beam: int = 4,
-    max_symbols: int = 3,
-    topology: str = "regular",
-    beam_size_token: int = 40,
-) -> BeamState:
-    """Beam search over the next frames of utterances: in pieces the same as over all frames at once.
-
-    Args:
-        frames, lengths, beam, max_symbols, topology, beam_size_token: see :func:`transducer_beam_search`; a length may
-            be 0.
-        before: where the search stands; it stays as it is.
-    """
-    if beam < 1 or beam_size_token < 1:
-        raise ColldError(f"beam ({beam}) and beam_size_token ({beam_size_token}) must be at least 1")
-    check_frames(frames, lengths, max_symbols)
-    counts = lengths.tolist()
-    state = before.compact()
-    trees, beams, predictions = state.trees, state.beams, state.predictions
-    lm = state.lm
-    wide = beam_size_token if lm is not None else beam
-    for t in range(max(counts, default=0)):
-        now = [seen + t for seen in state.seen]
-        level = [(i, candidate) for i, count in enumerate(counts) if t < count for candidate in beams[i]]
-        pools: Dict[int, Dict[int, Candidate]] = {i: {} for i, _ in level}  # what reaches the next frame
-        for extra in range(max_symbols + 1 if topology == "regular" else 1):
-            where = torch.tensor([i for i, _ in level], device=frames.device)
-            log_probs = scorer.log_probs(frames[where, t], predictions.of(scorer, trees, level))
-            for (i, candidate), blank in zip(level, log_probs[:, scorer.blank].tolist()):
-                check_number(blank, i)
-                _add(pools[i], candidate.node, candidate, blank, candidate.path)
-            if extra == max_symbols and topology == "regular":
-                break
-            if lm is not None:
-                lm.prepare([trees[i].lm_states[candidate.node] for i, candidate in level])
-            log_probs[:, scorer.blank] = -torch.inf
-            values, labels = log_probs.topk(min(wide, log_probs.size(1)))
-            level = _extend(level, values.tolist(), labels.tolist(), trees, pools, beam, now, topology)
-            if not level:
-                break
-        for i, pool in pools.items():
-            if not pool:
-                raise ColldError(f"utterance {i} of the batch: no path has a probability above zero at frame {now[i]}")
-            beams[i] = _best(pool.values(), trees[i], beam)
-    return BeamState(trees, beams, predictions, [old + new for old, new in zip(state.seen, counts)])
+    def proceed(self, scorer: Scorer, frames: Tensor, lengths: Tensor, state: BeamState) -> BeamState:
+        check_frames(frames, lengths, self.max_symbols)
+        counts, regular = lengths.tolist(), self.topology == "regular"
+        state = state.compact()
+        trees, beams, predictions = state.trees, state.beams, state.predictions
+        wide = self.beam_size_token if self.lm is not None else self.beam
+        for t in range(max(counts, default=0)):
+            now = [seen + t for seen in state.seen]
+            level = [(i, candidate) for i, count in enumerate(counts) if t < count for candidate in beams[i]]
+            pools: Dict[int, Dict[int, Candidate]] = {i: {} for i, _ in level}  # what reaches the next frame
+            for extra in range(self.max_symbols + 1 if regular else 1):
+                where = torch.tensor([i for i, _ in level], device=frames.device)
+                log_probs = scorer.log_probs(frames[where, t], predictions.of(scorer, trees, level))
+                for (i, candidate), blank in zip(level, log_probs[:, scorer.blank].tolist()):
+                    check_number(blank, i)
+                    _add(pools[i], candidate.node, candidate, blank, candidate.path)
+                if regular and extra == self.max_symbols:
+                    break
+                if self.lm is not None:
+                    self.lm.prepare([trees[i].lm_states[candidate.node] for i, candidate in level])
+                log_probs[:, scorer.blank] = -torch.inf
+                values, labels = log_probs.topk(min(wide, log_probs.size(1)))
+                level = _extend(level, values.tolist(), labels.tolist(), trees, pools, self.beam, now, self.topology)
+                if not level:
+                    break
+            for i, pool in pools.items():
+                if not pool:
+                    raise ColldError(
+                        f"utterance {i} of the batch: no path has a probability above zero at frame {now[i]}"
+                    )
+                beams[i] = _best(pool.values(), trees[i], self.beam)
+        return BeamState(trees, beams, predictions, [old + new for old, new in zip(state.seen, counts)])
 
 
 def _extend(level, values, labels, trees, pools, beam: int, now, topology: str) -> List[Tuple[int, Candidate]]:
-    """The best extensions by one label, at most ``beam`` an utterance; `now` are their frames.
+    """The best extensions by one label, at most `beam` per utterance; `now` are their frames.
 
     In the regular topology they stay at the frame: those below what already fills the beam of the next frame are left
-    out, for they can only lose (but for a length score, whose gain by further labels at this frame is not waited for).
+    out, for they can only lose (but for a length bonus, whose gain by further labels at this frame is not waited for).
     In the modified one they go to the pool of the next frame, and nothing stays.
     """
     options: Dict[int, List] = {}
@@ -280,14 +246,14 @@ def _extend(level, values, labels, trees, pools, beam: int, now, topology: str) 
             if value > -math.inf:
                 options.setdefault(i, []).append((candidate.log_prob + value + bonus, candidate, label, value))
     stay = []
-    for i, found in options.items():
+    for i, extensions in options.items():
         tree, pool = trees[i], pools[i]
         # Equals by label, then in the order of the beam: neither depends on where a stream was cut.
-        found.sort(key=lambda option: (-option[0], option[2]))
+        extensions.sort(key=lambda option: (-option[0], option[2]))
         limit = -math.inf
         if topology == "regular" and len(pool) >= beam:
             limit = sorted((c.log_prob + tree.bonus[c.node] for c in pool.values()), reverse=True)[beam - 1]
-        for rank, candidate, label, value in found[:beam]:
+        for rank, candidate, label, value in extensions[:beam]:
             if rank <= limit:
                 break
             path = (candidate.path, label, now[i], candidate.best)
@@ -300,7 +266,7 @@ def _extend(level, values, labels, trees, pools, beam: int, now, topology: str) 
 
 
 def _add(pool: Dict[int, Candidate], node: int, source: Candidate, log_prob: float, path: Path) -> None:
-    """Put `source`, one arc further, into the pool; merged with what is there for the same labelling."""
+    """Put `source`, one arc further, into the pool; merged with what is there for the same labels."""
     if log_prob == -math.inf:
         return
     new = Candidate(node, source.log_prob + log_prob, source.best + log_prob, path)
@@ -314,15 +280,15 @@ def _best(candidates, tree: PrefixTree, beam: int) -> List[Candidate]:
     return sorted(candidates, key=lambda c: -(c.log_prob + tree.bonus[c.node]))[:beam]
 
 
-def _finish(candidates: List[Candidate], tree: PrefixTree, nbest: int) -> List[TransducerHypothesis]:
+def _finish(candidates: List[Candidate], tree: PrefixTree, nbest: int) -> List[Hypothesis]:
     """Complete utterances, best first; equal scores are ordered by the labels."""
     ends = [(candidate, *tree.finish(candidate.node)) for candidate in candidates]
     ends.sort(key=lambda end: -(end[0].log_prob + end[1]))
-    hypotheses: List[TransducerHypothesis] = []
+    hypotheses: List[Hypothesis] = []
     for candidate, bonus, lm_score in ends:
         score = candidate.log_prob + bonus
         if len(hypotheses) >= nbest and score < hypotheses[nbest - 1].score:
-            break  # of a long stream's labellings those that are not asked for are not spelled out
+            break  # a long stream's hypotheses have many tokens: those that are not asked for are not listed
         tokens, frames, cuts, path = [], [], [], candidate.path
         while path is not None:
             path, token, frame, before = path
@@ -331,5 +297,5 @@ def _finish(candidates: List[Candidate], tree: PrefixTree, nbest: int) -> List[T
             cuts.append(before)
         cuts = [0.0, *cuts[:-1][::-1], candidate.best] if cuts else []
         scores = [after - before for before, after in zip(cuts, cuts[1:])]
-        hypotheses.append(TransducerHypothesis(tokens[::-1], score, candidate.log_prob, lm_score, frames[::-1], scores))
+        hypotheses.append(Hypothesis(tokens[::-1], score, candidate.best, lm_score, frames[::-1], scores))
     return sorted(hypotheses, key=lambda h: (-h.score, h.tokens))[:nbest]

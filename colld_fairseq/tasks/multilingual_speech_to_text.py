@@ -6,10 +6,9 @@ import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
 from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
@@ -24,12 +23,14 @@ from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.nbest import NBestTargets
 from colld_fairseq.data.rows import PathRows
 from colld_fairseq.data.vocabulary import Vocabulary
-from colld_fairseq.decoding.attention import AttentionGenerator
-from colld_fairseq.decoding.generators import CtcGenerator
+from colld_fairseq.decoding.attention import AttentionDecoder, AttentionGenerator
+from colld_fairseq.decoding.ctc import CtcDecoder
+from colld_fairseq.decoding.generators import Decoder, FairseqGenerator
 from colld_fairseq.decoding.kenlm_scorer import TokenKenlm, WordKenlm
 from colld_fairseq.decoding.neural_lm import NeuralLm
 from colld_fairseq.decoding.prefix_tree import LanguageModel
-from colld_fairseq.decoding.transducer_generator import TransducerGenerator
+from colld_fairseq.decoding.transducer import GreedySearch, TransducerDecoder
+from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.teacher_transducer import load_teacher_transducer
 from colld_fairseq.numbers import COUNT, FINITE, NOT_NEGATIVE
@@ -115,7 +116,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def __init__(self, cfg: MultilingualSpeechToTextConfig) -> None:
         super().__init__(cfg)
         self.vocabulary = Vocabulary(absolute_path(cfg.vocab or cfg.data))
-        self.valid_generators: Optional[Dict[str, object]] = None
+        self.valid_decoders: Optional[Dict[str, Decoder]] = None
         self.teacher_transducer: Optional[TransducerTeacher] = None  # loaded where a criterion asks for it
 
     @property
@@ -206,88 +207,88 @@ class MultilingualSpeechToTextTask(SpeechTask):
         return self.cfg.decoder
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
-        build = {"ctc": self.build_ctc_generator, "transducer": self.build_transducer_generator}
-        if self.decoder_of(models) in build:
-            fusion = self.fusion(**(extra_gen_cls_kwargs or {}))
-            return build[self.decoder_of(models)](getattr(args, "beam", 1), getattr(args, "nbest", 1), **fusion)
-        extra = dict(extra_gen_cls_kwargs or {}, symbols_to_strip_from_output=self.vocabulary.tag_ids)
-        return super().build_generator(models, args, seq_gen_cls or AttentionGenerator, extra, prefix_allowed_tokens_fn)
+        """fairseq's door; :meth:`build_decoder` is ours."""
+        kind, tags, extra = self.decoder_of(models), self.vocabulary.tag_ids, extra_gen_cls_kwargs or {}
+        if kind == "attention":
+            extra, seq_gen_cls = dict(extra, symbols_to_strip_from_output=tags), seq_gen_cls or AttentionGenerator
+            return super().build_generator(models, args, seq_gen_cls, extra, prefix_allowed_tokens_fn)
+        decoder = self.frame_decoder(kind, getattr(args, "beam", 1), getattr(args, "nbest", 1), **extra)
+        return FairseqGenerator(decoder, self.target_dictionary.eos(), tags)
 
-    def build_ctc_generator(self, beam: int, nbest: int, **fusion: Any) -> CtcGenerator:
-        return CtcGenerator(
-            self.target_dictionary,
-            beam=beam,
-            nbest=nbest,
-            length_score=self.cfg.ctc_length_score,
-            symbols_to_strip_from_output=self.vocabulary.tag_ids,
-            **fusion,
-        )
+    def build_decoder(self, models, beam: int, nbest: int) -> Decoder:
+        """What decodes the models' batches into hypotheses."""
+        kind = self.decoder_of(models)
+        if kind != "attention":
+            return self.frame_decoder(kind, beam, nbest)
+        return AttentionDecoder(self.build_generator(models, self.search_arguments(beam, nbest)), nbest)
 
-    def fusion(self, lm_model: Optional[nn.Module] = None, lm_weight: float = 0.0) -> Dict[str, Any]:
+    def frame_decoder(
+        self, kind: str, beam: int, nbest: int, lm_model: Optional[nn.Module] = None, lm_weight: float = 0.0
+    ) -> Decoder:
+        """Of kind `ctc` or `transducer`; lm_model: fairseq's of --lm-path, in place of the n-gram model."""
+        cfg, dictionary = self.cfg, self.target_dictionary
+        lm, lm_weight = self.fusion(lm_model, lm_weight)
+        fusion = dict(lm=lm, lm_weight=lm_weight, length_bonus=cfg.ctc_length_score)
+        blank, never_emitted = dictionary.bos(), [dictionary.pad(), dictionary.eos()]
+        if kind == "ctc":
+            return CtcDecoder(blank, never_emitted, beam, nbest, **fusion)
+        way = dict(max_symbols=cfg.max_symbols, topology=str(cfg.decoding_topology))
+        if beam == 1 and lm is None and cfg.ctc_length_score == 0:
+            search = GreedySearch(**way)
+        else:
+            search = BeamSearch(beam, min(nbest, beam), **way, **fusion)
+        return TransducerDecoder(search, blank, never_emitted, cfg.blank_penalty)
+
+    def fusion(self, lm_model: Optional[nn.Module], lm_weight: float) -> Tuple[Optional[LanguageModel], float]:
         """Language model and its weight: fairseq's of --lm-path, or the n-gram model of --ctc-lm."""
-        if lm_model is None:
-            return {"lm": self.ngram_model(), "lm_weight": self.cfg.ctc_lm_weight}
-        if self.cfg.ctc_lm:
-            raise ConfigError("--lm-path and --ctc-lm: give one language model")
-        if not lm_weight:
-            logger.warning("--lm-path without --lm-weight: the language model changes nothing")
-        return {"lm": NeuralLm(lm_model, self.target_dictionary), "lm_weight": lm_weight}
-
-    def ngram_model(self) -> Optional[LanguageModel]:
-        """The model of --ctc-lm, which serves transducers too."""
-        if not self.cfg.ctc_lm:
-            return None
-        path, symbols = absolute_path(self.cfg.ctc_lm), self.target_dictionary.symbols
-        word = self.cfg.ctc_lm_unit == "word"
-        return WordKenlm(path, symbols, self.vocabulary.tag_ids) if word else TokenKenlm(path, symbols)
-
-    def build_transducer_generator(self, beam: int, nbest: int, **fusion: Any) -> TransducerGenerator:
-        return TransducerGenerator(
-            self.target_dictionary,
-            beam=beam,
-            nbest=nbest,
-            max_symbols=self.cfg.max_symbols,
-            topology=str(self.cfg.decoding_topology),
-            blank_penalty=self.cfg.blank_penalty,
-            length_score=self.cfg.ctc_length_score,
-            symbols_to_strip_from_output=self.vocabulary.tag_ids,
-            **fusion,
-        )
+        cfg, dictionary = self.cfg, self.target_dictionary
+        if lm_model is not None:
+            if cfg.ctc_lm:
+                raise ConfigError("--lm-path and --ctc-lm: give one language model")
+            if not lm_weight:
+                logger.warning("--lm-path without --lm-weight: the language model changes nothing")
+            return NeuralLm(lm_model, dictionary), lm_weight
+        if not cfg.ctc_lm:
+            return None, cfg.ctc_lm_weight
+        path, symbols = absolute_path(cfg.ctc_lm), dictionary.symbols
+        word = cfg.ctc_lm_unit == "word"
+        lm = WordKenlm(path, symbols, self.vocabulary.tag_ids) if word else TokenKenlm(path, symbols)
+        return lm, cfg.ctc_lm_weight
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
-        """Decode; the language tag is forced whether or not --prefix-size was given."""
-        if self.vocabulary.uses_tags and not isinstance(generator, CtcGenerator):
-            prefix_tokens = self.tag_prefix(sample)
+        """fairseq's door; the language tag is forced whether or not --prefix-size was given."""
+        decoder = getattr(generator, "decoder", generator)
+        tags = self.tags_for(decoder, sample["net_input"]["src_tokens"], sample.get("tgt_langs"))
+        prefix_tokens = prefix_tokens if tags is None else tags[:, None]
         with torch.no_grad():
-            n_best = generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
-        if isinstance(generator, (CtcGenerator, TransducerGenerator)):
-            # fairseq's hypotheses end with </s>; its default scorer crashes on one of no tokens at all.
-            for hypothesis in itertools.chain.from_iterable(n_best):
-                hypothesis["tokens"] = F.pad(hypothesis["tokens"], (0, 1), value=self.target_dictionary.eos())
-        return n_best
+            return generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
 
-    def tag_prefix(self, sample: Dict) -> Tensor:
-        """[B, 1] tags of the target languages: --tgt-lang, else each row's own."""
-        source = sample["net_input"]["src_tokens"]
-        languages = [self.cfg.tgt_lang] * len(source) if self.cfg.tgt_lang else sample.get("tgt_langs")
+    def tags_for(self, decoder: object, source: Tensor, languages: Optional[Sequence[str]]) -> Optional[Tensor]:
+        """Tags int64 [B] of the target languages (--tgt-lang, else each utterance's own) for a batch `source` [B, ...];
+        None where the vocabulary has none, and for CTC, which is told no language."""
+        if not self.vocabulary.uses_tags or isinstance(decoder, CtcDecoder):
+            return None
+        if self.cfg.tgt_lang:
+            languages = [self.cfg.tgt_lang] * len(source)
         if languages is None:
             raise ConfigError("the target language is not known: give --tgt-lang")
-        return torch.tensor([[self.vocabulary.tag_id(language)] for language in languages], device=source.device)
+        return torch.tensor([self.vocabulary.tag_id(language) for language in languages], device=source.device)
 
     # -- validation by decoding ------------------------------------------------------------------------------------
     def valid_step(self, sample, model, criterion):
         loss, sample_size, log = super().valid_step(sample, model, criterion)
         if not log:
             return loss, sample_size, log
-        model = unwrapped(model)
-        for name, generator in self.generators(model).items():
+        model, net_input = unwrapped(model), sample["net_input"]
+        source, lengths = net_input["src_tokens"], net_input["src_lengths"]
+        for name, decoder in self.decoders(model).items():
             references = sample["ctc_target"] if name == "ctc_" else sample["target"]
             languages = sample["src_langs"] if name == "ctc_" else sample["tgt_langs"]
-            hypotheses = self.inference_step(generator, [model], sample)
+            tags = self.tags_for(decoder, source, sample["tgt_langs"])
             meter = DecodingMeter(self.language_pairs[name])
-            for i, n_best in enumerate(hypotheses):
+            for i, n_best in enumerate(decoder.decode([model], source, lengths, tags)):
                 meter.add(
-                    self.vocabulary.decode(n_best[0]["tokens"]),
+                    self.vocabulary.decode(torch.tensor(n_best[0].tokens)),
                     self.vocabulary.decode(references[i]),
                     sample["src_langs"][i],
                     languages[i],
@@ -300,13 +301,13 @@ class MultilingualSpeechToTextTask(SpeechTask):
         per_second = SAMPLE_RATE if self.front_end == "waveform" else SAMPLE_RATE / SHIFT
         return Namespace(beam=beam, nbest=nbest, max_len_a=MAX_TOKENS_PER_SECOND / per_second, max_len_b=10)
 
-    def generators(self, model) -> Dict[str, object]:
-        """Metric prefix -> generator: "" for the targets, "ctc_" for transcripts beside an attention decoder."""
-        if self.valid_generators is None:
-            self.valid_generators = {"": self.build_generator([model], self.search_arguments(self.cfg.valid_beam, 1))}
+    def decoders(self, model) -> Dict[str, Decoder]:
+        """Metric prefix -> decoder: "" for the targets, "ctc_" for transcripts beside an attention decoder."""
+        if self.valid_decoders is None:
+            self.valid_decoders = {"": self.build_decoder([model], self.cfg.valid_beam, 1)}
             if self.decoder_of([model]) != "ctc" and self.cfg.ctc_target == "src_text" and has(model, "ctc"):
-                self.valid_generators["ctc_"] = self.build_ctc_generator(self.cfg.valid_beam, 1, **self.fusion())
-        return self.valid_generators
+                self.valid_decoders["ctc_"] = self.frame_decoder("ctc", self.cfg.valid_beam, 1)
+        return self.valid_decoders
 
     @functools.cached_property
     def language_pairs(self) -> Dict[str, List[str]]:

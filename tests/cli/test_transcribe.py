@@ -13,7 +13,7 @@ from commands import PACKAGE, TINY_ENCODER, call
 from task_setup import set_up
 
 from colld_fairseq.cli import main
-from colld_fairseq.data.hypotheses import read_hypotheses
+from colld_fairseq.data.hypotheses import read_entries
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.errors import ManifestError
 from colld_fairseq.recogniser import Recogniser
@@ -84,14 +84,14 @@ def test_hypotheses_are_those_of_fairseq_generate(case, checkpoint, corpus, tmp_
     expected = generated(corpus, path, "--vocab", folder, *options, *theirs, *topology)
     rows = read_manifest(str(out))
     assert len(rows) == TEST_CLIPS and any(rows.row(i).tgt_text for i in range(TEST_CLIPS))
-    n_best = read_hypotheses(tmp_path / "out.hypotheses.jsonl") if "--nbest" in options else {}
+    n_best = dict(read_entries(tmp_path / "out.hypotheses.jsonl")) if "--nbest" in options else {}
     assert (tmp_path / "out.hypotheses.jsonl").exists() == bool(n_best)
     for i in range(TEST_CLIPS):
         row, (texts, scores) = rows.row(i), expected[i]
         assert row.id == f"test-{i}" and " ".join(row.tgt_text.split()) == " ".join(texts[0].split())
         for transcript, text, score in zip(n_best.get(row.id, []), texts, scores):
-            assert " ".join(transcript.text.split()) == " ".join(text.split())
-            assert transcript.score == pytest.approx(score, abs=1e-3)
+            assert " ".join(transcript["text"].split()) == " ".join(text.split())
+            assert transcript["score"] == pytest.approx(score, abs=1e-3)
         assert "--nbest" not in options or len(n_best[row.id]) == len(texts) == 2
 
 
@@ -296,4 +296,4 @@ def test_hypotheses_file_is_checked(tmp_path):
     ):
         path.write_text(content)
         with pytest.raises(ManifestError, match=reason):
-            read_hypotheses(path)
+            list(read_entries(path))

@@ -14,8 +14,9 @@ from checkpoints import save_transducer
 
 from colld_fairseq.cli import main
 from colld_fairseq.cli.transcribe.streaming import Printer, joined
-from colld_fairseq.data.hypotheses import hypotheses_path, read_hypotheses
+from colld_fairseq.data.hypotheses import hypotheses_path, read_entries
 from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.streaming import StreamingResult
 
 SPEAKS = ["--options", "blank_penalty=0.5,max_symbols=1"]  # an untrained model would say little else than blanks
@@ -114,7 +115,8 @@ def test_beams_and_their_lists(run, corpus, tmp_path):
     found = []
     for name, more in (("whole", []), ("streamed", streaming)):
         run(corpus / "test.zip", *options, *more, "--nbest", "2", "--out", tmp_path / f"{name}.tsv")
-        found.append(read_hypotheses(hypotheses_path(tmp_path / f"{name}.tsv")))
+        entries = read_entries(hypotheses_path(tmp_path / f"{name}.tsv"))
+        found.append({clip: [Hypothesis(**fields) for fields in n_best] for clip, n_best in entries})
     whole, streamed = found
     assert list(whole) == list(streamed) and len(whole) == 3
     for name, n_best in whole.items():
@@ -135,10 +137,7 @@ def test_hypotheses_of_a_clip_combine_those_of_its_utterances():
 
     def utterance(letters):
         scores = sorted((draw.uniform(-9, 0) for _ in letters), reverse=True)
-        each = [
-            StreamingResult(letter, [ord(letter)], [0.0], 0.0, 1.0, score - 1, score)
-            for letter, score in zip(letters, scores)
-        ]
+        each = [StreamingResult([ord(letter)], score, score - 1, text=letter) for letter, score in zip(letters, scores)]
         return replace(each[0], alternatives=each[1:])
 
     utterances = [utterance(letters) for letters in ("abc", "def", "g", "hij")]
@@ -152,7 +151,7 @@ def test_hypotheses_of_a_clip_combine_those_of_its_utterances():
     assert [one.score for one in found] == pytest.approx([score for _, score in expected])
     assert [one.log_prob + 4 for one in found] == pytest.approx([one.score for one in found])
     assert found[0].tokens == [ord(letter) for letter in "adgh"]
-    silence = StreamingResult("", [], [], 0.0, 1.0, -1.0, -1.0)
+    silence = StreamingResult([], -1.0, -1.0)
     assert joined([silence, utterances[2], silence], 1)[0].text == "g"
     assert joined([], 2)[0].text == ""
 
@@ -194,7 +193,7 @@ def test_a_terminal_shows_one_growing_line(name, begin, monkeypatch):
     out = io.StringIO()
     printer = Printer(out, in_place=True)
     for text, final in (("a", False), ("a b c", False), ("a b c", True)):
-        printer(name, StreamingResult(text, [], [], 0.0, 1.0, 0.0, 0.0), final)
+        printer(name, StreamingResult([], 0.0, 0.0, text=text), final)
     assert re.sub(r"\r\x1b\[K", "<", out.getvalue()) == f"<{begin}a<{begin}b c<{begin}a b c\n"
 
 

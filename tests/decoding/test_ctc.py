@@ -44,6 +44,7 @@ def test_wide_beam_gives_the_exact_probability_of_every_labelling(frames, vocabu
     assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
     for hypothesis in found:
         best_path = expected[tuple(hypothesis.tokens)][1]
+        assert hypothesis.log_prob == pytest.approx(best_path, abs=1e-9)
         if hypothesis.tokens:
             assert sum(hypothesis.token_scores) == pytest.approx(best_path, abs=1e-9)
         assert hypothesis.frames == sorted(hypothesis.frames)
@@ -121,7 +122,7 @@ def test_alignment_is_the_best_path_of_the_labelling():
 
 
 def test_alignment_that_does_not_fit_is_an_error():
-    with pytest.raises(ColldError, match="needs at least 3 frames, there are 2"):
+    with pytest.raises(ColldError, match="2 tokens need at least 3 frames, there are 2"):
         align_labels(np.zeros((2, 3)), [1, 1], 0)
 
 
@@ -155,16 +156,18 @@ def test_fusion_ranks_by_the_sum_of_all_scores():
         lm_score = sum(table[a, b] for a, b in zip(chain, chain[1:]))
         expected[labels] = ctc + 0.7 * lm_score + 0.3 * len(labels)
     found = prefix_beam_search(
-        log_probs, torch.tensor([5]), beam=500, nbest=500, lm=lm, lm_weight=0.7, length_score=0.3
+        log_probs, torch.tensor([5]), beam=500, nbest=500, lm=lm, lm_weight=0.7, length_bonus=0.3
     )[0]
     assert {tuple(h.tokens): h.score for h in found} == pytest.approx(expected, abs=1e-9)
-    assert found[0].score == pytest.approx(found[0].ctc_score + 0.7 * found[0].lm_score + 0.3 * len(found[0].tokens))
+    for hypothesis in found[:3]:
+        chain = [0, *hypothesis.tokens, 0]
+        assert hypothesis.lm_score == pytest.approx(sum(table[a, b] for a, b in zip(chain, chain[1:])))
 
 
-def test_length_score_without_language_model_counts_tokens():
+def test_length_bonus_without_language_model_counts_tokens():
     log_probs = random_log_probs(1, 6, 3, seed=1)
     plain = {tuple(h.tokens): h.score for h in prefix_beam_search(log_probs, torch.tensor([6]), beam=500, nbest=500)[0]}
-    scored = prefix_beam_search(log_probs, torch.tensor([6]), beam=500, nbest=500, length_score=2.0)[0]
+    scored = prefix_beam_search(log_probs, torch.tensor([6]), beam=500, nbest=500, length_bonus=2.0)[0]
     assert {tuple(h.tokens): h.score for h in scored} == pytest.approx({k: v + 2.0 * len(k) for k, v in plain.items()})
     assert len(scored[0].tokens) > len(max(plain, key=plain.get))
 

@@ -1,4 +1,4 @@
-"""CtcGenerator behind the interface fairseq-generate uses."""
+"""Decoders behind the interface that fairseq-generate uses."""
 
 import math
 
@@ -6,21 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from colld_fairseq.decoding.generators import CtcGenerator
+from colld_fairseq.decoding.ctc import CtcDecoder, greedy_ctc, prefix_beam_search
+from colld_fairseq.decoding.generators import FairseqGenerator
+from colld_fairseq.decoding.transducer import GreedySearch, TransducerDecoder
 from colld_fairseq.errors import ColldError
 
 
-class Dictionary:
-    """The part of fairseq's Dictionary a generator reads."""
-
-    def bos(self):
-        return 0
-
-    def pad(self):
-        return 1
-
-    def eos(self):
-        return 2
+def ctc(beam=1, nbest=1, blank=0, stripped=(), pad=1, eos=2, **options):
+    """A generator whose tokens are blank, padding, end of sentence and labels."""
+    return FairseqGenerator(CtcDecoder(blank, [pad, eos], beam, nbest, **options), eos, stripped)
 
 
 class Model(nn.Module):
@@ -53,19 +47,20 @@ def flat(n_best):
 
 @pytest.mark.parametrize("beam,nbest", [(1, 1), (5, 3)])
 def test_n_best_lists_have_the_fields_fairseq_generate_reads(beam, nbest):
-    n_best = CtcGenerator(Dictionary(), beam=beam, nbest=nbest).generate([Model()], make_sample())
+    n_best = ctc(beam, nbest).generate([Model()], make_sample())
     assert [len(hypotheses) for hypotheses in n_best] == [nbest] * 3
     for hypotheses in n_best:
         assert [h["score"] for h in hypotheses] == sorted((h["score"] for h in hypotheses), reverse=True)
         for h in hypotheses:
             assert h["tokens"].dtype == torch.int64 and h["positional_scores"].dtype == torch.float32
-            assert len(h["tokens"]) == len(h["positional_scores"]) == len(h["frames"])
+            assert int(h["tokens"][-1]) == 2
+            assert len(h["tokens"]) - 1 == len(h["positional_scores"]) == len(h["frames"])
             assert h["attention"] is None and len(h["alignment"]) == 0
             h["positional_scores"].div_(math.log(2))  # as fairseq-generate does
 
 
 def test_scores_can_be_divided_in_place_without_changing_the_next_call():
-    generator, models, sample = CtcGenerator(Dictionary(), beam=3, nbest=2), [Model()], make_sample()
+    generator, models, sample = ctc(3, 2), [Model()], make_sample()
     first = generator.generate(models, sample)
     before = flat(first)
     first[0][0]["positional_scores"].div_(math.log(2))
@@ -74,7 +69,7 @@ def test_scores_can_be_divided_in_place_without_changing_the_next_call():
 
 @pytest.mark.parametrize("beam", [1, 4])
 def test_results_do_not_depend_on_batch_size(beam):
-    generator, models, sample = CtcGenerator(Dictionary(), beam=beam, nbest=beam), [Model()], make_sample()
+    generator, models, sample = ctc(beam, beam), [Model()], make_sample()
     together = flat(generator.generate(models, sample))
     for i, n in enumerate(sample["net_input"]["src_lengths"].tolist()):
         alone = {
@@ -93,8 +88,8 @@ def test_padding_and_end_of_sentence_are_never_emitted():
     with torch.no_grad():
         model.weight[:, 1:3] *= 50  # <pad> and </s> would win half of the frames
     for beam in (1, 4):
-        for hypotheses in CtcGenerator(Dictionary(), beam=beam).generate([model], make_sample()):
-            assert not set(hypotheses[0]["tokens"].tolist()) & {0, 1, 2}
+        for hypotheses in ctc(beam).generate([model], make_sample()):
+            assert not set(hypotheses[0]["tokens"][:-1].tolist()) & {0, 1, 2}
 
 
 def test_an_ensemble_averages_probabilities():
@@ -105,7 +100,7 @@ def test_an_ensemble_averages_probabilities():
             p = [m.get_ctc_log_probs(src_tokens, src_lengths)[0].exp() for m in (a, b)]
             return ((p[0] + p[1]) / 2).log(), src_lengths
 
-    generator = CtcGenerator(Dictionary(), beam=4, nbest=4)
+    generator = ctc(4, 4)
     ensemble, mean = flat(generator.generate([a, b], sample)), flat(generator.generate([Mean()], sample))
     assert [[h[0] for h in u] for u in ensemble] == [[h[0] for h in u] for u in mean]
     assert ensemble[0][0][1] == pytest.approx(mean[0][0][1], abs=1e-5)
@@ -114,11 +109,40 @@ def test_an_ensemble_averages_probabilities():
         generator.generate([a, Model(1, extra_frames=-1)], sample)
 
 
-def test_models_run_in_eval_mode_without_gradients_and_are_put_back():
-    model = Model()
-    model.train()
-    CtcGenerator(Dictionary()).generate([model], make_sample())
-    assert model.modes == [(False, False)] and model.training
+class Transducer(Model):
+    """Labels are those of the frame, whatever came before."""
+
+    def encode_for_search(self, src_tokens, src_lengths):
+        return self.get_ctc_log_probs(src_tokens, src_lengths)
+
+    def start(self, rows, tags=None):
+        return torch.zeros(rows, 9), (torch.zeros(rows, 1),)
+
+    def extend(self, tokens, state):
+        return torch.zeros(len(tokens), 9), state
+
+    def join(self, frames, symbols):
+        return frames + symbols
+
+
+@pytest.mark.parametrize("decoder", [CtcDecoder(0), TransducerDecoder(GreedySearch(1))])
+@pytest.mark.parametrize("mode", [True, False])
+def test_models_run_in_eval_mode_without_gradients_and_are_put_back(decoder, mode):
+    models = [Transducer(), Transducer(1)]
+    for model in models:
+        model.train(mode)
+    FairseqGenerator(decoder, 2).generate(models, make_sample())
+    assert all(model.modes == [(False, False)] and model.training == mode for model in models)
+
+
+@pytest.mark.parametrize("bonus", [5.0, -5.0])
+def test_a_beam_of_one_with_a_length_bonus_is_prefix_search(bonus):
+    sample, model = make_sample(), Model()
+    log_probs, lengths = model.get_ctc_log_probs(**sample["net_input"])
+    log_probs[..., [1, 2]] = -math.inf
+    found = CtcDecoder(0, [1, 2], length_bonus=bonus).decode([model], *sample["net_input"].values())
+    assert found == prefix_beam_search(log_probs, lengths, beam=1, length_bonus=bonus)
+    assert [h.tokens for (h,) in found] != [h.tokens for h in greedy_ctc(log_probs, lengths)]
 
 
 @pytest.mark.parametrize("beam", [1, 3])
@@ -132,7 +156,7 @@ def test_fairseq_prints_the_text(beam):
         dictionary.add_symbol(symbol)
     text = ["<lang:fr>", "a", "a", "|", "é", "ש"]
     path = [i for symbol in text for i in (dictionary.index(symbol), dictionary.bos())]
-    generator = CtcGenerator(dictionary, beam=beam, symbols_to_strip_from_output=[dictionary.index("<lang:fr>")])
+    generator = ctc(beam, stripped=[dictionary.index("<lang:fr>")], pad=dictionary.pad(), eos=dictionary.eos())
 
     class Sure(nn.Module):
         def get_ctc_log_probs(self, src_tokens, src_lengths):
@@ -154,7 +178,7 @@ def test_fairseq_prints_the_text(beam):
 
 
 def test_blank_and_stripped_symbols():
-    generator = CtcGenerator(Dictionary(), blank=8, symbols_to_strip_from_output=[5])
+    generator = ctc(blank=8, stripped=[5])
     assert generator.symbols_to_strip_from_output == {2, 5}
     sample = make_sample()
     for hypotheses in generator.generate([Model()], sample):

@@ -82,15 +82,16 @@ def test_a_language_model_changes_the_result_of_the_search(words):
     fused = prefix_beam_search(log_probs, lengths, beam=20, lm=WordKenlm(words, symbols), lm_weight=1.0)[0][0]
     assert ["".join(symbols[i] for i in h.tokens) for h in (without, fused)] == ["al", "la"]
     assert fused.lm_score == pytest.approx(LN_10 * kenlm.Model(str(words)).score("la"))
-    assert fused.score == pytest.approx(fused.ctc_score + fused.lm_score)
+    exact = {tuple(h.tokens): h.score for h in prefix_beam_search(log_probs, lengths, beam=200, nbest=200)[0]}
+    assert fused.score == pytest.approx(exact[tuple(fused.tokens)] + fused.lm_score)
 
 
-def test_length_score_counts_words(words):
+def test_length_bonus_counts_words(words):
     symbols = ["<s>", "|", "a", "l"]
     log_probs = torch.full((1, 5, 4), math.log(0.25), dtype=torch.float64)
     arguments = dict(beam=2000, nbest=2000, lm=WordKenlm(words, symbols), lm_weight=0.5)
     plain = {tuple(h.tokens): h.score for h in prefix_beam_search(log_probs, torch.tensor([5]), **arguments)[0]}
-    scored = prefix_beam_search(log_probs, torch.tensor([5]), length_score=1.5, **arguments)[0]
+    scored = prefix_beam_search(log_probs, torch.tensor([5]), length_bonus=1.5, **arguments)[0]
     for hypothesis in scored:
         number = len("".join(symbols[i] for i in hypothesis.tokens).replace("|", " ").split())
         assert hypothesis.score == pytest.approx(plain[tuple(hypothesis.tokens)] + 1.5 * number)

@@ -12,7 +12,7 @@ from test_transducer_search import Network, all_labellings, batch, ranked, score
 
 from colld_fairseq.decoding.ctc import prefix_beam_search
 from colld_fairseq.decoding.neural_lm import NeuralLm
-from colld_fairseq.decoding.transducer_beam import transducer_beam_search
+from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.errors import ConfigError
 
 TRANSFORMER = dict(decoder_layers=2, decoder_embed_dim=8, decoder_ffn_embed_dim=16, decoder_attention_heads=2)
@@ -118,8 +118,8 @@ def test_fusion_is_rescoring_of_all_labellings(name, topology):
     lm = NeuralLm(language_model(name, symbols), dictionary_of(*symbols))
     network = Network(vocabulary=len(lm.model.decoder.dictionary))
     search, (frames, lengths) = scorer(network, never_emitted=[1, 2]), batch([3, 2])
-    fused = dict(lm=lm, lm_weight=0.7, length_score=0.4, max_symbols=1, topology=topology)
-    found = transducer_beam_search(search, frames, lengths, beam=10_000, nbest=9, **fused)
+    way = BeamSearch(10_000, 9, max_symbols=1, topology=topology, lm=lm, lm_weight=0.7, length_bonus=0.4)
+    found = way(search, frames, lengths)
     changed = 0
     for i, length in enumerate(lengths.tolist()):
         totals, _ = all_labellings(search, frames[i, :length], 99, 1, topology)
@@ -155,11 +155,11 @@ def test_results_do_not_depend_on_the_batch(model):
     lm = NeuralLm(model, dictionary_of(*"abcd"))
     search = scorer(Network(vocabulary=8, blank_bias=2.0), never_emitted=[1, 2, 3])
     frames, lengths = batch([9, 4, 7])
-    fused = dict(beam=3, nbest=2, max_symbols=2, lm=lm, lm_weight=0.1, length_score=3.0)
-    together = transducer_beam_search(search, frames, lengths, **fused)
+    way = BeamSearch(3, 2, max_symbols=2, lm=lm, lm_weight=0.1, length_bonus=3.0)
+    together = way(search, frames, lengths)
     assert len({len(n_best[0].tokens) for n_best in together}) > 1
     for i, length in enumerate(lengths.tolist()):
-        (alone,) = transducer_beam_search(search, frames[i : i + 1, :length], lengths[i : i + 1], **fused)
+        (alone,) = way(search, frames[i : i + 1, :length], lengths[i : i + 1])
         assert [h.tokens for h in alone] == [h.tokens for h in together[i]]
         assert [h.score for h in alone] == pytest.approx([h.score for h in together[i]], abs=1e-4)
 

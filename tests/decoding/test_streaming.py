@@ -299,7 +299,8 @@ class Changing:
     def result(self, stream):
         text = self.texts[stream.steps - 1] if stream.steps else ""
         times = [0.25 * number for number in range(len(text))]
-        return StreamingResult(text, [ord(letter) for letter in text], times, 0.0, float(stream.steps), 0.0, 0.0)
+        tokens = [ord(letter) for letter in text]
+        return StreamingResult(tokens, 0.0, 0.0, text=text, times=times, end=float(stream.steps))
 
     def reset(self, stream):
         self.texts, stream.steps, stream.samples = [], 0, 0

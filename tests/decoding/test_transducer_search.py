@@ -1,16 +1,16 @@
 """Transducer searches against a step-by-step loop, against all labellings enumerated, and against one another."""
 
 import copy
+import functools
 import itertools
 import math
 
 import pytest
 import torch
+from graves_search import graves_beam_search
 
-from colld_fairseq.decoding.search import BeamSearch, GreedySearch
-from colld_fairseq.decoding.transducer import Scorer, greedy_transducer
-from colld_fairseq.decoding.transducer_beam import transducer_beam_search
-from colld_fairseq.decoding.transducer_graves import graves_beam_search
+from colld_fairseq.decoding.transducer import GreedySearch, Scorer
+from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.errors import ColldError
 from colld_fairseq.modules.joiner import Joiner
 from colld_fairseq.modules.predictor import LstmPredictor, StatelessPredictor
@@ -89,7 +89,7 @@ def test_greedy_is_the_loop_over_symbols(kind, topology, max_symbols):
     search = scorer(Network(kind, blank_bias=2.0))
     frames, lengths = batch([37, 1, 0, 20, 9])
     tags = torch.tensor([3, 4, 3, 1, 5])
-    found = greedy_transducer(search, frames, lengths, tags, max_symbols, topology)
+    found = [h for (h,) in GreedySearch(max_symbols, topology)(search, frames, lengths, tags)]
     assert sum(len(h.tokens) for h in found) > 5
     for i, length in enumerate(lengths.tolist()):
         expected = step_by_step(search, frames[i, :length], tags[i : i + 1], max_symbols, topology)
@@ -119,7 +119,7 @@ class Bigram:
 def in_pieces(way, search, frames, lengths, tags, longest):
     """States after pieces of any length, 0 included, each utterance beside others than before."""
     generator = torch.Generator().manual_seed(7)
-    states, left = way.split(way.start(search, len(lengths), tags)), lengths.tolist()
+    states, left = way.start(search, len(lengths), tags).split(), lengths.tolist()
     while any(left):
         rows = [i for i in torch.randperm(len(left), generator=generator).tolist() if left[i]][:3]
         taken = [min(left[i], int(torch.randint(0, longest + 1, (), generator=generator))) for i in rows]
@@ -128,16 +128,16 @@ def in_pieces(way, search, frames, lengths, tags, longest):
             done = int(lengths[i]) - left[i]
             pieces[row, :size] = frames[i, done : done + size]
             left[i] -= size
-        joined = way.join([states[i] for i in rows])
+        joined = type(states[0]).join([states[i] for i in rows])
         before = copy.deepcopy(way.n_best(joined))
         after = way.proceed(search, pieces, torch.tensor(taken), joined)
         assert way.n_best(joined) == before
-        for i, state in zip(rows, way.split(after)):
+        for i, state in zip(rows, after.split()):
             states[i] = state
     return states
 
 
-FUSED = dict(lm=Bigram(), lm_weight=0.6, length_score=1.5)
+FUSED = dict(lm=Bigram(), lm_weight=0.6, length_bonus=1.5)
 WAYS = {
     "greedy": ("lstm", 2.0, GreedySearch(2)),
     "greedy, modified": ("stateless", 2.0, GreedySearch(2, "modified")),
@@ -155,7 +155,7 @@ def test_pieces_give_what_all_frames_at_once_give(name, longest):
     kind, bias, way = WAYS[name]
     search, (frames, lengths) = scorer(Network(kind, blank_bias=bias)), batch([37, 1, 0, 20, 9])
     tags = torch.tensor([3, 4, 3, 1, 5])
-    expected = way.n_best(way.proceed(search, frames, lengths, way.start(search, len(lengths), tags)))
+    expected = way(search, frames, lengths, tags)
     assert max(len(h.tokens) for n_best in expected for h in n_best) > 5
     for state, length, whole in zip(in_pieces(way, search, frames, lengths, tags, longest), lengths, expected):
         (found,) = way.n_best(state)
@@ -171,9 +171,9 @@ def test_memory_of_a_long_stream_is_bounded():
     """Between pieces: a few nodes of the tree, one predictor row a labelling, a language-model state a node."""
     search, (frames, lengths) = scorer(Network()), batch([400])
     way = BeamSearch(4, 4, 2, **FUSED)
-    (state,), nodes = way.split(way.start(search, 1)), []
+    (state,), nodes = way.start(search, 1).split(), []
     for piece in frames.split(5, dim=1):
-        (state,) = way.split(way.proceed(search, piece, torch.tensor([5]), state))
+        (state,) = way.proceed(search, piece, torch.tensor([5]), state).split()
         (tree,) = state.trees
         tables = (tree.tokens, tree.children, tree.bonus, tree.lm_scores, tree.lm_states, tree._cache)
         assert all(table.keys() == tree.parents.keys() for table in tables)
@@ -182,15 +182,15 @@ def test_memory_of_a_long_stream_is_bounded():
     (found,) = way.n_best(state)
     assert len(found[0].tokens) > 100
     assert max(nodes) <= 3 * 4
-    (expected,) = transducer_beam_search(search, frames, lengths, beam=4, nbest=4, max_symbols=2, **FUSED)
+    (expected,) = way(search, frames, lengths)
     assert [(h.tokens, h.frames) for h in found] == [(h.tokens, h.frames) for h in expected]
 
 
 SEARCHES = {
-    "greedy": lambda *a, **k: [[h] for h in greedy_transducer(*a, **k)],
-    "beam": lambda *a, **k: transducer_beam_search(*a, beam=3, nbest=3, **k),
-    "modified": lambda *a, **k: transducer_beam_search(*a, beam=3, nbest=3, topology="modified", **k),
-    "graves": lambda *a, **k: graves_beam_search(*a, beam=3, nbest=3, **k),
+    "greedy": lambda n: GreedySearch(n),
+    "beam": lambda n: BeamSearch(3, 3, n),
+    "modified": lambda n: BeamSearch(3, 3, n, "modified"),
+    "graves": lambda n: functools.partial(graves_beam_search, beam=3, nbest=3, max_symbols=n),
 }
 
 
@@ -198,9 +198,10 @@ SEARCHES = {
 def test_results_do_not_depend_on_the_batch(name):
     search, (frames, lengths) = scorer(Network(blank_bias=4.0)), batch([8, 3, 6])
     tags = torch.tensor([3, 4, 3])
-    together = SEARCHES[name](search, frames, lengths, tags, max_symbols=2)
+    way = SEARCHES[name](2)
+    together = way(search, frames, lengths, tags)
     for i, length in enumerate(lengths.tolist()):
-        alone = SEARCHES[name](search, frames[i : i + 1, :length], lengths[i : i + 1], tags[i : i + 1], max_symbols=2)
+        alone = way(search, frames[i : i + 1, :length], lengths[i : i + 1], tags[i : i + 1])
         assert [h.tokens for h in alone[0]] == [h.tokens for h in together[i]]
         assert [h.frames for h in alone[0]] == [h.frames for h in together[i]]
         assert [h.score for h in alone[0]] == pytest.approx([h.score for h in together[i]], abs=1e-5)
@@ -235,15 +236,14 @@ def ranked(totals):
 @pytest.mark.parametrize("topology, max_symbols", [("regular", 1), ("regular", 2), ("modified", 1)])
 def test_beam_search_that_keeps_everything_is_exact(topology, max_symbols):
     search, (frames, lengths) = scorer(Network(vocabulary=4)), batch([3, 2])
-    found = transducer_beam_search(
-        search, frames, lengths, beam=10_000, nbest=20, max_symbols=max_symbols, topology=topology
-    )
+    found = BeamSearch(10_000, 20, max_symbols, topology)(search, frames, lengths)
     for i, length in enumerate(lengths.tolist()):
         totals, best = all_labellings(search, frames[i, :length], 99, max_symbols, topology)
         expected = ranked(totals)[:20]
         assert [tuple(h.tokens) for h in found[i]] == [labels for labels, _ in expected]
         assert [h.score for h in found[i]] == pytest.approx([p for _, p in expected], abs=1e-5)
         for h in found[i]:
+            assert h.log_prob == pytest.approx(best[tuple(h.tokens)], abs=1e-5)
             if h.tokens:
                 assert sum(h.token_scores) == pytest.approx(best[tuple(h.tokens)], abs=1e-5)
                 assert h.frames == sorted(h.frames) and len(h.frames) == len(h.tokens) == len(h.token_scores)
@@ -265,7 +265,7 @@ def test_graves_search_that_keeps_everything_is_exact():
 def test_graves_and_modified_search_agree_where_beams_are_wide(seed):
     search = scorer(Network(seed=seed, vocabulary=5, blank_bias=6.0))
     frames, lengths = batch([5, 4], seed=seed)
-    fast = transducer_beam_search(search, frames, lengths, beam=20, max_symbols=4)
+    fast = BeamSearch(20, max_symbols=4)(search, frames, lengths)
     slow = graves_beam_search(search, frames, lengths, beam=20, max_symbols=4)
     for (one,), (other,) in zip(fast, slow):
         assert one.tokens == other.tokens
@@ -275,18 +275,18 @@ def test_graves_and_modified_search_agree_where_beams_are_wide(seed):
 def test_beams_find_what_greedy_search_misses():
     """Over many utterances: never less probable than greedy's path, sometimes another labelling."""
     search, (frames, lengths) = scorer(Network(blank_bias=4.0)), batch([10] * 20)
-    greedy = greedy_transducer(search, frames, lengths, max_symbols=3)
-    beams = transducer_beam_search(search, frames, lengths, beam=8, max_symbols=3)
-    assert all(b.score >= g.score - 1e-6 for (b,), g in zip(beams, greedy))
-    assert any(b.tokens != g.tokens for (b,), g in zip(beams, greedy))
+    greedy = GreedySearch(3)(search, frames, lengths)
+    beams = BeamSearch(8, max_symbols=3)(search, frames, lengths)
+    assert all(b.score >= g.score - 1e-6 for (b,), (g,) in zip(beams, greedy))
+    assert any(b.tokens != g.tokens for (b,), (g,) in zip(beams, greedy))
 
 
 def test_shallow_fusion():
     search, (frames, lengths) = scorer(Network(vocabulary=4)), batch([3])
     lm, weight, bonus = Bigram(), 0.7, 0.4
-    fused = dict(lm=lm, lm_weight=weight, length_score=bonus)
-    (found,) = transducer_beam_search(search, frames, lengths, beam=10_000, nbest=9, max_symbols=1, **fused)
-    totals, _ = all_labellings(search, frames[0], 99, 1)
+    fused = dict(lm=lm, lm_weight=weight, length_bonus=bonus)
+    (found,) = BeamSearch(10_000, 9, max_symbols=1, **fused)(search, frames, lengths)
+    totals, best_paths = all_labellings(search, frames[0], 99, 1)
     expected = {}
     for labels, log_prob in totals.items():
         said = [6, *labels, 6]
@@ -295,7 +295,7 @@ def test_shallow_fusion():
     best = ranked(expected)[:9]
     assert [tuple(h.tokens) for h in found] == [labels for labels, _ in best]
     assert [h.score for h in found] == pytest.approx([p for _, p in best], abs=1e-5)
-    assert found[0].log_prob == pytest.approx(totals[best[0][0]], abs=1e-5)
+    assert found[0].log_prob == pytest.approx(best_paths[best[0][0]], abs=1e-5)
     assert best[0][0] != ranked(totals)[0][0]
 
 
@@ -319,9 +319,8 @@ def test_penalty_on_blanks_makes_texts_longer():
     sizes = []
     for penalty in (-8.0, 0.0, 12.0):
         search = scorer(Network(blank_bias=4.0), blank_penalty=penalty)
-        found = greedy_transducer(search, frames, lengths, max_symbols=2)
-        found += [h for (h,) in transducer_beam_search(search, frames, lengths, max_symbols=2)]
-        sizes.append([len(h.tokens) for h in found])
+        found = GreedySearch(2)(search, frames, lengths) + BeamSearch(max_symbols=2)(search, frames, lengths)
+        sizes.append([len(h.tokens) for (h,) in found])
     assert all(a <= b <= c and a < c for a, b, c in zip(*sizes)), sizes
 
 
@@ -330,19 +329,19 @@ def test_symbols_that_are_never_emitted(name):
     network, (frames, lengths) = Network(), batch([6, 5])
     network.joiner.output.bias[2] += 50
     search = Scorer([network], [WIDTH], BLANK, never_emitted=[PAD, 2])
-    for n_best in SEARCHES[name](search, frames, lengths, max_symbols=1):
+    for n_best in SEARCHES[name](1)(search, frames, lengths):
         assert not {0, PAD, 2} & set(n_best[0].tokens)
 
 
 def test_what_cannot_be_decoded():
     search, (frames, lengths) = scorer(Network()), batch([4, 4])
-    for function in (greedy_transducer, transducer_beam_search):
+    for way in (GreedySearch, BeamSearch):
         with pytest.raises(ColldError, match="NaN"):
-            function(search, frames * torch.nan, lengths)
+            way()(search, frames * torch.nan, lengths)
         with pytest.raises(ColldError, match="do not fit"):
-            function(search, frames, lengths + 1)
+            way()(search, frames, lengths + 1)
         with pytest.raises(ColldError, match="max_symbols"):
-            function(search, frames, lengths, max_symbols=0)
+            way(max_symbols=0)(search, frames, lengths)
     for wrong in ("beam", "nbest", "beam_size_token"):
         with pytest.raises(ColldError, match=wrong):
-            transducer_beam_search(search, frames, lengths, **{wrong: 0})
+            BeamSearch(**{wrong: 0})

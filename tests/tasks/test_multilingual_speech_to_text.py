@@ -5,8 +5,8 @@ from commands import log_records
 from fairseq.logging import metrics
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from colld_fairseq.decoding.attention import AttentionGenerator
-from colld_fairseq.decoding.generators import CtcGenerator
+from colld_fairseq.decoding.attention import AttentionDecoder, AttentionGenerator
+from colld_fairseq.decoding.ctc import CtcDecoder
 from colld_fairseq.errors import ConfigError
 
 DECODER = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "40"]
@@ -53,9 +53,10 @@ def test_choice_of_the_decoder(translation, finetuning):
     arguments = Namespace(beam=2, nbest=1, max_len_a=0, max_len_b=10)
     both, ctc_only = translation(), finetuning()
     assert isinstance(both.task.build_generator([both.model], arguments), AttentionGenerator)
-    assert isinstance(ctc_only.task.build_generator([ctc_only.model], arguments), CtcGenerator)
+    assert isinstance(ctc_only.task.build_generator([ctc_only.model], arguments).decoder, CtcDecoder)
+    assert isinstance(both.task.build_decoder([both.model], 2, 1), AttentionDecoder)
     both.task.cfg.decoder = "ctc"
-    assert isinstance(both.task.build_generator([both.model], arguments), CtcGenerator)
+    assert isinstance(both.task.build_generator([both.model], arguments).decoder, CtcDecoder)
     ctc_only.task.cfg.decoder = "attention"
     with pytest.raises(ConfigError, match="CTC layer only"):
         ctc_only.task.build_generator([ctc_only.model], arguments)
@@ -64,7 +65,7 @@ def test_choice_of_the_decoder(translation, finetuning):
 def test_language_that_has_no_tag(translation):
     run = translation("--tgt-lang", "zz")
     with pytest.raises(ConfigError, match="'zz' has no tag.*--lang-tags"):
-        run.task.tag_prefix(batch_of(run))
+        run.task.inference_step(None, [run.model], batch_of(run))
 
 
 def test_interactive_input_needs_a_language(translation, corpus):
@@ -74,7 +75,7 @@ def test_interactive_input_needs_a_language(translation, corpus):
     batch = dataset.collater([dataset[0]])
     assert lengths == [20160] and len(batch["id"]) == 1
     with pytest.raises(ConfigError, match="--tgt-lang"):
-        run.task.tag_prefix(batch)
+        run.task.inference_step(None, [run.model], batch)
 
 
 def test_validation_scores_are_those_of_the_whole_corpus(finetuning):
@@ -91,9 +92,9 @@ def test_validation_scores_are_those_of_the_whole_corpus(finetuning):
     for indices in ([0, 3, 5], [1], [2, 4, 6, 7, 8]):
         batch = dataset.collater([dataset[i] for i in indices])
         logs.append(run.task.valid_step(batch, run.model, run.criterion)[2])
-        generator = run.task.build_ctc_generator(1, 1)
-        for i, n_best in zip(indices, run.task.inference_step(generator, [run.model], batch)):
-            said[i], meant[i] = run.task.vocabulary.decode(n_best[0]["tokens"]), dataset.rows.row(i).tgt_text
+        inputs = [batch["net_input"][name] for name in ("src_tokens", "src_lengths")]
+        for i, n_best in zip(indices, run.task.frame_decoder("ctc", 1, 1).decode([run.model], *inputs)):
+            said[i], meant[i] = run.task.vocabulary.decode(torch.tensor(n_best[0].tokens)), dataset.rows.row(i).tgt_text
     assert len({frozenset(log) for log in logs}) == 1  # the same keys at every step
     with metrics.aggregate(new_root=True) as totals:
         run.task.reduce_metrics(logs, run.criterion)

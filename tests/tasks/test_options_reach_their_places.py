@@ -17,14 +17,14 @@ def test_spec_augment_in_training_alone(finetuning):
 def test_beam_of_validation(finetuning):
     for beam in (1, 3):
         run = finetuning("--valid-beam", beam)
-        assert run.task.generators(run.model)[""].beam == beam
+        assert run.task.decoders(run.model)[""].beam == beam
 
 
 @pytest.mark.parametrize("unit, expected", [("word", "WordKenlm"), ("token", "TokenKenlm")])
 def test_unit_of_the_language_model(unit, expected, finetuning, monkeypatch):
     for name in ("WordKenlm", "TokenKenlm"):
         monkeypatch.setattr(task_module, name, lambda *arguments, name=name: name)
-    assert finetuning("--ctc-lm", "any.arpa", "--ctc-lm-unit", unit).task.ngram_model() == expected
+    assert finetuning("--ctc-lm", "any.arpa", "--ctc-lm-unit", unit).task.frame_decoder("ctc", 1, 1).lm == expected
 
 
 def test_longest_target(finetuning, vocab):

@@ -143,7 +143,7 @@ def transcribe(
         if names:
             languages = clips.languages(names) if recogniser.needs_language else None
             n_best = recogniser.transcribe([waveform.numpy() for waveform in waveforms], languages)
-            results = {name: Result(len(wave), found) for name, wave, found in zip(names, waveforms, n_best)}
+            results = {name: Result(len(wave), best) for name, wave, best in zip(names, waveforms, n_best)}
         bad.update(failed)
         bar.advance(len(batch), sum(map(len, waveforms)) / SAMPLE_RATE)
         yield results
@@ -165,9 +165,9 @@ class Texts:
             if name not in self.waiting and name not in bad.reasons:
                 break
             self.next += 1
-            for transcript in self.waiting.pop(name).transcripts if name in self.waiting else ():
-                score = f"{transcript.score:.4f}\t" if self.scores else ""
-                print(f"{name}\t{score}{transcript.text}", file=self.out, flush=True)
+            for hypothesis in self.waiting.pop(name).hypotheses if name in self.waiting else ():
+                score = f"{hypothesis.score:.4f}\t" if self.scores else ""
+                print(f"{name}\t{score}{hypothesis.text}", file=self.out, flush=True)
 
 
 def to_manifest(args: argparse.Namespace, clips: Clips, work: Work, bad: BadClips, console: Console) -> None:

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
-from colld_fairseq.data.hypotheses import Transcript, hypotheses_path, write_hypotheses
+from colld_fairseq.data.hypotheses import hypotheses_path, write_hypotheses
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.manifest_writer import write_manifest
+from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import split_paths
 from colld_fairseq.json_lines import json_line, read_json_lines
@@ -23,7 +24,10 @@ class Result:
     """A clip's length as it was read (samples at 16 kHz) and its n-best list, best first."""
 
     samples: int
-    transcripts: List[Transcript]
+    hypotheses: List[Hypothesis]
+
+    def to_json(self) -> Dict[str, Any]:
+        return {"samples": self.samples, "transcripts": [hypothesis.to_json() for hypothesis in self.hypotheses]}
 
 
 class Journal:
@@ -44,7 +48,7 @@ class Journal:
     def add(self, results: Dict[str, Result]) -> None:
         """Note finished utterances."""
         self.results.update(results)
-        self._append({"id": name, **asdict(result)} for name, result in results.items())
+        self._append({"id": name, **result.to_json()} for name, result in results.items())
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what could not be written has been told when it was tried
@@ -72,8 +76,8 @@ class Journal:
                     " with, or remove the file to start again"
                 )
             for entry in entries:
-                transcripts = [Transcript(**transcript) for transcript in entry["transcripts"]]
-                self.results[entry["id"]] = Result(entry["samples"], transcripts)
+                hypotheses = [Hypothesis(**fields) for fields in entry["transcripts"]]
+                self.results[entry["id"]] = Result(entry["samples"], hypotheses)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ConfigError(
                 f"{self.path}: no journal of this version, or damaged; remove it to start again"
@@ -110,14 +114,14 @@ def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nb
     """
     rows = [row for row in rows if row.id in results]
     folder = os.path.dirname(os.path.abspath(path))
-    best = [results[row.id].transcripts[0] for row in rows]
+    best = [results[row.id].hypotheses[0] for row in rows]
     written = (
-        row._replace(audio=_from(folder, row.audio), n_samples=results[row.id].samples, tgt_text=transcript.text)
-        for row, transcript in zip(rows, best)
+        row._replace(audio=_from(folder, row.audio), n_samples=results[row.id].samples, tgt_text=hypothesis.text)
+        for row, hypothesis in zip(rows, best)
     )
     lists = hypotheses_path(path)
     if nbest > 1:
-        write_hypotheses(lists, ((row.id, results[row.id].transcripts) for row in rows))
+        write_hypotheses(lists, ((row.id, [h.to_json() for h in results[row.id].hypotheses]) for row in rows))
     else:
         Path(lists).unlink(missing_ok=True)
     write_manifest(path, written, more={CONFIDENCE: [f"{one.mean_log_prob:.4f}" for one in best]})

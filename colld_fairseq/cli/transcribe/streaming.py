@@ -14,9 +14,9 @@ from colld_fairseq.cli.transcribe.inputs import Clips
 from colld_fairseq.cli.transcribe.output import Result
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.clips import BadClips, read_ahead, usable
-from colld_fairseq.data.hypotheses import Transcript
 from colld_fairseq.data.text_files import STANDARD_INPUT
 from colld_fairseq.decoding.endpoint import EndpointRules
+from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.real_time import PIECE, Latency, cut, listen
 from colld_fairseq.decoding.streaming import StreamingRecogniser, StreamingResult
 from colld_fairseq.errors import AudioError, ConfigError
@@ -85,49 +85,50 @@ def stream_clips(
     for batch in read_ahead(clips.rows, clips.ids, np.split(clips.todo, range(streams, len(clips), streams))):
         failed: Dict[str, str] = {}
         names, waveforms = usable(batch, recogniser.output_lengths, failed)
-        heard = Heard(names, printer)
+        finals = Utterances(names, printer)
         tags = None
         if recogniser.needs_language:
             tags = [recogniser.vocabulary.tag_id(language) for language in clips.languages(names)]
-        latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], heard, tags)
+        latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], finals, tags)
         bad.update(failed)
         bar.advance(len(batch), sum(map(len, waveforms)) / SAMPLE_RATE)
-        lists = [joined(utterances, recogniser.nbest) for utterances in heard.utterances.values()]
-        yield {name: Result(len(waveform), found) for name, waveform, found in zip(names, waveforms, lists)}
+        lists = [joined(utterances, recogniser.nbest) for utterances in finals.of.values()]
+        yield {name: Result(len(waveform), n_best) for name, waveform, n_best in zip(names, waveforms, lists)}
 
 
-class Heard:
+class Utterances:
     """Keeps the utterances of streams by name, and shows them as they come."""
 
     def __init__(self, names: Sequence[str], printer: Optional[Printer]) -> None:
         self.names, self.printer = names, printer
-        self.utterances: Dict[str, List[StreamingResult]] = {name: [] for name in names}
+        self.of: Dict[str, List[StreamingResult]] = {name: [] for name in names}
 
-    def __call__(self, number: int, result: StreamingResult, final: bool) -> None:
+    def __call__(self, index: int, result: StreamingResult, final: bool) -> None:
         if final:
-            self.utterances[self.names[number]].append(result)
+            self.of[self.names[index]].append(result)
         if self.printer is not None:
-            self.printer(self.names[number], result, final)
+            self.printer(self.names[index], result, final)
 
 
-def joined(utterances: Sequence[StreamingResult], nbest: int) -> List[Transcript]:
-    """The utterances of one clip, one after the other: the best ways of taking one hypothesis of each, best first."""
-    found = [Transcript("", [], 0.0, 0.0)]
+def joined(utterances: Sequence[StreamingResult], nbest: int) -> List[Hypothesis]:
+    """The utterances of one audio file, one after the other: the best ways of taking one hypothesis of each, best
+    first."""
+    best = [Hypothesis([], 0.0, 0.0)]
     for utterance in utterances:
-        longer = [followed_by(before, one) for before in found for one in (utterance, *utterance.alternatives)]
-        found = sorted(longer, key=lambda transcript: -transcript.score)[:nbest]
-    return found
+        longer = [followed_by(before, one) for before in best for one in (utterance, *utterance.alternatives)]
+        best = sorted(longer, key=lambda hypothesis: -hypothesis.score)[:nbest]
+    return best
 
 
-def followed_by(before: Transcript, one: StreamingResult) -> Transcript:
+def followed_by(before: Hypothesis, one: Hypothesis) -> Hypothesis:
     text = " ".join(part for part in (before.text, one.text) if part)
-    return Transcript(text, before.tokens + one.tokens, before.score + one.score, before.log_prob + one.log_prob)
+    return Hypothesis(before.tokens + one.tokens, before.score + one.score, before.log_prob + one.log_prob, text=text)
 
 
 def from_standard_input(streaming: StreamingRecogniser, console: Console) -> None:
-    """Print what is heard on standard input, until it ends or the user interrupts it."""
-    heard = Heard([STANDARD_INPUT], Printer(sys.stdout, sys.stdout.isatty()))
-    latencies = listen(streaming, [raw_pcm(sys.stdin.buffer)], heard)
+    """Print what is recognised on standard input, until it ends or the user interrupts it."""
+    shown = Utterances([STANDARD_INPUT], Printer(sys.stdout, sys.stdout.isatty()))
+    latencies = listen(streaming, [raw_pcm(sys.stdin.buffer)], shown)
     if not latencies[0].audio:
         raise AudioError("nothing came on standard input; it takes raw PCM: 16 kHz, mono, 16 bits, little-endian")
     console.say(summary(latencies))

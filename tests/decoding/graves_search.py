@@ -1,6 +1,6 @@
 """Beam search of transducers as Graves 2012 (arXiv 1211.3711, algorithm 1) wrote it: the reference for small inputs.
 
-One utterance at a time and one join a labelling, without any batching: what the fast searches are compared with.
+One utterance at a time and one join per labelling, without any batching: what the fast searches are compared with.
 """
 
 from typing import Dict, List, Optional, Tuple
@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from colld_fairseq.decoding.transducer import Scorer, TransducerHypothesis, check_frames
+from colld_fairseq.decoding.hypothesis import Hypothesis
+from colld_fairseq.decoding.transducer import Scorer, check_frames
 
 Labels = Tuple[int, ...]
 
@@ -41,9 +42,9 @@ def graves_beam_search(
     beam: int = 4,
     nbest: int = 1,
     max_symbols: int = 10,
-) -> List[List[TransducerHypothesis]]:
-    """The most probable labellings (regular topology); arguments as for
-    :func:`~colld_fairseq.decoding.transducer_beam.transducer_beam_search`. Hypotheses carry no frames.
+) -> List[List[Hypothesis]]:
+    """The most probable hypotheses (regular topology); arguments as for `BeamSearch`. They carry no frames, and their
+    log_prob is of all alignments.
 
     One thing is put right: a labelling that was reached at an earlier frame is given the probability of reaching it
     from its prefixes at this frame once, by the sum over prefixes; algorithm 1 would replace that by one of them.
@@ -56,7 +57,7 @@ def graves_beam_search(
         for t in range(length):
             kept = _step(utterance, t, kept, beam, max_symbols)
         ranked = sorted(kept.items(), key=lambda item: (-item[1], item[0]))[:nbest]
-        results.append([TransducerHypothesis(list(labels), log_prob, log_prob) for labels, log_prob in ranked])
+        results.append([Hypothesis(list(labels), log_prob, log_prob) for labels, log_prob in ranked])
     return results
 
 

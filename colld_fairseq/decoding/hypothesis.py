@@ -1,0 +1,40 @@
+"""What every search finds: one type from the searches to the Python API."""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List
+
+
+@dataclass
+class Hypothesis:
+    """One hypothesis of an utterance. Log-probabilities are natural."""
+
+    tokens: List[int]
+    """Ids of its labels: without blanks, language tag and end of sentence."""
+
+    score: float
+    """What hypotheses are ranked by. CTC and transducers: ln p of all paths that the search kept (greedy: of its path)
+    + lm_weight * lm_score + length_bonus * units; attention decoders: fairseq's score, normalized by length."""
+
+    log_prob: float
+    """ln p of the most probable path (CTC, transducer), or of the tokens and the end of sentence (attention)."""
+
+    lm_score: float = 0.0
+    """ln p by the language model, 0 without one."""
+
+    frames: List[int] = field(default_factory=list)
+    """Encoder frame at which each token begins on the most probable path; empty for attention decoders."""
+
+    token_scores: List[float] = field(default_factory=list)
+    """ln p of that path, cut where the tokens begin (leading blanks belong to the first one), or of each token."""
+
+    text: str = ""
+    """The text of the tokens, without unknown ones; searches leave it empty, recognisers fill it in."""
+
+    @property
+    def mean_log_prob(self) -> float:
+        """ln p per token: a confidence that utterances of different lengths can be compared by."""
+        return self.log_prob / max(1, len(self.tokens))
+
+    def to_json(self) -> Dict[str, Any]:
+        """What is kept in files; `Hypothesis(**fields)` reads it."""
+        return {"text": self.text, "tokens": self.tokens, "score": self.score, "log_prob": self.log_prob}
