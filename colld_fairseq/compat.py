@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import importlib.util
@@ -219,6 +220,17 @@ def train_language_models_with_numpy_2() -> None:
             return getattr(numpy, name)
 
     token_block_dataset.np = Numpy("numpy")
+
+
+# Private names of fairseq's decoders: the tensors that they keep between the steps of a language model, each with its
+# dimension of the rows and the one that is a token longer after every step (None: the last token alone is kept).
+# Padding masks and the input feed have no part in these steps.
+STEP_STATE = {"prev_key": (0, 2), "prev_value": (0, 2), "prev_hiddens": (1, None), "prev_cells": (1, None)}
+
+
+def empty_step_state() -> Any:
+    """An incremental state to be filled, module by module, with the tensors of STEP_STATE."""
+    return collections.defaultdict(lambda: {"input_feed": None})  # which LSTMs look up
 
 
 def absolute_path(path: str) -> str:

@@ -1,6 +1,6 @@
 """fairseq language models (transformer_lm, lstm_lm) in beam search: shallow fusion over the dictionary's tokens.
 
-The search asks for prefixes of any utterances at once, the network runs for those not asked for before: one token a
+The search asks for prefixes of any utterances at once, the network runs for those not asked for before: one token per
 prefix, with what it kept of the tokens before. That is stored token by token (keys and values of one position, or the
 LSTM's memory) and shared by all prefixes that begin alike, so memory grows with the number of prefixes, not with their
 number times their length.
@@ -15,13 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from colld_fairseq.compat import STEP_STATE, empty_step_state
 from colld_fairseq.errors import ConfigError
 
 IncrementalState = Dict[str, Dict[str, Optional[Tensor]]]
-
-# What fairseq's decoders keep between steps: its dimension of the rows, and the one that is a token longer after every
-# step. Padding masks and the input feed have no part in a language model's steps.
-KEPT = {"prev_key": (0, 2), "prev_value": (0, 2), "prev_hiddens": (1, None), "prev_cells": (1, None)}
 
 
 class Prefix:
@@ -41,11 +38,11 @@ class Prefix:
 
     def memories(self) -> List[Tensor]:
         """What the network keeps of every token before the last, first to last."""
-        found, prefix = [], self.parent
+        memories, prefix = [], self.parent
         while prefix is not None:
-            found.append(prefix.memory)
+            memories.append(prefix.memory)
             prefix = prefix.parent
-        return found[::-1]
+        return memories[::-1]
 
 
 class NeuralLm:
@@ -142,15 +139,15 @@ class _Kept:
 
     def __init__(self, pieces: List[_Piece]) -> None:
         self.pieces = pieces
-        self.grows = any(KEPT[piece.name][1] is not None for piece in pieces)
+        self.grows = any(STEP_STATE[piece.name][1] is not None for piece in pieces)
 
     @classmethod
     def of(cls, state: IncrementalState, model: str) -> "_Kept":
         """From the state after one token. ConfigError when no known tensor is in it."""
-        found = [(key, name) for key, tensors in state.items() for name in tensors if name in KEPT]
-        if not found:
+        known = [(key, name) for key, tensors in state.items() for name in tensors if name in STEP_STATE]
+        if not known:
             raise ConfigError(f"fusion with a {model} is not supported; train a transformer_lm or lstm_lm")
-        return cls([_Piece(key, name, _of_last_token(state[key][name], name).shape[1:]) for key, name in found])
+        return cls([_Piece(key, name, _of_last_token(state[key][name], name).shape[1:]) for key, name in known])
 
     def split(self, state: IncrementalState) -> Tensor:
         """[N, M]: what is kept of the last token."""
@@ -158,10 +155,10 @@ class _Kept:
 
     def join(self, memories: Tensor) -> IncrementalState:
         """[N, U, M] of the tokens so far, [N, 1, M] of the last one for an LSTM."""
-        state: IncrementalState = defaultdict(lambda: {"input_feed": None})  # an LSTM looks it up
+        state: IncrementalState = empty_step_state()
         parts = memories.split([piece.shape.numel() for piece in self.pieces], dim=2)
         for (key, name, shape), part in zip(self.pieces, parts):
-            rows, tokens = KEPT[name]
+            rows, tokens = STEP_STATE[name]
             x = part.unflatten(2, shape)
             x = x[:, 0] if tokens is None else x.movedim(1, tokens)
             state[key][name] = x.movedim(0, rows).contiguous()
@@ -170,7 +167,7 @@ class _Kept:
 
 def _of_last_token(tensor: Tensor, name: str) -> Tensor:
     """[N, ...]"""
-    rows, tokens = KEPT[name]
+    rows, tokens = STEP_STATE[name]
     if tokens is not None:
         tensor = tensor.select(tokens, -1)
     return tensor.movedim(rows, 0)
