@@ -4,23 +4,11 @@ Groups are read from the rows themselves, so one file may mix languages and one 
 files.
 """
 
-from typing import Optional, Sequence, Tuple, Union
+from typing import Optional, Sequence, Union
 
 import numpy as np
 
 from colld_fairseq.errors import ConfigError
-
-Keys = Union[np.ndarray, Sequence]
-
-
-def group_codes(keys: Union[Keys, Tuple[Keys, ...]]) -> np.ndarray:
-    """Group number of every row, int64 [rows]; a tuple of columns groups by their combination."""
-    columns = keys if isinstance(keys, tuple) else (keys,)
-    codes = np.zeros(len(columns[0]), dtype=np.int64)
-    for column in columns:
-        values, column_codes = np.unique(np.asarray(column), return_inverse=True)
-        codes = np.unique(codes * len(values) + column_codes, return_inverse=True)[1]
-    return codes
 
 
 def group_probabilities(counts: np.ndarray, alpha: float) -> np.ndarray:
@@ -32,28 +20,27 @@ def group_probabilities(counts: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def sampling_indices(
-    keys: Union[Keys, Tuple[Keys, ...]],
+    keys: Union[np.ndarray, Sequence],
     alpha: float,
     epoch: int,
     seed: int,
-    size: Optional[int] = None,
     weights: Optional[np.ndarray] = None,
 ) -> np.ndarray:
-    """Row numbers of one epoch in random order, int64 [size] (default: as many as there are rows).
+    """Row indices of one epoch in random order, int64 [rows]; keys [rows] say which group a row belongs to.
 
-    A group gets p_group * size rows (rounded up or down so that the expectation is exact). Within a group
+    A group gets p_group * rows of them (rounded up or down so that the expectation is exact). Within a group
     rows repeat only after all of its rows were taken, so no row is seen twice while another is missing, and
-    alpha = 1 with the default size is a permutation of all rows. weights [G], of the groups in the order of their
+    alpha = 1 is a permutation of all rows. weights [G], of the groups in the order of their
     keys, take the place of alpha: p_group is proportional to them. Depends on (seed, epoch) only.
     """
-    codes = group_codes(keys)
-    size = len(codes) if size is None else size
-    if len(codes) == 0 or size < 0:
-        raise ConfigError(f"cannot sample {size} rows from {len(codes)}; give at least one row and a size of 0 or more")
+    codes = np.unique(np.asarray(keys), return_inverse=True)[1]
+    size = len(codes)
+    if size == 0:
+        raise ConfigError("there are no rows to sample from; give at least one")
     counts = np.bincount(codes)
     rng = np.random.default_rng([seed, epoch])
     # Systematic rounding: one offset for all groups keeps the sum at size and every expectation at p * size.
-    if weights is None and alpha == 1.0 and size == len(codes):
+    if weights is None and alpha == 1.0:
         quota = counts
     else:
         chances = group_probabilities(counts, alpha) if weights is None else weights / weights.sum()
