@@ -53,3 +53,15 @@ def test_samples_of_16_bits():
         OnlineFbank().accept(integers.astype(np.int32))
     with pytest.raises(AudioError, match="mono"):
         OnlineFbank().accept(noise(800).reshape(2, 400))
+
+
+def test_frames_that_were_handed_out_are_forgotten():
+    """The extractor keeps what was not popped: a stream of hours would fill the memory."""
+    online, forgotten = OnlineFbank(), 0
+    for piece in pieces(noise(16000), 700):
+        online.accept(piece)
+        for frame in range(forgotten, online.frames):
+            with pytest.raises(RuntimeError, match="removed"):
+                online._extractor.get_frame(frame)
+        forgotten = online.frames
+    assert forgotten == 98

@@ -126,6 +126,16 @@ def test_alignment_that_does_not_fit_is_an_error():
         align_labels(np.zeros((2, 3)), [1, 1], 0)
 
 
+@pytest.mark.parametrize("tied", [[1, 2], [1, 3], [2, 3], [1, 2, 3]])
+def test_tokens_as_probable_as_the_last_one_considered_are_considered_too(tied):
+    """Whatever their ids: a cut by rank would depend on the order in which a machine sorts equals."""
+    probabilities = torch.full((1, 1, 5), 0.01, dtype=torch.float64)
+    probabilities[..., 0], probabilities[..., 4] = 0.05, 0.3
+    probabilities[..., tied] = 0.2
+    found = prefix_beam_search(probabilities.log(), torch.tensor([1]), beam=9, nbest=9, beam_size_token=2)[0]
+    assert [h.tokens for h in found] == [[4], *([token] for token in tied), []]
+
+
 class TokenBigram:
     """A language model over tokens with a table of ln p(next | last); row 0 is the start, column 0 the
     end."""

@@ -32,12 +32,12 @@ def dictionary_of(*symbols):
     return dictionary
 
 
-def language_model(name, symbols="abcd", longest=20):
+def language_model(name, symbols="abcd", longest=20, **more):
     """Built as fairseq's task builds it, with weights large enough to prefer something."""
     torch.manual_seed(0)
     dictionary = dictionary_of(*symbols)
     task = Namespace(dictionary=dictionary, source_dictionary=dictionary, target_dictionary=dictionary)
-    args = Namespace(tokens_per_sample=longest, criterion="cross_entropy", **MODELS[name])
+    args = Namespace(tokens_per_sample=longest, criterion="cross_entropy", **MODELS[name], **more)
     if name == "lstm":
         lstm_lm.base_architecture(args)
         model = lstm_lm.LSTMLanguageModel.build_model(args, task)
@@ -162,6 +162,16 @@ def test_results_do_not_depend_on_the_batch(model):
         (alone,) = way(search, frames[i : i + 1, :length], lengths[i : i + 1])
         assert [h.tokens for h in alone] == [h.tokens for h in together[i]]
         assert [h.score for h in alone] == pytest.approx([h.score for h in together[i]], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["transformer", "lstm"])
+def test_a_model_in_training_mode_is_asked_without_dropout(name):
+    model = language_model(name, dropout=0.5, decoder_dropout_out=0.5).train()
+    expected = log_prob_of(language_model(name), [4, 6, 5])[0]
+    for _ in range(2):  # each has its own memory of prefixes
+        lm = NeuralLm(model.train(), dictionary_of(*"abcd"))
+        state, log_prob = walk(lm, [4, 6, 5])
+        assert log_prob + lm.finish(state)[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_cannot_be_fused():

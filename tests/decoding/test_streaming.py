@@ -250,6 +250,16 @@ def test_refused_with_the_remedy(make):
     assert load_recogniser(make(), cmvn="none").streaming()
 
 
+@pytest.mark.parametrize("contexts, expected", [("1,2,full", 2), ("2,1", 2), ("full,1,4", 4), ("full", None), ("3", 3)])
+def test_left_context_of_the_training(make, contexts, expected):
+    """The longest that has a limit: streams are decoded by default with one that the model was trained with."""
+    recogniser = load_recogniser(make("--left-context", contexts))
+    assert recogniser.context(320) == (8, expected)
+    assert recogniser.context(320, "full") == (8, None) and recogniser.context(40, "5") == (1, 5)
+    same = recogniser.streaming(320, str(expected or "full"))
+    assert recogniser.streaming(320).encoder.context == same.encoder.context
+
+
 def test_clock_of_a_live_stream(make, monkeypatch):
     """Steps take half a second each: what is waited for is that, the chunk, and what is still being worked on."""
     rules = EndpointRules(longest=0.9)
