@@ -35,6 +35,7 @@ def prepare() -> None:
     train_in_bf16_without_tpu()
     accept_former_options()
     copy_checkpoints_atomically()
+    check_save_dir_in_one_line()
     train_language_models_with_numpy_2()
     _prepared = True
 
@@ -206,6 +207,22 @@ def copy_checkpoints_atomically() -> None:
         return True
 
     PathManager.copy = staticmethod(copy)
+
+
+def check_save_dir_in_one_line() -> None:
+    """Let fairseq-train end with one line, before it reads anything, where checkpoints cannot be written."""
+    from fairseq import checkpoint_utils
+
+    from colld_fairseq.errors import ConfigError
+    from colld_fairseq.outputs import check_folder
+
+    def verify(save_dir: str) -> None:
+        try:
+            check_folder(save_dir, "--save-dir")
+        except ConfigError as error:
+            raise SystemExit(f"fairseq-train: error: {error}") from error
+
+    checkpoint_utils.verify_checkpoint_directory = verify
 
 
 def train_language_models_with_numpy_2() -> None:

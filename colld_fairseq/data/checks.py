@@ -7,6 +7,7 @@ line of the manifest.
 
 import multiprocessing
 import re
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Collection, Counter, Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -237,6 +238,7 @@ _worker_settings: Optional[Tuple[Manifest, bool, float]] = None  # of this worke
 
 def _keep_settings(settings: Tuple[Manifest, bool, float]) -> None:
     global _worker_settings
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     _worker_settings = settings
 
 

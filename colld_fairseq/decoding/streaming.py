@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, List, Optional, Sequence
 
 import numpy as np
+import soxr
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from colld_fairseq.data.fbank import NUM_BINS, SAMPLE_RATE, SHIFT
 from colld_fairseq.data.online_fbank import OnlineFbank
+from colld_fairseq.data.waveform import as_samples, check_rate
 from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.transducer import GreedySearch, Scorer, Search
@@ -60,17 +62,32 @@ class Stream:
         self.n_best: List[Hypothesis]  # of the current utterance so far
         self.seen = 0  # encoder frames of the current utterance
         self.start = 0  # filterbank frames before the current utterance
+        self.rate: Optional[int] = None  # of the audio that is given
         self._fbank = fbank
+        self._resampler: Optional[soxr.ResampleStream] = None
 
-    def accept_waveform(self, samples: np.ndarray) -> None:
-        """The next samples [N] at 16 kHz, any number of them: float in [-1, 1], or int16."""
+    def accept_waveform(self, samples: Any, sample_rate: int = SAMPLE_RATE) -> None:
+        """The next samples, any number of them and in any form that :func:`~colld_fairseq.data.waveform.as_samples`
+        takes. Other rates (in Hz, the same in the whole stream) are resampled as they come.
+        """
         if self.finished:
             raise ColldError("this stream was finished and takes no more audio: create another one")
+        if check_rate(sample_rate) != (self.rate or sample_rate):
+            raise ColldError(f"this stream began with {self.rate} Hz and cannot go on with {sample_rate} Hz")
+        self.rate = sample_rate
+        if sample_rate != SAMPLE_RATE and self._resampler is None:
+            self._resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        samples = as_samples(samples)
+        self._take(samples if self._resampler is None else self._resampler.resample_chunk(samples))
+
+    def _take(self, samples: np.ndarray) -> None:
         self.samples += len(samples)
         self.frames = np.concatenate((self.frames, self._fbank.accept(samples)))
 
     def finish(self) -> None:
         """No more audio will come: what is left is decoded though it fills no chunk."""
+        if self._resampler is not None and not self.finished:
+            self._take(self._resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
         self.finished = True
 
 
