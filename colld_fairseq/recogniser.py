@@ -2,17 +2,19 @@
 
 import os
 from dataclasses import fields, replace
+from functools import cached_property
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 from fairseq import checkpoint_utils
 from fairseq.dataclass.utils import overwrite_args_by_name
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.fbank import fbank_length
 from colld_fairseq.data.vocabulary import Vocabulary
+from colld_fairseq.data.waveform import as_waveform
 from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.streaming import StreamingRecogniser
@@ -66,18 +68,36 @@ class Recogniser:
         return self.models[0].encoder.student.output_lengths(samples)
 
     def transcribe(
-        self, waveforms: Sequence[np.ndarray], languages: Optional[Sequence[str]] = None
+        self, waveforms: Sequence[Any], languages: Optional[Sequence[str]] = None, sample_rate: int = SAMPLE_RATE
     ) -> List[List[Hypothesis]]:
-        """n-best lists, best first, of utterances float32 [N] at 16 kHz, each long enough for one encoder frame.
+        """n-best lists, best first, of utterances in any form that `as_waveform` takes (data/waveform.py).
 
-        languages: the target language of each utterance, where `needs_language`.
+        What is too short for one encoder frame has hypotheses without tokens. languages: the target language of each
+        utterance, where `needs_language`. sample_rate: of all, in Hz.
         """
-        inputs = [torch.from_numpy(self.input(waveform)) for waveform in waveforms]
-        source = pad_sequence(inputs, batch_first=True).to(self.device)
-        lengths = torch.tensor([len(one) for one in inputs], device=self.device)
-        tags = self.task.tags_for(self.search, source, languages)
-        n_best = self.search.decode(self.models, source, lengths, tags)
-        return [[replace(one, text=self.detokenize(one.tokens)) for one in hypotheses] for hypotheses in n_best]
+        inputs = [torch.from_numpy(self.input(as_waveform(waveform, sample_rate))) for waveform in waveforms]
+        n_best = [[Hypothesis([], 0.0, 0.0)] for _ in inputs]
+        lengths = torch.tensor([len(one) for one in inputs], dtype=torch.long)
+        student = self.models[0].encoder.student
+        # An attention decoder would have nothing to attend to; other searches end their hypotheses as in a stream.
+        least = 1 if self.decoder == "attention" else 0
+        usable = torch.nonzero(student.output_lengths(lengths) >= least).flatten().tolist()
+        if usable:
+            source = pad_sequence([inputs[i] for i in usable], batch_first=True).to(self.device)
+            short = self._one_frame - source.size(1)
+            if short > 0:
+                source = torch.cat((source, source.new_zeros(len(usable), short, *source.shape[2:])), dim=1)
+            tags = self.task.tags_for(self.search, source, languages and [languages[i] for i in usable])
+            found = self.search.decode(self.models, source, lengths[usable].to(self.device), tags)
+            for i, hypotheses in zip(usable, found):
+                n_best[i] = [replace(one, text=self.detokenize(one.tokens)) for one in hypotheses]
+        return n_best
+
+    @cached_property
+    def _one_frame(self) -> int:
+        """Length of the shortest input that gives an encoder frame."""
+        lengths = self.models[0].encoder.student.output_lengths(torch.arange(1, 4000))
+        return 1 + int((lengths < 1).sum())
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of tokens, without unknown ones."""

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soxr
+import torch
 from checkpoints import save_transducer
 
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
@@ -135,6 +137,41 @@ def test_beam_search_is_that_of_the_whole_clip(make, language_model, name):
 def test_pieces_of_audio_change_nothing(make, piece):
     streaming = load_recogniser(make(), blank_penalty=0.5, max_symbols=2).streaming(endpoint=None)
     assert streamed(streaming, CLIPS[0], piece)[-1] == streamed(streaming, CLIPS[0])[-1]
+
+
+def test_audio_in_any_form(make):
+    """Lists, integers, tensors and another rate give what 16 kHz floats give; nothing is no crash."""
+    recogniser = load_recogniser(make(), blank_penalty=0.5, max_symbols=2)
+    streaming = recogniser.streaming(endpoint=None)
+    pcm = (CLIPS[0] * 32767).astype(np.int16)
+    exact = pcm / np.float32(32768)
+    forms = [exact.astype(np.float64), exact.tolist(), pcm, torch.from_numpy(pcm)[None]]
+    expected, *found, empty, short = recogniser.transcribe([exact, *forms, [], exact[:10]])
+    assert expected[0].tokens and all(n_best == expected for n_best in found)
+    assert [(one.text, one.tokens) for one in empty + short] == [("", [])] * 2
+    assert recogniser.transcribe([]) == []
+    assert recogniser.transcribe([[]]) == [empty]
+    whole = streamed(streaming, exact)[-1]
+    for form in forms:
+        stream = streaming.create_stream()
+        stream.accept_waveform(form)
+        stream.accept_waveform([])
+        stream.finish()
+        while streaming.decode([stream]):
+            pass
+        assert streaming.result(stream) == whole
+    faster = soxr.resample(exact, 16000, 44100, quality="HQ")
+    again = soxr.resample(faster, 44100, 16000, quality="HQ")
+    assert recogniser.transcribe([faster.tolist()], sample_rate=44100) == recogniser.transcribe([again])
+    stream = streaming.create_stream()
+    for at in range(0, len(faster), 1000):
+        stream.accept_waveform(faster[at : at + 1000], 44100)
+    stream.finish()
+    assert abs(stream.samples - len(exact)) <= 1
+    with pytest.raises(ColldError, match="began with 44100 Hz"):
+        other = streaming.create_stream()
+        other.accept_waveform(faster[:100], 44100)
+        other.accept_waveform(exact[:100])
 
 
 @pytest.mark.parametrize("beam", [1, 3])
