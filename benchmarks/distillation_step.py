@@ -137,7 +137,7 @@ def measure_data(args, clips_per_batch, workers=2):
     """One batch, and the seconds of audio that loader workers read a second (files are in the page cache)."""
     with tempfile.TemporaryDirectory() as directory:
         rows = read_manifest(make_corpus(directory, 16 * clips_per_batch, args.clip_seconds))
-        dataset = SpeechDataset(rows, StudentInput("fbank"), DatasetOptions(keep_waveform=True))
+        dataset = SpeechDataset(rows, StudentInput(), DatasetOptions(keep_waveform=True))
         batches = np.arange(len(dataset)).reshape(-1, clips_per_batch).tolist()
         loader = torch.utils.data.DataLoader(
             dataset, batch_sampler=batches * 4, collate_fn=dataset.collater, num_workers=workers

@@ -32,6 +32,7 @@ from colld_fairseq.models.encoder_presets import HUBERT_BASE, PRESETS
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.export_configs import fairseq_hubert_config, hf_hubert_config
 from colld_fairseq.modules.export_maps import export_fairseq_hubert, export_hf_hubert
+from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.profiling import count_macs, describe_machine, working_memory
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -88,7 +89,7 @@ def encoder_config(fields, divisor):
 def our_subject(name, config):
     torch.manual_seed(0)
     encoder = StudentEncoder(config).eval()
-    front_end = StudentInput("waveform" if config.front_end == "waveform" else "fbank")
+    front_end = StudentInput(config.input or InputConfig(config.input_kind, normalization="none"))
 
     def run(waveforms):
         return encoder(torch.from_numpy(np.stack([front_end(waveform) for waveform in waveforms]))).x

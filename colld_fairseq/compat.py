@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import types
-from typing import Any, Iterator
+from typing import Any, Iterator, Optional
 
 from omegaconf import DictConfig, open_dict
 
@@ -265,13 +265,33 @@ def absolute_path(path: str) -> str:
     return os.path.abspath(os.path.join(get_original_cwd(), path))
 
 
+def run_of(cfg: Any) -> Any:
+    """The settings of the whole run, or checkpoint, of which `cfg` is the model's, task's or criterion's part.
+
+    None for a part that stands alone. fairseq hands tasks and models their part only.
+    """
+    return cfg._get_parent() if isinstance(cfg, DictConfig) else None
+
+
+def restored_checkpoint(run: Any) -> Optional[str]:
+    """The checkpoint that fairseq-train will start from, if it is there: checkpoint_utils.load_checkpoint finds it
+    only after model and validation data have been made."""
+    cfg = run.get("checkpoint") if run is not None else None
+    if cfg is None:
+        return None
+    name = "checkpoint_last.pt"
+    last = os.path.join(cfg.save_dir, name) if cfg.restore_file == name else cfg.restore_file
+    candidates = (last, cfg.get("continue_once"), cfg.finetune_from_model)
+    return next((path for path in candidates if path and os.path.isfile(path)), None)
+
+
 def make_path_absolute(cfg: Any, name: str) -> None:
     """Make the path `cfg.<name>` absolute, in a task's configuration and in the run's that it is a copy of.
 
     fairseq hands a task a copy, but looks into the original's `data` folder itself before it trains.
     """
     path = absolute_path(getattr(cfg, name))
-    run = cfg._get_parent() if isinstance(cfg, DictConfig) else None
+    run = run_of(cfg)
     for node in (cfg, run.get("task") if run is not None else None):
         if isinstance(node, DictConfig):
             with open_dict(node):

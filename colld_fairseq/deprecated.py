@@ -16,7 +16,7 @@ from colld_fairseq.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 # PART.OPTION of before -> PART.OPTION of now; a part is `task`, `model` or `criterion`.
-RENAMED: Dict[str, str] = {}
+RENAMED: Dict[str, str] = {"criterion.topology": "model.topology"}
 # PART.SWITCH that is gone -> what says the same now.
 DROPPED: Dict[str, str] = {}
 

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.fbank import fbank_length
+from colld_fairseq.data.inputs import InputOptions
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.data.waveform import as_waveform
 from colld_fairseq.decoding.endpoint import EndpointRules
@@ -21,6 +22,7 @@ from colld_fairseq.decoding.streaming import StreamingRecogniser
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import split_paths
+from colld_fairseq.models.loading import encoder_in
 from colld_fairseq.modules.chunks import parse_count
 from colld_fairseq.modules.streaming import StreamingEncoder
 from colld_fairseq.tasks.multilingual_speech_to_text import (
@@ -42,7 +44,7 @@ class Recogniser:
         self, task: MultilingualSpeechToTextTask, models: Sequence[nn.Module], beam: int, nbest: int, device: str
     ) -> None:
         self.task, self.models, self.device = task, [model.eval().to(device) for model in models], device
-        self.input = task.student_input(train=False)
+        self.input = task.student_input
         self.decoder = task.decoder_of(self.models)
         self.nbest = nbest
         self.search = task.build_decoder(self.models, beam, nbest)
@@ -63,7 +65,7 @@ class Recogniser:
 
     def output_lengths(self, samples: Tensor) -> Tensor:
         """Samples at 16 kHz, int64 [B] -> encoder frames [B]."""
-        if self.input.kind == "fbank":
+        if self.input.config.kind == "fbank":
             samples = torch.from_numpy(fbank_length(samples.numpy()))
         return self.models[0].encoder.student.output_lengths(samples)
 
@@ -144,7 +146,7 @@ class Recogniser:
             raise ConfigError("only a single transducer can stream; fine-tune a transducer_student")
         (model,), joiner_input = self.models, self.models[0].joiner.encoder_projection
         encoder = StreamingEncoder(model.encoder.student, *self.context(chunk_ms, left_context))
-        if self.input.cmvn == "utterance":
+        if self.input.config.normalization == "utterance":
             raise ConfigError(
                 "this model's filterbanks are normalised over the whole clip, which a stream does not know: train with"
                 " --cmvn FILE (made by `colld cmvn`) or --cmvn none"
@@ -156,7 +158,7 @@ class Recogniser:
             self.search.search,
             project=joiner_input,
             detokenize=self.detokenize,
-            normalize=self.input.normalise,
+            normalize=self.input.normalize,
             endpoint=endpoint,
             tag=self.vocabulary.tag_id(language) if self.vocabulary.uses_tags and language else None,
             needs_tag=self.vocabulary.uses_tags,
@@ -173,7 +175,8 @@ def load_recogniser(
     Args:
         device: "cpu" or "cuda"; default: cuda where there is one.
         options: of the task `multilingual_speech_to_text` that are to differ from the training's: `vocab`, `cmvn`,
-            `decoder`, `tgt_lang`, `ctc_lm`, ... The topology of a transducer is that of its training.
+            `decoder`, `tgt_lang`, `ctc_lm`, ... `cmvn` can only say where statistics are now that an older checkpoint
+            has no copy of.
 
     Raises ConfigError: no such file, no model of this task, a vocabulary that is gone; and what the task raises.
     """
@@ -200,15 +203,14 @@ def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:
         raise ConfigError(f"no checkpoint {path}")
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
-        task, criterion = state["cfg"]["task"], state["cfg"]["criterion"]
+        task = state["cfg"]["task"]
     except Exception as error:  # truncated, not a checkpoint, or of another program
         raise ConfigError(f"{path} is not a checkpoint of a colld_fairseq model: {error}") from error
     if task._name != TASK:
         remedy = "fine-tune it with text first (student_ctc, student_s2t or transducer_student)"
         raise ConfigError(f"{path} was trained for {task._name}, it does not write texts: {remedy}")
-    if "topology" in criterion:
-        options = {"decoding_topology": criterion.topology, **options}
-    overwrite_args_by_name(state["cfg"], {"task": options})
+    encoder_in(state["cfg"], path, InputOptions(options.get("cmvn"), options.get("normalize_waveform")))
+    overwrite_args_by_name(state["cfg"], {"task": {**options, "cmvn": None, "normalize_waveform": None}})
     folder = task.vocab or task.data
     if not os.path.isfile(os.path.join(folder, "config.yaml")):
         raise ConfigError(f"{path}: its vocabulary {folder} is not there; say where it is now (--vocab)")

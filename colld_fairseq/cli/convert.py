@@ -111,19 +111,10 @@ def print_differences(console: Console, source: str, target: str, differences: L
 
 
 def describe(scheme: str, target: str, encoder: Encoder) -> str:
-    """What was written, and how to use it so that it hears what it was trained on."""
+    """What was written, and how to use it."""
     config, heard = encoder.config, encoder.heard
     parameters = sum(tensor.numel() for tensor in encoder.state.values())
-    if heard.kind == "fbank":
-        input_text = f"filterbanks, cmvn {heard.cmvn}"
-    else:
-        input_text = "waveforms of mean 0 and variance 1" if heard.normalize else "waveforms as they are"
-    text = f"{target}: {config.layers} layers × {config.embed_dim}, {parameters:,} parameters; input: {input_text}"
+    text = f"{target}: {config.layers} layers × {config.embed_dim}, {parameters:,} parameters; input: {heard.config}"
     if scheme == "colld":
-        options = f"--student {target.removeprefix('colld:')}"
-        if heard.kind == "waveform" and heard.normalize:
-            options += " --normalize-waveform"
-        if heard.kind == "fbank" and heard.cmvn != "utterance":
-            options += f" --cmvn {heard.cmvn}"
-        text += f"\nfine-tune it with: {options}"
+        text += f"\nfine-tune it with: --student {target.removeprefix('colld:')}"
     return text

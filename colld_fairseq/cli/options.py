@@ -67,6 +67,15 @@ def _precision(parser) -> None:
     parser.add_argument("--dtype", choices=PRECISIONS, default="float32", help="precision of the teacher")
 
 
+def _moved_statistics(parser) -> None:
+    parser.add_argument(
+        "--cmvn",
+        metavar="FILE",
+        default="",
+        help="where the statistics of filterbanks are now, for an older checkpoint that has no copy of them",
+    )
+
+
 def _text_options(parser, where: str) -> None:
     parser.add_argument("--lowercase", action="store_true", help=f"lower-case all text, {where}")
     parser.add_argument(
@@ -210,7 +219,7 @@ def transcribe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lang", default="", help="target language of everything (default: each row's own)")
     parser.add_argument("--source-lang", default="", help="spoken language, noted in --out where a row has none")
     parser.add_argument("--vocab", metavar="DIR", default="", help="vocabulary folder, if it has moved since training")
-    parser.add_argument("--cmvn", metavar="FILE", default="", help="statistics of filterbanks, if they have moved")
+    _moved_statistics(parser)
     parser.add_argument(
         "--options",
         metavar="NAME=VALUE,...",
@@ -299,9 +308,7 @@ def similarity(parser: argparse.ArgumentParser) -> None:
         help="share of each layer's variance whose principal components CCA compares; 1 = plain CCA "
         "(default: %(default)s, as in SVCCA, Raghu et al. 2017)",
     )
-    parser.add_argument(
-        "--cmvn", default="", help="filterbank normalization of the students (default: as recorded in their training)"
-    )
+    _moved_statistics(parser)
     _audio_root(parser)
     _batches(parser)
     _max_bad(parser)
@@ -323,6 +330,7 @@ def convert(parser: argparse.ArgumentParser) -> None:
 
 def profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", nargs="+", default=[], metavar="CKPT.pt", help="student checkpoints, of any stage")
+    _moved_statistics(parser)
     parser.add_argument("--teacher", nargs="+", default=[], metavar="SPEC", help=f"{TEACHER}, all its layers")
     parser.add_argument(
         "--seconds", type=SOME_AUDIO, default=10.0, help="audio of a timed utterance (default: %(default)s)"

@@ -7,6 +7,7 @@ and the teacher's own front-end are part of them.
 import argparse
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Tuple
 
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     device = torch.device(pick_device(args.device))
     if args.json:
         check_output(args.json, "--json", [*args.student, *(spec.partition(":")[2] for spec in args.teacher)])
-    loaders = [(load_student_subject, path) for path in args.student]
+    loaders = [(partial(load_student_subject, cmvn=args.cmvn), path) for path in args.student]
     loaders += [(load_teacher_subject, spec) for spec in args.teacher]
     report = {
         "machine": describe_machine(device),
@@ -72,14 +73,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def load_student_subject(path: str, device: torch.device) -> Subject:
+def load_student_subject(path: str, device: torch.device, cmvn: str = "") -> Subject:
     """The encoder of a student checkpoint; heads and decoders are left out. Raises ConfigError."""
     from colld_fairseq import load_student
-    from colld_fairseq.data.inputs import StudentInput
+    from colld_fairseq.data.inputs import InputOptions, StudentInput
     from colld_fairseq.models.loading import read_student
 
-    student = load_student(path).to(device)
-    front_end = StudentInput(kind="waveform" if student.config.front_end == "waveform" else "fbank")
+    student = load_student(path, cmvn).to(device)
+    front_end = StudentInput(student.config.input)
 
     def run(waveforms: np.ndarray) -> Tensor:
         source = torch.from_numpy(np.stack([front_end(waveform) for waveform in waveforms]))
@@ -92,7 +93,7 @@ def load_student_subject(path: str, device: torch.device) -> Subject:
         source=path,
         run=run,
         parameters=parameters,
-        stored_bytes=round(parameters * _bytes_per_parameter(read_student(path)[1])),
+        stored_bytes=round(parameters * _bytes_per_parameter(read_student(path, InputOptions(cmvn))[1])),
         layers=student.num_layers,
         width=student.width,
         frame_rate_hz=student.frame_rate_hz,

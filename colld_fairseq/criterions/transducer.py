@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple
 
 from fairseq.criterions import FairseqCriterion, register_criterion
-from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from torch import Tensor
 
@@ -42,9 +41,6 @@ class TransducerConfig(PrunedTrainingConfig, TransducerKdConfig):
     delay_penalty: float = field(
         default=0.0,
         metadata=NOT_NEGATIVE.help("taken from ln p of a label for every frame it comes later (k2: 0.0015-0.01)"),
-    )
-    topology: ChoiceEnum(["regular", "modified"]) = field(
-        default="regular", metadata={"help": "regular, or modified: at most one label a frame"}
     )
 
 
@@ -73,7 +69,7 @@ class TransducerCriterion(FairseqCriterion):
         nodes = None if distillation is None else distillation.nodes
         output = model(**{**sample["net_input"], **texts.inputs}, choose_band=band, nodes=nodes)
         heard = output["lengths"] > 0
-        found = self.transducer_loss(output, texts, heard)
+        found = self.transducer_loss(model, output, texts, heard)
         weights = texts.weights[heard]
         loss = (weights * found.losses).sum()
         log = dict(transducer_loss=loss.detach(), no_path=len(heard) - int(found.count))
@@ -101,12 +97,11 @@ class TransducerCriterion(FairseqCriterion):
         )
         return loss, tokens, log
 
-    @property
-    def options(self) -> Dict:
+    def options(self, model) -> Dict:
         """What full, simple and pruned loss share."""
         return dict(
             blank=self.blank,
-            topology=str(self.cfg.topology),
+            topology=model.topology,
             fastemit_lambda=self.cfg.fastemit_lambda,
             delay_penalty=self.cfg.delay_penalty,
             zero_infinity=True,
@@ -118,7 +113,7 @@ class TransducerCriterion(FairseqCriterion):
             raise ConfigError("--prune-range (criterion) and --simple-joiner (model) need each other")
         if not self.cfg.prune_range:
             return None
-        return Band(texts, self.cfg.prune_range, self.cfg.simple_lm_scale, **self.options)
+        return Band(texts, self.cfg.prune_range, self.cfg.simple_lm_scale, **self.options(model))
 
     def distillation(self, sample: Dict, texts: Texts) -> Optional[Distillation]:
         """What is learnt from the teacher transducer in this batch, if anything is."""
@@ -132,7 +127,7 @@ class TransducerCriterion(FairseqCriterion):
         warmup = self.cfg.prune_warmup_updates if self.training else 0
         return warmup_weights(model.num_updates, warmup, self.cfg.simple_weight)
 
-    def transducer_loss(self, output: Dict[str, Tensor], texts: Texts, heard: Tensor) -> TransducerOutput:
+    def transducer_loss(self, model, output: Dict[str, Tensor], texts: Texts, heard: Tensor) -> TransducerOutput:
         """The loss of the texts whose clips have frames, bool [M].
 
         Those without an alignment, of no frame at all or (modified) of fewer frames than labels, contribute nothing
@@ -141,7 +136,7 @@ class TransducerCriterion(FairseqCriterion):
         kept = heard.tolist()
         arguments = texts.labels[heard], output["lengths"][heard], texts.label_lengths[heard]
         options = dict(
-            self.options,
+            self.options(model),
             utterance_ids=[name for name, keep in zip(texts.names, kept) if keep],
             overwrite_logits=True,
         )

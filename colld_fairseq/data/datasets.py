@@ -10,6 +10,7 @@ import torch
 from fairseq.data import FairseqDataset, data_utils
 
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
+from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.bad_audio import BadAudioLedger
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import Row
@@ -25,8 +26,9 @@ LENGTH_JITTER = 0.1
 class DatasetOptions:
     """What a SpeechDataset does beside reading."""
 
-    train: bool = False  # crop at random, augment, take the rows that epoch_rows gives
+    train: bool = False  # crop at random, take the rows that epoch_rows gives
     seed: int = 1
+    spec_augment: Optional[SpecAugment] = None  # training: of filterbanks
     max_samples: Optional[int] = None  # longer clips are cropped (training: at random, else at the start)
     keep_waveform: bool = False  # for an online teacher
     teacher_input: Optional[StudentInput] = None  # of a teacher that takes the student's kind of input
@@ -99,8 +101,9 @@ class SpeechDataset(FairseqDataset):
         except AudioError as error:
             self.bad_audio.report(index, row.id, error)
             return None
-        if generator is not None:
-            item["source"] = self.student_input.augment(item["source"], generator)
+        augment = self.options.spec_augment if generator is not None else None
+        if augment is not None and self.student_input.config.kind == "fbank":
+            item["source"] = augment(item["source"], generator)
         return item
 
     def read_item(self, index: int, row: Row, generator: Optional[np.random.Generator]) -> Dict:
@@ -121,7 +124,7 @@ class SpeechDataset(FairseqDataset):
             item["waveform"] = waveform
         teacher_input = self.options.teacher_input
         if teacher_input is not None:
-            same = teacher_input.agrees_with(self.student_input)
+            same = teacher_input == self.student_input
             item["teacher_source"] = item["source"] if same else teacher_input(waveform)
         if self.options.keep_in_memory and len(waveform) == len(whole):  # a random crop differs every time
             self.memory[index] = dict(item)

@@ -1,15 +1,13 @@
 """Log-mel filterbanks as Kaldi makes them (by kaldi-native-fbank), and their normalisation (CMVN)."""
 
-import io
-import zipfile
 from dataclasses import dataclass
 from typing import Iterable
 
 import kaldi_native_fbank
 import numpy as np
 
+from colld_fairseq.checkpoints.statistics import read_statistics, write_statistics
 from colld_fairseq.errors import AudioError
-from colld_fairseq.files import write_whole
 
 SAMPLE_RATE = 16000
 WINDOW = 400  # samples, 25 ms
@@ -103,27 +101,10 @@ class GlobalCmvn:
         return cls(mean=mean, std=np.sqrt(squares / count))
 
     def save(self, path: str) -> None:
-        """Writes an .npz with `mean` and `std`, under exactly this name and whole or not at all."""
-        content = io.BytesIO()
-        np.savez(content, mean=self.mean, std=self.std)
-        write_whole(path, content.getvalue())
+        """Writes an .npz with `mean` and `std`, under exactly this name and complete or not at all."""
+        write_statistics(path, self.mean, self.std)
 
     @classmethod
     def load(cls, path: str, num_bins: int = NUM_BINS) -> "GlobalCmvn":
         """Read what :meth:`save` wrote; AudioError if it is missing, lacks an array, or is of other filterbanks."""
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                mean, std = arrays["mean"], arrays["std"]
-        # what is no npz makes numpy raise anything; a plain .npy has no context manager
-        except (OSError, EOFError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
-            raise AudioError(
-                f"{path}: no CMVN statistics (npz with mean and std): {error}; make them with `colld cmvn`"
-            ) from error
-        if not mean.shape == std.shape == (num_bins,):
-            raise AudioError(
-                f"{path}: CMVN statistics of mean {mean.shape} and std {std.shape}, but filterbanks have {num_bins} "
-                "bins; make them with `colld cmvn`"
-            )
-        if not (np.isfinite(mean).all() and np.isfinite(std).all()):
-            raise AudioError(f"{path}: CMVN statistics are not finite; make them again with `colld cmvn`")
-        return cls(mean=mean, std=std)
+        return cls(*read_statistics(path, num_bins))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,10 +69,10 @@ def _check_target(scheme: str, encoder: Encoder) -> None:
     if scheme == "hf":
         layout = hf_layout(encoder.config)
         check_fits(encoder.config, layout)
-        if layout is HF_W2V_BERT and encoder.heard.cmvn != "utterance":
+        if layout is HF_W2V_BERT and encoder.heard.config.normalization != "utterance":
             raise ConfigError(
-                f"{layout.name} has no place for cmvn={encoder.heard.cmvn!r}: transformers' filterbanks always have"
-                f" mean 0 and variance 1 over the utterance; this encoder can be written as {OURS}"
+                f"{layout.name} has no place for cmvn={encoder.heard.config.normalization!r}: transformers' filterbanks"
+                f" always have mean 0 and variance 1 over the utterance; this encoder can be written as {OURS}"
             )
     elif scheme == "fairseq":
         check_fits(encoder.config, FAIRSEQ_HUBERT)
@@ -93,7 +94,8 @@ def _write_hf(directory: Path, encoder: Encoder) -> None:
         settings = transformers.HubertConfig(**fields, architectures=["HubertModel"])
         # As published: attention masks belong to models with layer norms in the extractor.
         extractor = transformers.Wav2Vec2FeatureExtractor(
-            do_normalize=heard.normalize, return_attention_mask=config.extractor_norm == "layer"
+            do_normalize=heard.config.normalization == "utterance",
+            return_attention_mask=config.extractor_norm == "layer",
         )
         weights = export_hf_hubert(state)
     settings.save_pretrained(directory)
@@ -114,7 +116,7 @@ def _write_fairseq(path: Path, encoder: Encoder) -> None:
         "labels": [],
         "label_rate": frame_rate_hz,
         "sample_rate": SAMPLE_RATE,
-        "normalize": heard.normalize,
+        "normalize": heard.config.normalization == "utterance",
     }
     checkpoint = _as_fairseq_saves(model, task, weights, "hubert")
     checkpoint["task_state"] = {"dictionaries": [None]}  # no labels: fairseq then builds no label embeddings
@@ -123,8 +125,9 @@ def _write_fairseq(path: Path, encoder: Encoder) -> None:
 
 def _write_ours(path: Path, encoder: Encoder) -> None:
     config, state, heard = encoder
+    config = replace(config, input=heard.config)
     model = {"_name": "colld_student", "encoder_config": json.dumps(config.to_dict(), sort_keys=True)}
-    task = {"_name": "speech_distillation", "cmvn": heard.cmvn, "normalize_waveform": heard.normalize}
+    task = {"_name": "speech_distillation"}
     weights = {f"encoder.{name}": tensor for name, tensor in state.items()}
     torch.save(_as_fairseq_saves(model, task, weights, "feature_regression"), path)
 

@@ -9,6 +9,7 @@ from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
 from colld_fairseq.compat import absolute_path
+from colld_fairseq.data.inputs import InputOptions
 from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, record_encoder
 from colld_fairseq.models.initialisation import read_checkpoint_of
 from colld_fairseq.models.loading import read_student
@@ -133,7 +134,7 @@ class AttendedEncoder(FinetuneEncoder):
         return reordered
 
 
-def build_student(cfg: FinetuneOptions) -> StudentEncoder:
+def build_student(cfg: FinetuneOptions, task) -> StudentEncoder:
     """The encoder to fine-tune: that of `cfg.student` with its weights, or a new one of the chosen shape.
 
     A checkpoint of the fine-tuned model carries `encoder_config`: then the student's file is not needed any more, and
@@ -142,7 +143,7 @@ def build_student(cfg: FinetuneOptions) -> StudentEncoder:
     if not cfg.student or cfg.encoder_config:
         student = build_encoder(cfg)
     else:
-        config, state = read_start(cfg.student)
+        config, state = read_start(cfg.student, task.input_options)
         record_encoder(cfg, config)
         student = build_encoder(cfg)
         student.load_state_dict(state)
@@ -151,8 +152,8 @@ def build_student(cfg: FinetuneOptions) -> StudentEncoder:
     return student
 
 
-def read_start(student: str) -> Tuple[EncoderConfig, Dict[str, Tensor]]:
+def read_start(student: str, options: InputOptions) -> Tuple[EncoderConfig, Dict[str, Tensor]]:
     """Configuration and weights of what --student names: a published encoder's spec, else a checkpoint of ours."""
     if student.startswith(("hf:", "fairseq:")):
         return read_checkpoint_of(student)
-    return read_student(absolute_path(student))
+    return read_student(absolute_path(student), options)

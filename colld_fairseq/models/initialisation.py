@@ -1,6 +1,7 @@
 """Start a student from a published checkpoint: every k-th block, chosen blocks, or what lies around them."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import List, Optional, Tuple
 
@@ -16,7 +17,10 @@ from colld_fairseq.modules.initialise import (
     map_hf_wav2vec_family,
     take_layers,
 )
+from colld_fairseq.modules.input_config import InputConfig
+from colld_fairseq.teachers.base import HF_VARIANCE_FLOOR
 from colld_fairseq.teachers.fairseq_checkpoint import read_checkpoint
+from colld_fairseq.teachers.huggingface import wants_normalization
 from colld_fairseq.teachers.weights import read_config, read_state, resolve_directory
 
 logger = logging.getLogger(__name__)
@@ -48,16 +52,18 @@ def initialise(encoder: StudentEncoder, spec: str, layers: str = "") -> None:
     if not taken:
         raise ConfigError(f"--init-from {spec}: nothing in it has the shape of the student's weights")
     encoder.load_state_dict(taken, strict=False)
+    if source.front_end == encoder.config.front_end == "waveform" and source.input.normalization == "utterance":
+        encoder.config.input = source.input
     random = sorted({part_of(name) for name in encoder.state_dict().keys() - taken.keys()})
     logger.info("started from %s: %d tensors; at random: %s", spec, len(taken), ", ".join(random) or "nothing")
 
 
 def read_checkpoint_of(spec: str) -> Tuple[EncoderConfig, State]:
-    """Configuration and weights of a published encoder, in the student encoder's names."""
+    """Configuration, input included, and weights of a published encoder, in the student encoder's names."""
     scheme, _, name = spec.partition(":")
     if scheme == "fairseq" and name:
-        model, _, state = read_checkpoint(Path(absolute_path(name)))
-        config = config_from_fairseq(model)
+        model, task, state = read_checkpoint(Path(absolute_path(name)))
+        config = replace(config_from_fairseq(model), input=InputConfig.waveforms(bool(task.get("normalize", False))))
         return config, map_fairseq_wav2vec_family(state, config)
     if scheme != "hf" or not name:
         raise ConfigError(f"--init-from {spec!r}: write hf:DIRECTORY or fairseq:FILE.pt")
@@ -65,6 +71,9 @@ def read_checkpoint_of(spec: str) -> Tuple[EncoderConfig, State]:
     directory = local if local.is_dir() else resolve_directory(name)
     config = config_from_hf(read_config(directory))
     conformer = config.block == "conformer"
+    normalize = not conformer and wants_normalization(directory / "preprocessor_config.json")
+    waveforms = InputConfig.waveforms(normalize, HF_VARIANCE_FLOOR)
+    config = replace(config, input=InputConfig() if conformer else waveforms)
     map_names = map_hf_w2v_bert if conformer else map_hf_wav2vec_family
     return config, map_names(read_state(directory), config)
 

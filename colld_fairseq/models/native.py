@@ -22,7 +22,8 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.loading import load_student, read_input
 from colld_fairseq.modules.checkpoint_configs import FAIRSEQ_DEFAULTS, FBANK_BINS, pretrained_part
 from colld_fairseq.modules.initialise import FAIRSEQ_WAV2VEC, select_encoder
-from colld_fairseq.teachers.base import FeatureTap
+from colld_fairseq.modules.input_config import InputConfig
+from colld_fairseq.teachers.base import HF_VARIANCE_FLOOR, FeatureTap
 from colld_fairseq.teachers.fairseq_checkpoint import read_checkpoint
 from colld_fairseq.teachers.huggingface import FAMILIES
 from colld_fairseq.teachers.weights import read_config, resolve_directory
@@ -145,9 +146,9 @@ def _open_transformers(directory: Path, complete: bool) -> NativeEncoder:
         return source.flatten()[: frames * width].view(1, frames, width)
 
     if filterbanks:
-        heard = StudentInput("fbank")
+        heard = StudentInput()
     else:
-        heard = StudentInput("waveform", normalize=bool(extractor.do_normalize))
+        heard = StudentInput(InputConfig.waveforms(bool(extractor.do_normalize), HF_VARIANCE_FLOOR))
     run = _tapped(model.eval(), lambda source: model(to_model(source)).last_hidden_state[0])
     return NativeEncoder(heard, prepare, run)
 
@@ -162,11 +163,11 @@ def _open_fairseq(path: Path) -> NativeEncoder:
     if missing:
         raise ConfigError(f"{path}: {len(missing)} encoder weights are missing ({', '.join(sorted(missing)[:4])})")
     model.load_state_dict(given, strict=False)
-    heard = StudentInput("waveform", normalize=bool(task.get("normalize", False)))
+    heard = StudentInput(InputConfig.waveforms(bool(task.get("normalize", False))))
 
     def prepare(waveform: np.ndarray) -> Tensor:
         samples = torch.from_numpy(waveform)
-        return F.layer_norm(samples, samples.shape) if heard.normalize else samples
+        return F.layer_norm(samples, samples.shape) if heard.config.normalization == "utterance" else samples
 
     run = _tapped(
         model.eval(), lambda source: model(source[None], mask=False, features_only=True)["x"][0], time_first=True

@@ -27,7 +27,7 @@ class StudentCtc(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: StudentCtcConfig, task) -> "StudentCtc":
-        return cls(FinetuneEncoder(cfg, build_student(cfg)), len(task.target_dictionary))
+        return cls(FinetuneEncoder(cfg, build_student(cfg, task)), len(task.target_dictionary))
 
     def set_num_updates(self, num_updates: int) -> None:
         super().set_num_updates(num_updates)

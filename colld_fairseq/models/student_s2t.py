@@ -40,7 +40,7 @@ class StudentS2T(FairseqEncoderDecoderModel):
     @classmethod
     def build_model(cls, cfg: StudentS2TConfig, task) -> "StudentS2T":
         dictionary = task.target_dictionary
-        encoder = AttendedEncoder(cfg, build_student(cfg), cfg.adaptor_layers, cfg.decoder_embed_dim)
+        encoder = AttendedEncoder(cfg, build_student(cfg, task), cfg.adaptor_layers, cfg.decoder_embed_dim)
         embed = nn.Embedding(len(dictionary), cfg.decoder_embed_dim, dictionary.pad())
         nn.init.normal_(embed.weight, std=cfg.decoder_embed_dim**-0.5)
         nn.init.zeros_(embed.weight[dictionary.pad()])

@@ -37,6 +37,12 @@ class TransducerStudentConfig(FinetuneOptions):
     simple_joiner: bool = field(
         default=False, metadata={"help": "two projections to the vocabulary, for the criterion's --prune-range"}
     )
+    topology: Optional[ChoiceEnum(["regular", "modified"])] = field(
+        default=None,
+        metadata={
+            "help": "regular, or modified: at most one label per frame; default: regular, or that of the checkpoint"
+        },
+    )
 
 
 @register_model("transducer_student", dataclass=TransducerStudentConfig)
@@ -54,17 +60,18 @@ class TransducerStudent(BaseFairseqModel):
         ctc: Optional[nn.Linear],
         simple_joiner: Optional[SimpleJoiner],
         uses_tags: bool,
+        topology: str = "regular",
     ) -> None:
         super().__init__()
         self.encoder, self.predictor, self.joiner, self.ctc = encoder, predictor, joiner, ctc
-        self.simple_joiner, self.uses_tags = simple_joiner, uses_tags
+        self.simple_joiner, self.uses_tags, self.topology = simple_joiner, uses_tags, topology
         self.num_updates = 0
 
     @classmethod
     def build_model(cls, cfg: TransducerStudentConfig, task) -> "TransducerStudent":
         dictionary = task.target_dictionary
         vocabulary, special = len(dictionary), (dictionary.bos(), dictionary.pad())
-        encoder = FinetuneEncoder(cfg, build_student(cfg))
+        encoder = FinetuneEncoder(cfg, build_student(cfg, task))
         width, dropout = cfg.predictor_embed_dim, cfg.predictor_dropout
         if cfg.predictor == "lstm":
             predictor = LstmPredictor(vocabulary, width, cfg.predictor_layers, dropout, *special)
@@ -74,7 +81,7 @@ class TransducerStudent(BaseFairseqModel):
         joiner = Joiner(inner, width, cfg.joiner_dim, vocabulary, str(cfg.joiner_activation))
         ctc = nn.Linear(inner, vocabulary) if cfg.auxiliary_ctc else None
         simple = SimpleJoiner(inner, width, vocabulary) if cfg.simple_joiner else None
-        return cls(encoder, predictor, joiner, ctc, simple, bool(task.prefix_size))
+        return cls(encoder, predictor, joiner, ctc, simple, bool(task.prefix_size), str(cfg.topology or "regular"))
 
     def set_num_updates(self, num_updates: int) -> None:
         super().set_num_updates(num_updates)

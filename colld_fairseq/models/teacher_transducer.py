@@ -4,9 +4,10 @@ import os
 from dataclasses import fields
 
 from colld_fairseq.compat import absolute_path
+from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.models.loading import SavedModel, input_of, read_model
+from colld_fairseq.models.loading import SavedModel, read_model
 from colld_fairseq.models.student_transducer import TransducerStudent, TransducerStudentConfig
 from colld_fairseq.teachers.transducer_teacher import TransducerTeacher
 
@@ -24,9 +25,7 @@ def load_teacher_transducer(path: str, task) -> TransducerTeacher:
     options = {name: value for name, value in saved.model.items() if name in known}
     network = TransducerStudent.build_model(TransducerStudentConfig(**options), task)
     network.load_state_dict(saved.weights)
-    cmvn = saved.task.get("cmvn", "utterance")
-    student_input = input_of(saved, cmvn if cmvn in ("utterance", "none") else absolute_path(cmvn))
-    return TransducerTeacher(network, student_input, path, str(saved.criterion.get("topology", "regular")))
+    return TransducerTeacher(network, StudentInput(saved.config.input), path)
 
 
 def check_vocabulary(saved: SavedModel, task, path: str) -> None:

@@ -63,6 +63,13 @@ class InputConfig:
             how += f" (means {min(self.mean):.4g} to {max(self.mean):.4g})"
         return f"filterbanks {how}"
 
+    @classmethod
+    def waveforms(cls, normalize: bool = False, variance_floor: float = 1e-5) -> "InputConfig":
+        """Waveforms as they are, or normalized over the utterance with this floor."""
+        if not normalize:
+            return cls("waveform", normalization="none")
+        return cls("waveform", normalization="utterance", variance_floor=variance_floor)
+
     def to_dict(self) -> Dict[str, Any]:
         """Plain values only."""
         return asdict(self)

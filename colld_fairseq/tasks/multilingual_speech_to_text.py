@@ -32,6 +32,7 @@ from colld_fairseq.decoding.prefix_tree import LanguageModel
 from colld_fairseq.decoding.transducer import GreedySearch, TransducerDecoder
 from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.encoder_options import record
 from colld_fairseq.models.teacher_transducer import load_teacher_transducer
 from colld_fairseq.numbers import COUNT, FINITE, NOT_NEGATIVE
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
@@ -88,9 +89,6 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
         default=0.0,
         metadata=FINITE.help("taken from the logit of a transducer's blank in decoding; > 0 = longer texts"),
     )
-    decoding_topology: ChoiceEnum(["regular", "modified"]) = field(
-        default="regular", metadata={"help": "the --topology a transducer was trained with"}
-    )
     ctc_lm: str = field(
         default="", metadata={"help": "KenLM n-gram model for CTC and transducer decoding (.arpa or binary)"}
     )
@@ -127,6 +125,13 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def prefix_size(self) -> int:
         """Target tokens that are given, not predicted (the language tag)."""
         return int(self.vocabulary.uses_tags)
+
+    def go_on_from(self, saved, cfg, file):
+        if "topology" in saved.model:  # of a transducer
+            recorded, given = str(saved.model["topology"] or "regular"), getattr(cfg, "topology", None)
+            if given and str(given) != recorded:
+                raise ConfigError(f"--topology {given}, but {file} was trained with {recorded}: leave the option out")
+            record(cfg, "topology", recorded)
 
     # -- data ------------------------------------------------------------------------------------------------------
     def make_dataset(self, split, rows, student_input, options):
@@ -194,7 +199,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         return lines, [audio_info(path)[0] for path in lines]
 
     def build_dataset_for_inference(self, src_tokens, src_lengths, **unused):
-        return SpeechDataset(PathRows(src_tokens, src_lengths), self.student_input(train=False), DatasetOptions())
+        return SpeechDataset(PathRows(src_tokens, src_lengths), self.student_input, DatasetOptions())
 
     # -- decoding --------------------------------------------------------------------------------------------------
     def decoder_of(self, models) -> str:
@@ -212,18 +217,18 @@ class MultilingualSpeechToTextTask(SpeechTask):
         if kind == "attention":
             extra, seq_gen_cls = dict(extra, symbols_to_strip_from_output=tags), seq_gen_cls or AttentionGenerator
             return super().build_generator(models, args, seq_gen_cls, extra, prefix_allowed_tokens_fn)
-        decoder = self.frame_decoder(kind, getattr(args, "beam", 1), getattr(args, "nbest", 1), **extra)
+        decoder = self.frame_decoder(models, kind, getattr(args, "beam", 1), getattr(args, "nbest", 1), **extra)
         return FairseqGenerator(decoder, self.target_dictionary.eos(), tags)
 
     def build_decoder(self, models, beam: int, nbest: int) -> Decoder:
         """What decodes the models' batches into hypotheses."""
         kind = self.decoder_of(models)
         if kind != "attention":
-            return self.frame_decoder(kind, beam, nbest)
+            return self.frame_decoder(models, kind, beam, nbest)
         return AttentionDecoder(self.build_generator(models, self.search_arguments(beam, nbest)), nbest)
 
     def frame_decoder(
-        self, kind: str, beam: int, nbest: int, lm_model: Optional[nn.Module] = None, lm_weight: float = 0.0
+        self, models, kind: str, beam: int, nbest: int, lm_model: Optional[nn.Module] = None, lm_weight: float = 0.0
     ) -> Decoder:
         """Of kind `ctc` or `transducer`; lm_model: fairseq's of --lm-path, in place of the n-gram model."""
         cfg, dictionary = self.cfg, self.target_dictionary
@@ -232,7 +237,10 @@ class MultilingualSpeechToTextTask(SpeechTask):
         blank, never_emitted = dictionary.bos(), [dictionary.pad(), dictionary.eos()]
         if kind == "ctc":
             return CtcDecoder(blank, never_emitted, beam, nbest, **fusion)
-        way = dict(max_symbols=cfg.max_symbols, topology=str(cfg.decoding_topology))
+        topology, *others = {model.topology for model in models}
+        if others:
+            raise ConfigError(f"these transducers were trained with topologies {topology} and {others[0]}: no ensemble")
+        way = dict(max_symbols=cfg.max_symbols, topology=topology)
         if beam == 1 and lm is None and cfg.ctc_length_score == 0:
             search = GreedySearch(**way)
         else:
@@ -298,7 +306,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def search_arguments(self, beam: int, nbest: int) -> Namespace:
         """What `build_generator` reads of fairseq-generate's options, with MAX_TOKENS_PER_SECOND as the limit."""
-        per_second = SAMPLE_RATE if self.front_end == "waveform" else SAMPLE_RATE / SHIFT
+        per_second = SAMPLE_RATE if self.encoder.input.kind == "waveform" else SAMPLE_RATE / SHIFT
         return Namespace(beam=beam, nbest=nbest, max_len_a=MAX_TOKENS_PER_SECOND / per_second, max_len_b=10)
 
     def decoders(self, model) -> Dict[str, Decoder]:
@@ -306,7 +314,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         if self.valid_decoders is None:
             self.valid_decoders = {"": self.build_decoder([model], self.cfg.valid_beam, 1)}
             if self.decoder_of([model]) != "ctc" and self.cfg.ctc_target == "src_text" and has(model, "ctc"):
-                self.valid_decoders["ctc_"] = self.frame_decoder("ctc", self.cfg.valid_beam, 1)
+                self.valid_decoders["ctc_"] = self.frame_decoder([model], "ctc", self.cfg.valid_beam, 1)
         return self.valid_decoders
 
     @functools.cached_property

@@ -12,15 +12,17 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, FairseqTask
 from omegaconf import II, MISSING
 
-from colld_fairseq.compat import absolute_path, make_path_absolute
+from colld_fairseq.compat import absolute_path, make_path_absolute, restored_checkpoint, run_of
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.datasets import DatasetOptions
-from colld_fairseq.data.inputs import StudentInput
+from colld_fairseq.data.inputs import InputOptions, StudentInput
 from colld_fairseq.data.manifest import join_manifests, read_manifest
 from colld_fairseq.data.sampling import sampling_indices
 from colld_fairseq.errors import ConfigError, ManifestError
-from colld_fairseq.models.encoder_options import record_encoder
+from colld_fairseq.models.encoder_options import record, record_encoder
+from colld_fairseq.models.loading import SavedModel, encoder_in, read_model
+from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.named_values import value_of_each
 from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
 
@@ -36,13 +38,19 @@ class SpeechTaskConfig(FairseqDataclass):
     audio_root: str = field(
         default="", metadata={"help": "folder that audio paths are relative to (default: the manifest's own root)"}
     )
-    cmvn: str = field(
-        default="utterance",
-        metadata={"help": "filterbank normalisation: utterance, none, or an .npz file of global statistics"},
+    cmvn: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "normalization of a new student's filterbanks: utterance (default), none, or an .npz file of corpus"
+            " statistics, which the checkpoint then holds itself; any other student has that of its checkpoint"
+        },
     )
-    normalize_waveform: bool = field(
-        default=False,
-        metadata={"help": "zero mean and unit variance of each clip, for students with a waveform front-end"},
+    normalize_waveform: Optional[bool] = field(
+        default=None,
+        metadata={
+            "help": "zero mean and unit variance of each utterance, for a new student with a waveform front-end; any"
+            " other has the input of its checkpoint, or of --init-from"
+        },
     )
     min_seconds: float = field(
         default=0.1, metadata=NOT_NEGATIVE.help("shorter clips are left out of training (seconds; our choice)")
@@ -97,22 +105,56 @@ class SpeechTask(FairseqTask):
         make_path_absolute(cfg, "data")
         super().__init__(cfg)
         check_numbers(cfg, TASK_DATACLASS_REGISTRY)
-        self.front_end: Optional[str] = None  # of the student; known once the model is built
+        self.encoder: Optional[EncoderConfig] = None
+        """Of the student, its input included: what data are made for. Set by build_model alone."""
 
     @classmethod
     def setup_task(cls, cfg: SpeechTaskConfig, **unused) -> "SpeechTask":
         return cls(cfg)  # fairseq-validate adds from_checkpoint=True, which not even fairseq's base class takes
 
+    @property
+    def input_options(self) -> InputOptions:
+        return InputOptions(self.cfg.cmvn or None, self.cfg.normalize_waveform)
+
     def build_model(self, cfg, from_checkpoint: bool = False):
+        """The model of a new training, or of a checkpoint; settles what its encoder takes in.
+
+        A checkpoint says it, be it the one that is decoded, the one that training goes on from, or that of --student
+        or --init-from; of a new student the options say it, and its checkpoints from then on.
+        """
         check_numbers(cfg, MODEL_DATACLASS_REGISTRY)
+        run = run_of(cfg)
+        restored = None if from_checkpoint else restored_checkpoint(run)
+        known = read_model(restored, self.input_options) if restored else None
+        file = restored or self.file_of_model(cfg)
+        if from_checkpoint and run is not None:
+            encoder_in(run, file, self.input_options)
+        if known:
+            self.go_on_from(known, cfg, file)
         model = super().build_model(cfg, from_checkpoint)
-        record_encoder(cfg, model.encoder.config)  # here: the model itself may be given a copy of cfg
-        self.front_end = model.encoder.config.front_end
+        config = model.encoder.config
+        config.input = self.input_options.settle(config.input_kind, known.config.input if known else config.input, file)
+        if self.encoder is not None and self.encoder.input != config.input:
+            raise ConfigError(f"{file}: one model was trained on {self.encoder.input}, another on {config.input}")
+        record_encoder(cfg, config)  # here: the model itself may be given a copy of cfg
+        if run is not None and not from_checkpoint:  # what its checkpoints say of the options is that they are settled
+            for name in ("cmvn", "normalize_waveform"):
+                record(run.task, name, None)
+        self.encoder = config
         return model
 
     def build_criterion(self, cfg, from_checkpoint: bool = False):
         check_numbers(cfg, CRITERION_DATACLASS_REGISTRY)
         return super().build_criterion(cfg, from_checkpoint)
+
+    def file_of_model(self, cfg) -> str:
+        """What to call, in messages, the file that a model comes from."""
+        evaluation = (run_of(self.cfg) or {}).get("common_eval") or {}
+        starts = (getattr(cfg, name, None) for name in ("student", "init_from"))
+        return evaluation.get("path") or next(filter(None, starts), "the checkpoint")
+
+    def go_on_from(self, saved: SavedModel, cfg, file: str) -> None:
+        """Notes in the settings `cfg` of a model what the checkpoint `saved` in `file` says of it besides the input."""
 
     def manifest_paths(self, split: str) -> List[str]:
         paths = [os.path.join(self.cfg.data, f"{name}.tsv") for name in split.split(",")]
@@ -133,7 +175,8 @@ class SpeechTask(FairseqTask):
         )
         if train:
             options.epoch_rows = self.epoch_sampler(rows, self.training_rows(rows))
-        self.datasets[split] = dataset = self.make_dataset(split, rows, self.student_input(train), options)
+            options.spec_augment = self.spec_augment()
+        self.datasets[split] = dataset = self.make_dataset(split, rows, self.student_input, options)
         logger.info("%s: %d utterances, %.2f hours", split, len(rows), dataset.sizes.sum() / SAMPLE_RATE / 3600)
 
     def training_rows(self, rows) -> np.ndarray:
@@ -180,21 +223,23 @@ class SpeechTask(FairseqTask):
 
     crops_long_clips = False
 
-    def student_input(self, train: bool) -> StudentInput:
-        if self.front_end is None:
-            raise ConfigError("the datasets need the student's front-end: build the model before loading data")
-        cmvn = self.cfg.cmvn if self.cfg.cmvn in ("utterance", "none") else absolute_path(self.cfg.cmvn)
-        augment = None
-        if train and (self.cfg.freq_masks or self.cfg.time_masks):
-            augment = SpecAugment(
-                num_freq_masks=self.cfg.freq_masks,
-                max_freq_width=self.cfg.freq_mask_width,
-                num_time_masks=self.cfg.time_masks,
-                max_time_width=self.cfg.time_mask_width,
-                max_time_fraction=self.cfg.time_mask_share,
-            )
-        kind = "waveform" if self.front_end == "waveform" else "fbank"
-        return StudentInput(kind, cmvn, self.cfg.normalize_waveform, augment)
+    @property
+    def student_input(self) -> StudentInput:
+        if self.encoder is None:
+            raise ConfigError("the datasets need the student's input: build the model before loading data")
+        return StudentInput(self.encoder.input)
+
+    def spec_augment(self) -> Optional[SpecAugment]:
+        """What training does to filterbanks, if anything."""
+        if not (self.cfg.freq_masks or self.cfg.time_masks):
+            return None
+        return SpecAugment(
+            num_freq_masks=self.cfg.freq_masks,
+            max_freq_width=self.cfg.freq_mask_width,
+            num_time_masks=self.cfg.time_masks,
+            max_time_width=self.cfg.time_mask_width,
+            max_time_fraction=self.cfg.time_mask_share,
+        )
 
     def make_dataset(self, split: str, rows, student_input: StudentInput, options: DatasetOptions):
         raise NotImplementedError

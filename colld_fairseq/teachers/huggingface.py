@@ -172,11 +172,11 @@ def load_huggingface(spec: str, directory: Path, config: Dict, *, layers, kind, 
         from colld_fairseq.teachers.w2v_bert import W2vBertTeacher
 
         return W2vBertTeacher(encoder, **description)
-    normalise = _wants_normalisation(directory / "preprocessor_config.json")
+    normalise = wants_normalization(directory / "preprocessor_config.json")
     return make_teacher(encoder, normalise=normalise, **description)
 
 
-def _wants_normalisation(preprocessor: Path) -> bool:
+def wants_normalization(preprocessor: Path) -> bool:
     """do_normalize of preprocessor_config.json; the library's default, True, where it says nothing."""
     if not preprocessor.is_file():
         logger.warning(

@@ -13,22 +13,21 @@ from colld_fairseq.teachers.alignment import TOLERANCE
 class TeacherLattice:
     """The teacher's side of the lattices of M texts over B clips; logits are computed where they are asked for.
 
-    network: offers `join` (see `decoding.transducer.Network`); topology: of its training; frames [B, T, J] and
-    symbols [M, U+1, J]: projected encoder and predictor outputs; frame_lengths, label_lengths, clips: int64 [M], clips
-    = row of each text's frames.
+    network: offers `join` (see `decoding.transducer.Network`) and its topology; frames [B, T, J] and symbols
+    [M, U+1, J]: projected encoder and predictor outputs; frame_lengths, label_lengths, clips: int64 [M], clips = row of
+    each text's frames.
     """
 
     def __init__(
         self,
         network,
-        topology: str,
         frames: Tensor,
         symbols: Tensor,
         frame_lengths: Tensor,
         label_lengths: Tensor,
         clips: Tensor,
     ) -> None:
-        self.network, self.topology, self.frames, self.symbols = network, topology, frames, symbols
+        self.network, self.frames, self.symbols = network, frames, symbols
         self.frame_lengths, self.label_lengths, self.clips = frame_lengths, label_lengths, clips
 
     @torch.no_grad()
@@ -44,7 +43,7 @@ class TeacherLattice:
         def emits(nodes: Nodes) -> Tensor:
             return self.logits(nodes).argmax(-1) != blank
 
-        return best_path(emits, self.frame_lengths, self.label_lengths, self.topology)
+        return best_path(emits, self.frame_lengths, self.label_lengths, self.network.topology)
 
     def check_frames(self, lengths: Tensor, names: Sequence[str]) -> None:
         """ConfigError where a student with `lengths` [M] frames does not run at the teacher's frame rate."""
@@ -61,13 +60,12 @@ class TeacherLattice:
 class TransducerTeacher:
     """A frozen transducer. It is no module of its own: in no checkpoint, never trained, never in train mode.
 
-    network: a `transducer_student`; student_input: what makes its input of a waveform; path: of its checkpoint;
-    topology: that of its training.
+    network: a `transducer_student`; student_input: what makes its input of a waveform; path: of its checkpoint.
     """
 
-    def __init__(self, network, student_input, path: str, topology: str) -> None:
+    def __init__(self, network, student_input, path: str) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.student_input, self.path, self.topology = student_input, path, topology
+        self.student_input, self.path = student_input, path
 
     @torch.no_grad()
     def __call__(
@@ -87,4 +85,4 @@ class TransducerTeacher:
             symbols = self.network.joiner.predictor_projection(self.network.predict_all(prev_output_tokens))
         if clips is None:
             clips = torch.arange(len(frames), device=device)
-        return TeacherLattice(self.network, self.topology, frames, symbols, lengths[clips], label_lengths, clips)
+        return TeacherLattice(self.network, frames, symbols, lengths[clips], label_lengths, clips)

@@ -163,14 +163,20 @@ def test_layers_seconds_seed_and_variance(teacher, compare):
     assert half[1, 2]["row_rank"] < whole[1, 2]["row_rank"] and half[1, 2]["cka"] == whole[1, 2]["cka"]
 
 
-def test_the_students_normalisation_can_be_replaced(checkpoint, teacher, compare, tmp_path):
+def test_the_students_normalization_is_that_of_its_training(checkpoint, teacher, compare, corpus, tmp_path, capsys):
     statistics = tmp_path / "stats.npz"
     GlobalCmvn(np.linspace(-3.0, 3.0, 80), np.linspace(0.5, 2.0, 80)).save(str(statistics))
     trained = checkpoint("--cmvn", statistics)
     models = ["--student", trained, "--teacher", teacher, "--row-layers", "2", "--column-layers", "4"]
     recorded = compare(*models)
     assert recorded == compare(*models, "--cmvn", statistics)
-    assert recorded[2, 4]["cka"] != compare(*models, "--cmvn", "utterance")[2, 4]["cka"]
+    statistics.unlink()
+    assert recorded == compare(*models)
+    models[1] = checkpoint()
+    assert recorded[2, 4]["cka"] != compare(*models)[2, 4]["cka"]
+    there = ["--manifest", f"{corpus}/valid.tsv", "--out", str(tmp_path / "x")]
+    assert main(["similarity", *map(str, models), *there, "--cmvn", "none"]) == 2
+    assert "--cmvn none asks for filterbanks as they are" in " ".join(capsys.readouterr().err.split())
 
 
 def test_heat_maps_name_axes_layers_and_numbers():

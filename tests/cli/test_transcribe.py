@@ -80,8 +80,7 @@ def test_hypotheses_are_those_of_fairseq_generate(case, checkpoint, corpus, tmp_
     assert transcribe(path, "--manifest", corpus / "test.tsv", "--out", out, *options, *own) == 0
     theirs = " ".join(SAME.get(word, word) for word in own if word != "--options").split()
     folder = {"vocab": vocab, "tagged_vocab": tagged_vocab}[MODELS[name][1]]
-    topology = ["--decoding-topology", "modified"] if name == "modified" else []
-    expected = generated(corpus, path, "--vocab", folder, *options, *theirs, *topology)
+    expected = generated(corpus, path, "--vocab", folder, *options, *theirs)
     rows = read_manifest(str(out))
     assert len(rows) == TEST_CLIPS and any(rows.row(i).tgt_text for i in range(TEST_CLIPS))
     n_best = dict(read_entries(tmp_path / "out.hypotheses.jsonl")) if "--nbest" in options else {}

@@ -15,7 +15,7 @@ PAD, EOS, TAG = 1, 2, 4
 LABELS = [[6, 7, 7], [9], [8, 6]]
 
 
-def setting(frames=(5, 3, 4), tags=False, ctc=False):
+def setting(frames=(5, 3, 4), tags=False, ctc=False, topology="regular"):
     torch.manual_seed(2)
     symbols = Dictionary()
     for symbol in ["<lang:xx>", "<lang:yy>", *"abcdef"]:
@@ -28,6 +28,10 @@ def setting(frames=(5, 3, 4), tags=False, ctc=False):
 
     class Model(nn.Module):
         simple_joiner = None
+
+        def __init__(self):
+            super().__init__()
+            self.topology = topology
 
         def forward(self, **net_input):
             asked.update(net_input)
@@ -73,8 +77,10 @@ def test_labels_without_tag_and_end(tags):
 
 @pytest.mark.parametrize("options", [dict(delay_penalty=0.3), dict(topology="modified"), dict(fastemit_lambda=0.5)])
 def test_options_reach_the_loss(options):
-    at, plain = setting(), setting()
-    loss, _, _ = TransducerCriterion(TransducerConfig(**options), at.task)(at.model, at.sample)
+    topology = options.get("topology", "regular")  # of the model; the others are the criterion's
+    config = TransducerConfig(**{name: value for name, value in options.items() if name != "topology"})
+    at, plain = setting(topology=topology), setting()
+    loss, _, _ = TransducerCriterion(config, at.task)(at.model, at.sample)
     usual, _, _ = TransducerCriterion(TransducerConfig(), plain.task)(plain.model, plain.sample)
     assert float(loss) == pytest.approx(alone(at, (5, 3, 4), (0, 1, 2), **options), rel=1e-5)
     loss.backward()
@@ -100,8 +106,8 @@ def test_clips_without_an_alignment_are_counted():
     loss, _, log = TransducerCriterion(TransducerConfig(), at.task)(at.model, at.sample)
     assert log["no_path"] == 1
     assert float(loss) == pytest.approx(alone(at, (2, 0, 4), (0, 2)), rel=1e-5)
-    at = setting(frames=(2, 0, 4))
-    loss, _, log = TransducerCriterion(TransducerConfig(topology="modified"), at.task)(at.model, at.sample)
+    at = setting(frames=(2, 0, 4), topology="modified")
+    loss, _, log = TransducerCriterion(TransducerConfig(), at.task)(at.model, at.sample)
     assert log["no_path"] == 2
     assert float(loss) == pytest.approx(alone(at, (2, 0, 4), (2,), topology="modified"), rel=1e-5)
     loss.backward()

@@ -277,14 +277,15 @@ def test_refused_with_the_remedy(make):
         return str(error.value)
 
     assert "--encoder-context chunk" in refused(make(context="full"))
-    assert "colld cmvn" in refused(make(), cmvn="utterance")
+    assert "colld cmvn" in refused(make("--cmvn", "utterance"))
+    assert "leave the option out" in refused(make(), cmvn="utterance")
     assert "multiple of 40" in refused(make(), 100)
     assert "--left-context 'much'" in refused(make(), 320, "much")
     assert "single transducer" in refused(f"{make()}:{make()}")
     assert "single transducer" in refused(make("--auxiliary-ctc"), decoder="ctc")
     with pytest.raises(ColldError, match="--lang"):
         load_recogniser(make(tags=True)).streaming().create_stream()
-    assert load_recogniser(make(), cmvn="none").streaming()
+    assert load_recogniser(make("--cmvn", "none")).streaming()
 
 
 @pytest.mark.parametrize("contexts, expected", [("1,2,full", 2), ("2,1", 2), ("full,1,4", 4), ("full", None), ("3", 3)])

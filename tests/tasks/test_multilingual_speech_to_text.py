@@ -93,7 +93,7 @@ def test_validation_scores_are_those_of_the_whole_corpus(finetuning):
         batch = dataset.collater([dataset[i] for i in indices])
         logs.append(run.task.valid_step(batch, run.model, run.criterion)[2])
         inputs = [batch["net_input"][name] for name in ("src_tokens", "src_lengths")]
-        for i, n_best in zip(indices, run.task.frame_decoder("ctc", 1, 1).decode([run.model], *inputs)):
+        for i, n_best in zip(indices, run.task.frame_decoder([run.model], "ctc", 1, 1).decode([run.model], *inputs)):
             said[i], meant[i] = run.task.vocabulary.decode(torch.tensor(n_best[0].tokens)), dataset.rows.row(i).tgt_text
     assert len({frozenset(log) for log in logs}) == 1  # the same keys at every step
     with metrics.aggregate(new_root=True) as totals:

@@ -9,9 +9,12 @@ from colld_fairseq.tasks import multilingual_speech_to_text as task_module
 def test_spec_augment_in_training_alone(finetuning):
     options = ["--freq-masks", "1", "--freq-mask-width", "5", "--time-masks", "3", "--time-mask-width", "7"]
     task = finetuning(*options, "--time-mask-share", "0.3").task
-    assert task.student_input(train=True).spec_augment == SpecAugment(1, 5, 3, 7, 0.3)
-    assert task.student_input(train=False).spec_augment is None
-    assert finetuning().task.student_input(train=True).spec_augment is None
+    for split, expected in (("train", SpecAugment(1, 5, 3, 7, 0.3)), ("test", None)):
+        task.load_dataset(split)
+        assert task.dataset(split).options.spec_augment == expected
+    plain = finetuning().task
+    plain.load_dataset("train")
+    assert plain.dataset("train").options.spec_augment is None
 
 
 def test_beam_of_validation(finetuning):
@@ -24,7 +27,7 @@ def test_beam_of_validation(finetuning):
 def test_unit_of_the_language_model(unit, expected, finetuning, monkeypatch):
     for name in ("WordKenlm", "TokenKenlm"):
         monkeypatch.setattr(task_module, name, lambda *arguments, name=name: name)
-    assert finetuning("--ctc-lm", "any.arpa", "--ctc-lm-unit", unit).task.frame_decoder("ctc", 1, 1).lm == expected
+    assert finetuning("--ctc-lm", "any.arpa", "--ctc-lm-unit", unit).task.frame_decoder([], "ctc", 1, 1).lm == expected
 
 
 def test_longest_target(finetuning, vocab):

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.data.fbank import fbank_length
+from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.models.loading import load_student, read_input
+from colld_fairseq.models.loading import load_student
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.teachers import load_teacher
 from colld_fairseq.teachers.alignment import align_frames
@@ -47,9 +48,10 @@ class StudentLayers:
 
     role = "student"
 
-    def __init__(self, path: str, layers: Optional[Sequence[int]], device: str, cmvn: str = ""):
+    def __init__(self, path: str, layers: Optional[Sequence[int]], device: str, cmvn: Optional[str] = None):
         self.name, self.device = path, device
-        self.student, self.input = load_student(path).to(device), read_input(path, cmvn)
+        self.student = load_student(path, cmvn).to(device)
+        self.input = StudentInput(self.student.config.input)
         every = range(self.student.num_layers + 1)
         self.layers = sorted(set(every if layers is None else layers))
         wrong = [layer for layer in self.layers if layer not in every]
@@ -60,7 +62,7 @@ class StudentLayers:
 
     def output_lengths(self, samples: Tensor) -> Tensor:
         """Samples int64 [B] -> frames [B]."""
-        if self.input.kind == "fbank":
+        if self.input.config.kind == "fbank":
             samples = torch.from_numpy(fbank_length(samples.numpy()))
         return self.student.output_lengths(samples)
 

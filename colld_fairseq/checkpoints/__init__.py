@@ -1,0 +1,1 @@
+"""Files of models: what is in them, in this project's names."""
