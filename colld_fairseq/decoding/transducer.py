@@ -83,8 +83,7 @@ class Scorer:
         log_probs = outputs[0]
         if len(outputs) > 1:
             log_probs = torch.stack(outputs).logsumexp(0) - torch.tensor(len(outputs)).log().item()
-        for symbol in self.never_emitted:
-            log_probs[..., symbol] = -torch.inf
+        log_probs[..., self.never_emitted] = -torch.inf
         return log_probs
 
     def _side_by_side(self, outputs) -> Tuple[Tensor, State]:

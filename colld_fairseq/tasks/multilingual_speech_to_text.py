@@ -234,7 +234,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         cfg, dictionary = self.cfg, self.target_dictionary
         lm, lm_weight = self.fusion(lm_model, lm_weight)
         fusion = dict(lm=lm, lm_weight=lm_weight, length_bonus=cfg.ctc_length_score)
-        blank, never_emitted = dictionary.bos(), [dictionary.pad(), dictionary.eos()]
+        blank, never_emitted = dictionary.bos(), [dictionary.pad(), dictionary.eos(), *self.vocabulary.tag_ids]
         if kind == "ctc":
             return CtcDecoder(blank, never_emitted, beam, nbest, **fusion)
         topology, *others = {model.topology for model in models}

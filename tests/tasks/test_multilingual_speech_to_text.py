@@ -62,6 +62,17 @@ def test_choice_of_the_decoder(translation, finetuning):
         ctc_only.task.build_generator([ctc_only.model], arguments)
 
 
+@pytest.mark.parametrize("beam", [1, 3])
+def test_language_tags_are_in_no_hypothesis_of_ctc(translation, beam):
+    """No target of CTC holds one: what an untrained layer thinks of them must not count."""
+    run = translation()
+    tags = sorted(run.task.vocabulary.tag_ids)
+    run.model.eval().ctc.bias.data[tags] += 20
+    inputs = [batch_of(run)["net_input"][name] for name in ("src_tokens", "src_lengths")]
+    n_best = run.task.frame_decoder("ctc", beam, beam).decode([run.model], *inputs)
+    assert tags and not set(tags) & {token for hypotheses in n_best for h in hypotheses for token in h.tokens}
+
+
 def test_language_that_has_no_tag(translation):
     run = translation("--tgt-lang", "zz")
     with pytest.raises(ConfigError, match="'zz' has no tag.*--lang-tags"):
