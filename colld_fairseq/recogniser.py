@@ -89,7 +89,10 @@ class Recogniser:
             short = self._one_frame - source.size(1)
             if short > 0:
                 source = torch.cat((source, source.new_zeros(len(usable), short, *source.shape[2:])), dim=1)
-            tags = self.task.tags_for(self.search, source, languages and [languages[i] for i in usable])
+            tags = None
+            if self.decoder != "ctc":
+                own = languages and [languages[i] for i in usable]
+                tags = self.vocabulary.tags(own, self.task.cfg.tgt_lang, len(source), self.device)
             found = self.search.decode(self.models, source, lengths[usable].to(self.device), tags)
             for i, hypotheses in zip(usable, found):
                 n_best[i] = [replace(one, text=self.detokenize(one.tokens)) for one in hypotheses]

@@ -2,7 +2,7 @@
 
 import os
 from functools import cached_property
-from typing import List, Optional, Sequence, Set
+from typing import List, Optional, Sequence, Set, Union
 
 import torch
 import yaml
@@ -68,6 +68,17 @@ class Vocabulary:
                 f"{prefix}target language {language!r} has no tag in {self.folder}: run `colld vocab --lang-tags`"
             )
         return index
+
+    def tags(
+        self, languages: Optional[Sequence[str]], forced: str, size: int, device: Union[str, torch.device]
+    ) -> Optional[torch.Tensor]:
+        """Tags int64 [size] of the target languages, or of `forced` if given; None where the vocabulary has none."""
+        if not self.uses_tags:
+            return None
+        languages = [forced] * size if forced else languages
+        if languages is None:
+            raise ConfigError("the target language is not known: give --tgt-lang")
+        return torch.tensor([self.tag_id(language) for language in languages], device=device)
 
     @cached_property
     def tag_ids(self) -> Set[int]:

@@ -274,13 +274,9 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def tags_for(self, decoder: object, source: Tensor, languages: Optional[Sequence[str]]) -> Optional[Tensor]:
         """Tags int64 [B] of the target languages (--tgt-lang, else each utterance's own) for a batch `source` [B, ...];
         None where the vocabulary has none, and for CTC, which is told no language."""
-        if not self.vocabulary.uses_tags or isinstance(decoder, CtcDecoder):
+        if isinstance(decoder, CtcDecoder):
             return None
-        if self.cfg.tgt_lang:
-            languages = [self.cfg.tgt_lang] * len(source)
-        if languages is None:
-            raise ConfigError("the target language is not known: give --tgt-lang")
-        return torch.tensor([self.vocabulary.tag_id(language) for language in languages], device=source.device)
+        return self.vocabulary.tags(languages, self.cfg.tgt_lang, len(source), source.device)
 
     # -- validation by decoding ------------------------------------------------------------------------------------
     def valid_step(self, sample, model, criterion):
