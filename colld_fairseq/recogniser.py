@@ -60,7 +60,7 @@ class Recogniser:
 
     @property
     def transcribes(self) -> bool:
-        """Whether texts are in the language spoken whatever the target language: CTC trained on transcripts."""
+        """Whether hypotheses are in the language spoken whatever the target language: CTC trained on transcripts."""
         return self.decoder == "ctc" and self.task.cfg.ctc_target == "src_text"
 
     def output_lengths(self, samples: Tensor) -> Tensor:

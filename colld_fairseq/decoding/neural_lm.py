@@ -48,7 +48,7 @@ class Prefix:
 class NeuralLm:
     """A :class:`~colld_fairseq.decoding.prefix_tree.LanguageModel` whose units are the tokens of the dictionary.
 
-    Texts begin after </s>, as fairseq trains them (`--sample-break-mode eos`); tokens that no search emits (blank,
+    Sentences begin after </s>, as fairseq trains them (`--sample-break-mode eos`); tokens that no search emits (blank,
     padding, language tags) keep their share of the probability.
 
     Args:

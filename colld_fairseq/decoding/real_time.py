@@ -1,4 +1,4 @@
-"""Streams as they would be heard live: every piece of audio is there when it was spoken, and decoding takes its time.
+"""Streams as if they were live: every piece of audio arrives when it was spoken, and decoding takes its time.
 
 Nothing waits: the clock is computed from the length of the audio and the measured time of the work.
 """
@@ -15,20 +15,20 @@ from colld_fairseq.decoding.streaming import StreamingRecogniser, StreamingResul
 
 PIECE = SAMPLE_RATE // 50  # samples that arrive at once: 20 ms
 
-# number of the stream, what is recognised of its utterance, and whether that is final
+# index of the stream, what is recognised of its utterance, and whether that is final
 OnResult = Callable[[int, StreamingResult, bool], None]
 
 
 @dataclass
 class Latency:
-    """Seconds that a listener waits. Clocks begin with the first sample.
+    """Seconds that a user waits. Clocks begin with the first sample.
 
     Attributes:
         audio: of the stream.
         work: spent on it; of streams that are decoded together an equal share.
-        first: when the first text was there; None if there never was one.
+        first: when the first text appeared; None if none did.
         final: from the end of the audio to the last result.
-        delays: of each label: from the beginning of its encoder frame until it was there to stay.
+        delays: per label: from the beginning of its encoder frame until the label appeared and no longer changed.
     """
 
     audio: float = 0.0
@@ -62,48 +62,48 @@ def listen(
     pieces = [iter(source) for source in sources]
     latencies = [Latency() for _ in sources]
     labels: List[List[int]] = [[] for _ in streams]  # of the current utterance, as reported last
-    clocks: List[List[float]] = [[] for _ in streams]  # when each of them was there, and all before it
+    clocks: List[List[float]] = [[] for _ in streams]  # when each of them appeared, with all before it unchanged since
     running = list(range(len(streams)))
     clock = 0.0
 
-    def report(number: int, now: float, final: bool) -> None:
-        result, latency = recogniser.result(streams[number]), latencies[number]
-        changed = result.tokens != labels[number]
+    def report(index: int, now: float, final: bool) -> None:
+        result, latency = recogniser.result(streams[index]), latencies[index]
+        changed = result.tokens != labels[index]
         if result.tokens and latency.first is None:
             latency.first = now
-        pairs = zip(result.tokens, labels[number])
+        pairs = zip(result.tokens, labels[index])
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        clocks[number] = clocks[number][:same] + [now] * (len(result.tokens) - same)
-        labels[number] = result.tokens
+        clocks[index] = clocks[index][:same] + [now] * (len(result.tokens) - same)
+        labels[index] = result.tokens
         if changed or (final and (result.tokens or result.alternatives)):
-            on_result(number, result, final)
+            on_result(index, result, final)
         if final:
-            latency.delays += [there - start for there, start in zip(clocks[number], result.times)]
-            labels[number], clocks[number] = [], []
+            latency.delays += [appeared - start for appeared, start in zip(clocks[index], result.times)]
+            labels[index], clocks[index] = [], []
 
     while running:
-        heard = [next(pieces[number], None) for number in running]  # may wait: not part of the work
+        arrived = [next(pieces[index], None) for index in running]  # may wait: not part of the work
         begin = timer()
-        for number, samples in zip(running, heard):
+        for index, samples in zip(running, arrived):
             if samples is None:
-                streams[number].finish()
+                streams[index].finish()
             else:
-                streams[number].accept_waveform(samples)
-        clock = max(clock, max(streams[number].samples for number in running) / SAMPLE_RATE)
-        while stepped := recogniser.decode([streams[number] for number in running]):
+                streams[index].accept_waveform(samples)
+        clock = max(clock, max(streams[index].samples for index in running) / SAMPLE_RATE)
+        while stepped := recogniser.decode([streams[index] for index in running]):
             now = clock + timer() - begin
-            for number in [running[i] for i in stepped]:
-                over = recogniser.is_endpoint(streams[number])
-                report(number, now, over)
+            for index in [running[i] for i in stepped]:
+                over = recogniser.is_endpoint(streams[index])
+                report(index, now, over)
                 if over:
-                    recogniser.reset(streams[number])
+                    recogniser.reset(streams[index])
         spent = timer() - begin
         clock += spent
-        for number in running:
-            latencies[number].work += spent / len(running)
-        for number in [number for number, samples in zip(running, heard) if samples is None]:
-            audio = streams[number].samples / SAMPLE_RATE
-            report(number, clock, True)
-            latencies[number].audio, latencies[number].final = audio, clock - audio
-            running.remove(number)
+        for index in running:
+            latencies[index].work += spent / len(running)
+        for index in [index for index, samples in zip(running, arrived) if samples is None]:
+            audio = streams[index].samples / SAMPLE_RATE
+            report(index, clock, True)
+            latencies[index].audio, latencies[index].final = audio, clock - audio
+            running.remove(index)
     return latencies

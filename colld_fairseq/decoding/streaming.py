@@ -1,4 +1,4 @@
-"""Recognition of streams: audio in as it arrives, texts out while it does.
+"""Recognition of streams: audio in as it arrives, results out while it does.
 
     stream = recogniser.create_stream()
     while ...:

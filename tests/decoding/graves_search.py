@@ -1,6 +1,6 @@
 """Beam search of transducers as Graves 2012 (arXiv 1211.3711, algorithm 1) wrote it: the reference for small inputs.
 
-One utterance at a time and one join per labelling, without any batching: what the fast searches are compared with.
+One utterance at a time and one join per hypothesis, without any batching: what the fast searches are compared with.
 """
 
 from typing import Dict, List, Optional, Tuple
@@ -16,7 +16,7 @@ Labels = Tuple[int, ...]
 
 
 class _Utterance:
-    """ln p of the next symbol after any labelling, predictor outputs kept."""
+    """ln p of the next symbol after any hypothesis, predictor outputs kept."""
 
     def __init__(self, scorer: Scorer, frames: Tensor, tags: Optional[Tensor]) -> None:
         self.scorer, self.frames = scorer, frames
@@ -46,7 +46,7 @@ def graves_beam_search(
     """The most probable hypotheses (regular topology); arguments as for `BeamSearch`. They carry no frames, and their
     log_prob is of all alignments.
 
-    One thing is put right: a labelling that was reached at an earlier frame is given the probability of reaching it
+    One thing is put right: a hypothesis that was reached at an earlier frame is given the probability of reaching it
     from its prefixes at this frame once, by the sum over prefixes; algorithm 1 would replace that by one of them.
     """
     check_frames(frames, lengths, max_symbols)
@@ -62,9 +62,9 @@ def graves_beam_search(
 
 
 def _step(utterance: _Utterance, t: int, kept: Dict[Labels, float], beam: int, max_symbols: int) -> Dict[Labels, float]:
-    """One frame: labellings and their ln p before it -> after it."""
+    """One frame: hypotheses and their ln p before it -> after it."""
     blank = utterance.scorer.blank
-    waiting = dict(kept)  # A of the algorithm: labellings that have not left the frame
+    waiting = dict(kept)  # A of the algorithm: hypotheses that have not left the frame
     for labels in kept:
         for size in range(max(len(labels) - max_symbols, 0), len(labels)):
             if labels[:size] in kept:

@@ -16,8 +16,8 @@ def collapse(path, blank):
     return tuple(token for token, _ in itertools.groupby(path) if token != blank)
 
 
-def enumerate_labellings(log_probs, blank):
-    """{labelling: (ln p summed over all alignments, ln p of the best alignment)} of log_probs [T, V]."""
+def enumerate_hypotheses(log_probs, blank):
+    """{hypothesis: (ln p summed over all alignments, ln p of the best alignment)} of log_probs [T, V]."""
     sums, best = defaultdict(float), defaultdict(lambda: -math.inf)
     frames, vocabulary = log_probs.shape
     for path in itertools.product(range(vocabulary), repeat=frames):
@@ -36,9 +36,9 @@ def random_log_probs(batch, frames, vocabulary, scale=2.0, seed=0):
 
 @pytest.mark.parametrize("blank", [0, 2])
 @pytest.mark.parametrize("frames,vocabulary", [(1, 3), (4, 3), (6, 3), (4, 4)])
-def test_wide_beam_gives_the_exact_probability_of_every_labelling(frames, vocabulary, blank):
+def test_wide_beam_gives_the_exact_probability_of_every_hypothesis(frames, vocabulary, blank):
     log_probs = random_log_probs(1, frames, vocabulary)
-    expected = enumerate_labellings(log_probs[0], blank)
+    expected = enumerate_hypotheses(log_probs[0], blank)
     found = prefix_beam_search(log_probs, torch.tensor([frames]), blank, beam=5000, nbest=5000)[0]
     assert {tuple(h.tokens): h.score for h in found} == pytest.approx({k: v[0] for k, v in expected.items()}, abs=1e-9)
     assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
@@ -50,8 +50,8 @@ def test_wide_beam_gives_the_exact_probability_of_every_labelling(frames, vocabu
         assert hypothesis.frames == sorted(hypothesis.frames)
 
 
-def test_narrow_beam_finds_the_best_labelling_where_greedy_does_not():
-    # Two frames: blank 0.6, "a" 0.4. Best path: empty (0.36); best labelling: "a" (0.64).
+def test_narrow_beam_finds_the_best_hypothesis_where_greedy_does_not():
+    # Two frames: blank 0.6, "a" 0.4. Best path: empty (0.36); best hypothesis: "a" (0.64).
     log_probs = torch.tensor([[[0.6, 0.4], [0.6, 0.4]]], dtype=torch.float64).log()
     lengths = torch.tensor([2])
     assert greedy_ctc(log_probs, lengths)[0].tokens == []
@@ -60,10 +60,10 @@ def test_narrow_beam_finds_the_best_labelling_where_greedy_does_not():
 
 
 def test_a_prefix_that_leaves_the_beam_and_returns_is_still_one_hypothesis():
-    # Narrow beams over many random cases: no labelling may come twice, and no score may exceed the exact one.
+    # Narrow beams over many random cases: no hypothesis may come twice, and no score may exceed the exact one.
     for seed in range(12):
         log_probs = random_log_probs(1, 7, 3, scale=1.0, seed=seed)
-        exact = enumerate_labellings(log_probs[0], 0)
+        exact = enumerate_hypotheses(log_probs[0], 0)
         for beam in (2, 3, 5):
             found = prefix_beam_search(log_probs, torch.tensor([7]), beam=beam, nbest=beam)[0]
             labels = [tuple(h.tokens) for h in found]
@@ -71,7 +71,7 @@ def test_a_prefix_that_leaves_the_beam_and_returns_is_still_one_hypothesis():
             assert all(h.score <= exact[tuple(h.tokens)][0] + 1e-9 for h in found)
 
 
-def test_few_tokens_a_frame_still_finds_peaked_labellings():
+def test_few_tokens_per_frame_still_finds_peaked_hypotheses():
     log_probs = random_log_probs(4, 30, 50, scale=6.0)
     lengths = torch.full((4,), 30)
     wide = prefix_beam_search(log_probs, lengths, beam=20, beam_size_token=50)
@@ -108,7 +108,7 @@ def test_results_do_not_depend_on_batch_order_or_padding(decode):
     assert together[3].tokens == [] and together[3].score == 0
 
 
-def test_alignment_is_the_best_path_of_the_labelling():
+def test_alignment_is_the_best_path_of_the_hypothesis():
     log_probs = random_log_probs(1, 6, 3, seed=5)[0]
     paths = defaultdict(list)
     for path in itertools.product(range(3), repeat=6):
@@ -161,7 +161,7 @@ def test_fusion_ranks_by_the_sum_of_all_scores():
     table = np.log(np.array([[0.1, 0.8, 0.1], [0.2, 0.1, 0.7], [0.6, 0.3, 0.1]]))
     lm = TokenBigram(table)
     expected = {}
-    for labels, (ctc, _) in enumerate_labellings(log_probs[0], 0).items():
+    for labels, (ctc, _) in enumerate_hypotheses(log_probs[0], 0).items():
         chain = [0, *labels, 0]
         lm_score = sum(table[a, b] for a, b in zip(chain, chain[1:]))
         expected[labels] = ctc + 0.7 * lm_score + 0.3 * len(labels)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.models import lstm_lm, transformer_lm
-from test_ctc import enumerate_labellings, random_log_probs
-from test_transducer_search import Network, all_labellings, batch, ranked, scorer
+from test_ctc import enumerate_hypotheses, random_log_probs
+from test_transducer_search import Network, all_hypotheses, batch, ranked, scorer
 
 from colld_fairseq.decoding.ctc import prefix_beam_search
 from colld_fairseq.decoding.neural_lm import NeuralLm
@@ -112,7 +112,7 @@ def test_prefixes_run_once_and_together(model, monkeypatch):
 
 @pytest.mark.parametrize("topology", ["regular", "modified"])
 @pytest.mark.parametrize("name", MODELS)
-def test_fusion_is_rescoring_of_all_labellings(name, topology):
+def test_fusion_is_rescoring_of_all_hypotheses(name, topology):
     """Two utterances of two lengths in one search that keeps everything."""
     symbols = "ab"
     lm = NeuralLm(language_model(name, symbols), dictionary_of(*symbols))
@@ -122,7 +122,7 @@ def test_fusion_is_rescoring_of_all_labellings(name, topology):
     found = way(search, frames, lengths)
     changed = 0
     for i, length in enumerate(lengths.tolist()):
-        totals, _ = all_labellings(search, frames[i, :length], 99, 1, topology)
+        totals, _ = all_hypotheses(search, frames[i, :length], 99, 1, topology)
         totals = {labels: p for labels, p in totals.items() if p > -math.inf}
         expected = {
             labels: p + 0.7 * log_prob_of(lm.model, labels)[0] + 0.4 * len(labels) for labels, p in totals.items()
@@ -144,7 +144,7 @@ def test_fusion_in_ctc_search(model):
     found = prefix_beam_search(log_probs, torch.tensor([3]), beam=500, nbest=500, lm=lm, lm_weight=0.7)[0]
     expected = {
         labels: ctc + 0.7 * log_prob_of(model, labels)[0]
-        for labels, (ctc, _) in enumerate_labellings(log_probs[0], 0).items()
+        for labels, (ctc, _) in enumerate_hypotheses(log_probs[0], 0).items()
         if ctc > -math.inf
     }
     assert len(expected) > 50

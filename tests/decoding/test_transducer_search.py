@@ -1,4 +1,4 @@
-"""Transducer searches against a step-by-step loop, against all labellings enumerated, and against one another."""
+"""Transducer searches against a step-by-step loop, against all hypotheses enumerated, and against one another."""
 
 import copy
 import functools
@@ -168,7 +168,7 @@ def test_pieces_give_what_all_frames_at_once_give(name, longest):
 
 
 def test_memory_of_a_long_stream_is_bounded():
-    """Between pieces: a few nodes of the tree, one predictor row a labelling, a language-model state a node."""
+    """Between pieces: a few nodes of the tree, one predictor row per hypothesis, a language-model state a node."""
     search, (frames, lengths) = scorer(Network()), batch([400])
     way = BeamSearch(4, 4, 2, **FUSED)
     (state,), nodes = way.start(search, 1).split(), []
@@ -207,7 +207,7 @@ def test_results_do_not_depend_on_the_batch(name):
         assert [h.score for h in alone[0]] == pytest.approx([h.score for h in together[i]], abs=1e-5)
 
 
-def all_labellings(search, frames, longest, max_symbols, topology="regular"):
+def all_hypotheses(search, frames, longest, max_symbols, topology="regular"):
     """labels -> (ln p over all alignments, ln p of the best), by walking through every alignment."""
     totals, best = {}, {}
 
@@ -238,7 +238,7 @@ def test_beam_search_that_keeps_everything_is_exact(topology, max_symbols):
     search, (frames, lengths) = scorer(Network(vocabulary=4)), batch([3, 2])
     found = BeamSearch(10_000, 20, max_symbols, topology)(search, frames, lengths)
     for i, length in enumerate(lengths.tolist()):
-        totals, best = all_labellings(search, frames[i, :length], 99, max_symbols, topology)
+        totals, best = all_hypotheses(search, frames[i, :length], 99, max_symbols, topology)
         expected = ranked(totals)[:20]
         assert [tuple(h.tokens) for h in found[i]] == [labels for labels, _ in expected]
         assert [h.score for h in found[i]] == pytest.approx([p for _, p in expected], abs=1e-5)
@@ -250,11 +250,11 @@ def test_beam_search_that_keeps_everything_is_exact(topology, max_symbols):
 
 
 def test_graves_search_that_keeps_everything_is_exact():
-    """Labels at a frame are limited by a length no labelling of the comparison reaches."""
+    """Labels per frame are limited by a length no hypothesis of the comparison reaches."""
     search, (frames, lengths) = scorer(Network(vocabulary=4, blank_bias=4.0)), batch([2, 1])
     found = graves_beam_search(search, frames, lengths, beam=10_000, nbest=5, max_symbols=3)
     for i, length in enumerate(lengths.tolist()):
-        totals, _ = all_labellings(search, frames[i, :length], 3, 3)
+        totals, _ = all_hypotheses(search, frames[i, :length], 3, 3)
         expected = ranked(totals)[:5]
         assert all(len(labels) < 4 for labels, _ in expected)
         assert [tuple(h.tokens) for h in found[i]] == [labels for labels, _ in expected]
@@ -273,7 +273,7 @@ def test_graves_and_modified_search_agree_where_beams_are_wide(seed):
 
 
 def test_beams_find_what_greedy_search_misses():
-    """Over many utterances: never less probable than greedy's path, sometimes another labelling."""
+    """Over many utterances: never less probable than greedy's path, sometimes another hypothesis."""
     search, (frames, lengths) = scorer(Network(blank_bias=4.0)), batch([10] * 20)
     greedy = GreedySearch(3)(search, frames, lengths)
     beams = BeamSearch(8, max_symbols=3)(search, frames, lengths)
@@ -286,7 +286,7 @@ def test_shallow_fusion():
     lm, weight, bonus = Bigram(), 0.7, 0.4
     fused = dict(lm=lm, lm_weight=weight, length_bonus=bonus)
     (found,) = BeamSearch(10_000, 9, max_symbols=1, **fused)(search, frames, lengths)
-    totals, best_paths = all_labellings(search, frames[0], 99, 1)
+    totals, best_paths = all_hypotheses(search, frames[0], 99, 1)
     expected = {}
     for labels, log_prob in totals.items():
         said = [6, *labels, 6]
