@@ -58,3 +58,8 @@ def split_paths(text: str, separator: str = ",") -> List[str]:
 def _is_in_folder(path: str, separator: str) -> bool:
     folder = os.path.dirname(path)
     return separator in folder and os.path.isdir(folder)
+
+
+def printable(path: Union[str, Path]) -> str:
+    r"""A path for messages: bytes of a name that are no UTF-8 as `\udce9`, which can be written anywhere."""
+    return str(path).encode("utf-8", "backslashreplace").decode()

@@ -1,40 +1,43 @@
 """Audio of any format libsndfile reads (wav, flac, ogg, opus, mp3, ...) as 16 kHz mono float32.
 
-A path is a file or ``archive.zip:offset:length``, the bytes of an uncompressed ("stored") zip member. Nothing
-is repaired silently: a truncated file, NaN samples or an empty clip raise AudioError, which names the path
-and the remedy.
+A path is a file; `archive.zip:offset:length`, the bytes of an uncompressed ("stored") zip member; or
+`file:offset:length`, a segment in samples at the file's own rate (the naming of fairseq's raw-audio manifests). A file
+of such a name comes first. Nothing is repaired silently: a file is read to its end, or AudioError names it and the
+remedy.
 """
 
+import contextlib
 import io
 import os
 import re
 import struct
 import zipfile
-from typing import BinaryIO, Dict, NamedTuple, Optional, Tuple
+from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import soundfile
 import soxr
 
+from colld_fairseq.data.containers import find_streams, foreign_format
+from colld_fairseq.data.containers.stream import Stream
 from colld_fairseq.errors import AudioError
+from colld_fairseq.files import printable
 
 SAMPLE_RATE = 16000
-AUDIO_SUFFIXES = (
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".opus",
-    ".mp3",
-)  # of folders and archives; a named file may have any
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # of folders and archives; a named file may have any
 _ZIP_SPEC = re.compile(r"(?P<zip>.+\.zip):(?P<offset>\d+):(?P<length>\d+)", re.IGNORECASE | re.DOTALL)
+_SEGMENT_SPEC = re.compile(r"(?P<file>.+):(?P<offset>\d+):(?P<length>\d+)", re.DOTALL)
 _LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's local header
-_OGG_PAGE_MAX = 27 + 255 + 255 * 255
+_LOUDEST = 2.0**31  # full scale is 1; some keep float samples on an integer scale, of 32 bits at most
+_LOGGED = ("VOC", "MAT4")  # libsndfile shortens these, but says so in its log
+_UNKNOWN = 1 << 62  # a number of frames that means "until the end"
+_BLOCK = 1 << 20  # samples read at a time where their number is not known
 # seeking in these gives exactly the samples of a full decode
 _LOSSLESS = ("WAV", "WAVEX", "FLAC", "AIFF", "RF64")
 
 
 class AudioInfo(NamedTuple):
-    """What the header says: samples after resampling, the file's own rate in Hz, its channels."""
+    """Samples after resampling, the file's own rate in Hz, its channels."""
 
     num_samples: int
     sample_rate: int
@@ -42,65 +45,90 @@ class AudioInfo(NamedTuple):
 
 
 def split_zip_spec(path_spec: str) -> Optional[Tuple[str, int, int]]:
-    """``archive.zip:offset:length`` as its three parts, or None for a plain file (colons included)."""
-    match = _ZIP_SPEC.fullmatch(path_spec)
-    return match and (match["zip"], int(match["offset"]), int(match["length"]))
+    """`archive.zip:offset:length` as its three parts, or None for anything else (a file with colons included)."""
+    return _split_spec(_ZIP_SPEC, path_spec)
+
+
+def split_segment_spec(path_spec: str) -> Optional[Tuple[str, int, int]]:
+    """`file:offset:length` as its three parts, or None for anything else: no such file, or one with this very name."""
+    parts = None if split_zip_spec(path_spec) else _split_spec(_SEGMENT_SPEC, path_spec)
+    return parts if parts and os.path.isfile(parts[0]) and not os.path.exists(path_spec) else None
+
+
+def _split_spec(pattern: re.Pattern, path_spec: str) -> Optional[Tuple[str, int, int]]:
+    match = pattern.fullmatch(path_spec)
+    return match and (match[1], int(match[2]), int(match[3]))
 
 
 def audio_info(path_spec: str, sample_rate: int = SAMPLE_RATE) -> AudioInfo:
-    """Length, rate and channels from the header, without decoding. AudioError as in :func:`read_audio`."""
-    with _open_bytes(path_spec) as handle, _open_sound(path_spec, handle) as sound:
-        return AudioInfo(
-            resampled_length(sound.frames, sound.samplerate, sample_rate), sound.samplerate, sound.channels
-        )
+    """Length, rate and channels: as many samples as :func:`read_audio` gives.
 
-
-def read_audio(
-    path_spec: str, sample_rate: int = SAMPLE_RATE, start: int = 0, frames: Optional[int] = None
-) -> np.ndarray:
-    """Mono waveform, float32 [N], at ``sample_rate`` Hz: mean of the channels, soxr "HQ" resampling.
-
-    ``start`` and ``frames`` select a segment, in samples at ``sample_rate``; the samples equal a slice of the
-    whole clip. Raises AudioError: missing file, not audio, truncated, no samples (in the segment), NaN or
-    infinite samples.
+    From the headers, where they can be trusted; the audio is decoded where they cannot (an mp3 without a length).
+    AudioError as there, but for what only decoding shows.
     """
-    with _open_bytes(path_spec) as handle, _open_sound(path_spec, handle) as sound:
-        native_rate = sound.samplerate
-        seekable = native_rate == sample_rate and sound.format in _LOSSLESS
-        expected = sound.frames
-        if seekable and (start or frames is not None):
-            start = min(start, sound.frames)
-            sound.seek(start)
-            expected = sound.frames - start if frames is None else min(frames, sound.frames - start)
-            start, frames = 0, None
-        try:
-            samples = sound.read(expected, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(f"{path_spec}: cannot be decoded to the end ({error}); copy or encode it again") from error
-    if len(samples) < expected:
-        raise AudioError(
-            f"{path_spec}: truncated, {len(samples)} of {expected} samples are there; copy or encode the file again"
-        )
-    waveform = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    if not np.isfinite(waveform).all():
-        bad = int(len(waveform) - np.isfinite(waveform).sum())
-        raise AudioError(f"{path_spec}: {bad} sample(s) are NaN or infinite; write the file again or remove its row")
-    if native_rate != sample_rate and len(waveform):
-        waveform = soxr.resample(waveform, native_rate, sample_rate, quality="HQ")
-    if start or frames is not None:
-        waveform = waveform[start : None if frames is None else start + frames]
+    path_spec, segment = _segment_of(path_spec)
+    with _opened(path_spec) as sounds:
+        rate, channels = sounds[0].samplerate, sounds[0].channels
+        if segment is None:
+            samples = sum(resampled_length(sound.frames, sound.samplerate, sample_rate) for sound in sounds)
+        else:
+            start, end = _inside(path_spec, segment, sounds)
+            samples = resampled_length(end - start, rate, sample_rate)
+    if samples == 0:
+        raise _no_samples(path_spec)
+    return AudioInfo(samples, rate, channels)
+
+
+def read_audio(path_spec: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Mono waveform, float32 [N], at `sample_rate` Hz: mean of the channels, soxr "HQ" resampling.
+
+    Raises AudioError: missing file, not audio, truncated, no samples, a segment that is not inside its file, samples
+    that are NaN, infinite or absurdly large. The streams of chained Ogg are read one behind the other.
+    """
+    path_spec, segment = _segment_of(path_spec)
+    with _opened(path_spec) as sounds:
+        if segment is None:
+            waveforms = [(sound.read(0, sound.frames), sound.samplerate) for sound in sounds]
+        else:
+            start, end = _inside(path_spec, segment, sounds)
+            if len(sounds) == 1:
+                waveform = sounds[0].read(start, end)
+            else:
+                waveform = np.concatenate([sound.read(0, sound.frames) for sound in sounds])[start:end]
+            waveforms = [(waveform, sounds[0].samplerate)]
+    for waveform, _ in waveforms:
+        check_samples(waveform, printable(path_spec))
+    waveforms = [
+        waveform if rate == sample_rate else soxr.resample(waveform, rate, sample_rate, quality="HQ")
+        for waveform, rate in waveforms
+    ]
+    waveform = waveforms[0] if len(waveforms) == 1 else np.concatenate(waveforms)
     if len(waveform) == 0:
-        raise AudioError(f"{path_spec}: no samples (empty clip, or a segment behind its end); remove its row")
+        raise _no_samples(path_spec)
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
+def check_samples(waveform: np.ndarray, name: str) -> None:
+    """AudioError, which begins with `name`, if samples of [N] are NaN, infinite, or so large that features overflow."""
+    # NaN is in no order with any number
+    if len(waveform) == 0 or (waveform.max() <= _LOUDEST and waveform.min() >= -_LOUDEST):
+        return
+    remedy = "write the file again or remove its row"
+    bad = len(waveform) - int(np.isfinite(waveform).sum())
+    if bad:
+        raise AudioError(f"{name}: {bad} sample(s) are NaN or infinite; {remedy}")
+    loud = np.abs(waveform)
+    many, most = int((loud > _LOUDEST).sum()), loud.max()
+    raise AudioError(f"{name}: {many} sample(s) are absurdly large (up to {most:.3g}, but full scale is 1); {remedy}")
+
+
 def resampled_length(num_samples: int, source_rate: int, target_rate: int) -> int:
-    """Samples that soxr makes of ``num_samples``: the nearest whole number, halves up."""
+    """Samples that soxr makes of `num_samples`: the nearest whole number, halves up."""
     return (2 * num_samples * target_rate + source_rate) // (2 * source_rate)
 
 
 def find_zip_members(zip_path: str) -> Dict[str, str]:
-    """Every stored member of a zip as name -> ``zip_path:offset:length``, for a manifest's audio column.
+    """Every stored member of a zip as name -> `zip_path:offset:length`, for a manifest's audio column.
 
     AudioError if a member is compressed: its bytes could not be read in place.
     """
@@ -131,51 +159,148 @@ def _data_offset(handle: BinaryIO, member: zipfile.ZipInfo) -> int:
     return member.header_offset + _LOCAL_HEADER_BYTES + name_length + extra_length
 
 
+class _Sound:
+    """A stream of samples that is being read: where its length is not known, it is decoded to know it."""
+
+    def __init__(self, path_spec: str, handle: BinaryIO, stream: Stream) -> None:
+        self.path_spec, self.stream = path_spec, stream
+        source = stream.source
+        if source is None:
+            # by number where there is a file: faster than calls into Python, and its name may be no UTF-8
+            source = handle if isinstance(handle, io.BytesIO) else handle.fileno()
+            (handle.seek if source is handle else lambda at: os.lseek(source, at, os.SEEK_SET))(0)
+        try:
+            self.file = soundfile.SoundFile(source, closefd=False)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise AudioError(_explain_unreadable(path_spec, handle, error)) from error
+        self.samplerate, self.channels = self.file.samplerate, self.file.channels
+        counted = stream.counted and self.file.frames < _UNKNOWN
+        if self.file.format in _LOGGED and "truncated" in self.file.extra_info:
+            raise AudioError(f"{printable(path_spec)}: truncated; copy or encode the file again")
+        self.decoded = None if counted else self._decode()
+        self.frames = self.file.frames if counted else len(self.decoded)
+
+    def read(self, start: int, end: int) -> np.ndarray:
+        """The mean of the channels from sample `start` to before `end`, float32 [end - start]."""
+        if self.decoded is not None:
+            return self.decoded[start:end]
+        skipped = start
+        if start and self.file.format in _LOSSLESS:
+            self.file.seek(start)
+            skipped = 0
+        wanted = end - start + skipped
+        samples = self._read(wanted)
+        if len(samples) < wanted:
+            raise AudioError(
+                f"{printable(self.path_spec)}: truncated, {len(samples)} of {wanted} samples are there; "
+                "copy or encode the file again"
+            )
+        return _mono(samples[skipped:])
+
+    def _decode(self) -> np.ndarray:
+        blocks = []
+        while not blocks or len(blocks[-1]) == _BLOCK:
+            blocks.append(_mono(self._read(_BLOCK)))
+        samples = np.concatenate(blocks)
+        if len(samples) < self.stream.least:
+            raise AudioError(
+                f"{printable(self.path_spec)}: damaged, {len(samples)} of about {self.stream.least} samples can be "
+                "decoded; copy or encode the file again"
+            )
+        return samples
+
+    def _read(self, count: int) -> np.ndarray:
+        try:
+            return self.file.read(count, dtype="float32", always_2d=True)
+        # of a number of samples that no memory holds, numpy says the latter two
+        except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError) as error:
+            raise AudioError(
+                f"{printable(self.path_spec)}: cannot be decoded to the end ({error}); copy or encode it again"
+            ) from error
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # check_samples says it
+        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+
+
+def _no_samples(path_spec: str) -> AudioError:
+    return AudioError(f"{printable(path_spec)}: no samples (empty clip); remove its row")
+
+
+def _segment_of(path_spec: str) -> Tuple[str, Optional[Tuple[int, int]]]:
+    """The file, and first sample and number of samples of a segment of it."""
+    path_spec = os.fspath(path_spec)
+    parts = split_segment_spec(path_spec)
+    return (parts[0], parts[1:]) if parts else (path_spec, None)
+
+
+def _inside(path_spec: str, segment: Tuple[int, int], sounds: List[_Sound]) -> Tuple[int, int]:
+    """First sample of a segment and that behind it. AudioError: not inside the file, or of no single rate."""
+    start, length = segment
+    total = sum(sound.frames for sound in sounds)
+    name = f"{printable(path_spec)}:{start}:{length}"
+    if len({sound.samplerate for sound in sounds}) > 1:
+        raise AudioError(f"{name}: a segment of a file whose sampling rate changes; write the file again with one")
+    if start + length > total or length == 0:
+        raise AudioError(
+            f"{name}: the segment is not inside its file, which has {total} samples at {sounds[0].samplerate} Hz; "
+            "correct offset and length, which count samples, or remove the row"
+        )
+    return start, start + length
+
+
+@contextlib.contextmanager
+def _opened(path_spec: str) -> Iterator[List[_Sound]]:
+    with _open_bytes(path_spec) as handle:
+        sounds: List[_Sound] = []
+        try:
+            try:
+                streams = find_streams(handle)
+            except AudioError as error:
+                raise AudioError(f"{printable(path_spec)}: {error}") from error
+            sounds += (_Sound(path_spec, handle, stream) for stream in streams)
+            if not sum(sound.frames for sound in sounds):
+                raise _no_samples(path_spec)
+            yield sounds
+        finally:
+            for sound in sounds:
+                sound.file.close()
+
+
 def _open_bytes(path_spec: str) -> BinaryIO:
     zip_spec = split_zip_spec(path_spec)
-    path = zip_spec[0] if zip_spec else path_spec
     try:
+        handle = open(zip_spec[0] if zip_spec else path_spec, "rb")
         if zip_spec is None:
-            return open(path, "rb")
-        with open(path, "rb") as handle:
+            return handle
+        with handle:
             handle.seek(zip_spec[1])
             data = handle.read(zip_spec[2])
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:  # a zero byte in the name, an offset beyond 64 bits
+        reason = getattr(error, "strerror", None) or error
         raise AudioError(
-            f"{path_spec}: cannot be read ({error.strerror}); check the manifest's root line or audio_root"
+            f"{printable(path_spec)}: cannot be read ({reason}); check the path, in a manifest also its root line or "
+            "audio_root"
         ) from error
     if len(data) < zip_spec[2]:
         raise AudioError(
-            f"{path_spec}: the archive ends before this member does; copy it again or rewrite the manifest"
+            f"{printable(path_spec)}: the archive ends before this member does; copy it again or rewrite the manifest"
         )
     return io.BytesIO(data)
 
 
-def _open_sound(path_spec: str, handle: BinaryIO) -> soundfile.SoundFile:
-    # libsndfile shortens truncated wav and ogg clips without a word: look at these two before it opens them
-    is_truncated = {b"RIFF": _wav_is_truncated, b"RIFX": _wav_is_truncated, b"OggS": _ogg_is_truncated}
-    check = is_truncated.get(handle.read(4))
-    if check and check(handle):
-        raise AudioError(f"{path_spec}: truncated, the file ends before its audio does; copy or encode the file again")
-    handle.seek(0)
-    try:
-        # by path where there is one: libsndfile's own file access is faster than callbacks into Python
-        sound = soundfile.SoundFile(handle if split_zip_spec(path_spec) else path_spec)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise AudioError(_explain_unreadable(path_spec, handle, error)) from error
-    if sound.frames == 0:
-        sound.close()
-        raise AudioError(f"{path_spec}: no samples (empty clip); remove its row")
-    return sound
-
-
 def _explain_unreadable(path_spec: str, handle: BinaryIO, error: Exception) -> str:
+    name = printable(path_spec)
     if handle.seek(0, os.SEEK_END) == 0:
-        return f"{path_spec}: the file is empty (0 bytes); copy it again or remove its row"
-    reason = f"{path_spec}: not audio that can be read ({getattr(error, 'error_string', error)})"
+        return f"{name}: the file is empty (0 bytes); copy it again or remove its row"
+    handle.seek(0)
+    foreign = foreign_format(handle.read(16))
+    what = f"it is {foreign}" if foreign else getattr(error, "error_string", error)
+    reason = f"{name}: not audio that can be read ({what})"
     zip_spec = split_zip_spec(path_spec)
     if zip_spec is None:
-        return f"{reason}; accepted are wav, flac, ogg, opus and mp3: truncated files must be copied again"
+        return f"{reason}; accepted are wav, flac, ogg, opus and mp3: convert it, or copy it again if it is one of them"
     zip_path, offset, length = zip_spec
     try:
         with zipfile.ZipFile(zip_path) as archive, open(zip_path, "rb") as raw:
@@ -187,30 +312,3 @@ def _explain_unreadable(path_spec: str, handle: BinaryIO, error: Exception) -> s
     if member.compress_type != zipfile.ZIP_STORED:
         return f"{reason}; the member {member.filename!r} is compressed: {_REZIP}"
     return f"{reason}; the member {member.filename!r} is no wav, flac, ogg, opus or mp3 file"
-
-
-def _wav_is_truncated(handle: BinaryIO) -> bool:
-    """True if the data chunk is missing or longer than the file."""
-    size = handle.seek(0, os.SEEK_END)
-    handle.seek(0)
-    riff = handle.read(12)
-    order = ">" if riff[:4] == b"RIFX" else "<"
-    while riff[8:] == b"WAVE" and len(header := handle.read(8)) == 8:
-        name, length = struct.unpack(f"{order}4sI", header)
-        if name == b"data":
-            # 0 and 2^32-1 (and what ffmpeg writes to a pipe) mean "until the end of the file"
-            return length < 0xFFFFF000 and handle.tell() + length > size
-        handle.seek(length + length % 2, os.SEEK_CUR)
-    return riff[8:] == b"WAVE"  # ends before its data; other RIFF files are no audio, as libsndfile will say
-
-
-def _ogg_is_truncated(handle: BinaryIO) -> bool:
-    """True if the last page is incomplete."""
-    size = handle.seek(0, os.SEEK_END)
-    handle.seek(max(0, size - _OGG_PAGE_MAX - 27))
-    tail = handle.read()
-    page = tail.rfind(b"OggS\0")
-    segments = tail[page + 26] if 0 <= page < len(tail) - 26 else None
-    if segments is None:
-        return True
-    return page + 27 + segments + sum(tail[page + 27 : page + 27 + segments]) > len(tail)
