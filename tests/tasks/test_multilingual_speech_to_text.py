@@ -69,7 +69,7 @@ def test_language_tags_are_in_no_hypothesis_of_ctc(translation, beam):
     tags = sorted(run.task.vocabulary.tag_ids)
     run.model.eval().ctc.bias.data[tags] += 20
     inputs = [batch_of(run)["net_input"][name] for name in ("src_tokens", "src_lengths")]
-    n_best = run.task.frame_decoder("ctc", beam, beam).decode([run.model], *inputs)
+    n_best = run.task.frame_decoder([run.model], "ctc", beam, beam).decode([run.model], *inputs)
     assert tags and not set(tags) & {token for hypotheses in n_best for h in hypotheses for token in h.tokens}
 
 
