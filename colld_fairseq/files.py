@@ -8,6 +8,20 @@ from typing import IO, Iterator, List, Union
 
 
 @contextlib.contextmanager
+def errors_name(path: Union[str, Path]) -> Iterator[None]:
+    """Give errors of the operating system this path where they name none, as those of writing to an open file (disk
+    full), which torch wraps in its own.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError) and cause.filename is None:
+            cause.filename = os.fspath(path)
+        raise
+
+
+@contextlib.contextmanager
 def written_whole(path: Union[str, Path], mode: str = "wb", **how: str) -> Iterator[IO]:
     """A file to write to, under a temporary name beside `path`, which it takes at the end: a run that is killed leaves
     no truncated file.
@@ -17,14 +31,14 @@ def written_whole(path: Union[str, Path], mode: str = "wb", **how: str) -> Itera
     """
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
-        with open(path, mode, **how) as handle:
+        with errors_name(path), open(path, mode, **how) as handle:
             yield handle
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id: processes of other machines that share the folder may have the same one.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, mode, **how) as handle:
+        with errors_name(path), open(temporary, mode, **how) as handle:
             yield handle
         os.replace(temporary, path)
     except BaseException:

@@ -2,6 +2,7 @@ import sys
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
 
 from colld_fairseq import compat
 
@@ -50,3 +51,14 @@ def test_objects_travel_between_workers(tmp_path):
     finally:
         torch.distributed.destroy_process_group()
     assert got["cfg"].a.b == 1 and torch.equal(got["weights"], torch.arange(4.0))
+
+
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_a_save_dir_that_cannot_be_written_is_told_in_one_line(below, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        checkpoint_utils.verify_checkpoint_directory(str(tmp_path / "file" / below))
+    assert str(stopped.value).startswith(f"fairseq-train: error: --save-dir {tmp_path}/file")
+    assert f"{tmp_path}/file is a file, not a folder; give another path" in str(stopped.value)
+    checkpoint_utils.verify_checkpoint_directory(str(tmp_path / "new" / "folder"))
+    assert list((tmp_path / "new" / "folder").iterdir()) == []

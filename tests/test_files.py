@@ -1,8 +1,11 @@
 """Files are there whole or not at all."""
 
 import os
+import subprocess
+import sys
 
 import pytest
+from commands import REPOSITORY, environment
 
 from colld_fairseq.files import split_paths, write_whole
 
@@ -68,3 +71,25 @@ def test_errors_name_the_whole_path(tmp_path, monkeypatch):
 def test_home_folder_in_a_list(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert split_paths("a.tsv,~/b.tsv") == ["a.tsv", f"{tmp_path}/b.tsv"]
+
+
+def test_a_full_disk_is_named_even_where_torch_wraps_it(tmp_path):
+    """A limit on the size of files stands for a full disk; the limit is that of a process of its own."""
+    code = (
+        "import resource, sys, torch\n"
+        "from colld_fairseq.files import written_whole\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "save = lambda file: torch.save({'a': torch.randn(9999)}, file)\n"
+        "for write in (save, lambda file: [file.write(bytes(9999)), file.flush()]):\n"
+        "    try:\n"
+        "        with written_whole(sys.argv[1]) as file: write(file)\n"
+        "    except Exception as error:\n"
+        "        print((error if isinstance(error, OSError) else error.__context__).filename)\n"
+    )
+    out = tmp_path / "x.pt"
+    done = subprocess.run(
+        [sys.executable, "-c", "import colld_command\n" + code, str(out)],
+        env=environment(PYTHONPATH=str(REPOSITORY)), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [str(out)] * 2, done.stderr
+    assert not list(tmp_path.iterdir())

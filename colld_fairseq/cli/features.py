@@ -17,6 +17,7 @@ from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.clips import BadClips, distinct_rows, plan_batches, read_ahead, usable
 from colld_fairseq.data.manifest import AnyManifest, read_manifests
+from colld_fairseq.files import errors_name
 from colld_fairseq.outputs import check_folder, only_run
 from colld_fairseq.teachers import Teacher, load_teacher
 from colld_fairseq.teachers.cache_files import (
@@ -94,7 +95,8 @@ class FeatureWriter:
         with progress(console, title) as display:
             bar = AudioBar(display, len(rows), n_samples[rows].sum() / SAMPLE_RATE)
             for number, rows in parts.items():
-                with only_run(part_paths(self.directory, number)[0]):
+                path = part_paths(self.directory, number)[0]
+                with only_run(path), errors_name(path):
                     self._write_part(number, rows, bad, bar)
         console.say(bar.summary(str(self.directory)))
 

@@ -144,7 +144,7 @@ def write_index(directory: Path, header: CacheHeader, parts: Sequence[PartIndex]
             loss.merge(StorageLoss(part.loss))
     lost = loss.of_layers(header.layers)
     content = {"loss": lost, "parts": [asdict(part) for part in parts]}
-    write_whole(directory / "index.json", json.dumps(content, ensure_ascii=False).encode())
+    write_whole(directory / "index.json", json.dumps(content).encode())
     return lost
 
 
@@ -215,7 +215,7 @@ class PartWriter:
         self.stream.close()
         os.replace(self.temporary, self.path)
         self.index.bad, self.index.loss = bad, self.loss.sums.tolist()
-        write_whole(self.index_path, json.dumps(asdict(self.index), ensure_ascii=False).encode())
+        write_whole(self.index_path, json.dumps(asdict(self.index)).encode())
 
     def discard(self) -> None:
         """Removes what was written."""

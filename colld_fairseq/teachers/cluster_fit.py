@@ -143,7 +143,7 @@ class ClusterFit:
         self.position.bad = self.bad.reasons
         arrays, model = self.clustering.state()
         facts = {"settings": asdict(self.settings), "position": asdict(self.position), "model": model}
-        write_whole(self.path, save(arrays, {"colld": json.dumps(facts, ensure_ascii=False)}))
+        write_whole(self.path, save(arrays, {"colld": json.dumps(facts)}))
 
     def _load(self) -> None:
         try:

@@ -68,7 +68,7 @@ class Codebook:
 
         tensors = {name: getattr(self, name).contiguous() for name in ("centroids", "mean", "std")}
         facts = {"format": FORMAT, "metric": METRIC, **asdict(self.header)}
-        write_whole(Path(path), save(tensors, {"colld": json.dumps(facts, ensure_ascii=False)}))
+        write_whole(Path(path), save(tensors, {"colld": json.dumps(facts)}))
 
     @classmethod
     def load(cls, path) -> "Codebook":

@@ -139,41 +139,6 @@ def test_pieces_of_audio_change_nothing(make, piece):
     assert streamed(streaming, CLIPS[0], piece)[-1] == streamed(streaming, CLIPS[0])[-1]
 
 
-def test_audio_in_any_form(make):
-    """Lists, integers, tensors and another rate give what 16 kHz floats give; nothing is no crash."""
-    recogniser = load_recogniser(make(), blank_penalty=0.5, max_symbols=2)
-    streaming = recogniser.streaming(endpoint=None)
-    pcm = (CLIPS[0] * 32767).astype(np.int16)
-    exact = pcm / np.float32(32768)
-    forms = [exact.astype(np.float64), exact.tolist(), pcm, torch.from_numpy(pcm)[None]]
-    expected, *found, empty, short = recogniser.transcribe([exact, *forms, [], exact[:10]])
-    assert expected[0].tokens and all(n_best == expected for n_best in found)
-    assert [(one.text, one.tokens) for one in empty + short] == [("", [])] * 2
-    assert recogniser.transcribe([]) == []
-    assert recogniser.transcribe([[]]) == [empty]
-    whole = streamed(streaming, exact)[-1]
-    for form in forms:
-        stream = streaming.create_stream()
-        stream.accept_waveform(form)
-        stream.accept_waveform([])
-        stream.finish()
-        while streaming.decode([stream]):
-            pass
-        assert streaming.result(stream) == whole
-    faster = soxr.resample(exact, 16000, 44100, quality="HQ")
-    again = soxr.resample(faster, 44100, 16000, quality="HQ")
-    assert recogniser.transcribe([faster.tolist()], sample_rate=44100) == recogniser.transcribe([again])
-    stream = streaming.create_stream()
-    for at in range(0, len(faster), 1000):
-        stream.accept_waveform(faster[at : at + 1000], 44100)
-    stream.finish()
-    assert abs(stream.samples - len(exact)) <= 1
-    with pytest.raises(ColldError, match="began with 44100 Hz"):
-        other = streaming.create_stream()
-        other.accept_waveform(faster[:100], 44100)
-        other.accept_waveform(exact[:100])
-
-
 @pytest.mark.parametrize("beam", [1, 3])
 def test_streams_share_batches(make, beam):
     """They begin at different times, one is created again, and each result is that of the stream alone."""
@@ -369,3 +334,38 @@ def test_labels_that_change_are_waited_for_until_they_stay():
     assert results == [("ab", False), ("ac", False), ("a", False), ("abd", False), ("abd", True)]
     assert latency.first == pytest.approx(1.0)
     assert latency.delays == pytest.approx([1.0 - 0.0, 5.0 - 0.25, 5.0 - 0.5])
+
+
+def test_audio_in_any_form(make):
+    """Lists, integers, tensors and another rate give what 16 kHz floats give; nothing is no crash."""
+    recogniser = load_recogniser(make(), blank_penalty=0.5, max_symbols=2)
+    streaming = recogniser.streaming(endpoint=None)
+    pcm = (CLIPS[0] * 32767).astype(np.int16)
+    exact = pcm / np.float32(32768)
+    forms = [exact.astype(np.float64), exact.tolist(), pcm, torch.from_numpy(pcm)[None]]
+    expected, *found, empty, short = recogniser.transcribe([exact, *forms, [], exact[:10]])
+    assert expected[0].tokens and all(n_best == expected for n_best in found)
+    assert [(one.text, one.tokens) for one in empty + short] == [("", [])] * 2
+    assert recogniser.transcribe([]) == []
+    assert recogniser.transcribe([[]]) == [empty]
+    whole = streamed(streaming, exact)[-1]
+    for form in forms:
+        stream = streaming.create_stream()
+        stream.accept_waveform(form)
+        stream.accept_waveform([])
+        stream.finish()
+        while streaming.decode([stream]):
+            pass
+        assert streaming.result(stream) == whole
+    faster = soxr.resample(exact, 16000, 44100, quality="HQ")
+    again = soxr.resample(faster, 44100, 16000, quality="HQ")
+    assert recogniser.transcribe([faster.tolist()], sample_rate=44100) == recogniser.transcribe([again])
+    stream = streaming.create_stream()
+    for at in range(0, len(faster), 1000):
+        stream.accept_waveform(faster[at : at + 1000], 44100)
+    stream.finish()
+    assert abs(stream.samples - len(exact)) <= 1
+    with pytest.raises(ColldError, match="began with 44100 Hz"):
+        other = streaming.create_stream()
+        other.accept_waveform(faster[:100], 44100)
+        other.accept_waveform(exact[:100])

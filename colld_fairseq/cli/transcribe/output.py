@@ -12,7 +12,7 @@ from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.manifest_writer import write_manifest
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.files import split_paths
+from colld_fairseq.files import errors_name, split_paths
 from colld_fairseq.json_lines import json_line, read_json_lines
 from colld_fairseq.outputs import check_output
 
@@ -60,8 +60,9 @@ class Journal:
         os.unlink(self.path)
 
     def _append(self, entries: Iterable[Dict]) -> None:
-        self._file.write(b"".join(map(json_line, entries)))
-        self._file.flush()
+        with errors_name(self.path):
+            self._file.write(b"".join(map(json_line, entries)))
+            self._file.flush()
 
     def _read(self, settings: Dict[str, str]) -> bool:
         """Whether the file holds something; its results."""
