@@ -125,7 +125,6 @@ def check_manifest(
     path: str,
     audio_root: Optional[str] = None,
     dictionary: Optional[str] = None,
-    languages: Optional[Collection[str]] = None,
     workers: int = 1,
     decode: bool = False,
     tolerance: float = 0.1,
@@ -148,7 +147,7 @@ def check_manifest(
         Finding("duplicate id", manifest.line(row), manifest.text("id", row), f"as on line {manifest.line(first)}")
         for row, first in repeated_rows(manifest, manifest.table.column("id"))
     )
-    report.findings.extend(text_findings(manifest, languages))
+    report.findings.extend(text_findings(manifest))
     if dictionary and manifest.has_text:
         _count_unknown_tokens(manifest, dictionary, report)
     report.findings.extend(_audio_findings(manifest, workers, decode, tolerance, on_progress))

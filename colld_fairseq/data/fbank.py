@@ -7,9 +7,9 @@ import kaldi_native_fbank
 import numpy as np
 
 from colld_fairseq.checkpoints.statistics import read_statistics, write_statistics
+from colld_fairseq.data.audio import SAMPLE_RATE, check_samples
 from colld_fairseq.errors import AudioError
 
-SAMPLE_RATE = 16000
 WINDOW = 400  # samples, 25 ms
 SHIFT = 160  # samples, 10 ms
 NUM_BINS = 80
@@ -53,8 +53,9 @@ def kaldi_samples(waveform: np.ndarray) -> memoryview:
     """Samples [N] in [-1, 1] on Kaldi's scale.
 
     The library takes samples one by one; those of a memoryview are floats, an array's are objects and cost as much as
-    half of the transform.
+    half of the transform. AudioError if one of them is NaN, infinite or absurdly large: the filterbanks would be NaN.
     """
+    check_samples(waveform, "waveform")
     return memoryview(np.ascontiguousarray(waveform, dtype=np.float32) * np.float32(_KALDI_SCALE))
 
 

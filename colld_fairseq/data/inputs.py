@@ -8,6 +8,7 @@ from typing import Optional
 import numpy as np
 
 from colld_fairseq.checkpoints.statistics import NAMED, fbank_input
+from colld_fairseq.data.audio import check_samples
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank, utterance_cmvn
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.input_config import InputConfig
@@ -15,7 +16,10 @@ from colld_fairseq.modules.input_config import InputConfig
 
 @dataclass
 class StudentInput:
-    """Turns waveforms [N] (16 kHz) into what `config` describes: filterbanks [T, bins] at 100 Hz, or samples [N]."""
+    """Turns waveforms [N] (16 kHz) into what `config` describes: filterbanks [T, bins] at 100 Hz, or samples [N].
+
+    AudioError for samples that are NaN, infinite or absurdly large.
+    """
 
     config: InputConfig = field(default_factory=InputConfig)
 
@@ -25,6 +29,7 @@ class StudentInput:
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         if self.config.kind == "fbank":
             return self.normalize(log_mel_fbank(waveform, self.config.bins))
+        check_samples(waveform, "waveform")
         if self.config.normalization == "none":
             return waveform
         return normalize_waveform(waveform, self.config.variance_floor)

@@ -13,6 +13,7 @@ once, vectorised, at load.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -195,19 +196,21 @@ def read_manifest(path: str, audio_root: Optional[str] = None, check_ids: bool =
     path = os.fspath(path)
     folder = os.path.dirname(os.path.abspath(path))
     header = _first_line(path)
-    if "\t" in header:
+    if "\t" in header and not header.startswith("#"):
         columns, audio_column, length_column = header.split("\t"), "audio", "n_frames"
         _check_header(path, columns)
         root = folder
     else:
         columns, audio_column, length_column = ["id", "n_samples"], "id", "n_samples"
-        root = os.path.join(folder, header.strip())
+        _check_root(path, header)
+        root = os.path.join(folder, os.path.expanduser(header.strip()))
     table = _read_rows(path, columns)
     table, blank_lines = _drop_blank_lines(path, table, length_column)
     if len(table) == 0:
         raise ManifestError(f"{path}: no rows below the first line; write one line an utterance")
     has_text = length_column == "n_frames"
-    manifest = Manifest(path, os.path.abspath(audio_root or root), has_text, table, np.zeros(0), blank_lines)
+    root = os.path.expanduser(audio_root) if audio_root else root
+    manifest = Manifest(path, os.path.abspath(root), has_text, table, np.zeros(0), blank_lines)
     for name in dict.fromkeys(("id", audio_column)):
         empty = pc.index(table.column(name), "").as_py()
         if empty >= 0:
@@ -264,6 +267,24 @@ def _first_line(path: str) -> str:
     return line
 
 
+def _check_root(path: str, line: str) -> None:
+    """ManifestError if a first line without tabs is clearly meant as something else than a folder."""
+    columns = set(re.split(r"[\s,;|\"']+", line)) & {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, "path", "n_samples"}
+    if line.startswith("#"):
+        what = "is a comment, which a manifest cannot have: remove it"
+    elif line.startswith(("{", "[", "<")):
+        what = "is JSON or XML; a manifest is tab-separated text: write the first line as below"
+    elif len(columns) > 1:
+        what = "has column names that no tab separates: write the file tab-separated, without quotes"
+    else:
+        return
+    if not os.path.isdir(os.path.join(os.path.dirname(path), line)):
+        raise ManifestError(
+            f"{path}:1: the first line {what} (it must be the audio root folder, or tab-separated column names with at "
+            f"least {' '.join(REQUIRED_COLUMNS)})"
+        )
+
+
 def _check_header(path: str, columns: Sequence[str]) -> None:
     missing = [name for name in REQUIRED_COLUMNS if name not in columns]
     if missing:
@@ -278,14 +299,14 @@ def _check_header(path: str, columns: Sequence[str]) -> None:
 
 def _read_rows(path: str, columns: Sequence[str]) -> pa.Table:
     """All rows below line 1 as strings, known columns only; blank lines become rows of empty fields."""
-    malformed: List[Tuple[int, int]] = []
+    malformed: List[Tuple[int, int, str]] = []
     count = 0
 
     def on_malformed(row) -> str:
         nonlocal count
         count += 1
         if len(malformed) < _SHOWN:
-            malformed.append((row.number, row.actual_columns))
+            malformed.append((row.number, row.actual_columns, row.text))
         return "skip"
 
     known = [name for name in columns if name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, "n_samples")]
@@ -309,13 +330,20 @@ def _read_rows(path: str, columns: Sequence[str]) -> pa.Table:
     except pa.ArrowInvalid as error:
         raise ManifestError(_explain(path, error)) from error
     if count:
-        examples = ", ".join(f"line {line}: {fields} field(s)" for line, fields in malformed)
+        examples = ", ".join(f"line {line}: {fields} field(s)" for line, fields, _ in malformed)
         raise ManifestError(
             f"{path}:{malformed[0][0]}: {count} row(s) do not have {len(columns)} tab-separated fields "
-            f"({examples}); a tab or line break inside a field splits it, fields are never quoted: "
-            "replace it with a space"
+            f"({examples}); {_why_malformed(malformed[0][2], malformed[0][1])}"
         )
     return table.unify_dictionaries()
+
+
+def _why_malformed(text: str, fields: int) -> str:
+    if text.startswith("#"):
+        return "a manifest cannot have comments: remove these lines"
+    if fields == 1 and re.search(r"[,;|]\s*\"?\d+", text):
+        return "something else than tabs separates its fields: write the file tab-separated, without quotes"
+    return "a tab or line break inside a field splits it, fields are never quoted: replace it with a space"
 
 
 def _memory_pool() -> pa.MemoryPool:

@@ -79,6 +79,33 @@ def test_audio_findings(folder):
     assert ("wrong duration", 8) in found(check_manifest(path, tolerance=0.01))
 
 
+def test_audio_whose_header_does_not_help(folder):
+    """Segments, an mp3 without a length, one file behind another, flac from a pipe: by their true lengths."""
+    text = ("x", "de", "de")
+    tone = 0.1 * np.sin(np.arange(48000) / 9)
+    soundfile.write(folder / "a.mp3", tone, 16000, bitrate_mode="VARIABLE")
+    data = (folder / "a.mp3").read_bytes()
+    (folder / "a.mp3").write_bytes(data[data.index(data[:2], 4) :])
+    soundfile.write(folder / "a.flac", tone, 16000)
+    data = bytearray((folder / "a.flac").read_bytes())
+    data[21:26] = bytes((data[21] & 0xF0, 0, 0, 0, 0))  # the number of samples
+    (folder / "a.flac").write_bytes(data)
+    (folder / "two.wav").write_bytes((folder / "ok.wav").read_bytes() * 2)
+    path = manifest(
+        folder,
+        ("44k.wav:4410:22050", "8000", *text),
+        ("ok.wav:7000:2000", "2000", *text),
+        ("a.mp3", "48500", *text),
+        ("a.flac", "48000", *text),
+        ("two.wav", "8000", *text),
+    )
+    for decode in (False, True):
+        report = check_manifest(path, decode=decode)
+        assert found(report) == [("unreadable audio", 3), ("unreadable audio", 6)]
+        assert "not inside its file, which has 8000 samples" in report.findings[0].detail
+        assert "several files in one" in report.findings[1].detail
+
+
 def test_text_findings(folder):
     path = manifest(
         folder,

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from colld_fairseq.data.fbank import GlobalCmvn, fbank_length, log_mel_fbank, utterance_cmvn
+from colld_fairseq.data.inputs import StudentInput
+from colld_fairseq.data.online_fbank import OnlineFbank
 from colld_fairseq.errors import AudioError
+from colld_fairseq.modules.input_config import InputConfig
 
 
 def speech_like(seconds=1.0, seed=0):
@@ -151,3 +154,16 @@ def test_global_cmvn_of_another_number_of_bins(tmp_path):
     assert len(GlobalCmvn.load(path, num_bins=40).mean) == 40
     with pytest.raises(AudioError, match=r"forty.npz.*\(40,\).*80 bins"):
         GlobalCmvn.load(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e12, -1e30])
+@pytest.mark.parametrize(
+    "reader", [log_mel_fbank, OnlineFbank().accept, StudentInput(), StudentInput(InputConfig.waveforms(True))]
+)
+def test_samples_that_would_make_nan(reader, value):
+    """Whoever gives a waveform of an utterance or of a stream is told, before it becomes NaN."""
+    waveform = np.zeros(800, dtype=np.float32)
+    reader(waveform)
+    waveform[700] = value
+    with pytest.raises(AudioError, match=r"waveform: 1 sample\(s\) are (NaN or infinite|absurdly large)"):
+        reader(waveform)

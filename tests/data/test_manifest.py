@@ -42,6 +42,20 @@ def test_roots(tmp_path):
     assert read_manifest(text, audio_root="/other").audio_path(1) == "/abs/2.wav"
 
 
+def test_home_folder_as_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    manifest = write(tmp_path / "a.tsv", "~/data\n1.wav\t5\n")
+    assert read_manifest(manifest).audio_path(0) == str(tmp_path / "home" / "data" / "1.wav")
+    assert read_manifest(manifest, audio_root="~/b").audio_path(0) == str(tmp_path / "home" / "b" / "1.wav")
+
+
+@pytest.mark.parametrize("folder", ["#1", "id,audio", "{a}"])
+def test_odd_folders_as_root(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    manifest = write(tmp_path / "a.tsv", f"{folder}\n1.wav\t5\n")
+    assert read_manifest(manifest).audio_path(0) == str(tmp_path / folder / "1.wav")
+
+
 def test_speech_to_text_columns_in_any_order(tmp_path):
     content = (
         "tgt_text\tnote\tsrc_lang\tid\tn_frames\taudio\n"
@@ -140,6 +154,15 @@ def test_windows_line_ends_bom_and_blank_lines(tmp_path):
         ("id\taudio\ttgt_text\na\tb\tc\n", r":1: the header lacks the column\(s\) n_frames"),
         ("a.wav\t16000\nb.wav\t16000\n", r":1: the header lacks"),
         ("id\taudio\tn_frames\ttgt_text\tid\na\tb\t1\tc\td\n", r":1: .*id twice"),
+        ("# a corpus\n" + HEADER + "a\t1.wav\t5\tx\n", ":1: the first line is a comment"),
+        ("#id\taudio\tn_frames\ttgt_text\na\t1.wav\t5\tx\n", ":1: the first line is a comment"),
+        (HEADER + "a\t1.wav\t5\tx\n# later\nb\t1.wav\t5\tx\n", ":3: .*cannot have comments"),
+        ("/root\n# later\nb.wav\t5\n", ":2: .*cannot have comments"),
+        ("id,audio,n_frames,tgt_text\na,1.wav,5,x\n", ":1: .*column names that no tab separates.*id audio"),
+        ('"id";"audio";"n_frames";"tgt_text"\na;1.wav;5;x\n', ":1: .*column names that no tab separates"),
+        ("id audio n_frames tgt_text\na 1.wav 5 x\n", ":1: .*column names that no tab separates"),
+        ("/root\na.wav,16000\nb.wav,16000\n", ":2: .*something else than tabs"),
+        ('{"audio_filepath": "a.wav"}\n{"audio_filepath": "b.wav"}\n', ":1: the first line is JSON"),
         (HEADER, "no rows"),
         ("/root", "no rows"),
         ("", ":1: the first line is empty"),

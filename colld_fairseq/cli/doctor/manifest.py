@@ -1,7 +1,7 @@
 """`colld doctor --manifest`: check manifests before training and say what to mend."""
 
 import os
-from typing import Collection, Optional, Sequence
+from typing import Optional, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +21,6 @@ def report_manifest(
     audio_root: Optional[str] = None,
     workers: Optional[int] = None,
     decode: bool = False,
-    languages: Optional[Collection[str]] = None,
     console: Optional[Console] = None,
 ) -> int:
     """Check each manifest, print a summary of each, and return the exit code: 1 if any has errors, else 0.
@@ -33,9 +32,7 @@ def report_manifest(
     failed = 0
     for path in paths:
         try:
-            report = _check_with_bar(
-                console, path, audio_root, dictionary, languages, workers or os.cpu_count(), decode
-            )
+            report = _check_with_bar(console, path, audio_root, dictionary, workers or os.cpu_count(), decode)
         except ManifestError as error:
             console.say(f"error {error}", style="red")
             failed += 1
@@ -45,14 +42,13 @@ def report_manifest(
     return 1 if failed else 0
 
 
-def _check_with_bar(console, path, audio_root, dictionary, languages, workers, decode) -> ManifestReport:
+def _check_with_bar(console, path, audio_root, dictionary, workers, decode) -> ManifestReport:
     with progress(console, f"opening the audio of {path}", transient=True) as display:
         bar = display.add_task("", total=None, done="")
         return check_manifest(
             path,
             audio_root=audio_root,
             dictionary=dictionary,
-            languages=languages,
             workers=workers,
             decode=decode,
             on_progress=lambda done, rows: display.update(bar, completed=done, total=rows, done=f"{done}/{rows}"),
