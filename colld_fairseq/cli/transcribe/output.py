@@ -79,7 +79,7 @@ class Journal:
             for entry in entries:
                 hypotheses = [Hypothesis(**fields) for fields in entry["transcripts"]]
                 self.results[entry["id"]] = Result(entry["samples"], hypotheses)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{self.path}: no journal of this version, or damaged; remove it to start again"
             ) from error
