@@ -39,7 +39,7 @@ def input_of_training(task: Mapping[str, Any], waveforms: bool, file: str, cmvn:
         return InputConfig.waveforms(bool(task.get("normalize_waveform")))
     recorded = task.get("cmvn") or "utterance"
     if recorded not in NAMED and not os.path.isfile(absolute_path(recorded)):
-        if not cmvn or cmvn in NAMED:
+        if not cmvn or cmvn in (recorded, *NAMED):
             raise ConfigError(
                 f"{file} was trained with the statistics in {recorded}, which are not there any more: put them back, or"
                 " say where they are now (--cmvn FILE)"

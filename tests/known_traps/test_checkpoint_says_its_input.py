@@ -5,6 +5,7 @@ What is expected is computed here from the audio, the statistics and the weights
 """
 
 import contextlib
+import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -20,8 +21,10 @@ from colld_fairseq.cli import main as colld
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
 from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.loading import load_student, read_input, read_model
 from colld_fairseq.modules.encoder import StudentEncoder
+from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.recogniser import load_recogniser
 
 TASK = ["--task", "multilingual_speech_to_text"]
@@ -203,27 +206,28 @@ def test_hypotheses(door, kind, trained, corpus, vocab, tmp_path):
 # Doors that give something else: (checkpoint, corpus, vocab, tmp_path); what encoders are given there is looked at
 
 
-def restored(path, corpus, vocab, tmp_path):
+def restored(path, corpus, vocab, tmp_path, *more):
     """Training goes on from the file; the dry run over the validation set comes first."""
     kind = ["--arch", "student_ctc", "--criterion", "ctc_attention", *WAVEFORM]
     if "topology" in read_model(path).model:
         kind = ["--arch", "transducer_student", "--criterion", "transducer", *SMALL]
     shutil.copy(path, tmp_path / "checkpoint_last.pt")
     on = ["--save-dir", tmp_path, "--valid-subset", "test", "--train-subset", "test", "--max-update", "3"]
-    call("train", corpus, *TASK, "--vocab", vocab, *TINY_ENCODER, *kind, *on, *TRAINING)
+    call("train", corpus, *TASK, "--vocab", vocab, *TINY_ENCODER, *kind, *on, *TRAINING, *more)
     assert read_model(str(tmp_path / "checkpoint_last.pt")).model.get("topology") in (None, "modified")
     assert_same_input(path, tmp_path / "checkpoint_last.pt")
 
 
-def second_stage(path, corpus, vocab, tmp_path):
+def second_stage(path, corpus, vocab, tmp_path, *more):
     on = ["--save-dir", tmp_path, "--valid-subset", "test", "--train-subset", "test", "--max-update", "1"]
-    call("train", corpus, *TASK, "--vocab", vocab, *CTC, "--student", path, *on, *TRAINING)
-    assert_same_input(path, tmp_path / "checkpoint_last.pt")
+    call("train", corpus, *TASK, "--vocab", vocab, *CTC, "--student", path, *on, *TRAINING, *more)
+    if "--cmvn" not in more:
+        assert_same_input(path, tmp_path / "checkpoint_last.pt")
 
 
-def validate(path, corpus, vocab, tmp_path):
+def validate(path, corpus, vocab, tmp_path, *more):
     options = ["--valid-subset", "test", "--max-tokens", "60000", "--num-workers", "0", "--path", path]
-    call("validate", corpus, "--user-dir", PACKAGE, *TASK, "--vocab", vocab, *options)
+    call("validate", corpus, "--user-dir", PACKAGE, *TASK, "--vocab", vocab, *options, *more)
 
 
 def similarity(path, corpus, vocab, tmp_path):
@@ -282,3 +286,132 @@ def test_teacher_transducer(trained, corpus, vocab):
     batch = dataset.collater([dataset[i] for i in range(len(dataset))])["teacher_input"]
     given = [row[:size].numpy() for row, size in zip(batch["src_tokens"], batch["src_lengths"].tolist())]
     assert_inputs("fbank", given, corpus)
+
+
+# Options that say something else
+
+
+@pytest.fixture
+def others(tmp_path):
+    """Statistics that no model here was trained with."""
+    path = tmp_path / "others.npz"
+    GlobalCmvn(np.zeros(80), np.ones(80)).save(str(path))
+    return str(path)
+
+
+CONTRADICTIONS = {
+    "generate": lambda *at: generate(*at, "--cmvn", "none"),
+    "interactive": lambda *at: interactive(*at, "--cmvn", "utterance"),
+    "validate": lambda *at: validate(*at, "--cmvn", "utterance"),
+    "python": lambda *at: python(*at, cmvn="none"),
+    "restored": lambda *at: restored(*at, "--cmvn", "utterance"),
+    "topology of restored": lambda *at: restored(*at, "--topology", "regular"),
+    "second stage": lambda *at: second_stage(*at, "--cmvn", "utterance"),
+    "load_student": lambda path, *at: load_student(path, cmvn="none"),
+}
+
+
+@pytest.mark.parametrize("door", CONTRADICTIONS)
+def test_contradictions_name_both_values_and_the_file(door, trained, corpus, vocab, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        CONTRADICTIONS[door](trained["fbank"].path, corpus, vocab, tmp_path)
+    folder = str(tmp_path) if "restored" in door else trained["fbank"].path
+    assert folder in str(error.value)
+    topologies, inputs = ("--topology regular", "modified"), ("--cmvn ", "the statistics of a corpus (means 8 to")
+    assert all(value in str(error.value) for value in (topologies if "topology" in door else inputs))
+
+
+def test_other_statistics_contradict_and_the_same_in_another_file_agree(trained, corpus, vocab, tmp_path, others):
+    with pytest.raises(ConfigError, match=r"others.npz asks for .*\(means 0 to 0\).*checkpoint_last.pt was trained on"):
+        python(trained["fbank"].path, corpus, vocab, tmp_path, cmvn=others)
+    same = str(corpus_statistics(tmp_path))
+    assert python(trained["fbank"].path, corpus, vocab, tmp_path, cmvn=same) == trained["fbank"].texts
+    with pytest.raises(ConfigError, match="others.npz: this student takes waveforms"):
+        python(trained["waveform"].path, corpus, vocab, tmp_path, cmvn=others)
+    with pytest.raises(ConfigError, match="normalize_waveform=False asks for waveforms as they are.*normalized"):
+        python(trained["waveform"].path, corpus, vocab, tmp_path, normalize_waveform=False)
+
+
+# Checkpoints from before, whose task had the options of the input and whose criterion had the topology
+
+
+def older(path, tmp_path, **task):
+    """The checkpoint as it was written then."""
+    state = torch.load(path, weights_only=True)
+    model, criterion = state["cfg"]["model"], state["cfg"]["criterion"]
+    encoder = json.loads(model["encoder_config"])
+    del encoder["input"]
+    model["encoder_config"] = json.dumps(encoder)
+    if "topology" in model:
+        criterion["topology"] = model.pop("topology")
+        task["decoding_topology"] = "regular"
+    state["cfg"]["task"].update({"cmvn": "utterance", "normalize_waveform": False, **task})
+    torch.save(state, tmp_path / "older.pt")
+    return str(tmp_path / "older.pt")
+
+
+@pytest.fixture
+def before(trained, tmp_path):
+    """kind -> path; the statistics are where they were."""
+
+    def make(kind):
+        task = dict(cmvn=str(corpus_statistics(tmp_path))) if kind == "fbank" else dict(normalize_waveform=True)
+        return older(trained[kind].path, tmp_path, **task)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("door", [generate, transcribe], ids=lambda door: door.__name__)
+def test_hypotheses_of_older_checkpoints(door, kind, before, trained, corpus, vocab, tmp_path, caplog):
+    found = door(before(kind), corpus, vocab, tmp_path)
+    assert [" ".join(text.split()) for text in found] == [" ".join(text.split()) for text in trained[kind].texts]
+    (warning,) = [record.getMessage() for record in caplog.records if "does not say" in record.getMessage()]
+    assert "older.pt" in warning and "by the options of its training" in warning
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("door", [restored, second_stage, validate, api], ids=lambda door: door.__name__)
+def test_features_of_older_checkpoints(door, kind, before, corpus, vocab, tmp_path, monkeypatch):
+    with inputs_of_encoders(monkeypatch) as given:
+        door(before(kind), corpus, vocab, tmp_path)
+    assert_inputs(kind, given, corpus)
+
+
+MOVED = {
+    "generate": lambda *at: generate(*at),
+    "validate": lambda *at: validate(*at),
+    "transcribe": lambda path, corpus, *at: load_recogniser(path),
+    "second stage": lambda *at: second_stage(*at),
+}
+
+
+@pytest.mark.parametrize("door", MOVED)
+def test_statistics_of_an_older_checkpoint_that_are_gone(door, before, corpus, vocab, tmp_path):
+    path = before("fbank")
+    (tmp_path / "stats.npz").unlink()
+    with pytest.raises(ConfigError, match=r"older.pt was trained with .*stats.npz.* not there.*--cmvn FILE"):
+        MOVED[door](path, corpus, vocab, tmp_path)
+
+
+def test_say_where_the_statistics_of_an_older_checkpoint_are(before, trained, corpus, vocab, tmp_path):
+    path, moved = before("fbank"), str(tmp_path / "moved.npz")
+    shutil.move(tmp_path / "stats.npz", moved)
+    texts = trained["fbank"].texts
+    assert python(path, corpus, vocab, tmp_path, cmvn=moved) == texts
+    assert generate(path, corpus, vocab, tmp_path, "--cmvn", moved) == texts
+    validate(path, corpus, vocab, tmp_path, "--cmvn", moved)
+    second_stage(path, corpus, vocab, tmp_path, "--cmvn", moved)
+    assert load_student(path, cmvn=moved).config.input.mean[0] == 8.0
+
+
+# Published encoders
+
+
+def test_published_encoders_say_whether_they_normalize(teacher, coded_teacher, finetuning, distillation):
+    started = finetuning("--student", teacher)  # its preprocessor_config.json says so
+    assert started.task.encoder.input == InputConfig.waveforms(normalize=True, variance_floor=1e-7)
+    assert started.task.student_input(np.array([0.0, 2.0], dtype=np.float32)).tolist() == [-1.0, 1.0]
+    assert finetuning("--student", coded_teacher).task.encoder.input == InputConfig.waveforms()
+    more = ["--front-end", "waveform", "--init-from", teacher, "--init-layers", "none"]
+    assert distillation(*more).task.encoder.input.normalization == "utterance"
