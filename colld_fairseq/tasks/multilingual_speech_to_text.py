@@ -33,10 +33,10 @@ from colld_fairseq.decoding.transducer import GreedySearch, TransducerDecoder
 from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import record
-from colld_fairseq.models.teacher_transducer import load_teacher_transducer
 from colld_fairseq.numbers import COUNT, FINITE, NOT_NEGATIVE
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
+from colld_fairseq.teachers.load_transducer import load_teacher_transducer
 from colld_fairseq.teachers.transducer_teacher import TeacherLattice, TransducerTeacher
 from colld_fairseq.teachers.weights import content_hash
 
