@@ -413,5 +413,5 @@ def test_published_encoders_say_whether_they_normalize(teacher, coded_teacher, f
     assert started.task.encoder.input == InputConfig.waveforms(normalize=True, variance_floor=1e-7)
     assert started.task.student_input(np.array([0.0, 2.0], dtype=np.float32)).tolist() == [-1.0, 1.0]
     assert finetuning("--student", coded_teacher).task.encoder.input == InputConfig.waveforms()
-    more = ["--front-end", "waveform", "--init-from", teacher, "--init-layers", "none"]
+    more = [*WAVEFORM, "--init-from", teacher, "--init-layers", "none"]  # its convolutions are taken
     assert distillation(*more).task.encoder.input.normalization == "utterance"
