@@ -141,7 +141,7 @@ def find_zip_members(zip_path: str) -> Dict[str, str]:
                 if member.compress_type != zipfile.ZIP_STORED:
                     raise AudioError(f"{zip_path}: member {member.filename!r} is compressed; {_REZIP}")
                 specs[member.filename] = f"{zip_path}:{_data_offset(handle, member)}:{member.file_size}"
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, struct.error) as error:
         raise AudioError(
             f"{zip_path}: cannot be read as a zip archive ({error}); check the path or copy it again"
         ) from error
@@ -305,7 +305,7 @@ def _explain_unreadable(path_spec: str, handle: BinaryIO, error: Exception) -> s
     try:
         with zipfile.ZipFile(zip_path) as archive, open(zip_path, "rb") as raw:
             member = next((m for m in archive.infolist() if _data_offset(raw, m) == offset), None)
-    except (OSError, zipfile.BadZipFile, struct.error):
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, struct.error):
         return f"{reason}; {zip_path} is not a readable zip archive: copy it again"
     if member is None or member.compress_size != length:
         return f"{reason}; no member of the archive lies there: write the manifest again from this archive"

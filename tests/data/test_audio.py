@@ -164,6 +164,14 @@ def test_wrong_zip_addresses(tmp_path):
         read_audio(str(tmp_path / "no.zip:1:2"))
     with pytest.raises(AudioError, match="cannot be read as a zip"):
         find_zip_members(save(tmp_path / "bad.zip", b"PK"))
+    # a member whose name claims to be UTF-8 and is not
+    latin = save(tmp_path / "latin.zip", archive.read_bytes().replace(b"x.wav", b"\xe9.wav"))
+    data = bytearray((tmp_path / "latin.zip").read_bytes())
+    data[data.index(b"PK\1\2") + 9] |= 8
+    with pytest.raises(AudioError, match="latin.zip: cannot be read as a zip"):
+        find_zip_members(save(tmp_path / "latin.zip", bytes(data)))
+    with pytest.raises(AudioError, match="latin.zip.*not a readable zip"):
+        read_audio(f"{latin}:3:50")
     with pytest.raises(AudioError, match="not a readable zip"):
         read_audio(save(tmp_path / "bad.zip", b"PK not a zip") + ":0:5")
 
