@@ -1,37 +1,9 @@
-"""What criterions hand around: a batch on the shared frames, its texts, and sums for the log."""
+"""The texts of a batch."""
 
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple
 
 import torch
 from torch import Tensor
-
-
-class Frames(NamedTuple):
-    """A batch on the frames that student and teacher share, T of them in the longest clip.
-
-    predictions, targets: K tensors [B, T, D]; weights: of the K layer pairs; valid, masked: bool [B, T], the frames
-    that count and those of them whose input was masked; features: teacher layer -> [B, T, D]; output: the student's.
-    """
-
-    predictions: List[Tensor]
-    targets: List[Tensor]
-    weights: List[float]
-    valid: Tensor
-    masked: Tensor
-    features: Dict[int, Tensor]
-    output: Any
-
-
-class Part(NamedTuple):
-    """One loss among several: heads of the student (their numbers), their targets [B, T, D] on `lengths` [B] frames of
-    the clips `rows` int64 [B] of the batch (None: of all), and the weight of it all."""
-
-    name: str
-    weight: float
-    heads: List[int]
-    targets: List[Tensor]
-    lengths: Tensor
-    rows: Optional[Tensor] = None
 
 
 class Texts(NamedTuple):
@@ -61,50 +33,3 @@ def texts_of(sample: Dict, prefix_size: int) -> Texts:
     inputs["clips"] = lists["clips"]
     names = [sample["utt_id"][clip] for clip in lists["clips"].tolist()]
     return Texts(labels, label_lengths, names, lists["weights"].float(), inputs)
-
-
-def average(parts: List[Part]) -> Part:
-    """One part whose targets are the weighted means, float32, of the parts' first, second, ... targets."""
-    weights = [part.weight for part in parts]
-    means = [
-        sum(weight * target.to(torch.promote_types(target.dtype, torch.float32)) for weight, target in zip(weights, at))
-        for at in zip(*(part.targets for part in parts))
-    ]
-    return parts[0]._replace(name="average", weight=1.0, targets=means)
-
-
-def draw_rows(weights: Dict[str, float], count: int, device) -> Dict[str, Tensor]:
-    """Draws one of the names for each of `count` clips, with `weights` as probabilities; name -> its clips, int64.
-
-    From torch's random state, which fairseq sets anew at every update, so that a resumed run draws the same. That
-    state is the same for all workers, but they shall not all draw the same.
-    """
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())) + rank)
-    drawn = torch.multinomial(torch.tensor(list(weights.values())), count, replacement=True, generator=generator)
-    return {name: (drawn == place).nonzero().squeeze(1).to(device) for place, name in enumerate(weights)}
-
-
-def logging_output(
-    sample: Dict, loss: Tensor, sample_size: Tensor, terms: Dict, valid: Tensor, masked: Tensor
-) -> Dict[str, Any]:
-    """Sums over a batch, for `reduce_metrics`: the loss, its terms, and what they were computed on."""
-    terms = {name: value.detach() if torch.is_tensor(value) else value for name, value in terms.items()}
-    return dict(
-        terms,
-        loss=loss.detach(),
-        sample_size=sample_size,
-        ntokens=sample["ntokens"],
-        nsentences=sample["nsentences"],
-        audio_seconds=sample["audio_seconds"],
-        masked_frames=masked.sum(),
-        valid_frames=valid.sum(),
-    )
-
-
-def sum_logs(logging_outputs) -> Dict[str, float]:
-    totals: Dict[str, float] = {}
-    for log in logging_outputs:
-        for name, value in log.items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-    return totals

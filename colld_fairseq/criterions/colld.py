@@ -17,12 +17,9 @@ from fairseq.criterions import register_criterion
 from fairseq.logging import metrics
 from torch import Tensor
 
-from colld_fairseq.criterions.batches import Frames, sum_logs
-from colld_fairseq.criterions.feature_regression import (
-    FeatureRegressionConfig,
-    FeatureRegressionCriterion,
-    TargetNorm,
-)
+from colld_fairseq.criterions.distillation import Frames, TargetNorm
+from colld_fairseq.criterions.feature_regression import FeatureRegressionConfig, FeatureRegressionCriterion
+from colld_fairseq.criterions.logs import sum_logs
 from colld_fairseq.losses.contrastive import contrastive_loss, sample_negatives
 from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE
 
@@ -53,32 +50,34 @@ class ColldConfig(FeatureRegressionConfig):
 @register_criterion("colld", dataclass=ColldConfig)
 class ColldCriterion(FeatureRegressionCriterion):
     cfg: ColldConfig
-    extra_terms = ("contrastive",)
+    logged_terms = (*FeatureRegressionCriterion.logged_terms, "contrastive")
 
-    def compute_loss(self, batch: Frames):
+    def compute_loss(self, frames: Frames):
         """Each term is a mean over its own frames; the sample size is the number of contrasted frames."""
-        contrastive, frames, correct = self.contrastive(batch.predictions, batch.targets, batch.weights, batch.masked)
+        contrastive, count, correct = self.contrastive(
+            frames.predictions, frames.targets, frames.weights, frames.masked
+        )
         loss = self.cfg.contrastive_weight * contrastive
-        log = {"contrastive": contrastive, "correct": correct, "contrasted": frames * len(batch.predictions)}
+        log = {"contrastive": contrastive, "correct": correct, "contrasted": count * len(frames.predictions)}
         if any(self.regression_weights.values()):
-            regression, count, parts = super().compute_loss(batch)
-            scale = frames / count.clamp_min(1)
+            regression, valid, parts = super().compute_loss(frames)
+            scale = count / valid.clamp_min(1)
             loss = loss + scale * regression
             log.update({name: scale * value for name, value in parts.items()})
-        return loss, frames, log
+        return loss, count, log
 
     def contrastive(self, predictions, targets, weights, masked: Tensor):
         """Loss summed over layer pairs and frames, contrasted frames [0-dim], correct decisions [0-dim]."""
         if self.training:
             return self.contrast(predictions, targets, weights, masked)
-        # In validation clip by clip with the same seed: what a clip's loss is does not depend on its batch.
-        clips = [
+        # In validation one by one with the same seed: the loss of an utterance does not depend on its batch.
+        utterances = [
             self.contrast(
                 [p[i] for p in predictions], [z[i] for z in targets], weights, masked[i], VALID_NEGATIVES_SEED
             )
             for i in (slice(row, row + 1) for row in range(len(masked)))
         ]
-        return tuple(sum(values) for values in zip(*clips))
+        return tuple(sum(values) for values in zip(*utterances))
 
     def contrast(self, predictions, targets, weights, masked: Tensor, seed: Optional[int] = None):
         generator = None if seed is None else torch.Generator(masked.device).manual_seed(seed)

@@ -16,8 +16,8 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
-from colld_fairseq.criterions.batches import sum_logs
 from colld_fairseq.criterions.distributed import check_unused_parameters
+from colld_fairseq.criterions.logs import sum_logs
 from colld_fairseq.losses.ctc import ctc_loss
 from colld_fairseq.numbers import PROBABILITY, SHARE
 
@@ -88,8 +88,7 @@ class CtcAttentionCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
-        scalars = [{name: value for name, value in log.items() if not name.startswith("_")} for log in logging_outputs]
-        totals = sum_logs(scalars)
+        totals = sum_logs(logging_outputs)
         tokens, ctc_tokens = max(totals["sample_size"], 1), max(totals["ctc_tokens"], 1)
         metrics.log_scalar("loss", totals["loss"] / tokens, tokens, round=4)
         metrics.log_scalar("ctc_loss", totals["ctc_loss"] / ctc_tokens, ctc_tokens, round=4)

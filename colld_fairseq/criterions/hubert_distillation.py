@@ -22,8 +22,9 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from torch import Tensor
 
-from colld_fairseq.criterions.batches import Frames, logging_output, sum_logs
+from colld_fairseq.criterions.distillation import Frames
 from colld_fairseq.criterions.feature_regression import FeatureRegressionConfig, FeatureRegressionCriterion
+from colld_fairseq.criterions.logs import sum_logs
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.discriminative import cosine_logits, discriminative_loss
 from colld_fairseq.losses.regression import regression_loss
@@ -66,7 +67,7 @@ class HubertDistillationConfig(FeatureRegressionConfig):
 @register_criterion("hubert_distillation", dataclass=HubertDistillationConfig)
 class HubertDistillationCriterion(FeatureRegressionCriterion):
     cfg: HubertDistillationConfig
-    extra_terms = ("kl", "cross_entropy", "front_end")
+    logged_terms = (*FeatureRegressionCriterion.logged_terms, "kl", "cross_entropy", "front_end")
 
     def __init__(self, cfg: HubertDistillationConfig, task) -> None:
         super().__init__(cfg, task)
@@ -91,14 +92,12 @@ class HubertDistillationCriterion(FeatureRegressionCriterion):
 
     def forward(self, model, sample: Dict, reduce: bool = True):
         with plain_operators() if self.keep_padding else nullcontext():  # the fast ones leave padded frames out
-            if self.training:
-                self.check_ddp(model)
-                if model.num_updates < self.cfg.front_end_updates:
-                    return self.adapt_front_end(model, sample)
+            if self.training and model.num_updates < self.cfg.front_end_updates:
+                return self.adapt_front_end(model, sample)
             return super().forward(model, sample, reduce)
 
-    def check_ddp(self, model) -> None:
-        """Raises ConfigError before torch's DistributedDataParallel waits for gradients that never come."""
+    def check_distributed(self, model) -> None:
+        super().check_distributed(model)
         finds_unused = getattr(model, "find_unused_parameters", None)
         if finds_unused is False and self.cfg.front_end_updates:
             raise ConfigError("--front-end-updates: give --find-unused-parameters or --ddp-backend legacy_ddp as well")
@@ -106,40 +105,41 @@ class HubertDistillationCriterion(FeatureRegressionCriterion):
             raise ConfigError("heads without a regression term get no gradient: give --ddp-backend legacy_ddp")
 
     def adapt_front_end(self, model, sample: Dict):
+        self.check_distributed(model)
         output = model(**sample["net_input"], front_end_only=True)
-        features, lengths = self.teacher_targets(model, sample, output, front_end_only=True)
+        ((features, lengths),) = self.teacher_features(model, sample, output, {}, front_end_only=True).values()
         valid = ~lengths_to_padding_mask(lengths)
         distance = self.front_end_distance(output.front_end, features, valid)
-        loss, sample_size = self.cfg.front_end_weight * distance, valid.sum()
-        return loss, sample_size, logging_output(sample, loss, sample_size, {"front_end": distance}, valid, valid)
+        loss, frames = self.cfg.front_end_weight * distance, valid.sum()
+        return loss, frames, self.log(sample, loss, frames, {"front_end": distance}, frames, frames)
 
     def front_end_distance(self, prediction: Tensor, features: Dict[int, Tensor], mask: Tensor) -> Tensor:
         prediction = prediction[:, : mask.size(1)]
         return regression_loss(prediction, features[0], mask, l1=1.0, log_sigmoid_cosine=0.0).loss_sum
 
-    def teacher_targets(self, model, sample: Dict, output, **how: bool):
+    def teacher_features(self, model, sample: Dict, output, drawn: Dict[str, Tensor], **how: bool):
         if self.keep_padding:
             how["keep_padding"] = True
-        return super().teacher_targets(model, sample, output, **how)
+        return super().teacher_features(model, sample, output, drawn, **how)
 
-    def compute_loss(self, batch: Frames):
-        mask = self.counted(batch)
+    def compute_loss(self, frames: Frames):
+        mask = self.counted(frames)
         loss, log = 0.0, {}
         if any(self.regression_weights.values()):
-            loss, _, log = self.regression(batch, mask)
+            loss, _, log = self.regression(frames, mask)
         if self.cfg.discriminative_weight:
-            term = self.discriminative(batch, mask)
+            term = self.discriminative(frames, mask)
             loss = loss + self.cfg.discriminative_weight * term.loss_sum
             log["kl" if self.cfg.discriminative_target == "soft" else "cross_entropy"] = term.loss_sum
             log["agree"] = term.agree
-        if batch.output.front_end is not None:
-            log["front_end"] = self.front_end_distance(batch.output.front_end, batch.features, mask)
+        if frames.output.front_end is not None:
+            log["front_end"] = self.front_end_distance(frames.output.front_end, frames.features, mask)
         return loss, mask.sum(), log
 
-    def discriminative(self, batch: Frames, mask: Tensor):
+    def discriminative(self, frames: Frames, mask: Tensor):
         """The teacher's codes are of its features as they are, whatever the regression's target_norm."""
-        teacher = self.task.code_logits(batch.features, self.cfg.teacher_temp)
-        output = batch.output.code_output[:, : mask.size(1)]
+        teacher = self.task.code_logits(frames.features, self.cfg.teacher_temp)
+        output = frames.output.code_output[:, : mask.size(1)]
         if self.task.code_head == "cosine":
             student = cosine_logits(output, self.task.teacher_codes.embeddings, self.cfg.student_temp)
         else:

@@ -18,8 +18,9 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.logging import metrics
 from torch import Tensor
 
-from colld_fairseq.criterions.batches import Texts, sum_logs, texts_of
+from colld_fairseq.criterions.batches import Texts, texts_of
 from colld_fairseq.criterions.distributed import check_unused_parameters
+from colld_fairseq.criterions.logs import sum_logs
 from colld_fairseq.criterions.transducer_band import Band, PrunedTrainingConfig, warmup_weights
 from colld_fairseq.criterions.transducer_kd import Distillation, TransducerKdConfig, check_options
 from colld_fairseq.errors import ConfigError
@@ -149,8 +150,7 @@ class TransducerCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
-        scalars = [{name: value for name, value in log.items() if not name.startswith("_")} for log in logging_outputs]
-        totals = sum_logs(scalars)
+        totals = sum_logs(logging_outputs)
         tokens = max(totals["sample_size"], 1)
         metrics.log_scalar("loss", totals["loss"] / tokens, tokens, round=4)
         metrics.log_scalar("transducer_loss", totals["transducer_loss"] / tokens, tokens, round=4)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional
 
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
@@ -77,9 +77,9 @@ class SpeechDistillationConfig(SpeechTaskConfig):
 
 @register_task("speech_distillation", dataclass=SpeechDistillationConfig)
 class SpeechDistillationTask(SpeechTask):
-    """Batches of audio; `teacher_targets` gives the teacher's features of a batch on the student's frames.
+    """Batches of audio; `teachers` give their features of a batch on the student's frames.
 
-    The teacher is an attribute of the task and no module: it is in no checkpoint, in no EMA, never in train mode.
+    They are an attribute of the task and no module: in no checkpoint, in no EMA, never in train mode.
     """
 
     cfg: SpeechDistillationConfig
@@ -166,9 +166,3 @@ class SpeechDistillationTask(SpeechTask):
     def state_dict(self) -> Dict[str, str]:
         """Kept in every checkpoint: which teachers it learnt from."""
         return self.teachers.record()
-
-    def teacher_targets(
-        self, sample: Dict, lengths: Tensor, rate_hz: float, **how: bool
-    ) -> Tuple[Dict[int, Tensor], Tensor]:
-        """Features of the only (or first) teacher on the student's frames; see TeacherSource.targets."""
-        return self.teachers.first.targets(sample, lengths, rate_hz, **how)

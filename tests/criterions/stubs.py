@@ -7,10 +7,18 @@ from torch import nn
 
 from colld_fairseq.models.colld_student import StudentOutput
 from colld_fairseq.models.layer_map import LayerPair
+from colld_fairseq.teachers.several import Teachers
+from colld_fairseq.teachers.source import TeacherSource
 
 
-def distillation(lengths, width=12, pairs=((1, (2,)), (2, (4,))), masked_share=0.6, dtype=torch.float64, frames=None):
-    """Random predictions [B, frames, width], targets [B, max(lengths), width] and masks; `lengths` in frames."""
+def distillation(
+    lengths, width=12, pairs=((1, (2,)), (2, (4,))), masked_share=0.6, dtype=torch.float64, frames=None, shared=None
+):
+    """Random predictions [B, frames, width], targets [B, max(lengths), width] and masks; `lengths` in frames.
+
+    shared: frames that the teacher has, too; default: all.
+    """
+    shared = torch.tensor(shared or lengths)
     lengths = torch.tensor(lengths)
     frames = frames or int(lengths.max())
     pairs = [LayerPair(student, teachers) for student, teachers in pairs]
@@ -22,13 +30,16 @@ def distillation(lengths, width=12, pairs=((1, (2,)), (2, (4,))), masked_share=0
 
     class Model(nn.Module):
         prediction_rate_hz = 50.0
+        heads = SimpleNamespace(adapters={})
 
         def forward(self, src_tokens, src_lengths):
             return StudentOutput(predictions, lengths, mask)
 
     model = Model()
     model.pairs = pairs
-    task = SimpleNamespace(teacher_targets=lambda sample, lengths, rate: (features, lengths))
+    teachers = Teachers([TeacherSource("", "hf:none")])
+    teachers.first.targets = lambda sample, lengths, rate, rows: (features, shared)
+    task = SimpleNamespace(teachers=teachers, combination="sum")
     sample = {
         "net_input": {"src_tokens": torch.zeros(len(lengths), frames, 80), "src_lengths": lengths},
         "ntokens": int(lengths.sum()),

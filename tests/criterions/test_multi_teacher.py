@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from colld_fairseq.criterions.batches import draw_rows
+from colld_fairseq.criterions.distillation import draw_rows
 from colld_fairseq.criterions.multi_teacher import MultiTeacherConfig, MultiTeacherCriterion
 from colld_fairseq.models.colld_student import StudentOutput
 from colld_fairseq.models.layer_map import LayerPair
@@ -180,7 +180,7 @@ def test_a_teacher_that_nobody_drew_still_gives_its_heads_a_gradient(monkeypatch
     """Of zero; without it distributed training would wait for one."""
     here = world("random", adapters={2: ConcatTanh(6, 2).double()})
     everything = {"wide": torch.arange(4), "narrow": torch.arange(0)}
-    monkeypatch.setattr("colld_fairseq.criterions.multi_teacher.draw_rows", lambda *_: everything)
+    monkeypatch.setattr("colld_fairseq.criterions.distillation.draw_rows", lambda *_: everything)
     loss, sample_size, log = run(here)
     loss.backward()
     assert int(sample_size) == sum(SHARED["wide"]) and int(log["frames_narrow"]) == 0

@@ -14,10 +14,10 @@ def test_teacher_targets_of_a_batch_are_those_of_each_clip_alone(distillation, c
     together = dataset.collater(items)
     lengths = run.model.encoder.output_lengths(together["net_input"]["src_lengths"])
     assert len(set(lengths.tolist())) > 1
-    targets, target_lengths = run.task.teacher_targets(together, lengths, run.model.prediction_rate_hz)
+    targets, target_lengths = run.task.teachers.first.targets(together, lengths, run.model.prediction_rate_hz)
     for row, item in enumerate(items):
         alone = dataset.collater([item])
-        own, own_lengths = run.task.teacher_targets(alone, lengths[row : row + 1], run.model.prediction_rate_hz)
+        own, own_lengths = run.task.teachers.first.targets(alone, lengths[row : row + 1], run.model.prediction_rate_hz)
         frames = int(own_lengths[0])
         assert frames == target_lengths[row]
         for layer, features in own.items():

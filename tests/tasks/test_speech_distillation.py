@@ -17,7 +17,7 @@ def batch_of(run, count=3):
 def test_targets_are_the_teachers_features_on_the_students_frames(distillation, teacher, corpus):
     run = distillation()
     batch, lengths = batch_of(run)
-    targets, target_lengths = run.task.teacher_targets(batch, lengths, 50.0)
+    targets, target_lengths = run.task.teachers.first.targets(batch, lengths, 50.0)
     assert sorted(targets) == [2, 4] and (target_lengths <= lengths).all() and (lengths - target_lengths).max() <= 1
     clip = torch.from_numpy(read_audio(str(corpus / "test-0.wav")))[None]
     expected = load_teacher(teacher, [2, 4])(clip, torch.tensor([clip.size(1)])).features
@@ -31,8 +31,8 @@ def test_a_student_at_half_the_rate(rule, width, distillation):
     run = distillation("--fbank-stack", "4", "--frame-rule", rule)
     assert run.model.prediction_rate_hz == 25 and run.task.teachers.first.target_width(25.0) == width
     batch, lengths = batch_of(run)
-    targets, _ = run.task.teacher_targets(batch, lengths, 25.0)
-    whole, _ = distillation().task.teacher_targets(batch, lengths * 2, 50.0)
+    targets, _ = run.task.teachers.first.targets(batch, lengths, 25.0)
+    whole, _ = distillation().task.teachers.first.targets(batch, lengths * 2, 50.0)
     pair = whole[2][0, :2]
     expected = pair.mean(0) if rule == "average" else pair.flatten()
     assert torch.allclose(targets[2][0, 0], expected, atol=1e-5)
@@ -45,7 +45,7 @@ def test_feed_forward_targets_and_precision(distillation):
         distillation(*more) for more in ([], ["--teacher-kind", "ffn"], ["--teacher-dtype", "bfloat16"])
     )
     batch, lengths = batch_of(plain)
-    values = [run.task.teacher_targets(batch, lengths, 50.0)[0][4] for run in (plain, ffn, half)]
+    values = [run.task.teachers.first.targets(batch, lengths, 50.0)[0][4] for run in (plain, ffn, half)]
     assert not torch.allclose(values[0], values[1], atol=1e-2)
     assert values[2].dtype == torch.bfloat16
     assert torch.nn.functional.cosine_similarity(values[0], values[2].float(), dim=-1)[0].min() > 0.98
@@ -55,7 +55,7 @@ def test_lengths_that_disagree_name_the_utterance(distillation):
     run = distillation()
     batch, lengths = batch_of(run)
     with pytest.raises(TeacherError, match="test-0"):
-        run.task.teacher_targets(batch, lengths + 5, 50.0)
+        run.task.teachers.first.targets(batch, lengths + 5, 50.0)
 
 
 def test_cache_of_another_teacher_or_layer_is_refused(distillation, teacher, corpus, tmp_path):
@@ -68,8 +68,8 @@ def test_cache_of_another_teacher_or_layer_is_refused(distillation, teacher, cor
     batch, lengths = batch_of(run)
     assert "teacher_input" not in batch
     online = distillation("--layer-map", "2:2")
-    expected, _ = online.task.teacher_targets(batch_of(online)[0], lengths, 50.0)
-    assert torch.allclose(run.task.teacher_targets(batch, lengths, 50.0)[0][2].float(), expected[2], atol=5e-3)
+    expected, _ = online.task.teachers.first.targets(batch_of(online)[0], lengths, 50.0)
+    assert torch.allclose(run.task.teachers.first.targets(batch, lengths, 50.0)[0][2].float(), expected[2], atol=5e-3)
 
 
 def test_data_needs_the_model_first(distillation, corpus, teacher):

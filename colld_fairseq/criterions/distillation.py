@@ -1,0 +1,256 @@
+"""What the distillation criterions share: one student and its teachers, brought together on common frames.
+
+    loss = sum_k lambda_k l_k        over the teachers; lambda_k: their shares, l_k: `compute_loss` of the criterion
+
+One teacher is the case of length 1. How several make one loss: --teacher-combination (`multi_teacher`).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+from fairseq.criterions import FairseqCriterion
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.logging import metrics
+from torch import Tensor
+
+from colld_fairseq.criterions.logs import log_means, log_speed, sum_logs
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.losses.regression import regression_loss
+from colld_fairseq.losses.targets import NORMALISATIONS, average_layers, normalise_targets
+from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.numbers import NOT_NEGATIVE
+
+TargetNorm = ChoiceEnum(list(NORMALISATIONS))
+
+
+@dataclass
+class DistillationConfig(FairseqDataclass):
+    layer_weights: str = field(
+        default="", metadata={"help": "weights of the layer pairs, comma-separated (default: 1/K each)"}
+    )
+    target_norm: TargetNorm = field(
+        default="none",
+        metadata={"help": "teacher features: as they are, per channel over the utterance, or affine-free LayerNorm"},
+    )
+
+
+class Targets(NamedTuple):
+    """What one teacher asks of the student: targets [B, T, D] for some of its heads, on `lengths` [B] frames.
+
+    weight: of its loss; heads: their numbers; features: its layers as they are, {layer: [B, T, D]}; rows: int64, which
+    utterances of the batch these B are, None for all.
+    """
+
+    name: str
+    weight: float
+    heads: List[int]
+    targets: List[Tensor]
+    lengths: Tensor
+    features: Dict[int, Tensor]
+    rows: Optional[Tensor] = None
+
+
+class Frames(NamedTuple):
+    """A teacher and the student on the frames that both have, T of them in the longest utterance.
+
+    predictions, targets: K tensors [B, T, D]; weights: of the K layer pairs; valid, masked: bool [B, T], the frames
+    that count and those of them whose input was masked; features: teacher layer -> [B, T, D]; output: the student's,
+    of the whole batch.
+    """
+
+    predictions: List[Tensor]
+    targets: List[Tensor]
+    weights: List[float]
+    valid: Tensor
+    masked: Tensor
+    features: Dict[int, Tensor]
+    output: Any
+
+
+class DistillationCriterion(FairseqCriterion):
+    logged_terms = ("restored",)  # what `compute_loss` logs as sums over frames; subclasses add theirs
+    several_teachers = False  # whether more than one is meant to be used
+    target_shift = 0  # student frames by which predictions come after their targets
+
+    def __init__(self, cfg: DistillationConfig, task) -> None:
+        super().__init__(task)
+        self.cfg = cfg
+        self.given_weights = [
+            NOT_NEGATIVE.read(part, "--layer-weights") for part in cfg.layer_weights.split(",") if part
+        ]
+
+    @classmethod
+    def build_criterion(cls, cfg, task):
+        if len(task.teachers) > 1 and not cls.several_teachers:
+            raise ConfigError(f"this criterion is for one teacher, not {len(task.teachers)}: --criterion multi_teacher")
+        criterion = cls(cfg, task)
+        criterion.check_heads(task.code_head, task.front_end_head)
+        return criterion
+
+    def check_heads(self, code_head: str, front_end_head: bool) -> None:
+        """Raises ConfigError unless the student has the heads that the loss needs, and no others."""
+        if code_head != "none" or front_end_head:
+            raise ConfigError(
+                "no loss of this criterion reaches the student's --code-head or --front-end-head: leave them out, or"
+                " take --criterion hubert_distillation"
+            )
+
+    def compute_loss(self, frames: Frames) -> Tuple[Tensor, Tensor, Dict[str, Tensor]]:
+        """Loss summed over frames, number of frames [0-dim], the terms for the log."""
+        raise NotImplementedError
+
+    def forward(self, model, sample: Dict, reduce: bool = True):
+        """Returns (loss summed over frames, number of frames, logging output)."""
+        self.check_distributed(model)
+        output = model(**sample["net_input"])
+        teachers, restored = self.targets(model, sample, output)
+        loss, log, sizes = (restored if self.training else 0.0), {}, []
+        valid, masked = 0, 0
+        for teacher in teachers:
+            frames = self.meet(teacher, output)
+            term, size, terms = self.compute_loss(frames)
+            loss = loss + teacher.weight * term
+            for name, value in terms.items():
+                log[name] = log.get(name, 0.0) + teacher.weight * value
+            if self.several_teachers:
+                log[f"loss_{teacher.name}"], log[f"frames_{teacher.name}"] = term, size
+            sizes.append(size)
+            valid, masked = valid + frames.valid.sum(), masked + frames.masked.sum()
+        if model.heads.adapters:
+            log["restored"] = restored
+        # The same utterances for every teacher, or each utterance for one of them.
+        size = sizes[0] if teachers[0].rows is None else sum(sizes)
+        return loss, size, self.log(sample, loss, size, log, valid, masked)
+
+    def check_distributed(self, model) -> None:
+        """Raises ConfigError before torch's DistributedDataParallel waits for gradients that never come."""
+        if model.heads.adapters and getattr(model, "find_unused_parameters", False):
+            raise ConfigError("--frame-rule concat_tanh: leave out --find-unused-parameters; every parameter is used")
+
+    def teacher_features(self, model, sample: Dict, output, drawn: Dict[str, Tensor], **how: bool):
+        """{name: (features {layer: [B, T, D]}, lengths [B])} on the student's frames; see TeacherSource.targets."""
+        return {
+            name: source.targets(sample, output.lengths, model.prediction_rate_hz, drawn.get(name), **how)
+            for name, source in self.task.teachers.items()
+        }
+
+    def targets(self, model, sample: Dict, output) -> Tuple[List[Targets], Tensor]:
+        """What each teacher asks, and the distance [0-dim, sum over frames] between restored and teacher frames."""
+        weights, drawn = self.task.teachers.weights, {}
+        if self.task.combination == "random" and self.training:
+            drawn = draw_rows(weights, len(output.lengths), output.lengths.device)
+        aligned = self.teacher_features(model, sample, output, drawn)
+        if not drawn:
+            shared = torch.stack([lengths for _, lengths in aligned.values()]).amin(0)
+            aligned = {name: (features, shared) for name, (features, _) in aligned.items()}
+        teachers, restored = [], 0.0
+        for name, (features, lengths) in aligned.items():
+            heads = [number for number, pair in enumerate(model.pairs) if pair.teacher == name]
+            targets, distance = self.make_targets(model, heads, features, lengths)
+            # What is drawn with its weight as probability is not weighed again.
+            weight = 1.0 if drawn else weights[name]
+            teachers.append(Targets(name, weight, heads, targets, lengths, features, drawn.get(name)))
+            restored = restored + distance
+        return ([average(teachers)] if self.task.combination == "average" else teachers), restored
+
+    def make_targets(self, model, heads: List[int], features: Dict[int, Tensor], lengths: Tensor):
+        """Targets [B, T, D] of the pairs `heads`, and how far their adapters, if any, are from restoring the frames."""
+        padding = lengths_to_padding_mask(lengths)
+        features = {layer: value[:, : padding.size(1)] for layer, value in features.items()}
+        targets, distance = [], 0.0
+        for number in heads:
+            target = self.target(features, model.pairs[number].teachers, padding)
+            if str(number) in model.heads.adapters:
+                stacked = target
+                target, restored = model.heads.adapters[str(number)](stacked)
+                distance = distance + regression_loss(restored, stacked, ~padding, log_sigmoid_cosine=0.0).loss_sum
+            targets.append(target)
+        return targets, distance
+
+    def target(self, features: Dict[int, Tensor], layers, padding: Tensor) -> Tensor:
+        if len(layers) == 1:
+            return normalise_targets(features[layers[0]], padding, str(self.cfg.target_norm))
+        return average_layers([features[layer] for layer in layers], padding, str(self.cfg.target_norm))
+
+    def meet(self, teacher: Targets, output) -> Frames:
+        """The frames on which predictions and targets meet, the predictions `target_shift` later.
+
+        A teacher that no utterance drew has a batch of none: its heads get a gradient, of 0, as distributed training
+        wants.
+        """
+        shift = self.target_shift
+        valid = ~lengths_to_padding_mask((teacher.lengths - shift).clamp_min(0))
+        frames = valid.size(1)
+
+        def later(value: Tensor) -> Tensor:
+            return (value if teacher.rows is None else value[teacher.rows])[:, shift : shift + frames]
+
+        return Frames(
+            predictions=[later(output.predictions[head]) for head in teacher.heads],
+            targets=[target[:, :frames] for target in teacher.targets],
+            weights=self.head_weights(teacher.heads, len(output.predictions)),
+            valid=valid,
+            masked=valid if output.mask is None else later(output.mask) & valid,
+            features=teacher.features,
+            output=output,
+        )
+
+    def head_weights(self, heads: List[int], count: int) -> List[float]:
+        """Weights of these of `count` heads."""
+        if not self.given_weights:
+            return [1.0 / len(heads)] * len(heads)
+        if len(self.given_weights) != count:
+            raise ConfigError(f"--layer-weights gives {len(self.given_weights)} weights for {count} layer pairs")
+        return [self.given_weights[head] for head in heads]
+
+    @staticmethod
+    def log(sample: Dict, loss: Tensor, size: Tensor, terms: Dict, valid: Tensor, masked: Tensor) -> Dict[str, Any]:
+        """Sums over a batch, for `reduce_metrics`: the loss, its terms, and how many frames there were."""
+        terms = {name: value.detach() if torch.is_tensor(value) else value for name, value in terms.items()}
+        return dict(
+            terms,
+            loss=loss.detach(),
+            sample_size=size,
+            ntokens=sample["ntokens"],
+            nsentences=sample["nsentences"],
+            audio_seconds=sample["audio_seconds"],
+            masked_frames=masked,
+            valid_frames=valid,
+        )
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs) -> None:
+        totals = sum_logs(logging_outputs)
+        log_means(totals, "sample_size", "loss", *cls.logged_terms)
+        for name in [name for name in totals if name.startswith("loss_")]:
+            log_means(totals, name.replace("loss_", "frames_", 1), name)
+        frames = max(totals["sample_size"], 1)
+        metrics.log_scalar("masked", totals["masked_frames"] / max(totals["valid_frames"], 1), frames, round=3)
+        log_speed(totals)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        return True
+
+
+def average(teachers: List[Targets]) -> Targets:
+    """One set of targets for all: the weighted means, float32, of the teachers' first, second, ... targets."""
+    weights = [teacher.weight for teacher in teachers]
+    means = [
+        sum(weight * target.to(torch.promote_types(target.dtype, torch.float32)) for weight, target in zip(weights, at))
+        for at in zip(*(teacher.targets for teacher in teachers))
+    ]
+    return teachers[0]._replace(name="average", weight=1.0, targets=means)
+
+
+def draw_rows(weights: Dict[str, float], count: int, device) -> Dict[str, Tensor]:
+    """Draws one of the names for each of `count` utterances, with `weights` as probabilities; name -> its rows, int64.
+
+    From torch's random state, which fairseq sets anew at every update, so that a resumed run draws the same. That
+    state is the same for all workers, but they shall not all draw the same.
+    """
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())) + rank)
+    drawn = torch.multinomial(torch.tensor(list(weights.values())), count, replacement=True, generator=generator)
+    return {name: (drawn == index).nonzero().squeeze(1).to(device) for index, name in enumerate(weights)}
