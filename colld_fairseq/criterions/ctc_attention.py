@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 from typing import Dict
 
 import torch
-from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
-from colld_fairseq.criterions.distributed import check_unused_parameters
 from colld_fairseq.criterions.logs import sum_logs
-from colld_fairseq.losses.ctc import ctc_loss
+from colld_fairseq.criterions.recognition import RecognitionCriterion, check_unused_parameters
 from colld_fairseq.numbers import PROBABILITY, SHARE
 
 
@@ -33,46 +32,22 @@ class CtcAttentionConfig(FairseqDataclass):
 
 
 @register_criterion("ctc_attention", dataclass=CtcAttentionConfig)
-class CtcAttentionCriterion(FairseqCriterion):
-    def __init__(self, cfg: CtcAttentionConfig, task) -> None:
-        super().__init__(task)
-        self.cfg = cfg
-        self.blank = task.target_dictionary.bos()
-        self.pad = task.target_dictionary.pad()
-
-    @classmethod
-    def build_criterion(cls, cfg, task):
-        return cls(cfg, task)
+class CtcAttentionCriterion(RecognitionCriterion):
+    logged_terms = ("loss", "nll_loss")
 
     def forward(self, model, sample: Dict, reduce: bool = True):
         """Returns (loss summed over target tokens, target tokens, logging output)."""
         if self.training:
             check_unused_parameters(model)
-        output = model(**sample["net_input"])
-        ctc, ctc_tokens, too_short = ctc_loss(
-            output["ctc_logits"],
-            output["ctc_lengths"],
-            sample["ctc_target"],
-            sample["ctc_target_lengths"],
-            self.blank,
-            self.pad,
-        )
-        log = dict(ctc_loss=ctc.detach(), ctc_tokens=ctc_tokens, ctc_too_short=too_short)
+        output, log = model(**sample["net_input"]), {}
+        ctc = self.ctc(output, sample, log)
+        loss, tokens = ctc.loss_sum, ctc.tokens
         if "logits" in output:
             attention, smoothed, tokens, correct = self.attention_loss(output["logits"], sample["target"])
             weight = self.cfg.ctc_weight
-            loss = (1 - weight) * smoothed + weight * ctc * tokens / max(ctc_tokens, 1)
+            loss = (1 - weight) * smoothed + weight * ctc.loss_sum * tokens / max(ctc.tokens, 1)
             log.update(nll_loss=attention.detach(), correct=correct)
-        else:
-            loss, tokens = ctc, ctc_tokens
-        log.update(
-            loss=loss.detach(),
-            sample_size=tokens,
-            ntokens=tokens,
-            nsentences=sample["nsentences"],
-            audio_seconds=sample["audio_seconds"],
-        )
-        return loss, tokens, log
+        return loss, tokens, self.complete(log, sample, loss, tokens)
 
     def attention_loss(self, logits: Tensor, target: Tensor):
         """Negative log-likelihood, its label-smoothed form (both summed), tokens, correct predictions."""
@@ -88,16 +63,8 @@ class CtcAttentionCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
+        super().reduce_metrics(logging_outputs)
         totals = sum_logs(logging_outputs)
-        tokens, ctc_tokens = max(totals["sample_size"], 1), max(totals["ctc_tokens"], 1)
-        metrics.log_scalar("loss", totals["loss"] / tokens, tokens, round=4)
-        metrics.log_scalar("ctc_loss", totals["ctc_loss"] / ctc_tokens, ctc_tokens, round=4)
-        metrics.log_scalar_sum("ctc_too_short", int(totals["ctc_too_short"]))
-        if "nll_loss" in totals:
-            metrics.log_scalar("nll_loss", totals["nll_loss"] / tokens, tokens, round=4)
+        if "correct" in totals:
+            tokens = max(totals["sample_size"], 1)
             metrics.log_scalar("token_accuracy", 100 * totals["correct"] / tokens, tokens, round=2)
-        metrics.log_speed("audio_x", totals["audio_seconds"], priority=85, round=1)  # seconds of audio a second
-
-    @staticmethod
-    def logging_outputs_can_be_summed() -> bool:
-        return True

@@ -1,7 +1,7 @@
 """Training objectives as pure functions on tensors. Nothing here imports fairseq.
 
 Every loss returns a *sum* over the frames that count together with their number; whoever calls it divides,
-weighs and logs. Arithmetic is done in float32 (float64 stays float64) whatever the dtype of the inputs.
+weighs and logs. Arithmetic is done in float32 (float64 stays float64, but for CTC) whatever the dtype of the inputs.
 """
 
 from .contrastive import ContrastiveOutput, NegativePlan, contrastive_loss, sample_negatives

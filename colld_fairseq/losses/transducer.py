@@ -4,14 +4,6 @@
 logits into the log-probabilities of the arcs, ``transducer_lattice`` sums over the paths. The loss needs the
 logits, their gradient and a few tensors of the lattice's size without the vocabulary; ``overwrite_logits`` saves
 the gradient's memory too. ``transducer_pruned`` evaluates the joiner near the likely alignments only.
-
-Options shared by all of them:
-
-- ``topology``: `regular`, or `modified` with at most one label a frame (k2's name for it).
-- ``fastemit_lambda``: FastEmit (Yu et al. 2021, arXiv:2010.11148): the gradient through the label arcs is
-  multiplied by 1 + lambda, which asks for early labels. The value of the loss stays -log P.
-- ``delay_penalty``: adds penalty * ((T - 1) / 2 - t) to the log-probability of every label arc of frame t
-  (k2, Kang et al. 2023, arXiv:2211.00490), in the value of the loss too. 0.0015 to 0.01 after the first updates.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -21,6 +13,28 @@ from torch import Tensor
 
 from .transducer_arcs import LogitLayout, arc_log_probs
 from .transducer_lattice import lattice_log_prob
+
+
+class TransducerOptions(NamedTuple):
+    """Keyword arguments that full, simple and pruned loss share."""
+
+    blank: int = 0
+    """Index of the blank."""
+
+    topology: str = "regular"
+    """`regular`, or `modified` with at most one label per frame (k2's name for it)."""
+
+    fastemit_lambda: float = 0.0
+    """FastEmit (Yu et al. 2021, arXiv:2010.11148): the gradient through the label arcs is multiplied by 1 + lambda: it
+    asks for early labels. The value of the loss stays -log P."""
+
+    delay_penalty: float = 0.0
+    """Adds penalty * ((T - 1) / 2 - t) to the log-probability of every label arc of frame t (k2, Kang et al. 2023,
+    arXiv:2211.00490), in the value of the loss too. 0.0015 to 0.01 after the first updates."""
+
+    zero_infinity: bool = False
+    """An utterance without any path (too few frames for `modified`, or logits of -inf) is left out, with zero gradient,
+    instead of being an error."""
 
 
 class TransducerOutput(NamedTuple):
@@ -57,13 +71,9 @@ def transducer_loss(
     logit_lengths: Tensor,
     label_lengths: Tensor,
     *,
-    blank: int = 0,
-    topology: str = "regular",
-    fastemit_lambda: float = 0.0,
-    delay_penalty: float = 0.0,
-    zero_infinity: bool = False,
     utterance_ids: Optional[Sequence[str]] = None,
     overwrite_logits: bool = False,
+    **options,
 ) -> TransducerOutput:
     """-log P of the labels of each utterance.
 
@@ -73,22 +83,18 @@ def transducer_loss(
             the other, each frame by frame. Contiguous, or they are copied. Padding is never read.
         labels: ``[B, U]`` int64 without blanks; anything beyond the lengths.
         logit_lengths, label_lengths: ``[B]`` frames T_b >= 1 and labels U_b >= 0 of each utterance.
-        blank: index of the blank.
-        topology, fastemit_lambda, delay_penalty: see the module.
-        zero_infinity: an utterance without any path (too few frames for `modified`, or logits of -inf) is left
-            out, with zero gradient, instead of being an error.
         utterance_ids: ``[B]`` names for error messages; default: their position in the batch.
         overwrite_logits: the backward pass writes the gradient into the memory of ``logits``; for logits that
             nothing else uses.
+        options: those of :class:`TransducerOptions`.
 
     Raises:
         ValueError: if shapes, lengths or labels do not fit, or no path exists for an utterance.
     """
     if logits.dim() not in (2, 4):
         raise ValueError(f"logits must be [B, T, U+1, V], or packed [N, V], not {tuple(logits.shape)}")
-    targets = check_targets(
-        labels, logit_lengths, label_lengths, logits.shape[-1], blank, topology, zero_infinity, utterance_ids
-    )
+    chosen = TransducerOptions(**options)
+    targets = check_targets(labels, logit_lengths, label_lengths, logits.shape[-1], chosen, utterance_ids)
     widths = [count + 1 for count in targets.label_counts]
     layout = LogitLayout(targets.frames, widths, packed=logits.dim() == 2)
     if layout.packed:
@@ -99,13 +105,20 @@ def transducer_loss(
         check_room(logits, (max(targets.frames, default=0), max(widths, default=0)), "[B, T, U+1, V]", targets)
     with torch.autocast(logits.device.type, enabled=False):
         blank_arcs, label_arcs = arc_log_probs(
-            logits.contiguous(), targets.next_labels[:, None], layout, blank, overwrite_logits
+            logits.contiguous(), targets.next_labels[:, None], layout, chosen.blank, overwrite_logits
         )
-        penalised = penalise_delay(label_arcs, targets.logit_lengths, delay_penalty)
-        log_prob, _, _ = lattice_log_prob(
-            blank_arcs, penalised, targets.logit_lengths, targets.label_lengths, topology, fastemit_lambda
-        )
-        return TransducerOutput(*collect(log_prob, targets, zero_infinity), blank_arcs, label_arcs)
+        return TransducerOutput(*path_losses(blank_arcs, label_arcs, targets, chosen), blank_arcs, label_arcs)
+
+
+def path_losses(
+    blank_arcs: Tensor, label_arcs: Tensor, targets: Targets, options: TransducerOptions
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Sum, count and losses ``[B]`` of arcs ``[B, T, U+1]``, the delay penalty included."""
+    penalised = penalise_delay(label_arcs, targets.logit_lengths, options.delay_penalty)
+    log_prob, _, _ = lattice_log_prob(
+        blank_arcs, penalised, targets.logit_lengths, targets.label_lengths, options.topology, options.fastemit_lambda
+    )
+    return collect(log_prob, targets, options.zero_infinity)
 
 
 def check_targets(
@@ -113,13 +126,11 @@ def check_targets(
     logit_lengths: Tensor,
     label_lengths: Tensor,
     vocabulary: int,
-    blank: int,
-    topology: str,
-    zero_infinity: bool,
+    options: TransducerOptions,
     utterance_ids: Optional[Sequence[str]],
 ) -> Targets:
     """What all transducer losses demand of labels and lengths. See :func:`transducer_loss`."""
-    batch = len(labels)
+    batch, blank = len(labels), options.blank
     if labels.dim() != 2 or logit_lengths.shape != (batch,) or label_lengths.shape != (batch,):
         raise ValueError(
             f"labels {tuple(labels.shape)} must be [B, U], logit_lengths {tuple(logit_lengths.shape)} and "
@@ -136,7 +147,7 @@ def check_targets(
                 f"{name}: {t} frames and {u} labels; there must be at least one frame, and 0 to "
                 f"{labels.shape[1]} labels as the tensor has"
             )
-        if topology == "modified" and t < u and not zero_infinity:
+        if options.topology == "modified" and t < u and not options.zero_infinity:
             raise ValueError(
                 f"{name}: no path, {u} labels in {t} frames with at most one label a frame; drop it from the "
                 "training data, use the regular topology, less subsampling, or zero_infinity=True"

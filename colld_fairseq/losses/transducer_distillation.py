@@ -12,14 +12,14 @@ The published losses are cross-entropies. The divergence is less by the teacher'
 where student and teacher agree. All of them are sums over the nodes of each text; arithmetic is float32 at least.
 """
 
-from typing import Callable, List, NamedTuple, Optional, Sequence
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .transducer_arcs import LogitLayout
+from .transducer_arcs import LogitLayout, piece_size
 
 LOOK_AHEAD = 8  # frames asked for at once on the way along a text: nearly all symbols are blanks
 SMALLEST_REST = 1e-7  # added to the probability of the rest, as published; it is the rounding error of 1 - p_b - p_y
@@ -117,12 +117,54 @@ def sums_by_text(values: Tensor, texts: Tensor, count: int) -> NodeLosses:
     return NodeLosses(losses, torch.bincount(texts, minlength=count))
 
 
+def shared_nodes(
+    frame_lengths: Tensor,
+    teacher_frames: Tensor,
+    label_lengths: Tensor,
+    shift: int = 0,
+    ranges: Optional[Tensor] = None,
+) -> Nodes:
+    """Nodes ``[P]`` of the student's lattices that have a next label, in frames that both models have.
+
+    Args:
+        frame_lengths, teacher_frames, label_lengths: ``[M]``.
+        shift: as for :func:`lattice_divergence`.
+        ranges: ``[M, T, S]`` the labels that are left of a pruned lattice.
+    """
+    frames = frame_lengths.minimum(teacher_frames + shift)
+    t = torch.arange(int(frame_lengths.max()), device=frames.device)[:, None]
+    u = torch.arange(int(label_lengths.max()) + 1, device=frames.device)
+    counted = (t >= shift) & (t < frames[:, None, None]) & (u < label_lengths[:, None, None])
+    if ranges is not None:
+        counted &= torch.zeros_like(counted).scatter_(2, ranges, True)
+    return Nodes(*counted.nonzero().unbind(1))
+
+
+def arcs_at(
+    nodes: Nodes, logits: Callable[[Nodes], Tensor], vocabulary: int, labels: Tensor, blank: int
+) -> Tuple[Tensor, Tensor]:
+    """Log-probabilities ``[P]`` of the blank and of the next label at nodes ``[P]``.
+
+    Args:
+        logits: of nodes, ``[P, V]`` for a ``vocabulary`` of V; asked for some at a time.
+        labels: ``[M, U]``.
+    """
+    step = max(piece_size(nodes.text) // vocabulary, 1)
+    blanks: List[Tensor] = []
+    next_labels: List[Tensor] = []
+    for piece in zip(*(part.split(step) for part in nodes)):
+        log_probs = logits(Nodes(*piece)).log_softmax(-1)
+        blanks.append(log_probs[:, blank])
+        next_labels.append(log_probs.gather(1, labels[piece[0], piece[2]][:, None])[:, 0])
+    return torch.cat(blanks), torch.cat(next_labels)
+
+
 def three_class_loss(
     blank: Tensor, label: Tensor, teacher_blank: Tensor, teacher_label: Tensor, nodes: Nodes, count: int
 ) -> NodeLosses:
     """Divergence over blank, next label and the rest: with r = 1 - p_b - p_y,
 
-        p~_b log(p~_b / p_b) + p~_y log(p~_y / p_y) + r~ log((r~ + 1e-7) / (r + 1e-7)).
+        p~_b log(p~_b / p_b) + p~_y log(p~_y / p_y) + (r~ + 1e-7) log((r~ + 1e-7) / (r + 1e-7)).
 
     Args:
         blank, label, teacher_blank, teacher_label: ``[P]`` log-probabilities of the two arcs that leave each node. The

@@ -15,7 +15,15 @@ from typing import NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-from .transducer import TransducerOutput, check_room, check_targets, collect, penalise_delay
+from .transducer import (
+    TransducerOptions,
+    TransducerOutput,
+    check_room,
+    check_targets,
+    collect,
+    path_losses,
+    penalise_delay,
+)
 from .transducer_arcs import LogitLayout, arc_log_probs
 from .transducer_lattice import lattice_log_prob
 from .transducer_simple import simple_arc_log_probs
@@ -40,13 +48,9 @@ def simple_transducer_loss(
     logit_lengths: Tensor,
     label_lengths: Tensor,
     *,
-    blank: int = 0,
-    topology: str = "regular",
     lm_only_scale: float = 0.0,
-    fastemit_lambda: float = 0.0,
-    delay_penalty: float = 0.0,
-    zero_infinity: bool = False,
     utterance_ids: Optional[Sequence[str]] = None,
+    **options,
 ) -> SimpleTransducerOutput:
     """-log P of the labels with log P(k | t, u) = log softmax_k(am_t + lm_u).
 
@@ -62,31 +66,30 @@ def simple_transducer_loss(
     """
     if am.dim() != 3 or lm.dim() != 3 or am.shape[2] != lm.shape[2]:
         raise ValueError(f"am {tuple(am.shape)} and lm {tuple(lm.shape)} must be [B, T, V] and [B, U+1, V]")
-    targets = check_targets(
-        labels, logit_lengths, label_lengths, am.shape[2], blank, topology, zero_infinity, utterance_ids
-    )
+    chosen = TransducerOptions(**options)
+    targets = check_targets(labels, logit_lengths, label_lengths, am.shape[2], chosen, utterance_ids)
     width = targets.next_labels.shape[1]
     check_room(am, (max(targets.frames, default=0),), "am [B, T, V]", targets)
     check_room(lm, (width,), "lm [B, U+1, V]", targets)
     with torch.autocast(am.device.type, enabled=False):
-        blank_arcs, label_arcs = simple_arc_log_probs(am, lm, targets, blank)
+        blank_arcs, label_arcs = simple_arc_log_probs(am, lm, targets, chosen.blank)
         if lm_only_scale:
             log_probs = lm[:, :width].log_softmax(-1, dtype=blank_arcs.dtype)  # [B, U+1, V]
-            lm_blank = log_probs[:, None, :, blank]
+            lm_blank = log_probs[:, None, :, chosen.blank]
             lm_label = log_probs.gather(2, targets.next_labels[..., None])[:, None, :, 0]
             blank_arcs = (1 - lm_only_scale) * blank_arcs + lm_only_scale * lm_blank
             label_arcs = (1 - lm_only_scale) * label_arcs + lm_only_scale * lm_label
-        label_arcs = penalise_delay(label_arcs, targets.logit_lengths, delay_penalty)
+        label_arcs = penalise_delay(label_arcs, targets.logit_lengths, chosen.delay_penalty)
         log_prob, *posteriors = lattice_log_prob(
             blank_arcs,
             label_arcs,
             targets.logit_lengths,
             targets.label_lengths,
-            topology,
-            fastemit_lambda,
+            chosen.topology,
+            chosen.fastemit_lambda,
             posteriors=True,
         )
-        return SimpleTransducerOutput(*collect(log_prob, targets, zero_infinity), *posteriors)
+        return SimpleTransducerOutput(*collect(log_prob, targets, chosen.zero_infinity), *posteriors)
 
 
 @torch.no_grad()
@@ -158,13 +161,9 @@ def pruned_transducer_loss(
     logit_lengths: Tensor,
     label_lengths: Tensor,
     *,
-    blank: int = 0,
-    topology: str = "regular",
-    fastemit_lambda: float = 0.0,
-    delay_penalty: float = 0.0,
-    zero_infinity: bool = False,
     utterance_ids: Optional[Sequence[str]] = None,
     overwrite_logits: bool = False,
+    **options,
 ) -> TransducerOutput:
     """-log of the probability of all alignments inside the band; never less than the full loss.
 
@@ -180,9 +179,8 @@ def pruned_transducer_loss(
     """
     if logits.dim() != 4 or ranges.shape != logits.shape[:3]:
         raise ValueError(f"logits {tuple(logits.shape)} must be [B, T, S, V], ranges {tuple(ranges.shape)} [B, T, S]")
-    targets = check_targets(
-        labels, logit_lengths, label_lengths, logits.shape[3], blank, topology, zero_infinity, utterance_ids
-    )
+    chosen = TransducerOptions(**options)
+    targets = check_targets(labels, logit_lengths, label_lengths, logits.shape[3], chosen, utterance_ids)
     frames, size = max(targets.frames, default=0), ranges.shape[2]
     check_room(logits, (frames,), "logits [B, T, S, V]", targets)
     ranges = ranges[:, :frames]
@@ -192,12 +190,8 @@ def pruned_transducer_loss(
     next_labels = targets.next_labels[:, None].expand(-1, frames, -1).gather(2, ranges)
     with torch.autocast(logits.device.type, enabled=False):
         layout = LogitLayout(targets.frames, [size] * batch, packed=False)
-        arcs = arc_log_probs(logits.contiguous(), next_labels, layout, blank, overwrite_logits)
+        arcs = arc_log_probs(logits.contiguous(), next_labels, layout, chosen.blank, overwrite_logits)
         blank_arcs, label_arcs = (
             banded.new_full((batch, frames, width), -torch.inf).scatter(2, ranges, banded) for banded in arcs
         )
-        penalised = penalise_delay(label_arcs, targets.logit_lengths, delay_penalty)
-        log_prob, _, _ = lattice_log_prob(
-            blank_arcs, penalised, targets.logit_lengths, targets.label_lengths, topology, fastemit_lambda
-        )
-        return TransducerOutput(*collect(log_prob, targets, zero_infinity), blank_arcs, label_arcs)
+        return TransducerOutput(*path_losses(blank_arcs, label_arcs, targets, chosen), blank_arcs, label_arcs)

@@ -17,7 +17,7 @@ from colld_fairseq.modules.joiner import ACTIVATIONS, Joiner, SimpleJoiner
 from colld_fairseq.modules.predictor import LstmPredictor, State, StatelessPredictor
 from colld_fairseq.numbers import COUNT, PROBABILITY
 
-BandChooser = Callable[[Tensor, Tensor, Tensor], Tensor]
+RangeChooser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -95,19 +95,19 @@ class TransducerStudent(BaseFairseqModel):
         prev_output_tokens: Tensor,
         label_lengths: Tensor,
         clips: Optional[Tensor] = None,
-        choose_band: Optional[BandChooser] = None,
+        choose_range: Optional[RangeChooser] = None,
         nodes: Optional[Nodes] = None,
         **unused,
     ) -> Dict[str, Tensor]:
-        """The joiner on pairs of a frame and a symbol of each of M texts, on all of them or on a band.
+        """The joiner on pairs of a frame and a symbol of each of M texts, on all of them or on a pruned range.
 
         prev_output_tokens [M, 1 (+ 1) + U]: what fairseq's decoders are fed, </s>, the language tag where there are
         tags, labels; label_lengths [M] counts the labels alone. clips int64 [M]: the clip of each text, for M other
-        than B. choose_band: from the outputs of the simple joiner, am [M, T, V] and lm [M, U+1, V], and frame lengths
+        than B. choose_range: from the outputs of the simple joiner, am [M, T, V] and lm [M, U+1, V], and frame lengths
         [M], to the symbols at every frame, int64 [M, T', S]. nodes: pairs to join besides, any frame numbers.
 
         Returns {"logits": [sum_m T_m * (U_m + 1), V] packed, "lengths": [M] frames}; a text without a single frame
-        has no row. With a band, logits are [M, T', S, V], "ranges" what it chose, and "simple" what it chose from: only
+        has no row. When pruned, logits are [M, T', S, V], "ranges" what it chose, and "simple" what it chose from: only
         what is returned is used, to DistributedDataParallel in search of unused parameters. With nodes also
         "node_logits" [..., V], of the nearest frame where there is none of that number; with an auxiliary CTC layer
         {"ctc_logits": [B, T, V], "ctc_lengths": [B]}.
@@ -120,11 +120,11 @@ class TransducerStudent(BaseFairseqModel):
         if clips is not None:
             x, frames, lengths = x[clips], frames[clips], lengths[clips]
         output = {"lengths": lengths}
-        if choose_band is None:
+        if choose_range is None:
             output["logits"] = self.joiner.lattice(frames, symbols, lengths.tolist(), label_lengths.tolist())
         else:
             output["simple"] = simple = self.simple_joiner(x, predicted)
-            output["ranges"] = ranges = choose_band(*simple, lengths)
+            output["ranges"] = ranges = choose_range(*simple, lengths)
             output["logits"] = self.joiner.band(frames, gather_ranges(symbols, ranges))
         if nodes is not None:
             frame = nodes.frame.clamp(0, max(frames.size(1) - 1, 0))

@@ -75,13 +75,12 @@ def contrastive_of_clip(p, z, masked, temperature):
     return loss, correct
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_colld(training):
+@pytest.mark.parametrize("training, given, weights", [(True, "", (0.5, 0.5)), (False, "0.25,2", (0.25, 2))])
+def test_colld(training, given, weights):
     """With all other masked frames as negatives nothing is drawn at random."""
     stub = distillation(LENGTHS)
-    cfg = ColldConfig(
-        num_negatives=0, logit_temp=0.2, contrastive_weight=0.8, l1_weight=0.5, log_sigmoid_cosine_weight=0.0
-    )
+    terms = dict(contrastive_weight=0.8, l1_weight=0.5, log_sigmoid_cosine_weight=0.0)
+    cfg = ColldConfig(num_negatives=0, logit_temp=0.2, layer_weights=given, **terms)
     criterion = ColldCriterion(cfg, stub.task).train(training)
     loss, sample_size, log = criterion(stub.model, stub.sample)
 
@@ -90,15 +89,34 @@ def test_colld(training):
         for k, layer in enumerate((2, 4)):
             p, z = stub.predictions[k][row, :length], instance_norm(stub.features[layer][row, :length])
             one, right = contrastive_of_clip(p, z, stub.mask[row, :length], 0.2)
-            contrastive += one / 2
+            contrastive += weights[k] * one
             correct += right
-            distance += float((p - z).abs().mean(1).sum()) / 2
+            distance += weights[k] * float((p - z).abs().mean(1).sum())
     masked = int(stub.mask.sum())
     assert int(sample_size) == masked and int(log["correct"]) == correct
     assert int(log["contrasted"]) == 2 * masked
     # Each term is a mean over its own frames; fairseq divides the sum by sample_size.
     assert float(loss) / masked == pytest.approx(0.8 * contrastive / masked + 0.5 * distance / valid, rel=1e-6)
     assert float(log["contrastive"]) == pytest.approx(contrastive, rel=1e-6)
+
+
+@pytest.mark.parametrize("shared", [[16, 9, 24], [15, 7, 23]])
+def test_frames_that_the_teacher_lacks_do_not_count(shared):
+    """A student may have a frame or two more than its teacher, and masks on them."""
+    stub = distillation(LENGTHS, masked_share=0.9, shared=shared)
+    valid = torch.arange(max(LENGTHS)) < torch.tensor(shared)[:, None]
+    assert (stub.mask & ~valid)[:, : max(shared)].any()
+    counted = int((stub.mask & valid).sum())
+    cfg = FeatureRegressionConfig(regression_frames="masked", log_sigmoid_cosine_weight=0.0)
+    loss, sample_size, log = FeatureRegressionCriterion(cfg, stub.task)(stub.model, stub.sample)
+    assert int(sample_size) == int(log["masked_frames"]) == counted and int(log["valid_frames"]) == sum(shared)
+    expected = sum(
+        float((stub.predictions[k] - stub.features[layer]).abs().mean(-1)[stub.mask & valid].sum()) / 2
+        for k, layer in enumerate((2, 4))
+    )
+    assert float(loss) == pytest.approx(expected, rel=1e-9)
+    _, contrasted, _ = ColldCriterion(ColldConfig(num_negatives=0), stub.task)(stub.model, stub.sample)
+    assert int(contrasted) == counted
 
 
 def test_without_a_mask_every_frame_is_contrasted():

@@ -200,6 +200,17 @@ def test_draws_follow_the_weights_and_the_seed():
     assert torch.equal(first["a"], again["a"]) and not torch.equal(first["a"][:9000], second["a"][:9000])
 
 
+def test_workers_of_one_seed_draw_differently(monkeypatch):
+    """fairseq seeds all workers alike; each draws for its own utterances."""
+    draws = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for rank in (0, 1, 1):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+        torch.manual_seed(1)
+        draws.append(draw_rows({"a": 0.5, "b": 0.5}, 64, "cpu")["a"].tolist())
+    assert draws[1] == draws[2] != draws[0]
+
+
 def test_average():
     here = world("average", SAME, {"wide": 6, "narrow": 6})
     loss, sample_size, log = run(here, target_norm="layer")

@@ -162,7 +162,7 @@ def test_node_by_node(kind, options, band, nbest, build, teacher):
 def chosen_band(run):
     """The symbols at every frame that the student's simple joiner chooses."""
     seen = []
-    band = run.criterion.band
+    band = run.criterion.pruned_range
 
     def spy(model, texts):
         chooser = band(model, texts)
@@ -174,7 +174,7 @@ def chosen_band(run):
 
         return choose
 
-    run.criterion.band = spy
+    run.criterion.pruned_range = spy
     run.criterion(run.model, run.batch)
     return seen[0]
 

@@ -163,6 +163,16 @@ def best_window(blank, label, size):
     return int(torch.stack(gains).argmax())
 
 
+def repaired(best, slope):
+    """k2's repair of windows, frame by frame from the last: none behind a later one, none too far before it, 0 first."""
+    begins = list(best)
+    for t in reversed(range(len(begins) - 1)):
+        begins[t] = min(begins[t], begins[t + 1])
+    for t in reversed(range(len(begins) - 1)):
+        begins[t] = max(begins[t], begins[t + 1] - slope)
+    return [min(begin, slope * t) for t, begin in enumerate(begins)]
+
+
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize("seed", range(5))
 def test_bands_follow_the_posterior_and_hold_a_path(topology, seed):
@@ -176,13 +186,10 @@ def test_bands_follow_the_posterior_and_hold_a_path(topology, seed):
     step = begin.diff(dim=1)
     assert begin.min() == 0 and begin[:, 0].eq(0).all() and ranges.max() <= 20
     assert step.min() >= 0 and step.max() <= (4 if topology == "regular" else 1)
-    agreed = []
     for b, (t, u) in enumerate(zip(frames, counts)):
-        assert begin[b, t - 1 :].eq(max(u - 4, 0)).all()
-        if u >= 5:
-            best = [best_window(*(p[b, i, : u + 1] for p in posteriors), 5) for i in range(t - 1)]
-            agreed += [best[i] == begin[b, i] for i in range(t - 1)]
-    assert sum(agreed) > 0.3 * len(agreed)  # the rest are repairs: random probabilities make for jumpy windows
+        best = [best_window(*(p[b, i, : u + 1] for p in posteriors), min(5, u + 1)) for i in range(t - 1)]
+        expected = repaired([*best, max(u - 4, 0)], 4 if topology == "regular" else 1)
+        assert begin[b].tolist() == expected + expected[-1:] * (40 - t)
 
     logits = am[:, :, None] + gather_ranges(lm, ranges)
     losses = pruned_transducer_loss(logits, ranges, labels, *lengths, topology=topology).losses

@@ -2,7 +2,7 @@
 
     loss = a(n) * simple + b(n) * pruned        n = update; a: 1 -> --simple-weight, b: 0.1 -> 1 over the warm-up
 
-as in icefall's recipes: until the simple joiner knows where labels lie, the band holds little of what is likely.
+as in icefall's recipes: until the simple joiner knows where labels lie, its range holds little of what is likely.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from typing import Optional, Tuple
 from fairseq.dataclass import FairseqDataclass
 from torch import Tensor
 
-from colld_fairseq.criterions.batches import Texts
+from colld_fairseq.criterions.transducer.targets import TargetSequences
 from colld_fairseq.losses.transducer_pruned import SimpleTransducerOutput, prune_ranges, simple_transducer_loss
 from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, SHARE
 
@@ -40,24 +40,25 @@ class PrunedTrainingConfig(FairseqDataclass):
     )
 
 
-class Band:
-    """Chooses the band of one batch when the model calls it, and keeps the simple loss that it follows from.
+class PrunedRange:
+    """Chooses the pruned range of one batch when the model calls it, and keeps the simple loss that it follows from.
 
     options: those that simple and pruned loss share.
     """
 
-    def __init__(self, texts: Texts, prune_range: int, lm_only_scale: float, **options) -> None:
-        self.texts, self.prune_range, self.lm_only_scale, self.options = texts, prune_range, lm_only_scale, options
-        self.simple: Optional[SimpleTransducerOutput] = None  # of the texts whose clips have frames
+    def __init__(self, sequences: TargetSequences, prune_range: int, lm_only_scale: float, **options) -> None:
+        self.sequences, self.prune_range = sequences, prune_range
+        self.lm_only_scale, self.options = lm_only_scale, options
+        self.simple: Optional[SimpleTransducerOutput] = None  # of the sequences whose utterances have frames
 
     def __call__(self, am: Tensor, lm: Tensor, lengths: Tensor) -> Tensor:
         """Outputs of the simple joiner, am [M, T, V] and lm [M, U+1, V], lengths [M] -> ranges [M, T', S]."""
-        heard = lengths > 0
-        labels, counts, lengths = self.texts.labels[heard], self.texts.label_lengths[heard], lengths[heard]
-        names = [name for name, keep in zip(self.texts.names, heard.tolist()) if keep]
+        has_frames = lengths > 0
+        names, lengths = self.sequences.names_of(has_frames), lengths[has_frames]
+        labels, counts = self.sequences.labels[has_frames], self.sequences.label_lengths[has_frames]
         self.simple = simple_transducer_loss(
-            am[heard],
-            lm[heard],
+            am[has_frames],
+            lm[has_frames],
             labels,
             lengths,
             counts,
@@ -66,11 +67,11 @@ class Band:
             **self.options,
         )
         if not names:
-            return lengths.new_zeros(len(heard), 0, self.prune_range)
+            return lengths.new_zeros(len(has_frames), 0, self.prune_range)
         posteriors = self.simple.blank_posterior, self.simple.label_posterior
-        found = prune_ranges(*posteriors, lengths, counts, self.prune_range, self.options["topology"])
-        ranges = found.new_zeros(len(heard), *found.shape[1:])
-        ranges[heard] = found
+        chosen = prune_ranges(*posteriors, lengths, counts, self.prune_range, self.options["topology"])
+        ranges = chosen.new_zeros(len(has_frames), *chosen.shape[1:])
+        ranges[has_frames] = chosen
         return ranges
 
 

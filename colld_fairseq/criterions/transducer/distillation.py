@@ -11,21 +11,23 @@ teacher's frame t, with --kd-window n the best suited one of its frames t + s - 
 """
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Optional
 
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from torch import Tensor
 
-from colld_fairseq.criterions.batches import Texts
+from colld_fairseq.criterions.transducer.targets import TargetSequences
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.transducer import TransducerOutput
-from colld_fairseq.losses.transducer_arcs import LogitLayout, piece_size
+from colld_fairseq.losses.transducer_arcs import LogitLayout
 from colld_fairseq.losses.transducer_distillation import (
     NodeLosses,
     Nodes,
+    arcs_at,
     lattice_divergence,
     path_loss,
+    shared_nodes,
     three_class_loss,
 )
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE
@@ -72,12 +74,14 @@ def check_options(cfg: TransducerKdConfig) -> None:
 class Distillation:
     """The distillation loss of one batch; `nodes` are asked of the student's forward, `losses` takes its output.
 
-    Nodes are counted in student frames, texts as in the batch.
+    Nodes are counted in student frames, sequences as in the batch.
     """
 
-    def __init__(self, cfg: TransducerKdConfig, teacher: TeacherLattice, texts: Texts, blank: int) -> None:
+    def __init__(
+        self, cfg: TransducerKdConfig, teacher: TeacherLattice, sequences: TargetSequences, blank: int
+    ) -> None:
         self.cfg, self.teacher, self.blank = cfg, teacher, blank
-        self.labels, self.names = texts.labels, texts.names
+        self.labels, self.names = sequences.labels, sequences.names
         self.nodes: Optional[Nodes] = None
         if cfg.kd == "one_best":
             self.path = teacher.path(blank)  # [P]
@@ -85,8 +89,8 @@ class Distillation:
             frames = self.path.frame[:, None] + cfg.kd_shift - latest_first  # [P, W]
             self.nodes = Nodes(self.path.text[:, None], frames, self.path.label[:, None])
 
-    def losses(self, output: Dict[str, Tensor], found: TransducerOutput) -> NodeLosses:
-        """Of all M texts; `found` is the transducer loss of those whose clips have frames.
+    def losses(self, output: Dict[str, Tensor], transducer: TransducerOutput) -> NodeLosses:
+        """Of all M sequences; `transducer` is the loss of those whose utterances have frames.
 
         ConfigError where teacher and student do not have the same frame rate.
         """
@@ -94,57 +98,33 @@ class Distillation:
         if self.cfg.kd == "one_best":
             return self.path_losses(output)
         if self.cfg.kd == "three_class":
-            return self.class_losses(output, found)
+            return self.class_losses(output, transducer)
         return self.lattice_losses(output)
 
     def path_losses(self, output: Dict[str, Tensor]) -> NodeLosses:
         text, frame, _ = self.nodes
         present = (frame >= 0) & (frame < output["lengths"][text])
-        return path_loss(
-            output["node_logits"],
-            self.teacher.logits(self.path),
-            present,
-            self.path.text,
-            len(self.labels),
-            self.cfg.kd_temperature,
+        theirs, count = self.teacher.logits(self.path), len(self.labels)
+        return path_loss(output["node_logits"], theirs, present, self.path.text, count, self.cfg.kd_temperature)
+
+    def class_losses(self, output: Dict[str, Tensor], transducer: TransducerOutput) -> NodeLosses:
+        teacher, shift = self.teacher, self.cfg.kd_shift
+        nodes = shared_nodes(
+            output["lengths"], teacher.frame_lengths, teacher.label_lengths, shift, output.get("ranges")
         )
-
-    def class_losses(self, output: Dict[str, Tensor], found: TransducerOutput) -> NodeLosses:
-        nodes = self.shared_nodes(output)
-        place = (output["lengths"] > 0).cumsum(0) - 1  # of a text among those with frames
-        at = place[nodes.text], nodes.frame, nodes.label
-        theirs = self.teacher_arcs(nodes._replace(frame=nodes.frame - self.cfg.kd_shift))
-        return three_class_loss(found.blank_arcs[at], found.label_arcs[at], *theirs, nodes, len(self.labels))
-
-    def shared_nodes(self, output: Dict[str, Tensor]) -> Nodes:
-        """Nodes [P] that have a next label, in frames that both have, of the band where there is one."""
-        frames = output["lengths"].minimum(self.teacher.frame_lengths + self.cfg.kd_shift)
-        t = torch.arange(int(output["lengths"].max()), device=frames.device)[:, None]
-        u = torch.arange(self.labels.shape[1] + 1, device=frames.device)
-        counted = (t >= self.cfg.kd_shift) & (t < frames[:, None, None])
-        counted = counted & (u < self.teacher.label_lengths[:, None, None])
-        if "ranges" in output:
-            counted &= torch.zeros_like(counted).scatter_(2, output["ranges"], True)
-        return Nodes(*counted.nonzero().unbind(1))
-
-    def teacher_arcs(self, nodes: Nodes) -> Tuple[Tensor, Tensor]:
-        """The teacher's log-probabilities [P] of blank and next label at nodes [P], some at a time."""
-        vocabulary = self.teacher.network.joiner.output.out_features
-        step = max(piece_size(nodes.text) // vocabulary, 1)
-        blanks: List[Tensor] = []
-        labels: List[Tensor] = []
-        for piece in zip(*(part.split(step) for part in nodes)):
-            log_probs = self.teacher.logits(Nodes(*piece)).log_softmax(-1)
-            blanks.append(log_probs[:, self.blank])
-            labels.append(log_probs.gather(1, self.labels[piece[0], piece[2]][:, None])[:, 0])
-        return torch.cat(blanks), torch.cat(labels)
+        row = (output["lengths"] > 0).cumsum(0) - 1  # of a sequence among those with frames
+        at = row[nodes.text], nodes.frame, nodes.label
+        vocabulary = teacher.network.joiner.output.out_features
+        earlier = nodes._replace(frame=nodes.frame - shift)
+        theirs = arcs_at(earlier, teacher.logits, vocabulary, self.labels, self.blank)
+        return three_class_loss(transducer.blank_arcs[at], transducer.label_arcs[at], *theirs, nodes, len(self.labels))
 
     def lattice_losses(self, output: Dict[str, Tensor]) -> NodeLosses:
         ranges, logits = output.get("ranges"), output["logits"]
         frames = output["lengths"].tolist()
         widths = self.teacher.label_lengths + 1
         if ranges is not None:
-            widths = widths.clamp_max(ranges.shape[2])  # a text that fits into the band begins it at 0
+            widths = widths.clamp_max(ranges.shape[2])  # a sequence that fits into the pruned range begins it at 0
         return lattice_divergence(
             logits,
             LogitLayout(frames, widths.tolist(), packed=ranges is None),

@@ -7,7 +7,7 @@ import torch
 from commands import TINY_ENCODER
 from task_setup import assemble, configure, vary
 
-from colld_fairseq.criterions.transducer_band import warmup_weights
+from colld_fairseq.criterions.transducer.pruned import warmup_weights
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.transducer_pruned import simple_transducer_loss
 

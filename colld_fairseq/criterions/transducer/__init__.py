@@ -1,0 +1,140 @@
+"""Criterion `transducer`: the transducer loss, and what may be trained beside it.
+
+    loss = transducer + w * CTC + lambda * KD        (w = --ctc-weight, as in ESPnet's transducers)
+
+- CTC on the encoder, where the model has an auxiliary CTC layer; each loss is a mean per token of its own targets;
+- with --prune-range the joiner sees a range of each frame's nodes only, which a simple joiner chooses (`pruned`);
+- with --kd the student learns the distributions of another transducer, too (`distillation`);
+- of utterances with an n-best list (--nbest-targets) the loss is the sum over its entries, by their weights.
+
+The target's language tag, which is given and not predicted, and the end of sentence, which the last frame's blank
+stands for, carry no loss.
+"""
+
+from dataclasses import dataclass, field
+from typing import Dict, Optional, Tuple
+
+from fairseq.criterions import register_criterion
+from fairseq.logging import metrics
+from torch import Tensor
+
+from colld_fairseq.criterions.logs import sum_logs
+from colld_fairseq.criterions.recognition import RecognitionCriterion, check_unused_parameters
+from colld_fairseq.criterions.transducer.distillation import Distillation, TransducerKdConfig, check_options
+from colld_fairseq.criterions.transducer.pruned import PrunedRange, PrunedTrainingConfig, warmup_weights
+from colld_fairseq.criterions.transducer.targets import TargetSequences, target_sequences
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.losses.transducer import TransducerOutput, transducer_loss
+from colld_fairseq.losses.transducer_pruned import pruned_transducer_loss
+from colld_fairseq.numbers import NOT_NEGATIVE
+
+
+@dataclass
+class TransducerConfig(PrunedTrainingConfig, TransducerKdConfig):
+    ctc_weight: float = field(
+        default=0.3, metadata=NOT_NEGATIVE.help("weight of an auxiliary CTC layer's loss (ESPnet: 0.3)")
+    )
+    fastemit_lambda: float = field(
+        default=0.0,
+        metadata=NOT_NEGATIVE.help("FastEmit: factor 1 + lambda on the gradient of labels, for early ones (0.01)"),
+    )
+    delay_penalty: float = field(
+        default=0.0,
+        metadata=NOT_NEGATIVE.help("taken from ln p of a label for every frame it comes later (k2: 0.0015-0.01)"),
+    )
+
+
+@register_criterion("transducer", dataclass=TransducerConfig)
+class TransducerCriterion(RecognitionCriterion):
+    logged_terms = ("loss", "transducer_loss", "simple_loss")
+
+    def __init__(self, cfg: TransducerConfig, task) -> None:
+        super().__init__(cfg, task)
+        if cfg.prune_range == 1:
+            raise ConfigError("--prune-range 1: the joiner needs at least 2 nodes per frame; 0 = all")
+        check_options(cfg)
+        if cfg.kd != "none":
+            task.load_teacher_transducer()
+
+    def forward(self, model, sample: Dict, reduce: bool = True):
+        """Returns (loss summed over target tokens, target tokens, logging output)."""
+        if self.training:
+            check_unused_parameters(model)
+        sequences = target_sequences(sample, self.task.prefix_size)
+        pruned_range, distillation = self.pruned_range(model, sequences), self.distillation(sample, sequences)
+        nodes = None if distillation is None else distillation.nodes
+        output = model(**{**sample["net_input"], **sequences.inputs}, choose_range=pruned_range, nodes=nodes)
+        transducer = self.transducer_loss(model, output, sequences)
+        weights = sequences.weights[output["lengths"] > 0]
+        loss = (weights * transducer.losses).sum()
+        log = dict(transducer_loss=loss.detach(), no_path=len(output["lengths"]) - int(transducer.count))
+        tokens = int(sample["target_lengths"].sum()) - len(sample["target_lengths"]) * (self.task.prefix_size + 1)
+        if pruned_range is not None:
+            simple = (weights * pruned_range.simple.losses).sum()
+            simple_weight, pruned_weight = self.pruned_weights(model)
+            log["simple_loss"] = simple.detach()
+            loss = simple_weight * simple + pruned_weight * loss
+        if distillation is not None:
+            kd, count = ((sequences.weights * value).sum() for value in distillation.losses(output, transducer))
+            log.update(kd_loss=kd.detach(), kd_nodes=count)
+            per_node = tokens / count.clamp_min(1e-6) if self.cfg.kd_mean == "node" else 1.0
+            loss = loss + self.cfg.kd_weight * per_node * kd
+        if "ctc_logits" in output and self.cfg.ctc_weight:
+            ctc = self.ctc(output, sample, log)
+            loss = loss + self.cfg.ctc_weight * ctc.loss_sum * tokens / max(ctc.tokens, 1)
+        return loss, tokens, self.complete(log, sample, loss, tokens)
+
+    def options(self, model) -> Dict:
+        """What full, simple and pruned loss share."""
+        return dict(
+            blank=self.blank,
+            topology=model.topology,
+            fastemit_lambda=self.cfg.fastemit_lambda,
+            delay_penalty=self.cfg.delay_penalty,
+            zero_infinity=True,
+        )
+
+    def pruned_range(self, model, sequences: TargetSequences) -> Optional[PrunedRange]:
+        """What chooses the nodes of a batch that the joiner sees; None for all."""
+        if (model.simple_joiner is not None) != (self.cfg.prune_range > 0):
+            raise ConfigError("--prune-range (criterion) and --simple-joiner (model) need each other")
+        if not self.cfg.prune_range:
+            return None
+        return PrunedRange(sequences, self.cfg.prune_range, self.cfg.simple_lm_scale, **self.options(model))
+
+    def distillation(self, sample: Dict, sequences: TargetSequences) -> Optional[Distillation]:
+        """What is learnt from the teacher transducer in this batch, if anything is."""
+        if self.cfg.kd == "none":
+            return None
+        lattice = self.task.teacher_lattice(sample, **sequences.inputs)
+        return Distillation(self.cfg, lattice, sequences, self.blank)
+
+    def pruned_weights(self, model) -> Tuple[float, float]:
+        """Of the simple and the pruned loss; in validation those after the warm-up, so that its losses compare."""
+        warmup = self.cfg.prune_warmup_updates if self.training else 0
+        return warmup_weights(model.num_updates, warmup, self.cfg.simple_weight)
+
+    def transducer_loss(self, model, output: Dict[str, Tensor], sequences: TargetSequences) -> TransducerOutput:
+        """The loss of the sequences whose utterances have frames.
+
+        Those without an alignment, of no frame at all or (modified) of fewer frames than labels, contribute nothing
+        and are not in its count.
+        """
+        kept = output["lengths"] > 0
+        names = sequences.names_of(kept)
+        arguments = sequences.labels[kept], output["lengths"][kept], sequences.label_lengths[kept]
+        options = dict(self.options(model), utterance_ids=names, overwrite_logits=True)
+        if "ranges" not in output:
+            return transducer_loss(output["logits"], *arguments, **options)
+        lattice = output["logits"], output["ranges"]
+        if len(names) < len(kept):
+            lattice = [tensor[kept] for tensor in lattice]
+        return pruned_transducer_loss(*lattice, *arguments, **options)
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs) -> None:
+        super().reduce_metrics(logging_outputs)
+        totals = sum_logs(logging_outputs)
+        if "kd_nodes" in totals:
+            nodes = max(totals["kd_nodes"], 1e-6)
+            metrics.log_scalar("kd_loss", totals["kd_loss"] / nodes, nodes, round=4)
