@@ -7,7 +7,7 @@ fairseq; whoever reads a checkpoint without fairseq calls `upgrade`. Behind the 
 
 import logging
 from contextlib import nullcontext
-from typing import Any, Dict, List, MutableMapping, Sequence, Set
+from typing import Any, Dict, List, MutableMapping, Optional, Sequence, Set, Tuple
 
 from omegaconf import DictConfig, open_dict
 
@@ -16,9 +16,14 @@ from colld_fairseq.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 # PART.OPTION of before -> PART.OPTION of now; a part is `task`, `model` or `criterion`.
-RENAMED: Dict[str, str] = {"criterion.topology": "model.topology"}
+RENAMED: Dict[str, str] = {
+    "criterion.prune_range": "model.prune_range",
+    "criterion.topology": "model.topology",
+}
 # PART.SWITCH that is gone -> what says the same now.
-DROPPED: Dict[str, str] = {}
+DROPPED: Dict[str, str] = {
+    "model.simple_joiner": "part of --prune-range, which builds one",
+}
 
 _warned: Set[str] = set()
 
@@ -29,6 +34,14 @@ def upgrade(cfg: MutableMapping[str, Any], warn: bool = False) -> None:
     cfg: a plain dict, or a DictConfig. Parts of it that are not this project's stay as they are. Raises ConfigError for
     an option that is given under both its names.
     """
+    model = cfg.get("model")
+    gone = _model_and_preset(model.get("_name")) if isinstance(model, MutableMapping) else None
+    if gone is not None:
+        if warn:
+            _warn(f"model {model['_name']}", "model {}, encoder_preset {}".format(*gone))
+        with _writable(model):
+            model["_name"] = gone[0]
+            model.setdefault("encoder_preset", gone[1])
     for before in (*RENAMED, *DROPPED):
         part, name = before.split(".")
         now = RENAMED.get(before, before)
@@ -38,7 +51,7 @@ def upgrade(cfg: MutableMapping[str, Any], warn: bool = False) -> None:
         with _writable(cfg[part]), _writable(cfg[new_part]):
             value = cfg[part].pop(name)
             if warn:
-                _warn(before, before)
+                _warn(before, DROPPED.get(before) or now)
             if before in DROPPED:
                 continue
             if new_name in cfg[new_part]:
@@ -57,17 +70,22 @@ def present_name(option: str) -> str:
 def rename_arguments(arguments: Sequence[str]) -> List[str]:
     """A command line of fairseq with the present names of the options."""
     former = {_flag(before): before for before in (*RENAMED, *DROPPED)}
-    result = []
+    result: List[str] = []
     for argument in arguments:
         flag, equals, value = argument.partition("=")
         before = former.get(flag)
-        if before in RENAMED and _flag(RENAMED[before]) != flag:
-            _warn(before, flag)
-            argument = _flag(RENAMED[before]) + equals + value
         if before in DROPPED:
-            _warn(before, flag)
-        else:
-            result.append(argument)
+            _warn(flag, DROPPED[before])
+            continue
+        if before is not None and _flag(RENAMED[before]) != flag:
+            _warn(flag, _flag(RENAMED[before]))
+            argument = _flag(RENAMED[before]) + equals + value
+        result.append(argument)
+        arch = value if flag == "--arch" else argument if result[-2:-1] in (["--arch"], ["-a"]) else ""
+        gone = _model_and_preset(arch)
+        if gone is not None:
+            _warn(f"--arch {arch}", "--arch {} --encoder-preset {}".format(*gone))
+            result[-1:] = [argument.replace(arch, gone[0]), "--encoder-preset", gone[1]]
     return result
 
 
@@ -75,12 +93,23 @@ def _flag(option: str) -> str:
     return "--" + option.rpartition(".")[2].replace("_", "-")
 
 
-def _warn(before: str, written: str) -> None:
-    if before in _warned:
-        return
-    _warned.add(before)
-    now = DROPPED.get(before) or (_flag(RENAMED[before]) if written.startswith("--") else RENAMED[before])
-    logger.warning("%s is now %s; the former name will stop working with the next release", written, now)
+def _warn(before: str, now: str) -> None:
+    if before not in _warned:
+        _warned.add(before)
+        logger.warning("%s is now %s; the former name will stop working with the next release", before, now)
+
+
+def _model_and_preset(arch: Optional[str]) -> Optional[Tuple[str, str]]:
+    """Of an architecture MODEL_PRESET that is no longer registered; there was one for every pair."""
+    from fairseq.models import ARCH_MODEL_REGISTRY
+
+    from colld_fairseq.models.encoder_presets import PRESETS
+
+    if arch and arch not in ARCH_MODEL_REGISTRY:
+        for model in ("colld_student", "student_ctc", "student_s2t", "transducer_student"):
+            if arch.startswith(f"{model}_") and arch[len(model) + 1 :] in PRESETS:
+                return model, arch[len(model) + 1 :]
+    return None
 
 
 def _is_ours(cfg: MutableMapping[str, Any], part: str) -> bool:

@@ -140,6 +140,34 @@ def test_plain_dicts_and_foreign_configurations():
     assert foreign == before
 
 
+@pytest.fixture
+def real(monkeypatch):
+    monkeypatch.setattr(deprecated, "RENAMED", REAL[0])
+    monkeypatch.setattr(deprecated, "DROPPED", REAL[1])
+
+
+def test_a_simple_joiner_is_asked_for_by_its_range_alone(real, caplog):
+    former = ["--simple-joiner", "--prune-range", "5"]
+    assert deprecated.rename_arguments(former) == former[1:]
+    model, criterion = {"_name": "transducer_student", "simple_joiner": True}, {"_name": "transducer", "prune_range": 5}
+    cfg = {"model": model, "criterion": criterion}
+    deprecated.upgrade(cfg)
+    assert cfg == {"model": {"_name": "transducer_student", "prune_range": 5}, "criterion": {"_name": "transducer"}}
+    assert "--simple-joiner is now part of --prune-range" in caplog.text
+
+
+@pytest.mark.parametrize("typed", [["--arch", "student_ctc_usad_small"], ["--arch=student_ctc_usad_small"]])
+def test_architectures_that_are_gone(typed, caplog):
+    """Every pair of a model and a preset was one."""
+    renamed = deprecated.rename_arguments(["/corpus", *typed, "--lr", "1"])
+    assert " ".join(renamed).replace("=", " ") == "/corpus --arch student_ctc --encoder-preset usad_small --lr 1"
+    assert deprecated.rename_arguments(["--arch", "student_ctc_small"]) == ["--arch", "student_ctc_small"]
+    cfg = {"model": {"_name": "student_ctc_usad_small"}}
+    deprecated.upgrade(cfg)
+    assert cfg == {"model": {"_name": "student_ctc", "encoder_preset": "usad_small"}}
+    assert "--arch student_ctc_usad_small is now --arch student_ctc --encoder-preset usad_small" in caplog.text
+
+
 def test_the_tables_lead_from_options_that_are_gone_to_options_that_exist():
     registries = dict(
         task=TASK_DATACLASS_REGISTRY, model=MODEL_DATACLASS_REGISTRY, criterion=CRITERION_DATACLASS_REGISTRY

@@ -34,7 +34,7 @@ S2T = ["--decoder-embed-dim", "16", "--decoder-layers", "1", "--decoder-dropout"
 TIED = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # which a move to this device takes apart
 CODES = ["--mask-prob", "0", "--layer-map", "dense", "--code-head", "cosine"]
 TWO = ["--fbank-stack", "4", "--layer-map", "slow=1:2,2:4,fast=2:3", "--frame-rule", "concat_tanh"]
-STATELESS = ["--predictor", "stateless", "--simple-joiner", "--prune-range", "4"]
+STATELESS = ["--predictor", "stateless", "--prune-range", "4"]
 
 
 def moved(sample, device, dtype):

@@ -160,7 +160,7 @@ class DistillationCriterion(FairseqCriterion):
         features = {layer: value[:, : padding.size(1)] for layer, value in features.items()}
         targets, distance = [], 0.0
         for number in heads:
-            target = self.target(features, model.pairs[number].teachers, padding)
+            target = self.target(features, model.pairs[number].teacher_layers, padding)
             if str(number) in model.heads.adapters:
                 stacked = target
                 target, restored = model.heads.adapters[str(number)](stacked)

@@ -6,14 +6,13 @@ from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from fairseq.dataclass import ChoiceEnum
-from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
+from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models import layer_map
-from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, set_preset
-from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, register_presets
 from colld_fairseq.models.initialisation import FROM_HELP, LAYERS_HELP, initialise
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.frame_adapters import ConcatTanh
@@ -124,7 +123,7 @@ class ColldStudent(BaseFairseqModel):
         teachers = task.teachers
         depths = {name: source.info.num_layers for name, source in teachers.items()}
         pairs = layer_map.parse_layer_maps(cfg.layer_map, encoder.num_layers, depths)
-        if cfg.head == "shared" and len({pair.student for pair in pairs}) > 1:
+        if cfg.head == "shared" and len({pair.student_layer for pair in pairs}) > 1:
             raise ConfigError(
                 "--head shared predicts every teacher layer from one student layer, but --layer-map"
                 f" {cfg.layer_map} names several: write S:T,S:T with one S, or choose another head"
@@ -164,7 +163,7 @@ class ColldStudent(BaseFairseqModel):
         if front_end_only:
             x, lengths = self.encoder.embed(src_tokens, src_lengths)
             return StudentOutput([], lengths, None, front_end=self.heads.front_end(x))
-        layers = [pair.student for pair in self.pairs[: len(self.heads.heads)]]
+        layers = [pair.student_layer for pair in self.pairs[: len(self.heads.heads)]]
         mask = self.mask if self.cfg.mask_prob > 0 else None
         output = self.encoder(src_tokens, src_lengths, mask=mask, layers=layers)
         features = [output.features[layer] for layer in layers]
@@ -240,7 +239,7 @@ def freeze_unreached(encoder: StudentEncoder, pairs: Sequence[layer_map.LayerPai
     So distributed training need not search for them at every step, and weight decay leaves them alone. Blocks
     above the highest distilled layer stay as they were initialised, which is worth a warning.
     """
-    top = max(pair.student for pair in pairs)
+    top = max(pair.student_layer for pair in pairs)
     for parameter in unreached_parameters(encoder, top, masked):
         parameter.requires_grad_(False)
     if top < encoder.num_layers:
@@ -264,5 +263,5 @@ def unreached_parameters(encoder: StudentEncoder, top: int, masked: bool) -> Ite
         yield encoder.mask_emb
 
 
-for _name in PRESETS:
-    register_model_architecture("colld_student", f"colld_student_{_name}")(set_preset(_name))
+register_presets("colld_student", "conformer_1024", "base", "small", "tiny", "conformer_10m", "conformer_30m")
+register_presets("colld_student", "distilhubert", "fithubert", "half_l2l", "lighthubert_small", "usad_small")

@@ -2,8 +2,9 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
+from fairseq.models import register_model_architecture
 from omegaconf import DictConfig, open_dict
 
 from colld_fairseq.errors import ConfigError
@@ -141,10 +142,20 @@ def record(cfg: Any, name: str, value: Any) -> None:
         setattr(cfg, name, value)
 
 
-def set_preset(name: str) -> Callable[[Any], None]:
-    """Architecture function: choose the preset unless the user chose another."""
+def register_presets(model: str, *presets: str) -> None:
+    """Register the architectures MODEL_PRESET of some presets: those with which somebody begins such a model.
+
+    A typed --encoder-preset wins. Models that start from a student (--student) have its shape, whatever the preset.
+    """
+    for preset in presets:
+        register_model_architecture(model, f"{model}_{preset}")(set_defaults({"encoder_preset": preset}))
+
+
+def set_defaults(values: Dict[str, Any]) -> Callable[[Any], None]:
+    """Architecture function: these options, where the user did not type them."""
 
     def architecture(args: Any) -> None:
-        args.encoder_preset = getattr(args, "encoder_preset", name)
+        for name, value in values.items():
+            setattr(args, name, getattr(args, name, value))
 
     return architecture

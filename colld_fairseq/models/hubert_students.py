@@ -5,9 +5,11 @@ starts from its teacher with --init-from); fithubert: 2207.00555; half_l2l: the 
 on clean input with dropout 0.1. A typed option wins over its architecture.
 """
 
-from typing import Any, Callable, Dict
+from typing import Any, Dict
 
 from fairseq.models import register_model_architecture
+
+from colld_fairseq.models.encoder_options import set_defaults
 
 COMMON = dict(mask_prob=0.0, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
 LAYER_TO_LAYER = dict(COMMON, layer_map="dense", head="linear")
@@ -26,16 +28,6 @@ ARCHITECTURES: Dict[str, Dict[str, Any]] = {
     "fithubert": dict(LAYER_TO_LAYER, encoder_preset="fithubert", upsample_heads=True, dropout_input=0.05),
     "half_l2l": dict(LAYER_TO_LAYER, encoder_preset="half_l2l"),
 }
-
-
-def set_defaults(values: Dict[str, Any]) -> Callable[[Any], None]:
-    """Architecture function: these options, where the user did not type them."""
-
-    def architecture(args: Any) -> None:
-        for name, value in values.items():
-            setattr(args, name, getattr(args, name, value))
-
-    return architecture
 
 
 for _name, _values in ARCHITECTURES.items():

@@ -16,14 +16,14 @@ HELP = (
 
 @dataclass(frozen=True)
 class LayerPair:
-    """Student layer `student` predicts the mean of layers `teachers` (usually one) of the teacher named `teacher`."""
+    """A student layer predicts the mean of some layers (usually one) of the teacher with the name `teacher`."""
 
-    student: int
-    teachers: Tuple[int, ...]
+    student_layer: int
+    teacher_layers: Tuple[int, ...]
     teacher: str = ""
 
     def __str__(self) -> str:
-        return f"{self.student}<-{'+'.join(map(str, self.teachers))}"
+        return f"{self.student_layer}<-{'+'.join(map(str, self.teacher_layers))}"
 
 
 def parse_layer_maps(text: str, student_layers: int, depths: Mapping[str, int]) -> List[LayerPair]:
@@ -49,7 +49,7 @@ def parse_layer_map(text: str, student_layers: int, teacher_layers: int) -> List
             LayerPair(k, (round_half_up(k * teacher_layers, student_layers),)) for k in range(1, student_layers + 1)
         ]
     elif text.startswith("sparse:"):
-        count = as_number(text, text[len("sparse:") :])
+        count = as_integer(text, text[len("sparse:") :])
         if not 1 <= count <= min(student_layers, teacher_layers):
             raise ConfigError(
                 f"layer map {text!r}: the number of pairs must be 1 to {min(student_layers, teacher_layers)} "
@@ -59,8 +59,8 @@ def parse_layer_map(text: str, student_layers: int, teacher_layers: int) -> List
     else:
         pairs = [parse_pair(text, part) for part in text.split(",")]
     for pair in pairs:
-        check_layer(text, "student", pair.student, student_layers)
-        for layer in pair.teachers:
+        check_layer(text, "student", pair.student_layer, student_layers)
+        for layer in pair.teacher_layers:
             check_layer(text, "teacher", layer, teacher_layers)
     return pairs
 
@@ -75,7 +75,7 @@ def averaged_widths(pairs: Sequence[LayerPair], widths: Sequence[int], teachers:
         given = ", ".join(dict.fromkeys(f"{pair.teacher} {width}" for pair, width in zip(pairs, widths)))
         raise ConfigError(f"--teacher-combination average needs features of one width, not {given}; take sum or random")
     names = list(dict.fromkeys(pair.teacher for pair in pairs))
-    students = {name: [pair.student for pair in pairs if pair.teacher == name] for name in names}
+    students = {name: [pair.student_layer for pair in pairs if pair.teacher == name] for name in names}
     if len({tuple(layers) for layers in students.values()}) > 1:
         raise ConfigError(f"--teacher-combination average: the layer maps name different student layers: {students}")
     return list(widths[: len(widths) // teachers])
@@ -90,14 +90,14 @@ def parse_pair(text: str, part: str) -> LayerPair:
     if not colon:
         raise ConfigError(f"layer map {text!r}: {part!r} is not STUDENT:TEACHER; {HELP}")
     first, dash, last = teachers.partition("-")
-    low = as_number(text, first)
-    high = as_number(text, last) if dash else low
+    low = as_integer(text, first)
+    high = as_integer(text, last) if dash else low
     if high < low:
         raise ConfigError(f"layer map {text!r}: the range {teachers!r} is empty")
-    return LayerPair(as_number(text, student), tuple(range(low, high + 1)))
+    return LayerPair(as_integer(text, student), tuple(range(low, high + 1)))
 
 
-def as_number(text: str, part: str) -> int:
+def as_integer(text: str, part: str) -> int:
     try:
         return int(part)
     except ValueError:

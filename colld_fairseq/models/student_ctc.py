@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
+from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
-from colld_fairseq.models.encoder_options import set_preset
-from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.models.encoder_options import register_presets
 from colld_fairseq.models.finetune_encoder import FinetuneEncoder, FinetuneOptions, build_student
 
 
@@ -47,5 +46,4 @@ class StudentCtc(BaseFairseqModel):
         return None
 
 
-for _name in PRESETS:
-    register_model_architecture("student_ctc", f"student_ctc_{_name}")(set_preset(_name))
+register_presets("student_ctc", "base", "small", "tiny")

@@ -4,12 +4,11 @@ from argparse import Namespace
 from dataclasses import dataclass, field
 
 import torch
-from fairseq.models import FairseqEncoderDecoderModel, register_model, register_model_architecture
+from fairseq.models import FairseqEncoderDecoderModel, register_model
 from fairseq.models.transformer import TransformerDecoder
 from torch import Tensor, nn
 
-from colld_fairseq.models.encoder_options import set_preset
-from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.models.encoder_options import register_presets
 from colld_fairseq.models.finetune_encoder import AttendedEncoder, FinetuneOptions, build_student
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY
 
@@ -91,5 +90,4 @@ def decoder_arguments(cfg: StudentS2TConfig) -> Namespace:
     )
 
 
-for _name in PRESETS:
-    register_model_architecture("student_s2t", f"student_s2t_{_name}")(set_preset(_name))
+register_presets("student_s2t", "base", "small", "tiny")

@@ -5,17 +5,17 @@ from typing import Callable, Dict, Optional, Tuple
 
 import torch
 from fairseq.dataclass import ChoiceEnum
-from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
+from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.transducer_distillation import Nodes
 from colld_fairseq.losses.transducer_pruned import gather_ranges
-from colld_fairseq.models.encoder_options import set_preset
-from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.models.encoder_options import register_presets
 from colld_fairseq.models.finetune_encoder import FinetuneEncoder, FinetuneOptions, build_student
 from colld_fairseq.modules.joiner import ACTIVATIONS, Joiner, SimpleJoiner
 from colld_fairseq.modules.predictor import LstmPredictor, State, StatelessPredictor
-from colld_fairseq.numbers import COUNT, PROBABILITY
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY
 
 RangeChooser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -34,8 +34,12 @@ class TransducerStudentConfig(FinetuneOptions):
     auxiliary_ctc: bool = field(
         default=False, metadata={"help": "a CTC layer on the encoder, trained with the criterion's --ctc-weight"}
     )
-    simple_joiner: bool = field(
-        default=False, metadata={"help": "two projections to the vocabulary, for the criterion's --prune-range"}
+    prune_range: int = field(
+        default=0,
+        metadata=COUNT_OR_NONE.help(
+            "symbols per frame that the joiner sees in training, which a simple joiner of two projections to the"
+            " vocabulary chooses (k2: 5); 0 = all, without a simple joiner"
+        ),
     )
     topology: Optional[ChoiceEnum(["regular", "modified"])] = field(
         default=None,
@@ -61,14 +65,18 @@ class TransducerStudent(BaseFairseqModel):
         simple_joiner: Optional[SimpleJoiner],
         uses_tags: bool,
         topology: str = "regular",
+        prune_range: int = 0,
     ) -> None:
         super().__init__()
         self.encoder, self.predictor, self.joiner, self.ctc = encoder, predictor, joiner, ctc
-        self.simple_joiner, self.uses_tags, self.topology = simple_joiner, uses_tags, topology
+        self.simple_joiner, self.uses_tags = simple_joiner, uses_tags
+        self.topology, self.prune_range = topology, prune_range
         self.num_updates = 0
 
     @classmethod
     def build_model(cls, cfg: TransducerStudentConfig, task) -> "TransducerStudent":
+        if cfg.prune_range == 1:
+            raise ConfigError("--prune-range 1: the joiner needs at least 2 symbols per frame; 0 = all")
         dictionary = task.target_dictionary
         vocabulary, special = len(dictionary), (dictionary.bos(), dictionary.pad())
         encoder = FinetuneEncoder(cfg, build_student(cfg, task))
@@ -80,8 +88,9 @@ class TransducerStudent(BaseFairseqModel):
         inner = encoder.student.width
         joiner = Joiner(inner, width, cfg.joiner_dim, vocabulary, str(cfg.joiner_activation))
         ctc = nn.Linear(inner, vocabulary) if cfg.auxiliary_ctc else None
-        simple = SimpleJoiner(inner, width, vocabulary) if cfg.simple_joiner else None
-        return cls(encoder, predictor, joiner, ctc, simple, bool(task.prefix_size), str(cfg.topology or "regular"))
+        simple = SimpleJoiner(inner, width, vocabulary) if cfg.prune_range else None
+        tags, topology = bool(task.prefix_size), str(cfg.topology or "regular")
+        return cls(encoder, predictor, joiner, ctc, simple, tags, topology, cfg.prune_range)
 
     def set_num_updates(self, num_updates: int) -> None:
         super().set_num_updates(num_updates)
@@ -168,5 +177,4 @@ class TransducerStudent(BaseFairseqModel):
         return None
 
 
-for _name in PRESETS:
-    register_model_architecture("transducer_student", f"transducer_student_{_name}")(set_preset(_name))
+register_presets("transducer_student", "conformer_10m", "conformer_30m")

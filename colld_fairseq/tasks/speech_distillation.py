@@ -140,7 +140,7 @@ class SpeechDistillationTask(SpeechTask):
 
     def teacher_layers(self, pairs, kind: str) -> List[int]:
         """The layers of one teacher that the student's heads need; ConfigError where its --teacher-kind lacks them."""
-        layers = {layer for pair in pairs for layer in pair.teachers}
+        layers = {layer for pair in pairs for layer in pair.teacher_layers}
         if self.front_end_head:
             layers.add(0)
             if kind != "layer":

@@ -23,7 +23,7 @@ def distillation(
     frames = frames or int(lengths.max())
     pairs = [LayerPair(student, teachers) for student, teachers in pairs]
     predictions = [torch.randn(len(lengths), frames, width, dtype=dtype) for _ in pairs]
-    layers = sorted({layer for pair in pairs for layer in pair.teachers})
+    layers = sorted({layer for pair in pairs for layer in pair.teacher_layers})
     features = {layer: torch.randn(len(lengths), int(lengths.max()), width, dtype=dtype) for layer in layers}
     valid = torch.arange(frames) < lengths[:, None]
     mask = None if masked_share is None else (torch.rand(len(lengths), frames) < masked_share) & valid

@@ -53,7 +53,7 @@ def world(combination="sum", pairs=PAIRS, widths=WIDTHS, masked=False, adapters=
     adapters = adapters or {}
     sources = Sources()
     for name in WEIGHTS:
-        layers = {layer for pair in pairs if pair.teacher == name for layer in pair.teachers}
+        layers = {layer for pair in pairs if pair.teacher == name for layer in pair.teacher_layers}
         stacked = 2 if any(pairs[number].teacher == name for number in adapters) else 1
         sources[name] = Source(name, stacked * widths[name], layers)
     lengths = torch.tensor(STUDENT)
@@ -99,7 +99,7 @@ def cosine(p, z):
 
 def feature(here, pair, row, t):
     """[D], the teacher's frame: the mean over the pair's layers."""
-    layers = [here.sources[pair.teacher].features[layer][row, t] for layer in pair.teachers]
+    layers = [here.sources[pair.teacher].features[layer][row, t] for layer in pair.teacher_layers]
     return sum(layers) / len(layers)
 
 

@@ -34,7 +34,7 @@ def build(base):
         return run
 
     def pruned(prune_range, **options):
-        return make(simple_joiner=True, prune_range=prune_range, **options)
+        return make(prune_range=prune_range, **options)
 
     return SimpleNamespace(full=make, pruned=pruned)
 
@@ -122,10 +122,6 @@ def test_clips_without_frames_or_path(topology, build):
             assert all(torch.isfinite(grad).all() for grad in gradients(run, loss).values())
 
 
-def test_both_options_or_none(build):
-    for options in (dict(simple_joiner=True), dict(prune_range=5)):
-        run = build.full(**options)
-        with pytest.raises(ConfigError, match="need each other"):
-            run.criterion(run.model, run.batch)
+def test_a_range_of_one_symbol_is_refused(build):
     with pytest.raises(ConfigError, match="at least 2"):
         build.pruned(1)

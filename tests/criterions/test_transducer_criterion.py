@@ -27,7 +27,7 @@ def setting(frames=(5, 3, 4), tags=False, ctc=False, topology="regular"):
     asked = {}
 
     class Model(nn.Module):
-        simple_joiner = None
+        prune_range = 0
 
         def __init__(self):
             super().__init__()

@@ -18,7 +18,7 @@ BASE = [
     *TINY_ENCODER,
 ]
 KINDS = ["one_best", "three_class", "lattice"]
-BAND = {"simple_joiner": True, "prune_range": 4}
+BAND = {"prune_range": 4}
 
 
 @pytest.fixture(scope="module")

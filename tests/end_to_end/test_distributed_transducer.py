@@ -11,7 +11,7 @@ STUDENT = [
     *["--predictor-embed-dim", "16", "--joiner-dim", "24", *TINY_ENCODER, "--front-end", "conv2d"],
     *["--predictor-dropout", "0", "--auxiliary-ctc", "--freeze-encoder-updates", "1", "--max-symbols", "1"],
 ]
-PRUNED = ["--simple-joiner", "--prune-range", "4", "--prune-warmup-updates", "4"]
+PRUNED = ["--prune-range", "4", "--prune-warmup-updates", "4"]
 KINDS = {
     "lattice": ["--kd", "lattice", "--kd-mean", "node"],
     "path, pruned": ["--kd", "one_best", "--kd-shift", "1", "--kd-window", "2", *PRUNED],

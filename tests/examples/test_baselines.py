@@ -106,6 +106,6 @@ def test_usad(case):
     loss, output, features, frames, model = case("usad", kind="ffn")
     layers = (3, 6, 9, 12)
     terms = [mean_over_frames(l1_and_cosine, p, features[k], frames) for k, p in zip(layers, output.predictions)]
-    assert [pair.student for pair in model.pairs] == [3, 6, 9, 12]
+    assert [pair.student_layer for pair in model.pairs] == [3, 6, 9, 12]
     assert loss == pytest.approx(sum(terms) / 4, rel=1e-5)
     assert [type(layer).__name__ for layer in model.heads.heads[0]] == ["Linear", "ReLU", "Linear"]

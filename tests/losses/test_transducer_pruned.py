@@ -164,7 +164,7 @@ def best_window(blank, label, size):
 
 
 def repaired(best, slope):
-    """k2's repair of windows, frame by frame from the last: none behind a later one, none too far before it, 0 first."""
+    """k2's repair of windows, from the last frame back: none behind a later one, none too far before it."""
     begins = list(best)
     for t in reversed(range(len(begins) - 1)):
         begins[t] = min(begins[t], begins[t + 1])
@@ -174,8 +174,25 @@ def repaired(best, slope):
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_windows_are_the_best_ones_repaired(topology):
+    """Random numbers for posteriors: no two windows of a frame are equally good, and many need the repair."""
+    frames, counts = [40, 25, 31, 12, 3], [18, 20, 2, 12, 0]
+    generator = torch.Generator().manual_seed(4)
+    posteriors = [torch.rand(5, 40, 21, generator=generator, dtype=torch.float64) for _ in range(2)]
+    begin = prune_ranges(*posteriors, torch.tensor(frames), torch.tensor(counts), 5, topology)[..., 0]
+    as_they_are = 0
+    for b, (t, u) in enumerate(zip(frames, counts)):
+        best = [best_window(*(p[b, i, : max(u, 4) + 1] for p in posteriors), 5) for i in range(t - 1)]
+        best.append(max(u - 4, 0))
+        expected = repaired(best, 4 if topology == "regular" else 1)
+        assert begin[b].tolist() == expected + expected[-1:] * (40 - t)
+        as_they_are += sum(map(int.__eq__, best, expected))
+    assert 20 < as_they_are < sum(frames)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize("seed", range(5))
-def test_bands_follow_the_posterior_and_hold_a_path(topology, seed):
+def test_bands_hold_a_path(topology, seed):
     frames, counts = [40, 25, 31, 12, 3], [18, 20, 2, 12, 0]
     am, lm, labels, *lengths = make_batch(frames, counts, scale=3.0, seed=seed)
     simple = simple_transducer_loss(am, lm, labels, *lengths, topology=topology)
@@ -187,9 +204,7 @@ def test_bands_follow_the_posterior_and_hold_a_path(topology, seed):
     assert begin.min() == 0 and begin[:, 0].eq(0).all() and ranges.max() <= 20
     assert step.min() >= 0 and step.max() <= (4 if topology == "regular" else 1)
     for b, (t, u) in enumerate(zip(frames, counts)):
-        best = [best_window(*(p[b, i, : u + 1] for p in posteriors), min(5, u + 1)) for i in range(t - 1)]
-        expected = repaired([*best, max(u - 4, 0)], 4 if topology == "regular" else 1)
-        assert begin[b].tolist() == expected + expected[-1:] * (40 - t)
+        assert begin[b, t - 1 :].eq(max(u - 4, 0)).all()
 
     logits = am[:, :, None] + gather_ranges(lm, ranges)
     losses = pruned_transducer_loss(logits, ranges, labels, *lengths, topology=topology).losses

@@ -47,7 +47,7 @@ def test_what_an_architecture_sets(name, corpus, base):
         assert (config.embed_dim, config.ffn_dim, config.attention_heads) == (width, ffn, heads)
     assert (config.dropout, config.attention_dropout, config.activation_dropout) == (0.1, 0.1, 0.1)
     assert run.model.cfg.mask_prob == 0 and run.model.prediction_rate_hz == 50
-    pairs = [(pair.student, pair.teachers) for pair in run.model.pairs]
+    pairs = [(pair.student_layer, pair.teacher_layers) for pair in run.model.pairs]
     if name == "hubert_student_shallow_wide":
         assert pairs == [(2, (4,)), (2, (8,)), (2, (12,))] and run.model.heads.kind == "shared"
     else:

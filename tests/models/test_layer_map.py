@@ -7,7 +7,7 @@ from colld_fairseq.models.layer_map import LayerPair, averaged_widths, parse_lay
 
 
 def as_tuples(text, student, teacher):
-    return [(pair.student, pair.teachers) for pair in parse_layer_map(text, student, teacher)]
+    return [(pair.student_layer, pair.teacher_layers) for pair in parse_layer_map(text, student, teacher)]
 
 
 def test_dense_is_every_second_teacher_layer_for_the_half():
@@ -60,11 +60,11 @@ def test_mistakes_are_named(text, message):
 def test_maps_of_several_teachers():
     depths = {"a": 4, "b": 12}
     pairs = parse_layer_maps("b=1:6,2:11-12,a=2:4", 2, depths)
-    assert [(pair.teacher, pair.student, pair.teachers) for pair in pairs] == [
+    assert [(pair.teacher, pair.student_layer, pair.teacher_layers) for pair in pairs] == [
         *[("a", 2, (4,)), ("b", 1, (6,)), ("b", 2, (11, 12))],
     ]
     shared = parse_layer_maps("sparse:2", 2, depths)
-    assert [pair.teachers for pair in shared] == [(2,), (4,), (6,), (12,)]
+    assert [pair.teacher_layers for pair in shared] == [(2,), (4,), (6,), (12,)]
     with pytest.raises(ConfigError, match="gives 'b' no value"):
         parse_layer_maps("a=2:4", 2, depths)
     with pytest.raises(ConfigError, match="'2:5'.*layers 0 to 4"):

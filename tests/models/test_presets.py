@@ -1,7 +1,11 @@
 """Shapes of the named students against published and documented sizes."""
 
+import re
+
 import pytest
 import torch
+from commands import REPOSITORY
+from fairseq.models import ARCH_MODEL_INV_REGISTRY
 
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
@@ -69,3 +73,34 @@ def test_every_preset_computes(name):
 
 def test_tiny_fits_the_quickstart():
     assert meta_encoder("tiny").num_parameters() < 5e6
+
+
+# Architectures of which something is said somewhere, and a few more of the same kind: 24, beside the models' own names.
+ARCHITECTURES = {
+    "colld_student": [
+        *[f"colld_student_{name}" for name in ("conformer_1024", "base", "small", "tiny")],
+        *[f"colld_student_{name}" for name in ("conformer_10m", "conformer_30m")],
+        *[f"colld_student_{name}" for name in ("distilhubert", "fithubert", "half_l2l", "lighthubert_small")],
+        *["colld_student_usad_small", "hubert_student_deep_thin", "hubert_student_deep_thin_fbank"],
+        *["hubert_student_shallow_wide", "fithubert", "half_l2l"],
+    ],
+    "student_ctc": ["student_ctc_base", "student_ctc_small", "student_ctc_tiny"],
+    "student_s2t": ["student_s2t_base", "student_s2t_small", "student_s2t_tiny"],
+    "transducer_student": ["transducer_student_conformer_10m", "transducer_student_conformer_30m"],
+}
+
+
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_architectures_are_those_that_make_sense(model):
+    assert sorted(ARCH_MODEL_INV_REGISTRY[model]) == sorted([model, *ARCHITECTURES[model]])
+
+
+def test_architectures_named_in_documents_exist():
+    """README, docs, recipes and their pages."""
+    pages = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("examples/**/*.*")]
+    pattern = re.compile(rf"\b(?:{'|'.join(ARCHITECTURES)}|hubert_student)_(?!base_ls)[a-z0-9_]*[a-z0-9]\b")
+    named = {
+        name for page in pages if page.suffix in (".md", ".py", ".yaml") for name in pattern.findall(page.read_text())
+    }
+    assert "student_s2t_small" in named
+    assert not named - {name for names in ARCHITECTURES.values() for name in names}

@@ -3,7 +3,7 @@
     loss = transducer + w * CTC + lambda * KD        (w = --ctc-weight, as in ESPnet's transducers)
 
 - CTC on the encoder, where the model has an auxiliary CTC layer; each loss is a mean per token of its own targets;
-- with --prune-range the joiner sees a range of each frame's nodes only, which a simple joiner chooses (`pruned`);
+- with the model's --prune-range the joiner sees some nodes of a frame only, which a simple joiner chooses (`pruned`);
 - with --kd the student learns the distributions of another transducer, too (`distillation`);
 - of utterances with an n-best list (--nbest-targets) the loss is the sum over its entries, by their weights.
 
@@ -23,7 +23,6 @@ from colld_fairseq.criterions.recognition import RecognitionCriterion, check_unu
 from colld_fairseq.criterions.transducer.distillation import Distillation, TransducerKdConfig, check_options
 from colld_fairseq.criterions.transducer.pruned import PrunedRange, PrunedTrainingConfig, warmup_weights
 from colld_fairseq.criterions.transducer.targets import TargetSequences, target_sequences
-from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.transducer import TransducerOutput, transducer_loss
 from colld_fairseq.losses.transducer_pruned import pruned_transducer_loss
 from colld_fairseq.numbers import NOT_NEGATIVE
@@ -50,8 +49,6 @@ class TransducerCriterion(RecognitionCriterion):
 
     def __init__(self, cfg: TransducerConfig, task) -> None:
         super().__init__(cfg, task)
-        if cfg.prune_range == 1:
-            raise ConfigError("--prune-range 1: the joiner needs at least 2 nodes per frame; 0 = all")
         check_options(cfg)
         if cfg.kd != "none":
             task.load_teacher_transducer()
@@ -96,11 +93,9 @@ class TransducerCriterion(RecognitionCriterion):
 
     def pruned_range(self, model, sequences: TargetSequences) -> Optional[PrunedRange]:
         """What chooses the nodes of a batch that the joiner sees; None for all."""
-        if (model.simple_joiner is not None) != (self.cfg.prune_range > 0):
-            raise ConfigError("--prune-range (criterion) and --simple-joiner (model) need each other")
-        if not self.cfg.prune_range:
+        if not model.prune_range:
             return None
-        return PrunedRange(sequences, self.cfg.prune_range, self.cfg.simple_lm_scale, **self.options(model))
+        return PrunedRange(sequences, model.prune_range, self.cfg.simple_lm_scale, **self.options(model))
 
     def distillation(self, sample: Dict, sequences: TargetSequences) -> Optional[Distillation]:
         """What is learnt from the teacher transducer in this batch, if anything is."""

@@ -20,12 +20,6 @@ FIRST_PRUNED_WEIGHT = 0.1  # icefall
 
 @dataclass
 class PrunedTrainingConfig(FairseqDataclass):
-    prune_range: int = field(
-        default=0,
-        metadata=COUNT_OR_NONE.help(
-            "labels a frame that a model's --simple-joiner leaves to the joiner (k2: 5); 0 = all"
-        ),
-    )
     simple_weight: float = field(
         default=0.5, metadata=NOT_NEGATIVE.help("weight of the simple joiner's loss (icefall: 0.5)")
     )
