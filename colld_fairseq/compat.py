@@ -273,6 +273,14 @@ def run_of(cfg: Any) -> Any:
     return cfg._get_parent() if isinstance(cfg, DictConfig) else None
 
 
+def evaluated_checkpoint(cfg: Any) -> Optional[str]:
+    """The (first) checkpoint of --path, by a part of the settings of fairseq-generate, -validate or -interactive."""
+    from fairseq.utils import split_paths
+
+    evaluation = (run_of(cfg) or {}).get("common_eval") or {}
+    return split_paths(evaluation["path"])[0] if evaluation.get("path") else None
+
+
 def restored_checkpoint(run: Any) -> Optional[str]:
     """The checkpoint that fairseq-train will start from, if it is there: checkpoint_utils.load_checkpoint finds it
     only after model and validation data have been made."""

@@ -22,6 +22,7 @@ from colld_fairseq.decoding.streaming import StreamingRecogniser
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import split_paths
+from colld_fairseq.models.encoder_options import record
 from colld_fairseq.models.loading import encoder_in
 from colld_fairseq.modules.chunks import parse_count
 from colld_fairseq.modules.streaming import StreamingEncoder
@@ -214,7 +215,5 @@ def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:
         raise ConfigError(f"{path} was trained for {task._name}, it does not write texts: {remedy}")
     encoder_in(state["cfg"], path, InputOptions(options.get("cmvn"), options.get("normalize_waveform")))
     overwrite_args_by_name(state["cfg"], {"task": {**options, "cmvn": None, "normalize_waveform": None}})
-    folder = task.vocab or task.data
-    if not os.path.isfile(os.path.join(folder, "config.yaml")):
-        raise ConfigError(f"{path}: its vocabulary {folder} is not there; say where it is now (--vocab)")
+    record(state["cfg"]["common_eval"], "path", path)  # where the task finds a copy of the vocabulary
     return state

@@ -6,7 +6,7 @@ import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq.dataclass import ChoiceEnum
@@ -14,7 +14,8 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from torch import Tensor, nn
 
-from colld_fairseq.compat import absolute_path, unwrapped
+from colld_fairseq.compat import absolute_path, evaluated_checkpoint, unwrapped
+from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.audio import SAMPLE_RATE, audio_info
 from colld_fairseq.data.checks import load_warnings
 from colld_fairseq.data.datasets import DatasetOptions, SpeechDataset, SpeechToTextDataset
@@ -22,7 +23,6 @@ from colld_fairseq.data.fbank import SHIFT
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.nbest import NBestTargets
 from colld_fairseq.data.rows import PathRows
-from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.decoding.attention import AttentionDecoder, AttentionGenerator
 from colld_fairseq.decoding.ctc import CtcDecoder
 from colld_fairseq.decoding.generators import Decoder, FairseqGenerator
@@ -113,7 +113,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def __init__(self, cfg: MultilingualSpeechToTextConfig) -> None:
         super().__init__(cfg)
-        self.vocabulary = Vocabulary(absolute_path(cfg.vocab or cfg.data))
+        folder = absolute_path(cfg.vocab or cfg.data)
+        self.vocabulary, self._vocabulary_copy = vocabulary_copy.open_vocabulary(folder, evaluated_checkpoint(cfg))
         self.valid_decoders: Optional[Dict[str, Decoder]] = None
         self.teacher_transducer: Optional[TransducerTeacher] = None  # loaded where a criterion asks for it
 
@@ -187,12 +188,18 @@ class MultilingualSpeechToTextTask(SpeechTask):
         """The teacher's side of a batch; texts: what the student's forward takes for them."""
         return self.teacher_transducer(**sample["teacher_input"], **texts)
 
-    def state_dict(self) -> Dict[str, str]:
-        """Kept in every checkpoint: which teacher it learnt from."""
+    def state_dict(self) -> Dict[str, Any]:
+        """Kept in every checkpoint: the vocabulary, and which teacher it learnt from."""
+        state = {vocabulary_copy.NAME: self._vocabulary_copy}
         if self.teacher_transducer is None:
-            return super().state_dict()
+            return state
         path = self.teacher_transducer.path
-        return {"teacher_transducer": path, "teacher_transducer_hash": content_hash([Path(path)])}
+        return {**state, "teacher_transducer": path, "teacher_transducer_hash": content_hash([Path(path)])}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Of the checkpoint of a model that this task is to run; ConfigError where its vocabulary is another."""
+        if vocabulary_copy.NAME in (state or {}):
+            vocabulary_copy.check_same(state[vocabulary_copy.NAME], self._vocabulary_copy, self.vocabulary.folder)
 
     def get_interactive_tokens_and_lengths(self, lines: List[str], encode_fn):
         """fairseq-interactive: each line is the path of an audio file."""

@@ -12,7 +12,7 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, FairseqTask
 from omegaconf import II, MISSING
 
-from colld_fairseq.compat import absolute_path, make_path_absolute, restored_checkpoint, run_of
+from colld_fairseq.compat import absolute_path, evaluated_checkpoint, make_path_absolute, restored_checkpoint, run_of
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.datasets import DatasetOptions
@@ -149,9 +149,8 @@ class SpeechTask(FairseqTask):
 
     def file_of_model(self, cfg) -> str:
         """What to call, in messages, the file that a model comes from."""
-        evaluation = (run_of(self.cfg) or {}).get("common_eval") or {}
         starts = (getattr(cfg, name, None) for name in ("student", "init_from"))
-        return evaluation.get("path") or next(filter(None, starts), "the checkpoint")
+        return evaluated_checkpoint(self.cfg) or next(filter(None, starts), "the checkpoint")
 
     def go_on_from(self, saved: SavedModel, cfg, file: str) -> None:
         """Notes in the settings `cfg` of a model what the checkpoint `saved` in `file` says of it besides the input."""

@@ -415,3 +415,35 @@ def test_published_encoders_say_whether_they_normalize(teacher, coded_teacher, f
     assert finetuning("--student", coded_teacher).task.encoder.input == InputConfig.waveforms()
     more = [*WAVEFORM, "--init-from", teacher, "--init-layers", "none"]  # its convolutions are taken
     assert distillation(*more).task.encoder.input.normalization == "utterance"
+
+
+# The vocabulary
+
+
+@pytest.mark.parametrize("door", [generate, transcribe, validate], ids=lambda door: door.__name__)
+def test_vocabulary_that_is_gone(door, trained, corpus, tmp_path, caplog):
+    found = door(trained["waveform"].path, corpus, tmp_path / "gone", tmp_path)
+    assert found is None or [" ".join(t.split()) for t in found] == [
+        " ".join(t.split()) for t in trained["waveform"].texts
+    ]
+    if door is not transcribe:  # which is told of no folder
+        assert any("the copy in" in record.getMessage() for record in caplog.records)
+
+
+def test_vocabulary_of_another_model(trained, corpus, vocab, tagged_vocab, tmp_path):
+    """A token more, or the same number of others."""
+    shutil.copytree(vocab, tmp_path / "same size")
+    symbols = (tmp_path / "same size" / "dict.txt").read_text().splitlines()
+    (tmp_path / "same size" / "dict.txt").write_text("\n".join(symbols[::-1]) + "\n")
+    for other in (tagged_vocab, tmp_path / "same size"):
+        with pytest.raises(ConfigError, match=f"another vocabulary .*than that in {other}"):
+            generate(trained["waveform"].path, corpus, other, tmp_path)
+
+
+def test_vocabulary_of_an_older_checkpoint_that_is_gone(trained, corpus, vocab, tmp_path):
+    state = torch.load(trained["waveform"].path, weights_only=True)
+    del state["task_state"]["vocabulary"]
+    torch.save(state, tmp_path / "older.pt")
+    with pytest.raises(ConfigError, match="older.pt: its vocabulary .*gone is not there; say where it is now"):
+        load_recogniser(str(tmp_path / "older.pt"), vocab=str(tmp_path / "gone"))
+    assert load_recogniser(str(tmp_path / "older.pt")).vocabulary.folder == str(vocab)
