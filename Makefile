@@ -14,7 +14,7 @@ $(STAMP): setup.py scripts/setup_venv.sh
 	touch $(STAMP)
 
 quickstart: $(STAMP)
-	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) examples/quickstart/run.py
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m examples.quickstart.run
 
 test: $(STAMP)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --dist loadfile

@@ -1,24 +1,22 @@
-"""Few labels out of many: python prepare.py OUT --data DIR [--unlabelled A.tsv,B.tsv] [--label-minutes 10,60]
+"""Few labels out of many:
+
+    python -m examples.hubert_asr.prepare OUT --data DIR [--unlabelled A.tsv,B.tsv] [--label-minutes 10,60]
 
 DIR holds train_asr.tsv, dev_asr.tsv and test_asr.tsv (speech-to-text manifests, tgt_text = transcript). Writes to OUT,
 with absolute audio paths:
 
   train_10min.tsv, ...   so many minutes of every language (src_lang), chosen by a seeded shuffle; a smaller set is part
                          of every larger one
-  train_unlabelled.tsv   audio to distil from: the rows of --unlabelled (default: train_asr.tsv), each clip once
+  train_unlabelled.tsv   audio to distil from: the rows of --unlabelled (default: train_asr.tsv), each utterance once
   dev_asr.tsv, test_asr.tsv   the rows of DIR
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from manifest_rows import by_language, labelled, read_rows  # noqa: E402
-
-from colld_fairseq.data.audio import SAMPLE_RATE  # noqa: E402
-from colld_fairseq.data.manifest_writer import write_manifest  # noqa: E402
+from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.data.manifest_writer import write_manifest
+from examples.driver.utterances import describe, read_rows, with_minutes
 
 
 def main() -> None:
@@ -32,16 +30,15 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     train = read_rows(str(args.data / "train_asr.tsv"))
     for minutes in args.label_minutes.split(","):
-        chosen = labelled(train, float(minutes), args.label_seed)
+        chosen = with_minutes(train, float(minutes), args.label_seed)
         write_manifest(args.out / f"train_{minutes}min.tsv", chosen)
-        found = ", ".join(f"{n:.1f} min of {language}" for language, n in by_language(chosen).items())
-        print(f"train_{minutes}min.tsv: {found}")
+        print(describe(f"train_{minutes}min.tsv", chosen))
     for split in ("dev_asr", "test_asr"):
         write_manifest(args.out / f"{split}.tsv", read_rows(str(args.data / f"{split}.tsv")))
     unlabelled = list({row.id: row for row in (read_rows(args.unlabelled) if args.unlabelled else train)}.values())
     write_manifest(args.out / "train_unlabelled.tsv", unlabelled)
     hours = sum(row.n_samples for row in unlabelled) / SAMPLE_RATE / 3600
-    print(f"train_unlabelled.tsv: {len(unlabelled)} clips, {hours:.2f} h")
+    print(f"train_unlabelled.tsv: {len(unlabelled)} utterances, {hours:.2f} h")
 
 
 if __name__ == "__main__":

@@ -1,50 +1,201 @@
 """Compare students of a HuBERT teacher on multilingual recognition with few labels:
 
-    python run.py OUT --data DIR --teacher fairseq:hubert.pt [--unlabelled A.tsv,B.tsv] [--label-minutes 10,60] ...
+    python -m examples.hubert_asr.run OUT --data DIR --teacher fairseq:hubert.pt [--label-minutes 10,60] ...
 
-DIR holds train_asr.tsv, dev_asr.tsv and test_asr.tsv. Every arm is distilled once a seed (where it is distilled), then
-fine-tuned with CTC on letters for each amount of labels, one model for all languages, and decoded on test_asr.tsv:
+DIR holds train_asr.tsv, dev_asr.tsv and test_asr.tsv. Every system of systems.yaml is distilled once per seed (where it
+is distilled), then fine-tuned with CTC on letters for each amount of labels, one model for all languages, and decoded
+on test_asr.tsv. The recipes are the YAML files here; systems.yaml and ../driver/small.yaml say what is changed in them.
 
-    deep_thin          scratch, regression, discriminative          waveform front-end, random start
-    shallow_wide       scratch, regression, discriminative          waveform front-end, first blocks of the teacher
-    deep_thin_fbank    scratch, discriminative, adapted             filterbank front-end
-    teacher            fine_tuned                                   the teacher itself
-
-All arms have the same updates, batches, schedule, masks and labels. Every job is a command line that you can run
-yourself (OUT/commands.sh). A finished job is not run again, a killed one resumes; `report.py OUT` makes tables of what
-is there.
+All systems have the same updates, batches, schedule, masks and labels. Every job is a command line that you can run
+yourself (OUT/commands.sh). A finished job is not run again, a killed one resumes; `python -m examples.driver.report
+OUT` makes tables of what is there.
 """
 
 import argparse
-import subprocess
+import fnmatch
+import math
 import sys
-import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
+
+from colld_fairseq.models.initialisation import read_checkpoint_of
+from colld_fairseq.modules.encoder_config import EncoderConfig
+from examples.driver.jobs import Job
+from examples.driver.plan import Plan, Result, run_comparison
+from examples.driver.recipes import (
+    SMALL,
+    Config,
+    Shape,
+    absolute_paths,
+    absolute_spec,
+    decoding_jobs,
+    override,
+    parse_settings,
+    read_yaml,
+    sized,
+    training_job,
+)
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-import torch  # noqa: E402
-from arms import ARMS, Plan  # noqa: E402
-from lanes import Lanes, record, usable_cores  # noqa: E402
+TABLE = read_yaml(HERE / "systems.yaml")
+SYSTEMS: Dict[str, Config] = TABLE["systems"]
+CMVN_HOURS = "2"  # drawn at random: a mean of 80 numbers needs no more
 
 
 def main() -> None:
     args = arguments(sys.argv[1:])
-    out = args.out.resolve()
-    plan = Plan(out, args)
-    common, chains = plan.common_jobs(), plan.chains()
-    last = plan.profile_job()
-    jobs = [*common, *(job for chain in chains for job in chain), last]
-    record(out, jobs, settings(args, plan))
-    lanes = args.lanes or (1 if torch.cuda.is_available() else usable_cores())
-    runner = Lanes(out, max(1, usable_cores() // lanes))
-    started = time.time()
-    runner.run(common)
-    runner.run(*chains, lanes=min(lanes, len(chains)))
-    runner.run([last])
-    print(f"all jobs took {(time.time() - started) / 60:.1f} minutes")
-    sys.exit(subprocess.run([sys.executable, str(HERE / "report.py"), str(out)]).returncode)
+    run_comparison(args.out, *make_plan(args), args.jobs)
+
+
+def make_plan(args: argparse.Namespace) -> Tuple[List[Job], Plan]:
+    teacher = read_checkpoint_of(args.teacher)[0]
+    chosen = [name for name in SYSTEMS if any(fnmatch.fnmatch(name, pattern) for pattern in args.systems)]
+    if not chosen:
+        sys.exit(f"--systems {','.join(args.systems)!r} chooses none of {', '.join(SYSTEMS)}")
+    jobs = common_jobs(args, teacher, chosen)
+    common = [job.name for job in jobs]
+    results, encoders = [], {}
+    for seed in args.seeds:
+        for system in chosen:
+            run, logs, needs = f"{system}/seed{seed}", {}, common
+            if SYSTEMS[system]["distil"] is not None:
+                jobs.append(distil_job(args, teacher, system, seed, common))
+                logs["distillation"], needs = f"{run}/distil.log", [*common, f"{run}/distil"]
+            for minutes, updates in zip(args.label_minutes, args.finetune_updates):
+                jobs.append(finetune_job(args, teacher, system, seed, minutes, updates, needs))
+                checkpoint = f"{run}/{minutes}min/finetune/checkpoint_best.pt"
+                if not system.startswith("teacher/"):
+                    encoders.setdefault(system.split("/")[0], checkpoint)
+                for way, options in ways(args).items():
+                    name = f"{run}/{minutes}min/{way}"
+                    options = [*cmvn_options(args, system), *options, "--max-tokens", str(4 * args.max_tokens)]
+                    after = [f"{run}/{minutes}min/finetune"]
+                    data = args.out / "data"
+                    jobs += decoding_jobs(args.out, name, data, "test_asr", args.out / checkpoint, options, after)
+                    group = f"{minutes} minutes of labels a language, {way}"
+                    log = {**logs, "fine-tuning": f"{run}/{minutes}min/finetune.log"}
+                    label = SYSTEMS[system]["label"]
+                    results.append(Result(system, label, int(seed), group, [f"{name}.json"], log, checkpoint))
+    encoders["teacher"] = args.teacher
+    return jobs, Plan(TABLE["title"], results, TABLE["comparisons"], encoders, settings=vars(args))
+
+
+def common_jobs(args: argparse.Namespace, teacher: EncoderConfig, systems: List[str]) -> List[Job]:
+    """What all systems need: manifests, vocabulary, statistics, the teacher's features."""
+    out, data = args.out, args.out / "data"
+    prepare = [
+        *(sys.executable, "-m", "examples.hubert_asr.prepare", str(data), "--data", str(args.data)),
+        *("--label-minutes", ",".join(args.label_minutes)),
+    ]
+    prepare += ["--unlabelled", args.unlabelled] if args.unlabelled else []
+    # Letters of all transcripts, so that every amount of labels has the same output layer.
+    vocab = ["colld", "vocab", "--manifest", str(args.data / "train_asr.tsv"), "--lowercase", "--remove-punctuation"]
+    jobs = [Job("prepare", prepare), Job("vocab", [*vocab, "--out", str(out / "vocab")])]
+    if any(system.startswith("deep_thin_fbank/") for system in systems):
+        cmvn = ["colld", "cmvn", "--manifest", str(data / "train_unlabelled.tsv"), "--max-hours", CMVN_HOURS]
+        jobs.append(Job("cmvn", [*cmvn, "--out", str(data / "cmvn.npz")], ["prepare"]))
+    if not args.no_cache and any(SYSTEMS[system]["distil"] is not None for system in systems):
+        audio = ",".join(str(data / f"{name}.tsv") for name in ("train_unlabelled", "dev_asr"))
+        layers = ",".join(str(layer) for layer in range(teacher.layers + 1))
+        features = ["colld", "features", "--manifest", audio, "--teacher", args.teacher, "--layers", layers]
+        jobs.append(Job("features", [*features, "--out", str(out / "features")], ["prepare"]))
+    return jobs
+
+
+def distil_job(args: argparse.Namespace, teacher: EncoderConfig, system: str, seed: str, needs: List[str]) -> Job:
+    student, name, updates = system.split("/")[0], f"{system}/seed{seed}/distil", args.distil_updates
+    shape = student_shape(args, teacher, student)
+    adaptation = updates // 10 if args.adaptation_updates is None else args.adaptation_updates
+    filled = {
+        "task": {
+            **{"data": str(args.out / "data"), "teacher": args.teacher, "teacher_codes": args.teacher_codes},
+            **{"teacher_cache": "" if args.no_cache else str(args.out / "features"), **cmvn(args, system)},
+        },
+        "model": {**shape_options(args, teacher, student), "layer_map": layer_map(shape, teacher, student)},
+        "criterion": {"discriminative_weight": args.discriminative_weight},
+    }
+    if student == "shallow_wide":
+        filled["model"]["init_layers"] = ",".join(str(block) for block in range(1, shape.layers + 1))
+    if student == "deep_thin_fbank":
+        filled["criterion"]["front_end_updates"] = adaptation
+    size = sized(args.out / name, int(seed), updates, args.distil_lr, args.max_tokens)
+    recipe = read_yaml(HERE / f"distil_{student}.yaml")
+    changes = (read_yaml(SMALL), TABLE["distil"], filled, SYSTEMS[system]["distil"], size, args.distil_settings)
+    return training_job(args.out, name, override(recipe, *changes), needs)
+
+
+def finetune_job(
+    args: argparse.Namespace,
+    teacher: EncoderConfig,
+    system: str,
+    seed: str,
+    minutes: str,
+    updates: int,
+    needs: List[str],
+) -> Job:
+    student, name = system.split("/")[0], f"{system}/seed{seed}/{minutes}min/finetune"
+    distilled = str(args.out / f"{system}/seed{seed}" / "distil" / "checkpoint_last.pt")
+    freeze = updates // 10 if args.freeze_updates is None else args.freeze_updates
+    filled = {
+        "task": {"data": str(args.out / "data"), "vocab": str(args.out / "vocab"), **cmvn(args, system)},
+        "dataset": {"train_subset": f"train_{minutes}min"},
+        "model": {
+            "student": args.teacher if student == "teacher" else distilled,
+            "freeze_encoder_updates": freeze,
+        },
+    }
+    if system.endswith("/scratch"):
+        filled["model"].update(encoder_preset=student, **shape_options(args, teacher, student))
+    size = sized(args.out / name, int(seed), updates, args.finetune_lr, args.max_tokens)
+    own = SYSTEMS[system].get("finetune", {})
+    changes = (read_yaml(SMALL), TABLE["finetune"], filled, own, size, args.finetune_settings)
+    return training_job(args.out, name, override(read_yaml(HERE / "finetune_1h.yaml"), *changes), needs)
+
+
+def student_shape(args: argparse.Namespace, teacher: EncoderConfig, student: str) -> Shape:
+    """As given, or in the proportions that the published students have to HuBERT Base."""
+    if student == "shallow_wide":
+        default = Shape(2, teacher.embed_dim, teacher.ffn_dim, teacher.attention_heads)
+        return Shape.parse(args.shallow_wide) if args.shallow_wide else default
+    step = math.lcm(teacher.attention_heads, teacher.conv_pos_groups)
+    width = step * max(1, round(5 / 8 * teacher.embed_dim / step))
+    default = Shape(teacher.layers, width, width, teacher.attention_heads)
+    return Shape.parse(args.deep_thin) if args.deep_thin else default
+
+
+def shape_options(args: argparse.Namespace, teacher: EncoderConfig, student: str) -> Config:
+    """Of the model; positions and waveform convolutions are the teacher's."""
+    options: Dict[str, Any] = student_shape(args, teacher, student).options()
+    options.update(conv_pos=teacher.conv_pos, conv_pos_groups=teacher.conv_pos_groups)
+    if student != "deep_thin_fbank":
+        options["conv_feature_layers"] = str([tuple(layer) for layer in teacher.conv_layers])
+    return options
+
+
+def layer_map(shape: Shape, teacher: EncoderConfig, student: str) -> str:
+    """Deep and thin: layer by layer. Shallow and wide: three teacher layers from the last one."""
+    if student != "shallow_wide":
+        return "dense"
+    thirds = sorted({max(1, round(k * teacher.layers / 3)) for k in (1, 2, 3)})
+    return ",".join(f"{shape.layers}:{layer}" for layer in thirds)
+
+
+def cmvn(args: argparse.Namespace, system: str) -> Config:
+    """Of the task: a student on filterbanks takes the statistics of its corpus."""
+    return {"cmvn": str(args.out / "data" / "cmvn.npz")} if system.startswith("deep_thin_fbank/") else {}
+
+
+def cmvn_options(args: argparse.Namespace, system: str) -> List[str]:
+    return [word for name, value in cmvn(args, system).items() for word in (f"--{name}", value)]
+
+
+def ways(args: argparse.Namespace) -> Dict[str, List[str]]:
+    """Way of decoding -> its options: greedy and, where a language model is given, with it."""
+    found = {"greedy": ["--beam", "1", "--post-process", "letter"]}
+    if args.lm:
+        model = ["--ctc-lm", str(args.lm.resolve()), "--ctc-lm-weight", args.lm_weight, "--ctc-length-score", "1"]
+        found["lm"] = ["--beam", "20", "--post-process", "letter", *model]
+    return found
 
 
 def arguments(words: List[str]) -> argparse.Namespace:
@@ -57,46 +208,39 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--unlabelled", default="", help="manifests to distil from, comma-separated (default: train_asr.tsv)")
     add("--label-minutes", default="10,60", help="labels of every language, comma-separated (default: %(default)s)")
     add("--seeds", default="1", help="comma-separated (default: %(default)s)")
-    add("--students", default=",".join(ARMS), help="default: %(default)s")
-    add("--arms", default="", help="of the students chosen: scratch,discriminative,... (default: all)")
+    add("--systems", default="*", help="of systems.yaml, comma-separated, with wildcards: 'deep_thin/*' (default: all)")
     shape = "LAYERSxWIDTH/FFN/HEADS"
     add("--deep-thin", metavar=shape, help="default: all layers, 5/8 of the width (HuBERT Base: 12x480/480/12)")
     add("--shallow-wide", metavar=shape, help="default: two of the teacher's blocks (HuBERT Base: 2x768/3072/12)")
     add("--distil-updates", type=int, default=6000, help="default: %(default)s")
-    add("--adaptation-updates", type=int, help="of the distillation, in the arm `adapted` (default: a tenth)")
+    add("--adaptation-updates", type=int, help="of the distillation, of the system `adapted` (default: a tenth)")
     add("--finetune-updates", default="2000", help="one number, or one for each of --label-minutes (default: 2000)")
     add("--freeze-updates", type=int, help="of a distilled encoder in fine-tuning (default: a tenth of the updates)")
-    add("--distil-lr", default="1e-3", help="default: %(default)s")
-    add("--finetune-lr", default="1e-3", help="default: %(default)s")
-    add("--discriminative-weight", default="1", help="default: %(default)s")
+    add("--distil-lr", type=float, default=1e-3, help="default: %(default)s")
+    add("--finetune-lr", type=float, default=1e-3, help="default: %(default)s")
+    add("--discriminative-weight", type=float, default=1.0, help="default: %(default)s")
     add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
     add("--lm", type=Path, help="n-gram model (ARPA or KenLM) of words: the test set is also decoded with it")
     add("--lm-weight", default="0.5", help="default: %(default)s")
     add("--no-cache", action="store_true", help="run the teacher in every update instead of storing its features once")
-    add("--lanes", type=int, help="jobs at a time (default: one a core, or one with a GPU)")
-    add("--distil-options", default="", help="more words for every distillation: '--distil-options=--bf16 ...'")
-    add("--finetune-options", default="", help="more words for every fine-tuning")
+    add("--jobs", type=int, help="parallel jobs (default: one a core, or one with a GPU)")
+    more = "GROUP.NAME=VALUE"
+    add("--distil-settings", nargs="*", default=[], metavar=more, help="of every distillation: common.bf16=true")
+    add("--finetune-settings", nargs="*", default=[], metavar=more, help="of every fine-tuning")
     args = parser.parse_args(words)
-    scheme, _, name = args.teacher.partition(":")
-    args.teacher = f"{scheme}:{Path(name).resolve()}" if Path(name).exists() else args.teacher
-    for name in ("label_minutes", "seeds", "students", "arms", "finetune_updates"):
+    args.out, args.data, args.teacher = args.out.resolve(), args.data.resolve(), absolute_spec(args.teacher)
+    args.unlabelled = absolute_paths(args.unlabelled)
+    args.teacher_codes = str(Path(args.teacher_codes).resolve()) if args.teacher_codes else ""
+    for name in ("distil_settings", "finetune_settings"):
+        setattr(args, name, parse_settings(getattr(args, name)))
+    for name in ("label_minutes", "seeds", "systems", "finetune_updates"):
         setattr(args, name, [word for word in getattr(args, name).split(",") if word])
-    args.finetune_updates = [int(n) for n in args.finetune_updates]
+    args.finetune_updates = [int(updates) for updates in args.finetune_updates]
     if len(args.finetune_updates) == 1:
         args.finetune_updates *= len(args.label_minutes)
     if len(args.finetune_updates) != len(args.label_minutes):
         parser.error("--finetune-updates: one number, or one for each of --label-minutes")
-    known = {arm for student in ARMS for arm in ARMS[student]}
-    for option, names, choices in (("students", args.students, ARMS), ("arms", args.arms, known)):
-        wrong = [name for name in names if name not in choices]
-        if wrong:
-            parser.error(f"--{option}: {wrong[0]!r} is none of {', '.join(sorted(choices))}")
     return args
-
-
-def settings(args: argparse.Namespace, plan: Plan) -> Dict[str, Any]:
-    values = {name: value if isinstance(value, (list, int)) else str(value) for name, value in vars(args).items()}
-    return dict(values, runs=plan.runs)
 
 
 if __name__ == "__main__":

@@ -1,54 +1,307 @@
 """Compare transducers whose encoders started from scratch, from one teacher and from several:
 
-    python run.py OUT --train A.tsv,B.tsv --dev C.tsv --test D.tsv --teachers NAME=SPEC,NAME=SPEC ...
+    python -m examples.multi_teacher_transducer.run OUT --train A.tsv,B.tsv --dev C.tsv --test D.tsv \\
+        --teachers NAME=SPEC,NAME=SPEC ...
 
-The manifests hold recognition and translation, in any mix; with translation the vocabulary has language tags. Arms:
+The manifests hold recognition and translation, in any mix; with translation the vocabulary has language tags. The
+recipes are stage1.yaml, stage2.yaml and stage2_kd.yaml; systems.yaml says which systems there are and, with
+../driver/small.yaml, what is changed in the recipes. Students hear the whole utterance (full) or chunks (streaming).
 
-    scratch                 no stage 1
-    NAME                    stage 1 from that teacher alone, for each of --teachers
-    sum, random, average    stage 1 from all teachers (average: teachers of one width)
-    unlabelled              `sum` with further audio without text (--unlabelled, or what --label-minutes leaves out)
-    kd                      `sum`, and in stage 2 also the output of a trained transducer: full/sum, or --kd-teacher
-    kd_unlabelled           `unlabelled`, and in stage 2 also that transducer's own texts of unlabelled audio, of which
-                            it knows the language
-
-for students that hear the whole utterance (full) and for those that hear it chunk by chunk (streaming).
-
-All arms have the same shape, updates, batches, schedule, masks and labels in stage 2, and are decoded greedily and with
-a beam. Every job is a command line that you can run yourself (OUT/commands.sh). A finished job is not run again, a
-killed one resumes; `report.py OUT` makes tables of what is there.
+All systems have the same shape, updates, batches, schedule, masks and labels in stage 2, and are decoded greedily and
+with a beam. Every job is a command line that you can run yourself (OUT/commands.sh). A finished job is not run again, a
+killed one resumes; `python -m examples.driver.report OUT` makes tables of what is there.
 """
 
 import argparse
-import subprocess
 import sys
-import time
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from colld_fairseq.files import split_paths
+from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.named_values import split_named, value_of_each
+from colld_fairseq.teachers.describe import describe_teacher
+from examples.driver.jobs import Job
+from examples.driver.plan import Plan, Result, run_comparison
+from examples.driver.recipes import (
+    SMALL,
+    Config,
+    Shape,
+    absolute_paths,
+    absolute_spec,
+    decoding_jobs,
+    override,
+    parse_settings,
+    read_yaml,
+    sized,
+    training_job,
+)
+from examples.driver.utterances import read_rows
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-import torch  # noqa: E402
-from lanes import Lanes, record, usable_cores  # noqa: E402
-from transducer_arms import ARMS, STUDENTS, Plan  # noqa: E402
-
-from colld_fairseq.named_values import split_named  # noqa: E402
+TABLE = read_yaml(HERE / "systems.yaml")
+CMVN_HOURS = "2"  # drawn at random: a mean of 80 numbers needs no more
 
 
-def main() -> None:
-    args = arguments(sys.argv[1:])
-    out = args.out.resolve()
-    plan = Plan(out, args)
-    common, chains, last = plan.common_jobs(), plan.chains(), plan.profile_job()
-    record(out, [*common, *(job for chain in chains for job in chain), last], settings(args, plan))
-    lanes = args.lanes or (1 if torch.cuda.is_available() else usable_cores())
-    runner = Lanes(out, max(1, usable_cores() // lanes))
-    started = time.time()
-    runner.run(common)
-    runner.run(*chains, lanes=min(lanes, len(chains)))
-    runner.run([last])
-    print(f"all jobs took {(time.time() - started) / 60:.1f} minutes")
-    sys.exit(subprocess.run([sys.executable, str(HERE / "report.py"), str(out)]).returncode)
+class System(NamedTuple):
+    """What an encoder learns from in stage 1 (no teachers: from scratch), and whether stage 2 has a teacher, too."""
+
+    label: str
+    teachers: Tuple[str, ...]
+    stage1: Config
+    unlabelled: bool
+    kd: bool
+
+    @property
+    def start(self) -> str:
+        """The same for systems that share their stage 1."""
+        return str((self.teachers, self.stage1, self.unlabelled))
+
+
+class Comparison:
+    """All jobs of a comparison."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.out, self.data = args, args.out, args.out / "data"
+        self.teachers = split_named(args.teachers, "--teachers")
+        self.info = {name: describe_teacher(spec) for name, spec in self.teachers.items()}
+        layers = value_of_each(args.teacher_layers, list(self.teachers), "--teacher-layers", default="")
+        self.layers = {name: layers[name] or str(info.num_layers) for name, info in self.info.items()}
+        self.given_caches = split_named(args.teacher_cache, "--teacher-cache")
+        self.cache = {name: self.given_caches.get(name, str(args.out / "features" / name)) for name in self.teachers}
+        self.has_unlabelled = bool(args.unlabelled) or args.label_minutes is not None
+        self.joint = "sum" if len(self.teachers) > 1 else next(iter(self.teachers))  # of all teachers
+        self.possible = self.possible_systems()
+        for name in args.systems:
+            if name not in self.possible:
+                sys.exit(f"--systems: {name!r} is none of {', '.join(self.possible)}{self.why_not(name)}")
+        self.chosen = {name: one for name, one in self.possible.items() if not args.systems or name in args.systems}
+        if any(one.kd for one in self.chosen.values()) and not args.kd_teacher and self.joint not in self.chosen:
+            sys.exit(f"--systems kd: its teacher is full/{self.joint}: train that one, too, or give --kd-teacher")
+
+    def possible_systems(self) -> Dict[str, System]:
+        """Name -> system, in the order of the tables."""
+        names = tuple(self.teachers)
+        systems: Dict[str, System] = {}
+        for name, row in TABLE["systems"].items():
+            system = System(
+                row["label"],
+                () if row["teachers"] == "none" else names,
+                row.get("stage1", {}),
+                row.get("unlabelled", False),
+                row.get("kd", False),
+            )
+            if row["teachers"] == "each":
+                each = {one: system._replace(label=row["label"].format(teacher=one), teachers=(one,)) for one in names}
+                systems.update(each)
+            elif not self.why_not(name):
+                systems[name] = system
+        return systems
+
+    def why_not(self, name: str) -> str:
+        """Why a system of the table is not possible here; "" where it is."""
+        widths = {info.width for info in self.info.values()}
+        if name in ("sum", "random", "average") and len(self.teachers) == 1:
+            return "; that one needs several teachers"
+        if name == "average" and len(widths) > 1:
+            return f"; an average needs teachers of one width, not of {' and '.join(map(str, sorted(widths)[::-1]))}"
+        row = TABLE["systems"].get(name, {})
+        if row.get("unlabelled") and not self.has_unlabelled:
+            return "; that one needs --unlabelled or --label-minutes"
+        if row.get("kd") and not self.args.kd_teacher and "full" not in self.args.students:
+            return "; that one needs the student full, or --kd-teacher"
+        return ""
+
+    # -- what the data say ---------------------------------------------------------------------------------------------
+    @cached_property
+    def pairs(self) -> List[Tuple[str, str]]:
+        """(src_lang, tgt_lang) of the training rows."""
+        return sorted({(row.src_lang, row.tgt_lang) for row in read_rows(self.args.train)})
+
+    @property
+    def translates(self) -> bool:
+        return any(source not in ("", target) for source, target in self.pairs)
+
+    @property
+    def ctc_target(self) -> Config:
+        """CTC, which keeps the order of what was said, learns transcripts if the vocabulary has their letters."""
+        spoken, written = ({pair[side] for pair in self.pairs} for side in (0, 1))
+        return {"ctc_target": "src_text"} if self.translates and spoken <= written else {}
+
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+    def plan(self) -> Tuple[List[Job], Plan]:
+        jobs = self.common_jobs()
+        common = [job.name for job in jobs]
+        results, encoders, owners = [], {}, {}
+        for seed in self.args.seeds:
+            for student in self.args.students:
+                for name, system in self.chosen.items():
+                    run, needs, logs = f"{student}/{name}/seed{seed}", list(common), {}
+                    owner = owners.setdefault((student, seed, system.start), run) if system.teachers else None
+                    if owner == run:
+                        jobs.append(self.stage1_job(run, student, system, seed, common))
+                        logs["stage 1"] = f"{run}/stage1.log"
+                    if system.kd and system.unlabelled and f"train_pseudo_seed{seed}" not in [job.name for job in jobs]:
+                        jobs.append(self.pseudo_job(seed, common))
+                    jobs.append(self.stage2_job(run, student, system, seed, owner, common))
+                    logs["stage 2"] = f"{run}/stage2.log"
+                    checkpoint = f"{run}/stage2/checkpoint_best.pt"
+                    encoders.setdefault(student, checkpoint)
+                    for way, options in self.ways(student).items():
+                        options = [*self.decoding_options, *options]
+                        scores, needs = f"{run}/{way}", [f"{run}/stage2"]
+                        jobs += decoding_jobs(
+                            self.out, scores, self.data, "test", self.out / checkpoint, options, needs
+                        )
+                        group = f"student {student}, {way}"
+                        result = Result(name, system.label, int(seed), group, [f"{scores}.json"], logs, checkpoint)
+                        results.append(result)
+        encoders.update(self.teachers)
+        notes, settings = TABLE["notes"], vars(self.args)
+        return jobs, Plan(TABLE["title"], results, self.comparisons(), encoders, notes=notes, settings=settings)
+
+    def comparisons(self) -> List[List[Any]]:
+        """With the system from scratch, and with the best of those from a single teacher."""
+        made = []
+        for text, baselines in (("from scratch", ["scratch"]), ("the best single teacher", list(self.teachers))):
+            baselines = [name for name in baselines if name in self.chosen]
+            for name, system in self.chosen.items():
+                if baselines and name not in baselines:
+                    made.append([f"{system.label} over {text}", name, baselines])
+        return made
+
+    def common_jobs(self) -> List[Job]:
+        """What all systems need: manifests, vocabulary, statistics, the teachers' features."""
+        args, data = self.args, self.data
+        prepare = [sys.executable, "-m", "examples.multi_teacher_transducer.prepare", str(data)]
+        for name in ("train", "dev", "test", "unlabelled"):
+            prepare += [f"--{name}", getattr(args, name)] if getattr(args, name) else []
+        if args.label_minutes is not None:
+            prepare += ["--label-minutes", str(args.label_minutes)]
+        # Of all transcripts, so that every amount of labels has the same output layer.
+        vocab = ["colld", "vocab", "--manifest", args.train, "--lowercase", "--remove-punctuation"]
+        vocab += ["--kind", "sentencepiece", "--size", str(args.pieces)] if args.pieces else []
+        vocab += ["--lang-tags"] if self.translates else []
+        cmvn = ["colld", "cmvn", "--manifest", str(data / "train_audio.tsv"), "--max-hours", CMVN_HOURS]
+        jobs = [
+            Job("prepare", prepare),
+            Job("vocab", [*vocab, "--out", str(self.out / "vocab")]),
+            Job("cmvn", [*cmvn, "--out", str(data / "cmvn.npz")], ["prepare"]),
+        ]
+        return jobs if args.no_cache else [*jobs, *self.feature_jobs()]
+
+    def feature_jobs(self) -> List[Job]:
+        """The features of every teacher that a system learns from, of all the audio that a system needs."""
+        splits = ["train_audio", "dev_audio"]
+        splits += ["train_unlabelled"] if any(system.unlabelled for system in self.chosen.values()) else []
+        audio = ",".join(str(self.data / f"{split}.tsv") for split in splits)
+        jobs = []
+        for name, spec in self.teachers.items():
+            if name not in self.given_caches and any(name in system.teachers for system in self.chosen.values()):
+                layers = self.layers[name].replace("+", ",")
+                features = ["colld", "features", "--manifest", audio, "--teacher", spec, "--layers", layers]
+                jobs.append(Job(f"features/{name}", [*features, "--out", self.cache[name]], ["prepare"]))
+        return jobs
+
+    def encoder(self, student: str) -> Config:
+        """Of the model, the same in every system."""
+        shape = Shape.parse(self.args.shape).options() if self.args.shape else {}
+        return {"encoder_preset": self.args.preset, **shape, **TABLE["students"][student]["model"]}
+
+    def layer_map(self, teachers: Tuple[str, ...]) -> str:
+        """The last layer of the student predicts the chosen layers of every teacher (default: its last)."""
+        last = Shape.parse(self.args.shape).layers if self.args.shape else PRESETS[self.args.preset]["layers"]
+        pairs = {name: ",".join(f"{last}:{layer}" for layer in self.layers[name].split("+")) for name in teachers}
+        return ",".join(f"{name}={of_teacher}" for name, of_teacher in pairs.items())
+
+    def stage1_job(self, run: str, student: str, system: System, seed: str, needs: List[str]) -> Job:
+        args, name = self.args, f"{run}/stage1"
+        filled: Config = {
+            "task": {
+                "data": str(self.data),
+                "teacher": ",".join(f"{teacher}={self.teachers[teacher]}" for teacher in system.teachers),
+                "teacher_cache": ",".join(f"{teacher}={self.cache[teacher]}" for teacher in system.teachers),
+            },
+            "dataset": {"train_subset": "train_audio,train_unlabelled" if system.unlabelled else "train_audio"},
+            "model": {**self.encoder(student), "layer_map": self.layer_map(system.teachers)},
+            "criterion": {"target_shift": args.target_shift if student == "streaming" else 0},
+        }
+        if args.no_cache:
+            filled["task"]["teacher_cache"] = ""
+        size = sized(self.out / name, int(seed), args.stage1_updates, args.stage1_lr, args.max_tokens)
+        changes = (read_yaml(SMALL), TABLE["stage1"], filled, system.stage1, size, args.stage1_settings)
+        return training_job(self.out, name, override(read_yaml(HERE / "stage1.yaml"), *changes), needs)
+
+    def stage2_job(
+        self, run: str, student: str, system: System, seed: str, owner: Optional[str], common: List[str]
+    ) -> Job:
+        """owner: the run whose stage 1 this one starts from."""
+        args, name, needs = self.args, f"{run}/stage2", list(common)
+        filled: Config = {
+            "task": {"data": str(self.data), "vocab": str(self.out / "vocab"), **self.ctc_target},
+            "model": {"predictor_embed_dim": args.predictor_dim, "joiner_dim": args.predictor_dim},
+            "criterion": {"ctc_weight": args.ctc_weight},
+        }
+        if owner is None:
+            filled["model"].update(self.encoder(student), student="", freeze_encoder_updates=0)
+        else:
+            freeze = args.stage2_updates // 20 if args.freeze_updates is None else args.freeze_updates
+            distilled = str(self.out / owner / "stage1" / "checkpoint_last.pt")
+            filled["model"].update(student=distilled, freeze_encoder_updates=freeze)
+            needs.append(f"{owner}/stage1")
+        if system.kd:
+            teacher, needed = self.kd_teacher(seed)
+            needs += needed
+            filled["task"]["teacher_transducer"] = teacher
+            filled["criterion"].update(kd=args.kd, kd_weight=args.kd_weight)
+            # The mean over all nodes of a lattice, not their sum as of those of a path: it would drown the transcript.
+            path = TABLE["students"][student]["kd"]
+            filled["criterion"].update(path if args.kd == "one_best" else {"kd_mean": "node"})
+            if system.unlabelled:
+                needs.append(f"train_pseudo_seed{seed}")
+                filled["dataset"] = {"train_subset": f"train,train_pseudo_seed{seed}"}
+        recipe = read_yaml(HERE / ("stage2_kd.yaml" if system.kd else "stage2.yaml"))
+        size = sized(self.out / name, int(seed), args.stage2_updates, args.stage2_lr, args.max_tokens)
+        changes = (read_yaml(SMALL), TABLE["stage2"], filled, size, args.stage2_settings)
+        return training_job(self.out, name, override(recipe, *changes), needs)
+
+    def kd_teacher(self, seed: str) -> Tuple[str, List[str]]:
+        """The transducer that is learnt from in stage 2, and the job that trains it, if one does."""
+        if self.args.kd_teacher:
+            return str(self.args.kd_teacher.resolve()), []
+        run = f"full/{self.joint}/seed{seed}"
+        return str(self.out / run / "stage2" / "checkpoint_best.pt"), [f"{run}/stage2"]
+
+    def pseudo_job(self, seed: str, common: List[str]) -> Job:
+        """Its transcripts of unlabelled audio."""
+        (teacher, needs), name = self.kd_teacher(seed), f"train_pseudo_seed{seed}"
+        command = [
+            *("colld", "transcribe", teacher, "--manifest", str(self.data / "train_untranscribed.tsv")),
+            *("--beam", str(self.args.beam), "--options", f"ctc_length_score={self.args.length_bonus}"),
+            *("--out", str(self.data / f"{name}.tsv")),
+        ]
+        return Job(name, command, [*common, *needs])
+
+    @property
+    def decoding_options(self) -> List[str]:
+        detokenize = "sentencepiece" if self.args.pieces else "letter"
+        tokens = str(4 * self.args.max_tokens)
+        return ["--cmvn", str(self.data / "cmvn.npz"), "--post-process", detokenize, "--max-tokens", tokens]
+
+    def ways(self, student: str) -> Dict[str, List[str]]:
+        """Way of decoding -> its options. A streaming student hears chunks, and for comparison the whole utterance."""
+        beam = self.args.beam
+        # The most probable hypothesis is often too short, and a beam finds it where greedy search does not: the length
+        # bonus makes up for that (deletions with and without: RESULTS.md).
+        wider = {f"beam{beam}": ["--beam", str(beam), "--ctc-length-score", self.args.length_bonus]}
+        ways = {"greedy": ["--beam", "1"], **(wider if beam > 1 else {})}
+        if student == "full":
+            return ways
+        chunk = f"{{'eval_chunk': '{self.args.chunk}', 'eval_left_context': '{self.args.left_context}'}}"
+        chunks = {way: [*options, "--model-overrides", chunk] for way, options in ways.items()}
+        full = "{'eval_chunk': 'full', 'eval_left_context': 'full'}"
+        return {**chunks, "whole": ["--beam", "1", "--model-overrides", full]}
 
 
 def arguments(words: List[str]) -> argparse.Namespace:
@@ -60,8 +313,8 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--teachers", required=True, metavar="NAME=SPEC,...", help="SPEC: hf:DIRECTORY or fairseq:FILE.pt")
     add("--teacher-layers", default="", metavar="NAME=4+6,...", help="default: the last of every teacher")
     add("--unlabelled", default="", help="manifests of further audio, comma-separated")
-    add("--label-minutes", type=float, help="text of so many minutes of every language is used (default: all)")
-    add("--arms", default="", help="comma-separated (default: all that are possible)")
+    add("--label-minutes", type=float, help="transcripts of so many minutes of every language are used (default: all)")
+    add("--systems", default="", help="comma-separated (default: all that are possible)")
     add("--students", default="full", help="full, streaming or both (default: %(default)s)")
     add("--seeds", default="1", help="comma-separated (default: %(default)s)")
     add("--preset", default="conformer_10m", help="of the encoder (default: %(default)s)")
@@ -71,56 +324,53 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--stage1-updates", type=int, default=4000, help="default: %(default)s")
     add("--stage2-updates", type=int, default=8000, help="default: %(default)s")
     add("--freeze-updates", type=int, help="of a distilled encoder in stage 2 (default: a twentieth of the updates)")
-    add("--stage1-lr", default="2e-3", help="default: %(default)s")
-    add("--stage2-lr", default="1e-3", help="default: %(default)s")
-    add("--ctc-weight", default="0.5", help="of the auxiliary CTC (default: %(default)s)")
+    add("--stage1-lr", type=float, default=2e-3, help="default: %(default)s")
+    add("--stage2-lr", type=float, default=1e-3, help="default: %(default)s")
+    add("--ctc-weight", type=float, default=0.5, help="of the auxiliary CTC (default: %(default)s)")
     add("--kd-teacher", type=Path, help="checkpoint of a transducer with the same vocabulary (default: full/sum)")
     add("--kd", default="one_best", help="one_best, three_class or lattice (default: %(default)s)")
-    add("--kd-weight", default="0.3", help="default: %(default)s")
+    add("--kd-weight", type=float, default=0.3, help="default: %(default)s")
     add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
     add("--beam", type=int, default=4, help="of the second decoding; 1 = greedy only (default: %(default)s)")
-    add("--length-score", default="0.2", help="of the beam, for each label, against deletions (default: %(default)s)")
+    add("--length-bonus", default="0.2", help="of the beam, per label, against deletions (default: %(default)s)")
     add("--chunk", type=int, default=8, help="encoder frames a streaming student decodes by (default: %(default)s)")
-    add("--left-context", default="4", help="chunks that it hears before its own, or full (default: %(default)s)")
+    add("--left-context", default="4", help="chunks before its own that it takes in, or full (default: %(default)s)")
     add("--target-shift", type=int, default=0, help="of stage 1 of a streaming student (default: %(default)s)")
     add("--teacher-cache", default="", metavar="NAME=DIR,...", help="made before, by colld features, of all the audio")
     add("--no-cache", action="store_true", help="run the teachers in every update instead of storing their features")
-    add("--lanes", type=int, help="jobs at a time (default: one a core, or one with a GPU)")
-    add("--stage1-options", default="", help="more words for every stage 1: '--stage1-options=--bf16 ...'")
-    add("--stage2-options", default="", help="more words for every stage 2")
+    add("--jobs", type=int, help="parallel jobs (default: one a core, or one with a GPU)")
+    more = "GROUP.NAME=VALUE"
+    add("--stage1-settings", nargs="*", default=[], metavar=more, help="of every stage 1: common.bf16=true")
+    add("--stage2-settings", nargs="*", default=[], metavar=more, help="of every stage 2")
     args = parser.parse_args(words)
+    args.out = args.out.resolve()
     for name in ("train", "dev", "test", "unlabelled"):
-        paths = [Path(path).resolve() for path in getattr(args, name).split(",") if path]
-        for path in paths:
-            if not path.is_file():
+        setattr(args, name, absolute_paths(getattr(args, name)))
+        for path in split_paths(getattr(args, name)) if getattr(args, name) else []:
+            if not Path(path).is_file():
                 parser.error(f"--{name}: no manifest {path}")
-        setattr(args, name, ",".join(map(str, paths)))
-    for name in ("arms", "students", "seeds"):
+    for name in ("stage1_settings", "stage2_settings"):
+        setattr(args, name, parse_settings(getattr(args, name)))
+    for name in ("systems", "students", "seeds"):
         setattr(args, name, [word for word in getattr(args, name).split(",") if word])
     for student in args.students:
-        if student not in STUDENTS:
-            parser.error(f"--students: {student!r} is none of {', '.join(STUDENTS)}")
+        if student not in TABLE["students"]:
+            parser.error(f"--students: {student!r} is none of {', '.join(TABLE['students'])}")
     caches = split_named(args.teacher_cache, "--teacher-cache").items()
     args.teacher_cache = ",".join(f"{name}={Path(folder).resolve()}" for name, folder in caches)
     specs = split_named(args.teachers, "--teachers")
     if not specs:
         parser.error("--teachers: give every teacher a name, as in whisper=hf:DIRECTORY,hubert=fairseq:FILE.pt")
     for name in specs:
-        if name in ARMS:
-            parser.error(f"--teachers: {name!r} is the name of an arm; choose another")
-    args.teachers = ",".join(f"{name}={absolute(spec)}" for name, spec in specs.items())
+        if name in TABLE["systems"]:
+            parser.error(f"--teachers: {name!r} is the name of a system; choose another")
+    args.teachers = ",".join(f"{name}={absolute_spec(spec)}" for name, spec in specs.items())
     return args
 
 
-def absolute(spec: str) -> str:
-    scheme, _, name = spec.partition(":")
-    return f"{scheme}:{Path(name).resolve()}" if Path(name).exists() else spec
-
-
-def settings(args: argparse.Namespace, plan: Plan) -> Dict[str, Any]:
-    values = {name: value if isinstance(value, (list, int)) else str(value) for name, value in vars(args).items()}
-    ways = {student: list(plan.ways(student)) for student in args.students}
-    return dict(values, runs=list(map(tuple, plan.runs)), ways=ways, teacher_names=list(plan.teachers))
+def main() -> None:
+    args = arguments(sys.argv[1:])
+    run_comparison(args.out, *Comparison(args).plan(), parallel=args.jobs)
 
 
 if __name__ == "__main__":

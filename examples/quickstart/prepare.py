@@ -1,4 +1,6 @@
-"""Write manifests from a corpus table: python prepare.py OUT [--table TSV --zip ZIP ...] [--pairs es-en,en-en]
+"""Write manifests from a corpus table:
+
+    python -m examples.quickstart.prepare OUT [--table TSV --zip ZIP ...] [--pairs es-en,en-en]
 
 A table has one row a recording, `id file seconds speaker lang split text [trans_XX ...]`; `file` is a member of the zip
 (stored, not compressed), `text` the transcript, `trans_XX` the translation into XX. For each split (train, dev, test):

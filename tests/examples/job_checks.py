@@ -1,39 +1,37 @@
 """Jobs of the examples' drivers: does each command parse with the program it is for?"""
 
 import argparse
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 from commands import call
 from fairseq import options
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.dataclass.initialize import add_defaults
+from omegaconf import OmegaConf
+from recipes import train
 
 from colld_fairseq.cli import SUBCOMMANDS
 from colld_fairseq.cli import main as colld
 from colld_fairseq.cli import options as colld_options
 
 
-def load_script(path: Path, name: str):
-    """The script as a module `name`, with its folder on the path as when it is run."""
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    sys.path.remove(str(path.parent))
-    return module
-
-
 def check_command(job, out: str) -> str:
     """Raises (or exits) where the command does not parse, trains for other updates or into another folder than the job
     says, or would stop on several GPUs. Returns the program."""
     program, *words = job.command
-    if program == "fairseq-train":
-        parsed = options.parse_args_and_arch(options.get_training_parser(), words)
-        assert job.updates == parsed.max_update
-        assert parsed.save_dir == f"{out}/{job.name}"
-        assert parsed.ddp_backend == "legacy_ddp"  # else a frozen encoder's parameters are waited for
+    if program == "fairseq-hydra-train":
+        folder = Path(f"{out}/{job.name}")
+        assert words == ["--config-dir", str(folder.parent), "--config-name", folder.name]
+        config = {group: values for group, values in job.config.items() if group != "hydra"}
+        parsed = OmegaConf.merge(OmegaConf.structured(FairseqConfig), config)
+        add_defaults(parsed)  # refuses what no dataclass has
+        OmegaConf.to_container(parsed, resolve=True, throw_on_missing=True)
+        assert job.updates == parsed.optimization.max_update
+        assert parsed.checkpoint.save_dir == str(folder)
+        assert parsed.distributed_training.ddp_backend == "legacy_ddp"  # else a frozen encoder's gradients are awaited
     elif program == "fairseq-generate":
         parser = options.get_generation_parser()
         parser.add_argument("--arch", default="wav2vec2")  # as fairseq-generate itself does
@@ -44,23 +42,35 @@ def check_command(job, out: str) -> str:
         getattr(colld_options, words[0])(parser)
         parser.parse_args(words[1:])
     else:
-        assert Path(words[0]).name == "prepare.py"
+        assert words[0] == "-m" and words[1].endswith(".prepare")
     return program
 
 
-def run_here(jobs):
-    """The jobs one after another, in this process; their logs where the lanes would leave them."""
+def changes(one, other):
+    """{"group.name": (value, other value)} of two configurations."""
+    groups = {group: {**one.get(group, {}), **other.get(group, {})} for group in {**one, **other}}
+    return {
+        f"{group}.{key}": (one.get(group, {}).get(key), other.get(group, {}).get(key))
+        for group, keys in groups.items()
+        for key in keys
+        if one.get(group, {}).get(key) != other.get(group, {}).get(key)
+    }
+
+
+def run_here(out, jobs):
+    """The jobs one after another, in this process; their configurations and logs where the driver would leave them."""
     for job in jobs:
         program, *words = job.command
-        log = Path(words[words.index("--save-dir") + 1] + ".log") if program == "fairseq-train" else None
-        if program == "colld":
+        if program == "fairseq-hydra-train":
+            path = out / f"{job.name}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(OmegaConf.to_yaml(job.config))
+            (out / f"{job.name}.log").write_text(train(path, []))
+        elif program == "colld":
             assert colld(words) == 0, job.name
         elif program == sys.executable:
-            prepare = load_script(Path(words[0]), f"prepare_of_{Path(words[0]).parent.name}")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sys, "argv", words)
-                prepare.main()
+                patch.setattr(sys, "argv", words[1:])
+                importlib.import_module(words[1]).main()
         else:
-            output = call(program.removeprefix("fairseq-"), *words)
-            if log:
-                log.write_text(output)
+            call(program.removeprefix("fairseq-"), *words)

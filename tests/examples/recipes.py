@@ -14,6 +14,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 EXAMPLES = REPOSITORY / "examples"
+# FOLDER/NAME of what can be trained, unlike the tables of systems.
+RECIPES = {
+    str(path.relative_to(EXAMPLES).with_suffix(""))
+    for path in EXAMPLES.rglob("*.yaml")
+    if "_name" in OmegaConf.load(path).get("model", {})
+}
 
 # Published depth, layer map and loss; widths that a test can afford. bfloat16 stays; float16 needs a GPU.
 NARROW = [

@@ -6,21 +6,19 @@ from pathlib import Path
 
 import pytest
 import synthetic
-from commands import REPOSITORY, call
-from job_checks import check_command, load_script, run_here
+from commands import REPOSITORY
+from job_checks import changes, check_command, run_here
 
-from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.data.manifest import Row, read_manifest
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.models.loading import read_student
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from examples.driver import report
+from examples.driver.plan import write_plan
+from examples.driver.utterances import minutes_by_language, with_minutes
+from examples.hubert_asr.run import arguments, layer_map, make_plan, student_shape
 
-FOLDER = REPOSITORY / "examples" / "hubert_asr"
 MINIATURE = ("deep_thin_fbank/adapted", "shallow_wide/discriminative", "teacher/fine_tuned")
-
-
-@pytest.fixture(scope="module")
-def run():
-    return load_script(FOLDER / "run.py", "hubert_asr_run")
 
 
 @pytest.fixture(scope="module")
@@ -29,125 +27,123 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def plan(run, coded_teacher, data):
-    """plan(option, ...) -> all jobs of a comparison in the folder `out`."""
+def plan(coded_teacher, data):
+    """plan(option, ...) -> jobs by name and the plan of a comparison in the folder `out`."""
 
     def make(*more, out="out"):
-        words = [str(out), "--data", str(data), "--teacher", coded_teacher, "--deep-thin", "3x16/20/2", *more]
-        args = run.arguments([str(word) for word in words])
-        return run.Plan(Path(out), args)
+        words = [out, "--data", data, "--teacher", coded_teacher, "--deep-thin", "3x16/20/2", *more]
+        jobs, made = make_plan(arguments([str(word) for word in words]))
+        return {job.name: job for job in jobs}, made
 
     return make
 
 
-def jobs_of(plan):
-    chains = plan.chains()
-    return {job.name: job for job in [*plan.common_jobs(), *sum(chains, []), plan.profile_job()]}
-
-
 def test_commands_parse(plan, tmp_path):
-    jobs = jobs_of(plan("--label-minutes", "10", "--lm", tmp_path / "lm.arpa", "--unlabelled", tmp_path / "more.tsv"))
-    programs = Counter(check_command(job, "out") for job in jobs.values())
-    # 10 arms, 6 of them distilled, decoded greedily and with the language model
-    assert programs["fairseq-train"] == 6 + 10 and programs["fairseq-generate"] == 2 * 10
+    jobs, _ = plan("--label-minutes", "10", "--lm", tmp_path / "lm.arpa", "--unlabelled", tmp_path / "more.tsv")
+    programs = Counter(check_command(job, Path("out").resolve()) for job in jobs.values())
+    # 10 systems, 6 of them distilled, decoded greedily and with the language model
+    assert programs["fairseq-hydra-train"] == 6 + 10 and programs["fairseq-generate"] == 2 * 10
 
 
-def test_arms_differ_in_nothing_but_their_start(plan):
-    jobs = jobs_of(plan())
+def test_systems_differ_in_nothing_but_their_start(plan):
+    jobs, _ = plan("--teacher-codes", "codes")
+    start = {"student", "freeze_encoder_updates", "feature_grad_mult"}
+    shape = {"layers", "embed_dim", "ffn_embed_dim", "attention_heads", "preset"}
+    own = start | {f"encoder_{name}" for name in shape} | {"conv_pos", "conv_pos_groups", "conv_feature_layers"}
     for student in ("deep_thin", "shallow_wide", "deep_thin_fbank"):
-        scratch = jobs[f"{student}/scratch/seed1/60min/finetune"].command
-        tuned = jobs[f"{student}/discriminative/seed1/60min/finetune"].command
-        own = {*scratch[scratch.index("--encoder-layers") :], "--student", "--freeze-encoder-updates"}
-        common = scratch[: scratch.index("--encoder-layers")]
-        assert tuned[: len(common)] == common
-        assert {word for word in tuned if word.startswith("--")} <= {*own, *common}
-        for option in ("--max-update", "--lr", "--max-tokens", "--seed"):
-            assert tuned[tuned.index(option) + 1] == scratch[scratch.index(option) + 1]
-    regression, discriminative = (jobs[f"deep_thin/{a}/seed1/distil"].command for a in ("regression", "discriminative"))
-    differ = [(a, b) for a, b in zip(regression, discriminative) if a != b]
-    assert differ[:2] == [("0", "1"), ("none", "linear")]
-    assert [Path(word).parent.parent.name for word in differ[2]] == ["regression", "discriminative"]  # --save-dir
+        scratch, tuned = (
+            jobs[f"{student}/{system}/seed1/60min/finetune"].config for system in ("scratch", "discriminative")
+        )
+        assert set(changes(scratch, tuned)) <= {f"model.{name}" for name in own} | {"checkpoint.save_dir"}
+    one, other = (jobs[f"deep_thin/{system}/seed1/distil"].config for system in ("regression", "discriminative"))
+    differ = changes(one, other)
+    assert differ.pop("criterion.discriminative_weight") == (0, 1)
+    assert differ.pop("model.code_head") == ("none", "linear")
+    assert set(differ) == {"task.teacher_codes", "checkpoint.save_dir"}
+    one, other = (jobs[f"deep_thin_fbank/{system}/seed1/distil"].config for system in ("discriminative", "adapted"))
+    assert set(changes(one, other)) == {"model.front_end_head", "criterion.front_end_updates", "checkpoint.save_dir"}
 
 
-def test_choice_of_arms_labels_and_options(plan):
-    chosen = plan("--students", "deep_thin,teacher", "--arms", "regression,fine_tuned", "--label-minutes", "1,5")
-    assert [run[:2] for run in chosen.runs] == [("deep_thin", "regression"), ("teacher", "fine_tuned")]
-    assert len(plan("--seeds", "1,2,3").runs) == 3 * len(plan().runs)
-    options = ["--finetune-updates", "20,50", "--distil-options=--bf16", "--no-cache"]
-    jobs = jobs_of(plan("--label-minutes", "1,5", *options))
+def test_choice_of_systems_labels_and_options(plan):
+    jobs, made = plan("--systems", "*/regression,teacher/*", "--label-minutes", "1,5", "--finetune-updates", "20,50")
+    systems = list(dict.fromkeys(result.system for result in made.results))
+    assert systems == ["deep_thin/regression", "shallow_wide/regression", "teacher/fine_tuned"]
     assert [jobs[f"teacher/fine_tuned/seed1/{n}min/finetune"].updates for n in (1, 5)] == [20, 50]
-    assert "--bf16" in jobs["deep_thin/regression/seed1/distil"].command
-    assert not any("--teacher-cache" in job.command for job in jobs.values()) and "features" not in jobs
+    assert len(plan("--seeds", "1,2,3")[1].results) == 3 * len(plan()[1].results)
+    jobs, _ = plan("--no-cache", "--distil-settings", "common.bf16=true", "optimization.update_freq=[2]")
+    config = jobs["deep_thin/regression/seed1/distil"].config
+    assert config["common"]["bf16"] is True and config["optimization"]["update_freq"] == [2]
+    assert "features" not in jobs and not config["task"]["teacher_cache"]
 
 
-@pytest.mark.parametrize("words", [["--students", "deep"], ["--arms", "x"], ["--finetune-updates", "1,2,3"]])
+@pytest.mark.parametrize("words", [["--systems", "deep"], ["--finetune-updates", "1,2,3"], ["--distil-settings", "x"]])
 def test_mistyped_options_are_refused(plan, words, capsys):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stopped:
         plan(*words)
-    assert words[0] in capsys.readouterr().err
+    assert words[1] in f"{stopped.value}{capsys.readouterr().err}" or words[0] in capsys.readouterr().err
 
 
-def test_students_of_hubert_base_are_the_published_ones(plan, run):
-    made = plan()
-    made.args.deep_thin = None
-    made.teacher = EncoderConfig(layers=12, embed_dim=768, ffn_dim=3072, attention_heads=12)
-    assert made.shape("deep_thin") == made.shape("deep_thin_fbank") == (12, 480, 480, 12)
-    assert made.shape("shallow_wide") == (2, 768, 3072, 12)
-    assert made.layer_map("shallow_wide") == "2:4,2:8,2:12" and made.layer_map("deep_thin") == "dense"
+def test_students_of_hubert_base_are_the_published_ones():
+    args = arguments(["out", "--data", "x", "--teacher", "hf:x"])
+    teacher = EncoderConfig(layers=12, embed_dim=768, ffn_dim=3072, attention_heads=12)
+    thin, wide = (student_shape(args, teacher, student) for student in ("deep_thin", "shallow_wide"))
+    assert thin == student_shape(args, teacher, "deep_thin_fbank") == (12, 480, 480, 12)
+    assert wide == (2, 768, 3072, 12)
+    assert layer_map(wide, teacher, "shallow_wide") == "2:4,2:8,2:12"
+    assert layer_map(thin, teacher, "deep_thin") == "dense"
 
 
-def test_labels_are_minutes_of_every_language_and_nested(tmp_path):
-    manifest_rows = load_script(FOLDER.parent / "manifest_rows.py", "manifest_rows")
+def test_labels_are_minutes_of_every_language_and_nested():
     rows = [
-        manifest_rows.Row(id=f"{language}{i}", audio="x", n_samples=8 * 16000, src_lang=language)
+        Row(id=f"{language}{i}", audio="x", n_samples=8 * 16000, src_lang=language)
         for language, count in (("de", 60), ("en", 60), ("mdw", 5))
         for i in range(count)
     ]
-    one, four = (manifest_rows.labelled(rows, minutes, seed=1) for minutes in (1, 4))
+    one, four = (with_minutes(rows, minutes, seed=1) for minutes in (1, 4))
     assert {row.id for row in one} < {row.id for row in four}
-    assert manifest_rows.by_language(one) == pytest.approx({"de": 64 / 60, "en": 64 / 60, "mdw": 40 / 60})
-    assert manifest_rows.by_language(four)["de"] == pytest.approx(4, abs=8 / 60)
-    assert manifest_rows.labelled(rows, 1, seed=2) != one == manifest_rows.labelled(rows, 1, seed=1)
+    assert minutes_by_language(one) == pytest.approx({"de": 64 / 60, "en": 64 / 60, "mdw": 40 / 60})
+    assert minutes_by_language(four)["de"] == pytest.approx(4, abs=8 / 60)
+    assert with_minutes(rows, 1, seed=2) != one == with_minutes(rows, 1, seed=1)
 
 
 @pytest.mark.slow
 def test_in_miniature(plan, data, tmp_path, monkeypatch, capsys):
     """Every kind of job but the timing: manifests, vocabulary, statistics, cache, training, decoding, scores."""
     monkeypatch.chdir(REPOSITORY)
-    made = plan(
+    jobs, made = plan(
         *["--label-minutes", "0.05", "--distil-updates", "4", "--adaptation-updates", "2", "--finetune-updates", "3"],
-        *["--max-tokens", "60000"],
+        *["--max-tokens", "60000", "--systems", ",".join(MINIATURE)],
         out=tmp_path,
     )
-    made.runs = [tuple(f"{arm}/1".split("/")) for arm in MINIATURE]
-    run_here([*made.common_jobs(), *sum(made.chains(), [])])
+    run_here(tmp_path, jobs.values())
     labels, unlabelled = (read_manifest(str(tmp_path / "data" / f"train_{n}.tsv")) for n in ("0.05min", "unlabelled"))
     assert len(labels) < len(unlabelled) == len(read_manifest(str(data / "train_asr.tsv")))
 
-    thin, wide = (read_student(str(tmp_path / arm / "seed1/distil/checkpoint_last.pt"))[0] for arm in MINIATURE[:2])
+    wide, thin = (
+        read_student(str(tmp_path / f"{system}/seed1/distil/checkpoint_last.pt"))[0]
+        for system in ("shallow_wide/discriminative", "deep_thin_fbank/adapted")
+    )
     assert (thin.layers, thin.embed_dim, thin.ffn_dim, thin.front_end) == (3, 16, 20, "fbank")
     assert (wide.layers, wide.embed_dim, wide.ffn_dim, wide.front_end) == (2, 24, 40, "waveform")
     assert wide.conv_layers[0] == [8, 10, 5] and wide.conv_pos == 6  # the teacher's
 
-    (tmp_path / "settings.json").write_text(json.dumps(dict(runs=made.runs, label_minutes=["0.05"], lm=None)))
-    report = load_script(FOLDER / "report.py", "hubert_asr_report")
+    write_plan(tmp_path, made)
     assert report.main([str(tmp_path)]) == 1
     result = json.loads((tmp_path / "report.json").read_text())
     assert [Path(text.split(": ")[0]).name for text in result["missing"]] == ["profile.json"]
-    summary = result["summary"]["greedy"]["0.05"]
+    summary = result["summary"]["0.05 minutes of labels a language, greedy"]
     assert set(summary) == set(MINIATURE)
     scores = json.loads((tmp_path / "teacher/fine_tuned/seed1/0.05min/greedy.json").read_text())
     mean = sum(pair["cer"] for pair in scores["pairs"]) / len(scores["pairs"])
-    assert summary["teacher/fine_tuned"]["mean"]["cer"][0] == pytest.approx(mean)
-    stages = {one["arm"]: "distil" in one for one in result["results"]}
-    assert stages == {arm: arm != "teacher/fine_tuned" for arm in MINIATURE}
+    assert summary["teacher/fine_tuned"]["asr"]["mean"]["cer"][0] == pytest.approx(mean)
+    stages = {one["system"]: list(one["stages"]) for one in result["results"]}
+    assert stages == {s: ["distillation"] * (s != "teacher/fine_tuned") + ["fine-tuning"] for s in MINIATURE}
 
 
 def test_teacher_without_codes_is_refused_when_codes_are_asked_for(plan, teacher, tmp_path, monkeypatch, data):
     monkeypatch.chdir(REPOSITORY)
-    made = plan("--teacher", teacher, "--no-cache", "--students", "deep_thin", "--arms", "discriminative", out=tmp_path)
-    made.data = data
-    (job,) = [job for job in made.chains()[0] if job.name.endswith("distil")]
-    words = [word.replace("train_unlabelled", "train_asr") for word in job.command[1:]]
+    jobs, _ = plan("--teacher", teacher, "--no-cache", "--systems", "deep_thin/discriminative", out=tmp_path)
+    job = jobs["deep_thin/discriminative/seed1/distil"]
+    job.config["task"]["data"], job.config["dataset"]["train_subset"] = str(data), "train_asr"
     with pytest.raises(TeacherError, match="colld cluster"):
-        call("train", *words)
+        run_here(tmp_path, [job])

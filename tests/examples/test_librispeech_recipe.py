@@ -1,5 +1,6 @@
 """The LibriSpeech recipe of examples/multi_teacher_transducer: every command of its README, in order, in miniature."""
 
+import importlib
 import json
 import re
 import shlex
@@ -9,8 +10,7 @@ import pytest
 import soundfile
 import synthetic
 import torch
-from commands import PACKAGE, REPOSITORY, call, log_records
-from job_checks import load_script
+from commands import PACKAGE, call, log_records
 from recipes import EXAMPLES, NARROW, TWO_STEPS, train
 
 from colld_fairseq.cli import main as colld
@@ -50,7 +50,7 @@ def run(words):
     program = words[0]
     words = [SMALLER.get(before, word) for before, word in zip(words, words[1:])]
     if program == "python":
-        load_script(REPOSITORY / words[0], "make_manifests_of_recipe").main(words[1:])
+        importlib.import_module(words[0].removesuffix(".py").replace("/", ".")).main(words[1:])
     elif program == "colld":
         assert colld(words) == 0
     elif program == "fairseq-hydra-train":

@@ -1,19 +1,14 @@
 """The manifest maker of examples/colld, on small copies of the corpora's layouts."""
 
-import importlib.util
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from recipes import EXAMPLES
 
 from colld_fairseq.data.manifest import read_manifest
-
-spec = importlib.util.spec_from_file_location("make_manifests", EXAMPLES / "colld" / "make_manifests.py")
-make_manifests = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(make_manifests)
+from examples.colld import make_manifests
 
 
 @pytest.fixture

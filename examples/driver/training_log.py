@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-_PREFIX = re.compile(r"^[\d-]+ [\d:]+ \| [A-Z]+ \| [\w.]+ \| ")  # of lines on standard output
+# Of lines on standard output, as fairseq and as hydra's logging write them.
+_PREFIX = re.compile(r"^(?:[\d-]+ [\d:]+ \| [A-Z]+ \| [\w.]+ \| |\[[\d-]+ [\d:,]+\]\[[\w.]+\]\[[A-Z]+\] - )")
 _SEED = re.compile(r"'seed': (\d+)")
 
 

@@ -1,0 +1,173 @@
+"""Jobs: command lines that wait for each other, several at a time; logged, resumed, stopped by the first failure."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Dict, List, NamedTuple, Optional, Sequence
+
+from omegaconf import OmegaConf
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from colld_fairseq.files import write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command, run in the root of the clone.
+
+    name: unique; below the output folder NAME.log is its output, NAME.done the note that it is finished, NAME.failed
+        that it is not and why, and NAME.yaml its `config`, if it has one.
+    needs: names of the jobs that must be finished first.
+    updates: length of a training run, for the progress bar.
+    """
+
+    name: str
+    command: List[str]
+    needs: Sequence[str] = ()
+    updates: Optional[int] = None
+    config: Optional[Dict[str, Any]] = None
+
+
+class _Running(NamedTuple):
+    job: Job
+    process: subprocess.Popen
+    log: IO
+    started: float
+    bar: Any
+
+
+def run_jobs(out: Path, jobs: Sequence[Job], parallel: int) -> None:
+    """Run what is not finished yet, `parallel` jobs at a time, each with its share of the cores; of those that may
+    start, the earlier in the list first. Leaves `commands.sh` in `out`.
+
+    Exits with the log's end at the first job that fails, naming it; the others are then stopped. The same call goes on
+    where it was. Exits before anything runs where a job was finished with another command or configuration.
+    """
+    known = {job.name for job in jobs}
+    for job in jobs:
+        assert known.issuperset(job.needs), f"{job.name} needs {sorted(set(job.needs) - known)}, which no job makes"
+    _check_finished(out, jobs)
+    for job in jobs:
+        if job.config is not None:
+            write_whole(out / f"{job.name}.yaml", OmegaConf.to_yaml(job.config).encode())
+    write_whole(out / "commands.sh", "".join(shlex.join(job.command) + "\n" for job in jobs).encode())
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
+    threads = max(1, usable_cores() // parallel)
+    running: List[_Running] = []
+    with _progress() as progress:
+        try:
+            waiting = [job for job in jobs if not finished(out, job.name)]
+            while waiting or running:
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    _finish(out, one, progress)
+                for job in list(waiting):
+                    if len(running) < parallel and all(finished(out, need) for need in job.needs):
+                        waiting.remove(job)
+                        running.append(_start(out, job, threads, progress))
+                assert running or not waiting, f"{waiting[0].name} waits for itself"
+                time.sleep(0.1)
+                for one in running:
+                    _show(out, one, progress)
+        finally:
+            for one in running:  # none, unless we were stopped
+                one.process.terminate()
+            for one in running:
+                one.process.wait()
+                one.log.close()
+
+
+def finished(out: Path, name: str) -> bool:
+    return (out / f"{name}.done").is_file()
+
+
+def failures(out: Path) -> List[str]:
+    """A line for each job that failed when it was run last."""
+    notes = {path: json.loads(path.read_text()) for path in sorted(out.rglob("*.failed"))}
+    return [f"{path.with_suffix('.log')}: the job failed with exit code {note['code']}" for path, note in notes.items()]
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _content(out: Path, job: Job) -> Any:
+    """What a job does, wherever `out` lies."""
+    return json.loads(json.dumps([job.command, job.config]).replace(str(out), "OUT"))
+
+
+def _check_finished(out: Path, jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        if finished(out, job.name):
+            content = json.loads((out / f"{job.name}.done").read_text()).get("content")
+            if content is not None and content != _content(out, job):
+                sys.exit(
+                    f"{job.name} was finished with other options in {out}: give the same ones, choose another folder,"
+                    f" or delete {out / job.name}.done (and what it wrote) to run it again"
+                )
+
+
+def _start(out: Path, job: Job, threads: int, progress: Progress) -> _Running:
+    (out / job.name).parent.mkdir(parents=True, exist_ok=True)
+    (out / f"{job.name}.failed").unlink(missing_ok=True)
+    # colld and fairseq-* of the environment that this Python belongs to, activated or not.
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1", PATH=path)
+    log = open(out / f"{job.name}.log", "a", encoding="utf-8")
+    try:
+        process = subprocess.Popen(job.command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    except OSError as error:  # not there, or not executable
+        sys.exit(f"{job.name}: {job.command[0]} cannot be started ({error.strerror}); see `colld doctor`")
+    return _Running(job, process, log, time.time(), progress.add_task(job.name, total=job.updates, note=""))
+
+
+def _finish(out: Path, one: _Running, progress: Progress) -> None:
+    one.log.close()
+    name, seconds, code = one.job.name, time.time() - one.started, one.process.returncode
+    if code:
+        write_whole(out / f"{name}.failed", json.dumps({"seconds": seconds, "code": code}).encode())
+        sys.exit(f"{name} failed, see {out / name}.log:\n{_tail(out / f'{name}.log')}")
+    note = {"seconds": seconds, "content": _content(out, one.job)}
+    write_whole(out / f"{name}.done", json.dumps(note, indent=1).encode())
+    progress.remove_task(one.bar)  # a long list of finished bars would push the others off the screen
+    progress.console.print(f"{name}: {seconds / 60:.1f} min", highlight=False)
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:22}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+
+
+def _show(out: Path, one: _Running, progress: Progress) -> None:
+    text = _tail(out / f"{one.job.name}.log", 3000)
+    if one.job.updates is None:
+        progress.update(one.bar, note=text.replace("\r", "\n").strip().split("\n")[-1][:60])
+        return
+    updates = re.findall(r'"num_updates": "(\d+)"', text)
+    speed = re.findall(r'"audio_x": "([\d.]+)"', text)
+    if updates:
+        note = f"{updates[-1]}/{one.job.updates} updates" + (f", {speed[-1]} s of audio a second" if speed else "")
+        progress.update(one.bar, completed=int(updates[-1]), note=note)
+
+
+def _tail(path: Path, size: int = 1500) -> str:
+    with open(path, "rb") as handle:
+        handle.seek(max(0, path.stat().st_size - size))
+        return handle.read().decode("utf-8", errors="replace")

@@ -1,0 +1,116 @@
+"""Recipes (YAML files as fairseq-hydra-train reads them) as jobs: overridden, sized, trained, decoded, scored."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Sequence
+
+from omegaconf import OmegaConf
+
+from colld_fairseq.files import split_paths
+from examples.driver.jobs import Job
+
+Config = Dict[str, Any]
+SMALL = Path(__file__).with_name("small.yaml")
+
+
+def read_yaml(path: Path) -> Config:
+    """Interpolations (`${task.data}`) stay what they are."""
+    return OmegaConf.to_container(OmegaConf.load(path))
+
+
+def override(config: Config, *changes: Config) -> Config:
+    """A copy with the changes, the last of which wins; a group that gets another `_name` keeps none of its values."""
+    config = dict(config)
+    for change in changes:
+        for key, value in change.items():
+            before = config.get(key)
+            if isinstance(value, dict) and isinstance(before, dict):
+                other = before.get("_name") != value.get("_name", before.get("_name"))
+                config[key] = value if other else override(before, value)
+            else:
+                config[key] = value
+    return config
+
+
+def parse_settings(words: Sequence[str]) -> Config:
+    """`common.bf16=true`, `optimization.update_freq=[2]` of a command line as a change of a recipe."""
+    wrong = [word for word in words if "=" not in word or "." not in word.split("=")[0]]
+    if wrong:
+        sys.exit(f"{wrong[0]!r} is no setting: write GROUP.NAME=VALUE, such as common.bf16=true")
+    return OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))
+
+
+def sized(save_dir: Path, seed: int, updates: int, lr: float, max_tokens: int) -> Config:
+    """Of a run: `max_tokens` samples at 16 kHz per batch. Ten validations and checkpoints, by updates: epochs of 10 and
+    of 60 minutes of labels are not alike."""
+    return {
+        "common": {"seed": seed},
+        "dataset": {"max_tokens": max_tokens, "max_tokens_valid": 4 * max_tokens},
+        "optimization": {"max_update": updates, "lr": [lr]},
+        "checkpoint": {"save_dir": str(save_dir), "save_interval_updates": max(1, math.ceil(updates / 10))},
+    }
+
+
+def training_job(out: Path, name: str, config: Config, needs: Sequence[str] = ()) -> Job:
+    """Trains `config`, which is left in OUT/NAME.yaml; checkpoints in `checkpoint.save_dir`."""
+    missing = [f"{group}.{key}" for group in config for key, value in config[group].items() if value == "???"]
+    assert not missing, f"{name} lacks {missing}"
+    path = out / name
+    command = ["fairseq-hydra-train", "--config-dir", str(path.parent), "--config-name", path.name]
+    return Job(name, command, needs, config["optimization"]["max_update"], config)
+
+
+def decoding_jobs(
+    out: Path, name: str, data: Path, subset: str, checkpoint: Path, options: Sequence[str], needs: Sequence[str]
+) -> List[Job]:
+    """fairseq-generate into the folder OUT/NAME, and colld score into OUT/NAME.json."""
+    run, way = name.rsplit("/", 1)
+    generate = [
+        *("fairseq-generate", str(data), "--user-dir", "colld_fairseq", "--task", "multilingual_speech_to_text"),
+        *("--vocab", str(out / "vocab"), "--path", str(checkpoint), "--gen-subset", subset, *options),
+        *("--num-workers", "0", "--results-path", str(out / name)),
+    ]
+    score = [
+        *("colld", "score", "--generate-output", str(out / name / f"generate-{subset}.txt")),
+        *("--manifest", str(data / f"{subset}.tsv"), "--json", str(out / f"{name}.json")),
+    ]
+    first = Job(f"{run}/generate_{way}", generate, needs)
+    return [first, Job(f"{run}/score_{way}", score, [first.name])]
+
+
+class Shape(NamedTuple):
+    """Of a student's Transformer or Conformer; written LAYERSxWIDTH/FFN/HEADS."""
+
+    layers: int
+    width: int
+    ffn: int
+    heads: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shape":
+        try:
+            layers, rest = text.split("x")
+            return cls(int(layers), *(int(number) for number in rest.split("/")))
+        except (TypeError, ValueError):
+            sys.exit(f"{text!r} is no shape: write LAYERSxWIDTH/FFN/HEADS, such as 12x480/480/12")
+
+    def options(self) -> Config:
+        """Of the model in a recipe."""
+        return {
+            "encoder_layers": self.layers,
+            "encoder_embed_dim": self.width,
+            "encoder_ffn_embed_dim": self.ffn,
+            "encoder_attention_heads": self.heads,
+        }
+
+
+def absolute_spec(spec: str) -> str:
+    """A teacher's `hf:DIRECTORY` or `fairseq:FILE.pt` for jobs, which run in the root of the clone."""
+    scheme, _, name = spec.partition(":")
+    return f"{scheme}:{Path(name).resolve()}" if Path(name).exists() else spec
+
+
+def absolute_paths(paths: str) -> str:
+    """Comma-separated manifests."""
+    return ",".join(str(Path(path).resolve()) for path in split_paths(paths) if path)

@@ -1,0 +1,235 @@
+"""A comparison as tables and a plot: python -m examples.driver.report OUT
+
+Reads OUT/plan.json and what it names, also of a run that is not complete: what failed or is missing is named, and the
+rest reported; the exit code is then 1. Writes report.md, report.json (everything, for programs) and report.png there,
+and prints the tables.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from colld_fairseq.files import write_whole
+from examples.driver.plot import save_plot
+from examples.driver.scores import LOWER_IS_BETTER, MEASURES, NAMES, collect, relative_gain
+
+AVERAGES = {"mean": "mean over languages", "all": "over all utterances"}
+Report = Dict[str, Any]
+
+
+class Table(NamedTuple):
+    """Rows of text under a header; the first column is the row's name."""
+
+    title: str
+    header: List[str]
+    rows: List[List[str]]
+
+
+def main(argv: List[str]) -> int:
+    if len(argv) != 1 or not (Path(argv[0]) / "plan.json").is_file():
+        print(f"usage: python -m examples.driver.report OUT (a folder of a recipe's run); got {argv}", file=sys.stderr)
+        return 2
+    return write_report(Path(argv[0]))
+
+
+def write_report(out: Path) -> int:
+    """Writes and prints the report; 1 if something is missing, else 0."""
+    report = collect(out)
+    tables, notes = build_tables(report), [*report["notes"], hardware(report), RTF_NOTE]
+    write_whole(out / "report.json", (json.dumps(_without_nan(report), indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(out / "report.md", markdown(report, tables, notes).encode())
+    save_plot(report, out / "report.png")
+    print_tables(tables, [*notes, f"written: {out}/report.md, report.json, report.png"], report["missing"])
+    return 1 if report["missing"] else 0
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def build_tables(report: Report) -> List[Table]:
+    tables = [encoders_table(report)]
+    for group in report["summary"]:
+        tables += [scores_table(report, group), gains_table(report, group)]
+        tables += [languages_table(report, group, kind) for kind in MEASURES]
+    return [table for table in tables if table.rows] + [training_table(report)]
+
+
+def encoders_table(report: Report) -> Table:
+    """Sizes also relative to the other encoders that a reader compares with: the last one (a teacher) and the first."""
+    encoders = report["encoders"]
+    others = list(dict.fromkeys([*list(encoders)[-1:], *list(encoders)[:1]])) if len(encoders) > 2 else []
+    rows = []
+    for name, encoder in encoders.items():
+        to_others = [100 * (encoder["parameters"] / encoders[other]["parameters"] - 1) for other in others]
+        rows.append([
+            name, millions(encoder["parameters"]), f"{encoder['mb_float32']:.1f}", f"{encoder['gmacs_per_10s']:.2f}",
+            f"{encoder['rtf']:.4f}", *(f"{value:+.1f} %" for value in to_others),
+        ])  # fmt: skip
+    header = ["encoder", "parameters", "MB", "GMACs", "RTF", *(f"to {other}" for other in others)]
+    return Table("Encoders", header, rows)
+
+
+def scores_table(report: Report, group: str) -> Table:
+    systems, average = report["summary"][group], report["average"]
+    parameters = {one["system"]: one["parameters"] for one in report["results"] if one["group"] == group}
+    measures = measures_of(systems)
+    rows = [
+        [label(report, name), millions(parameters[name])]
+        + [with_deviation(value(system, kind, average, measure)) for kind, measure in measures]
+        for name, system in systems.items()
+    ]
+    header = ["", "parameters", *(NAMES[measure] for _, measure in measures)]
+    return Table(f"{group[0].upper()}{group[1:]}: percent, {AVERAGES[average]}", header, rows)
+
+
+def gains_table(report: Report, group: str) -> Table:
+    """Of every comparison whose systems there are; of several baselines the best counts, by the first measure."""
+    systems, average, rows = report["summary"][group], report["average"], []
+    measures = measures_of(systems)
+
+    def mean(system: str, kind: str, measure: str) -> Optional[float]:
+        found = value(systems.get(system), kind, average, measure)
+        return None if found is None else found[0]
+
+    for question, system, baselines in report["comparisons"]:
+        scored = [one for one in baselines if measures and mean(one, *measures[0]) is not None]
+        if system in systems and scored:
+            sign = 1 if LOWER_IS_BETTER[measures[0][1]] else -1
+            best = min(scored, key=lambda one: sign * mean(one, *measures[0]))
+            gains = [relative_gain(one[1], mean(system, *one), mean(best, *one)) for one in measures]
+            rows.append([question, *("-" if gain is None else f"{gain:+.1f} %" for gain in gains)])
+    title = f"Relative gain, {group} (positive = better, {AVERAGES[average]})"
+    return Table(title, ["", *(NAMES[measure] for _, measure in measures)], rows)
+
+
+def languages_table(report: Report, group: str, kind: str) -> Table:
+    systems = {name: system[kind] for name, system in report["summary"][group].items() if kind in system}
+    found = {name for system in systems.values() for name in system}
+    names = sorted(found - {"mean", "all"}) + [name for name in ("mean", "all") if name in found]
+    rows = []
+    for system, scores in systems.items():
+        values = [[scores.get(name, {}).get(measure) for measure in MEASURES[kind]] for name in names]
+        rows.append([label(report, system), *(" / ".join(map(with_deviation, cell)) for cell in values)])
+    title = f"{' / '.join(NAMES[measure] for measure in MEASURES[kind])} by language ({group})"
+    return Table(title, ["", *names], rows)
+
+
+def training_table(report: Report) -> Table:
+    stages = list(dict.fromkeys(stage for result in report["results"] for stage in result["stages"]))
+    rows = []
+    for result in {result["checkpoint"]: result for result in report["results"]}.values():
+        done = [result["stages"].get(stage) for stage in stages]
+        cells = ["-" if one is None else f"{one['updates']} updates, {one['minutes']:.1f} min" for one in done]
+        name = f"{label(report, result['system'])} ({result['group']})"
+        validations = list(result["stages"].values())[-1]["validations"] if result["stages"] else []
+        best = min((one.get("ctc_cer", one.get("cer", math.nan)) for one in validations), default=None)
+        rows.append([name, str(result["seed"]), *cells, number(best)])
+    title = "Training (wall clock, validation included; what is shared is named once)"
+    return Table(title, ["", "seed", *stages, "best dev CER"], rows)
+
+
+# -- cells -------------------------------------------------------------------------------------------------------------
+
+
+def measures_of(systems: Dict[str, Any]) -> List[Tuple[str, str]]:
+    """(kind, measure) of what there is."""
+    return [
+        (kind, measure)
+        for kind, measures in MEASURES.items()
+        if any(kind in system for system in systems.values())
+        for measure in measures
+    ]
+
+
+def value(system: Optional[Dict[str, Any]], kind: str, name: str, measure: str) -> Optional[Sequence[float]]:
+    """[mean over seeds, deviation], or None."""
+    return (system or {}).get(kind, {}).get(name, {}).get(measure)
+
+
+def label(report: Report, system: str) -> str:
+    return next(result["label"] for result in report["results"] if result["system"] == system)
+
+
+def millions(count: Optional[int]) -> str:
+    return "-" if count is None else f"{count / 1e6:.2f} M"
+
+
+def number(value: Optional[float], form: str = ".1f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def with_deviation(value: Optional[Sequence[float]]) -> str:
+    if value is None:
+        return "-"
+    mean, deviation = value
+    return number(mean) if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+RTF_NOTE = (
+    "RTF: real-time factor, the processing time per second of audio, from the waveform to the features of the last"
+    " layer, one utterance at a time. GMACs: for 10 s of audio. Parameters and MB (float32) in the table of encoders:"
+    " those of the encoder, which is what is distilled."
+)
+
+
+def hardware(report: Report) -> str:
+    machine = report["machine"]
+    if machine is None:
+        return "hardware: not recorded (no profile.json)"
+    return (
+        f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, "
+        f"Python {machine['python']}; RTF with {report['threads']} threads"
+    )
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+
+def markdown(report: Report, tables: List[Table], notes: List[str]) -> str:
+    parts = [f"# {report['title']}", *notes]
+    for table in tables:
+        lines = [f"## {table.title}", "", "| " + " | ".join(table.header) + " |"]
+        lines += ["|" + "---|" + "---:|" * (len(table.header) - 1)]
+        lines += ["| " + " | ".join(row) + " |" for row in table.rows]
+        parts.append("\n".join(lines))
+    parts.append("![test scores and validation curves](report.png)")
+    if report["missing"]:
+        parts.append("\n".join(["## Missing", "", *(f"- {item}" for item in report["missing"])]))
+    return "\n\n".join(parts) + "\n"
+
+
+def print_tables(tables: List[Table], notes: List[str], missing: List[str]) -> None:
+    """On standard output."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 180  # a pipe has no width of its own
+    for table in tables:
+        drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+        for column, name in enumerate(table.header):
+            drawn.add_column(name, justify="left" if column == 0 else "right", no_wrap=True)
+        for row in table.rows:
+            drawn.add_row(*row)
+        console.print(drawn)
+    for note in notes:
+        console.print(note, soft_wrap=True)
+    for item in missing:
+        console.print(f"missing: {item}", style="red", soft_wrap=True)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null instead."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
