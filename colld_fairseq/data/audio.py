@@ -18,12 +18,12 @@ import numpy as np
 import soundfile
 import soxr
 
+from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.data.containers import find_streams, foreign_format
 from colld_fairseq.data.containers.stream import Stream
 from colld_fairseq.errors import AudioError
 from colld_fairseq.files import printable
 
-SAMPLE_RATE = 16000
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # of folders and archives; a named file may have any
 _ZIP_SPEC = re.compile(r"(?P<zip>.+\.zip):(?P<offset>\d+):(?P<length>\d+)", re.IGNORECASE | re.DOTALL)
 _SEGMENT_SPEC = re.compile(r"(?P<file>.+):(?P<offset>\d+):(?P<length>\d+)", re.DOTALL)

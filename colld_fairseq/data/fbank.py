@@ -7,12 +7,12 @@ import kaldi_native_fbank
 import numpy as np
 
 from colld_fairseq.checkpoints.statistics import read_statistics, write_statistics
-from colld_fairseq.data.audio import SAMPLE_RATE, check_samples
+from colld_fairseq.constants import NUM_BINS, SAMPLE_RATE
+from colld_fairseq.data.audio import check_samples
 from colld_fairseq.errors import AudioError
 
 WINDOW = 400  # samples, 25 ms
 SHIFT = 160  # samples, 10 ms
-NUM_BINS = 80
 _KALDI_SCALE = 32768.0  # Kaldi's waveforms are 16-bit integers
 _STD_FLOOR = 1e-5  # a constant channel stays 0 instead of becoming inf
 

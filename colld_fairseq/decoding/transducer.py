@@ -14,14 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from colld_fairseq.constants import LOOK_AHEAD
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.errors import ColldError
 
 State = Tuple[Tensor, ...]
-
-# Frames that greedy search joins at once to find the next label. Nearly all symbols are blanks; beyond some
-# frames it computes joins that it does not need. Our choice.
-LOOK_AHEAD = 8
 
 
 class Network(Protocol):

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from colld_fairseq.constants import LOOK_AHEAD
+
 from .transducer_arcs import LogitLayout, piece_size
 
-LOOK_AHEAD = 8  # frames asked for at once on the way along a text: nearly all symbols are blanks
 SMALLEST_REST = 1e-7  # added to the probability of the rest, as published; it is the rounding error of 1 - p_b - p_y
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.cpu import use_cpu_kernels
 from colld_fairseq.modules.cpu.cached import CachedFromWeights
@@ -22,7 +23,6 @@ from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.lengths import conv_length, lengths_to_padding_mask
 from colld_fairseq.modules.norms import MaskedChannelNorm
 
-SAMPLE_RATE = 16000
 FBANK_RATE_HZ = 100.0
 
 

@@ -13,11 +13,10 @@ from torch import Tensor
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import AnyManifest
 from colld_fairseq.errors import TeacherError
+from colld_fairseq.teachers.alignment import TOLERANCE
 from colld_fairseq.teachers.base import TeacherOutput
 from colld_fairseq.teachers.cache_files import CacheHeader, part_paths, read_parts
 from colld_fairseq.teachers.weights import hash_of
-
-TOLERANCE = 2  # teacher frames by which the lengths of a clip in two manifests may differ
 
 
 class _Place(NamedTuple):
@@ -80,6 +79,7 @@ class FeatureCache:
 
         Clips that gave no features are known.
         """
+        # The lengths of an utterance in two manifests may differ by as much as those of two encoders.
         tolerance = TOLERANCE * SAMPLE_RATE / self.header.frame_rate_hz
         differences: List[str] = []
         for row, (name, length) in enumerate(zip(manifest.ids, manifest.n_samples.tolist())):

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from colld_fairseq.constants import NUM_BINS
 from colld_fairseq.data.fbank import fbank_length, log_mel_fbank
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.teachers.base import FeatureTap, Teacher
 from colld_fairseq.teachers.huggingface import Encoder
 
-NUM_BINS = 80
 FBANK_RATE_HZ = 100.0
 VARIANCE_FLOOR = 1e-7  # added to the variance by SeamlessM4TFeatureExtractor
 

@@ -1,0 +1,7 @@
+"""Numbers that several rooms share."""
+
+SAMPLE_RATE = 16000  # Hz, of all audio once it is read
+NUM_BINS = 80  # of filterbanks, at 100 Hz
+# Frames joined at once on a greedy way through a transducer. Nearly all symbols are blanks; with many more,
+# joins would be computed that are not needed. Our choice.
+LOOK_AHEAD = 8
