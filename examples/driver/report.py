@@ -122,12 +122,12 @@ def training_table(report: Report) -> Table:
     for result in {result["checkpoint"]: result for result in report["results"]}.values():
         done = [result["stages"].get(stage) for stage in stages]
         cells = ["-" if one is None else f"{one['updates']} updates, {one['minutes']:.1f} min" for one in done]
-        name = f"{label(report, result['system'])} ({result['group']})"
         validations = list(result["stages"].values())[-1]["validations"] if result["stages"] else []
         best = min((one.get("ctc_cer", one.get("cer", math.nan)) for one in validations), default=None)
-        rows.append([name, str(result["seed"]), *cells, number(best)])
+        folder = str(Path(result["checkpoint"]).parents[1])
+        rows.append([result["label"], folder, str(result["seed"]), *cells, number(best)])
     title = "Training (wall clock, validation included; what is shared is named once)"
-    return Table(title, ["", "seed", *stages, "best dev CER"], rows)
+    return Table(title, ["", "run", "seed", *stages, "best dev CER"], rows)
 
 
 # -- cells -------------------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def make_plan(args: argparse.Namespace) -> Tuple[List[Job], Plan]:
                     encoders.setdefault(system.split("/")[0], checkpoint)
                 for way, options in ways(args).items():
                     name = f"{run}/{minutes}min/{way}"
-                    options = [*cmvn_options(args, system), *options, "--max-tokens", str(4 * args.max_tokens)]
+                    options = [*options, "--max-tokens", str(4 * args.max_tokens)]
                     after = [f"{run}/{minutes}min/finetune"]
                     data = args.out / "data"
                     jobs += decoding_jobs(args.out, name, data, "test_asr", args.out / checkpoint, options, after)
@@ -137,7 +137,7 @@ def finetune_job(
     distilled = str(args.out / f"{system}/seed{seed}" / "distil" / "checkpoint_last.pt")
     freeze = updates // 10 if args.freeze_updates is None else args.freeze_updates
     filled = {
-        "task": {"data": str(args.out / "data"), "vocab": str(args.out / "vocab"), **cmvn(args, system)},
+        "task": {"data": str(args.out / "data"), "vocab": str(args.out / "vocab")},
         "dataset": {"train_subset": f"train_{minutes}min"},
         "model": {
             "student": args.teacher if student == "teacher" else distilled,
@@ -145,6 +145,7 @@ def finetune_job(
         },
     }
     if system.endswith("/scratch"):
+        filled["task"].update(cmvn(args, system))
         filled["model"].update(encoder_preset=student, **shape_options(args, teacher, student))
     size = sized(args.out / name, int(seed), updates, args.finetune_lr, args.max_tokens)
     own = SYSTEMS[system].get("finetune", {})
@@ -181,12 +182,8 @@ def layer_map(shape: Shape, teacher: EncoderConfig, student: str) -> str:
 
 
 def cmvn(args: argparse.Namespace, system: str) -> Config:
-    """Of the task: a student on filterbanks takes the statistics of its corpus."""
+    """Of the task, for a new student: one on filterbanks takes the statistics of its corpus."""
     return {"cmvn": str(args.out / "data" / "cmvn.npz")} if system.startswith("deep_thin_fbank/") else {}
-
-
-def cmvn_options(args: argparse.Namespace, system: str) -> List[str]:
-    return [word for name, value in cmvn(args, system).items() for word in (f"--{name}", value)]
 
 
 def ways(args: argparse.Namespace) -> Dict[str, List[str]]:

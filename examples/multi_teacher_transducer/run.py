@@ -244,6 +244,7 @@ class Comparison:
             "criterion": {"ctc_weight": args.ctc_weight},
         }
         if owner is None:
+            filled["task"]["cmvn"] = str(self.data / "cmvn.npz")
             filled["model"].update(self.encoder(student), student="", freeze_encoder_updates=0)
         else:
             freeze = args.stage2_updates // 20 if args.freeze_updates is None else args.freeze_updates
@@ -287,7 +288,7 @@ class Comparison:
     def decoding_options(self) -> List[str]:
         detokenize = "sentencepiece" if self.args.pieces else "letter"
         tokens = str(4 * self.args.max_tokens)
-        return ["--cmvn", str(self.data / "cmvn.npz"), "--post-process", detokenize, "--max-tokens", tokens]
+        return ["--post-process", detokenize, "--max-tokens", tokens]
 
     def ways(self, student: str) -> Dict[str, List[str]]:
         """Way of decoding -> its options. A streaming student hears chunks, and for comparison the whole utterance."""

@@ -110,7 +110,7 @@ def test_systems_differ_in_nothing_but_their_start(jobs_of):
     assert set(changes(single, several)) == {"model.student", "checkpoint.save_dir"}
     names = {name.split(".")[1].removeprefix("encoder_") for name in changes(scratch, single)}
     shape = {"preset", "layers", "embed_dim", "ffn_embed_dim", "attention_heads"}
-    assert names == {"student", "freeze_encoder_updates", "save_dir", *shape}
+    assert names == {"student", "freeze_encoder_updates", "save_dir", "cmvn", *shape}
     single, several = (jobs[f"full/{system}/seed1/stage1"].config["model"]["layer_map"] for system in ("a", "sum"))
     assert (single, several) == ("a=2:4", "a=2:4,b=2:4")
 

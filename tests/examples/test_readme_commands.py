@@ -62,7 +62,10 @@ def test_command_equals_recipe(name):
     args = options.parse_args_and_arch(options.get_training_parser(), arguments)
     typed = OmegaConf.to_container(convert_namespace_to_omegaconf(args), resolve=True, enum_to_str=True)
     overrides = [
-        f"++{group}.{key}={typed[group][key]}" for group, keys in GIVEN.items() for key in keys if key in typed[group]
+        f"++{group}.{key}={typed[group][key]}"
+        for group, keys in GIVEN.items()
+        for key in keys
+        if typed[group].get(key) is not None
     ]
     recipe = OmegaConf.to_container(full_config(EXAMPLES / f"{name}.yaml", overrides), enum_to_str=True)
     for group in GROUPS:
