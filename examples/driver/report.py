@@ -124,7 +124,7 @@ def training_table(report: Report) -> Table:
         cells = ["-" if one is None else f"{one['updates']} updates, {one['minutes']:.1f} min" for one in done]
         validations = list(result["stages"].values())[-1]["validations"] if result["stages"] else []
         best = min((one.get("ctc_cer", one.get("cer", math.nan)) for one in validations), default=None)
-        folder = str(Path(result["checkpoint"]).parents[1])
+        folder = str(Path(result["checkpoint"]).parent.parent)
         rows.append([result["label"], folder, str(result["seed"]), *cells, number(best)])
     title = "Training (wall clock, validation included; what is shared is named once)"
     return Table(title, ["", "run", "seed", *stages, "best dev CER"], rows)
