@@ -103,7 +103,7 @@ def test_fine_tuning(name, student, corpus, vocab, tmp_path):
         *decoder,
         f"model.student={student}",
         f"task.data={corpus}",
-        f"+task.vocab={vocab}",
+        f"++task.vocab={vocab}",
     ]
     overrides += ["++checkpoint.no_save=false", f"checkpoint.save_dir={tmp_path}"]
     finite_losses(train(EXAMPLES / f"{name}.yaml", overrides))
