@@ -5,11 +5,10 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 # Of lines on standard output, as fairseq and as hydra's logging write them.
 _PREFIX = re.compile(r"^(?:[\d-]+ [\d:]+ \| [A-Z]+ \| [\w.]+ \| |\[[\d-]+ [\d:,]+\]\[[\w.]+\]\[[A-Z]+\] - )")
-_SEED = re.compile(r"'seed': (\d+)")
 
 
 class LogError(ValueError):
@@ -20,13 +19,11 @@ class LogError(ValueError):
 class TrainingLog:
     """One training run, its restarts included.
 
-    seed: None where the log does not tell it.
     updates: done in all; seconds: of wall clock, validation included.
     validations: one dictionary a validation, by rising `num_updates`: the metrics without the subset's name,
         as floats, and the `seconds` at the last line of training before it.
     """
 
-    seed: Optional[int] = None
     updates: int = 0
     seconds: float = 0.0
     validations: List[Dict[str, float]] = field(default_factory=list)
@@ -67,10 +64,7 @@ def read_log(path: Path) -> TrainingLog:
     log, found = TrainingLog(), False
     for line in lines:
         line = _PREFIX.sub("", line)
-        if line.startswith("{'_name'"):  # the configuration
-            seed = _SEED.search(line)
-            log.seed = int(seed[1]) if seed else log.seed
-        elif line.startswith("{"):
+        if line.startswith('{"'):  # not the configuration, which is no JSON
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:  # the last line of a killed run
