@@ -85,7 +85,7 @@ class DistillationCriterion(FairseqCriterion):
         if len(task.teachers) > 1 and not cls.several_teachers:
             raise ConfigError(f"this criterion is for one teacher, not {len(task.teachers)}: --criterion multi_teacher")
         criterion = cls(cfg, task)
-        criterion.check_heads(task.code_head, task.front_end_head)
+        criterion.check_heads(str(task.student.code_head), bool(task.student.front_end_head))
         return criterion
 
     def check_heads(self, code_head: str, front_end_head: bool) -> None:

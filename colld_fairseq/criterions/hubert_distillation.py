@@ -140,7 +140,7 @@ class HubertDistillationCriterion(FeatureRegressionCriterion):
         """The teacher's codes are of its features as they are, whatever the regression's target_norm."""
         teacher = self.task.code_logits(frames.features, self.cfg.teacher_temp)
         output = frames.output.code_output[:, : mask.size(1)]
-        if self.task.code_head == "cosine":
+        if self.task.student.code_head == "cosine":
             student = cosine_logits(output, self.task.teacher_codes.embeddings, self.cfg.student_temp)
         else:
             student = output.float() / self.cfg.student_temp

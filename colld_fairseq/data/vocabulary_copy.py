@@ -49,17 +49,15 @@ def open_vocabulary(folder: str, checkpoint: Optional[str]) -> Tuple[Vocabulary,
             if name in copy:
                 Path(unpacked, name).write_bytes(copy[name].numpy().tobytes())
         vocabulary = Vocabulary(unpacked)
-    vocabulary.folder = str(checkpoint)
+    vocabulary.folder = checkpoint
     return vocabulary, copy
 
 
-def _copy_in(checkpoint: Optional[str]) -> Optional[Copy]:
-    if not checkpoint or not os.path.isfile(checkpoint):
-        return None
+def _copy_in(checkpoint: str) -> Optional[Copy]:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         return state["task_state"][NAME]
-    except Exception:  # noqa: BLE001 - damaged, or without a copy: what is wrong with it, its reader says
+    except Exception:  # noqa: BLE001 - no copy in it, or damaged: then its reader says what is wrong
         return None
 
 

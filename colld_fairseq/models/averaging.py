@@ -14,7 +14,9 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from colld_fairseq.checkpoints.older import bring_up_to_date
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.input_config import InputConfig
 
 # fairseq's names: checkpoint12.pt after epoch 12, checkpoint_3_500.pt after 500 updates, in epoch 3.
 NAMES = {"epoch": re.compile(r"checkpoint(\d+)\.pt"), "update": re.compile(r"checkpoint_\d+_(\d+)\.pt")}
@@ -65,7 +67,7 @@ def average(paths: Sequence[str]) -> Tuple[Checkpoint, str]:
     sums: Dict[str, Tensor] = {}
     latest, latest_path, prints = first, paths[0], {}
     for path in paths:
-        checkpoint = read(path)
+        checkpoint = first if path == paths[0] else read(path)
         check_same(first, checkpoint, paths[0], path)
         print_of = add(checkpoint, sums, path)
         if print_of in prints:
@@ -113,6 +115,8 @@ def read(path: str) -> Checkpoint:
         updates_of(checkpoint), checkpoint["extra_state"].get("train_iterator")
     except Exception as error:  # truncated, not a checkpoint, or of another program
         raise ConfigError(f"{path} is not a checkpoint of fairseq-train: {error}") from error
+    if checkpoint["cfg"]["model"].get("encoder_config"):  # of this project
+        bring_up_to_date(checkpoint["cfg"], path)
     return checkpoint
 
 
@@ -128,6 +132,8 @@ def settings(checkpoint: Checkpoint) -> Dict[str, Any]:
     """Of the model; the shape of a student's encoder, which is recorded as JSON, by its parts."""
     found = dict(checkpoint["cfg"]["model"])
     recorded = json.loads(found.pop("encoder_config", "") or "{}")
+    if recorded:
+        recorded["input"] = str(InputConfig.from_dict(recorded["input"])), recorded["input"]
     return {**found, **{f"encoder_config.{name}": value for name, value in recorded.items()}}
 
 
@@ -141,7 +147,10 @@ def check_same(first: Checkpoint, other: Checkpoint, first_path: str, path: str)
                 has = path if name in there else first_path
                 raise ConfigError(f"only {has} has {what} {name}: {first_path} and {path} are of different models")
             if here[name] != there[name]:
+                is_there, is_here = (
+                    value[0] if isinstance(value, tuple) else repr(value) for value in (there[name], here[name])
+                )
                 raise ConfigError(
-                    f"{path}: {what} {name} is {there[name]!r}, in {first_path} {here[name]!r}; only checkpoints of one"
-                    " model can be averaged"
+                    f"{path}: {what} {name} is {is_there}, in {first_path} {is_here}; only checkpoints of one model"
+                    " can be averaged"
                 )

@@ -12,6 +12,7 @@ from colld_fairseq.compat import absolute_path
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.datasets import SpeechDataset
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.colld_student import ColldStudentConfig
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.teachers import Teacher
 from colld_fairseq.teachers.cache import FeatureCache
@@ -86,7 +87,8 @@ class SpeechDistillationTask(SpeechTask):
 
     def __init__(self, cfg: SpeechDistillationConfig) -> None:
         super().__init__(cfg)
-        self.code_head, self.front_end_head = "none", False  # of the student; known once the model is built
+        self.student: Optional[ColldStudentConfig] = None
+        """The options of the student, which criterions look at. Set by build_model alone."""
         self._codes: Optional[TeacherCodes] = None
 
     @cached_property
@@ -132,25 +134,26 @@ class SpeechDistillationTask(SpeechTask):
 
     def build_model(self, cfg, from_checkpoint: bool = False):
         model = super().build_model(cfg, from_checkpoint)
-        self.code_head, self.front_end_head = str(model.cfg.code_head), bool(model.cfg.front_end_head)
+        self.student = model.cfg
         for name, source in self.teachers.items():
             pairs = [pair for pair in model.pairs if pair.teacher == name]
-            source.load(self.teacher_layers(pairs, source.kind), self.front_end_head)
+            source.load(self.teacher_layers(pairs, source.kind), bool(model.cfg.front_end_head))
         return model
 
     def teacher_layers(self, pairs, kind: str) -> List[int]:
         """The layers of one teacher that the student's heads need; ConfigError where its --teacher-kind lacks them."""
         layers = {layer for pair in pairs for layer in pair.teacher_layers}
-        if self.front_end_head:
+        if self.student.front_end_head:
             layers.add(0)
             if kind != "layer":
                 raise ConfigError(f"--front-end-head needs the teacher's layer 0: give --teacher-kind layer, no {kind}")
-        if self.code_head != "none":
+        if self.student.code_head != "none":
             layers.add(self.teacher_codes.layer)
             if kind != self.teacher_codes.kind:
                 raise ConfigError(
-                    f"--code-head {self.code_head}: the codes of {self.teacher_codes.source} are of --teacher-kind"
-                    f" {self.teacher_codes.kind}, not {kind}: give that one, or make others with `colld cluster`"
+                    f"--code-head {self.student.code_head}: the codes of {self.teacher_codes.source} are of"
+                    f" --teacher-kind {self.teacher_codes.kind}, not {kind}: give that one, or make others with"
+                    " `colld cluster`"
                 )
         return sorted(layers)
 

@@ -123,23 +123,24 @@ class SpeechTask(FairseqTask):
         or --init-from; of a new student the options say it, and its checkpoints from then on.
         """
         check_numbers(cfg, MODEL_DATACLASS_REGISTRY)
-        run = run_of(cfg)
+        run, given = run_of(cfg), self.input_options
         restored = None if from_checkpoint else restored_checkpoint(run)
-        known = read_model(restored, self.input_options) if restored else None
-        file = restored or self.file_of_model(cfg)
-        if from_checkpoint and run is not None:
-            encoder_in(run, file, self.input_options)
-        if known:
-            self.go_on_from(known, cfg, file)
+        file, known = restored or self.file_of_model(cfg), None
+        if restored:
+            saved = read_model(restored, given)
+            known = saved.config.input
+            self.go_on_from(saved, cfg, file)
+        elif from_checkpoint and run is not None:
+            encoder_in(run, file, given)
         model = super().build_model(cfg, from_checkpoint)
         config = model.encoder.config
-        config.input = self.input_options.settle(config.input_kind, known.config.input if known else config.input, file)
+        config.input = given.settle(config.input_kind, known or config.input, file)
         if self.encoder is not None and self.encoder.input != config.input:
             raise ConfigError(f"{file}: one model was trained on {self.encoder.input}, another on {config.input}")
         record_encoder(cfg, config)  # here: the model itself may be given a copy of cfg
-        if run is not None and not from_checkpoint:  # what its checkpoints say of the options is that they are settled
-            for name in ("cmvn", "normalize_waveform"):
-                record(run.task, name, None)
+        if run is not None and not from_checkpoint:  # its checkpoints shall say it once
+            record(run.task, "cmvn", None)
+            record(run.task, "normalize_waveform", None)
         self.encoder = config
         return model
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import enlarged
-from commands import PACKAGE, TINY_ENCODER, TRAINING, call
+from commands import PACKAGE, TINY_ENCODER, TRAINING, call, spawn
 from task_setup import set_up
 
 from colld_fairseq.cli import main as colld
@@ -257,6 +257,26 @@ def test_features(door, kind, trained, corpus, vocab, tmp_path, monkeypatch):
     assert_inputs(kind, given, corpus)
 
 
+HYDRA = """# @package _global_
+common: {{user_dir: {package}, log_format: json, no_progress_bar: true}}
+task: {{_name: multilingual_speech_to_text, data: {corpus}, vocab: {vocab}}}
+model: {{_name: student_ctc, student: {student}}}
+criterion: {{_name: ctc_attention}}
+optimizer: {{_name: adam}}
+lr_scheduler: fixed
+dataset: {{max_tokens: 60000, num_workers: 0, disable_validation: true}}
+optimization: {{max_update: 1, lr: [0.002]}}
+checkpoint: {{save_dir: {folder}, no_epoch_checkpoints: true}}
+"""
+
+
+def test_hydra(trained, corpus, vocab, tmp_path):
+    values = dict(package=PACKAGE, corpus=corpus, vocab=vocab, student=trained["fbank"].path, folder=tmp_path)
+    (tmp_path / "tiny.yaml").write_text(HYDRA.format(**values))
+    spawn("fairseq-hydra-train", "--config-dir", tmp_path, "--config-name", "tiny", cwd=tmp_path)
+    assert_same_input(trained["fbank"].path, tmp_path / "checkpoint_last.pt")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_profile(kind, trained, corpus, monkeypatch):
     """Its signal is noise."""
@@ -370,6 +390,17 @@ def test_hypotheses_of_older_checkpoints(door, kind, before, trained, corpus, vo
     assert "older.pt" in warning and "by the options of its training" in warning
 
 
+def test_mean_of_older_checkpoints(before, trained, corpus, vocab, tmp_path, caplog):
+    """It says for itself what they did not; each of them is warned of once."""
+    path = before("fbank")
+    caplog.clear()
+    texts = average(path, corpus, vocab, tmp_path)
+    warned = [record.getMessage() for record in caplog.records if "does not say" in record.getMessage()]
+    assert sorted(message.split()[0] for message in warned) == [str(tmp_path / "older.pt"), str(tmp_path / "other.pt")]
+    (tmp_path / "stats.npz").unlink()
+    assert texts == python(str(tmp_path / "mean.pt"), corpus, vocab, tmp_path) == trained["fbank"].texts
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("door", [restored, second_stage, validate, api], ids=lambda door: door.__name__)
 def test_features_of_older_checkpoints(door, kind, before, corpus, vocab, tmp_path, monkeypatch):
@@ -426,7 +457,7 @@ def test_vocabulary_that_is_gone(door, trained, corpus, tmp_path, caplog):
     assert found is None or [" ".join(t.split()) for t in found] == [
         " ".join(t.split()) for t in trained["waveform"].texts
     ]
-    if door is not transcribe:  # which is told of no folder
+    if door is generate:  # transcribe is told of no folder, and validate takes the handlers of logs away
         assert any("the copy in" in record.getMessage() for record in caplog.records)
 
 
