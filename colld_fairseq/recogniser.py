@@ -62,7 +62,7 @@ class Recogniser:
     @property
     def transcribes(self) -> bool:
         """Whether hypotheses are in the language spoken whatever the target language: CTC trained on transcripts."""
-        return self.decoder == "ctc" and self.task.cfg.ctc_target == "src_text"
+        return self.task.transcribes(self.models)
 
     def output_lengths(self, samples: Tensor) -> Tensor:
         """Samples at 16 kHz, int64 [B] -> encoder frames [B]."""

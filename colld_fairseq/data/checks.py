@@ -5,21 +5,21 @@
 line of the manifest.
 """
 
+import itertools
 import multiprocessing
 import re
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Collection, Counter, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Collection, Counter, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import pyarrow.compute as pc
-import yaml
 
 from colld_fairseq.data.audio import SAMPLE_RATE, audio_info, read_audio
 from colld_fairseq.data.manifest import Manifest, read_manifest, repeated_rows
-from colld_fairseq.data.text import PIECE_BOUNDARY, TextCodec, load_text_codec
-from colld_fairseq.errors import AudioError, ManifestError
+from colld_fairseq.data.text import PIECE_BOUNDARY, TextCodec, load_text_codec, read_symbols, read_vocabulary_config
+from colld_fairseq.errors import AudioError, ConfigError
 
 # kind of finding -> (whether it is an error, what to do about it)
 REMEDIES: Dict[str, Tuple[bool, str]] = {
@@ -36,6 +36,7 @@ REMEDIES: Dict[str, Tuple[bool, str]] = {
 # Unicode category Cc (tabs and line ends cannot occur in a field), line separators, replacement character
 _CONTROL = r"[\p{Cc}\x{2028}\x{2029}\x{FFFD}]"
 _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+_TOKENS_SHOWN = 12
 _ROWS_A_TASK = 64  # clips a worker opens before it reports back
 
 
@@ -78,11 +79,13 @@ class ManifestReport:
         return {kind: findings for kind, findings in grouped.items() if findings}
 
 
-def text_findings(manifest: Manifest, languages: Optional[Collection[str]] = None) -> Iterator[Finding]:
+def text_findings(
+    manifest: Manifest, languages: Optional[Collection[str]] = None, targets: Sequence[str] = ("tgt_text",)
+) -> Iterator[Finding]:
     """Empty clips, empty or control-character text, unknown languages: vectorised, without opening audio.
 
     ``languages`` are the codes that may occur; default: anything shaped like an ISO 639 code of two or three
-    letters.
+    letters. ``targets`` are the columns whose text should not be empty.
     """
 
     def findings(kind: str, rows: np.ndarray, detail: Callable[[int], str]) -> Iterator[Finding]:
@@ -91,9 +94,10 @@ def text_findings(manifest: Manifest, languages: Optional[Collection[str]] = Non
 
     yield from findings("empty clip", np.flatnonzero(manifest.n_samples == 0), lambda row: "n_frames is 0")
     columns = manifest.table.column_names
-    if "tgt_text" in columns:
-        blank = pc.equal(pc.utf8_trim_whitespace(manifest.table.column("tgt_text")), "")
-        yield from findings("empty text", np.flatnonzero(blank), lambda row: "tgt_text is empty")
+    for name in targets:
+        if name in columns:
+            blank = pc.equal(pc.utf8_trim_whitespace(manifest.table.column(name)), "")
+            yield from findings("empty text", np.flatnonzero(blank), lambda row: f"{name} is empty")
     for name in ("tgt_text", "src_text"):
         if name in columns:
             control = np.flatnonzero(pc.match_substring_regex(manifest.table.column(name), _CONTROL))
@@ -109,15 +113,44 @@ def text_findings(manifest: Manifest, languages: Optional[Collection[str]] = Non
         yield from findings("unknown language", rows, lambda row: f"{name} {manifest.text(name, row)!r}")
 
 
-def load_warnings(manifest: Manifest, languages: Optional[Collection[str]] = None) -> List[str]:
+def load_warnings(
+    manifest: Manifest, languages: Optional[Collection[str]] = None, targets: Sequence[str] = ("tgt_text",)
+) -> List[str]:
     """:func:`text_findings` as one line a kind, for the log of a training run."""
     lines: Dict[str, List[int]] = {}
-    for finding in text_findings(manifest, languages):
+    for finding in text_findings(manifest, languages, targets):
         lines.setdefault(finding.kind, []).append(finding.line)
     return [
         f"{manifest.path}: {len(numbers)} row(s) with {kind} (line {', '.join(map(str, numbers[:5]))}"
         f"{', ...' if len(numbers) > 5 else ''}): {REMEDIES[kind][1]}"
         for kind, numbers in lines.items()
+    ]
+
+
+def vocabulary_warnings(
+    manifest: Manifest, target: str, codec: TextCodec, known: Collection[str], required: bool
+) -> List[str]:
+    """A line for the log of a training run, where tokens of the column ``target`` are not in the vocabulary.
+
+    required: ConfigError where the model could write nothing of the whole column.
+    """
+    texts = manifest.table.column(target).unique().to_pylist() if target in manifest.table.column_names else []
+    tokens = Counter(itertools.chain.from_iterable(map(codec.encode, texts)))
+    unknown = Counter({token: count for token, count in tokens.items() if token not in known})
+    if not unknown and (tokens or not required):
+        return []
+    worst = ", ".join(f"{token!r} {count}" for token, count in unknown.most_common(_TOKENS_SHOWN))
+    more = f" and {len(unknown) - _TOKENS_SHOWN} others" if len(unknown) > _TOKENS_SHOWN else ""
+    remedy = REMEDIES["out of vocabulary"][1]
+    if required and unknown == tokens:
+        raise ConfigError(
+            f"{manifest.path}: no text in {target} that the vocabulary could write"
+            f"{f' ({worst}{more})' if tokens else ''}; {remedy if tokens else 'fill in the column'}"
+        )
+    return [
+        f"{manifest.path}: {unknown.total()} of {tokens.total()} tokens of the distinct texts in {target} "
+        f"({unknown.total() / tokens.total():.2%}) are out of vocabulary, no hypothesis can match them: "
+        f"{worst}{more}; {remedy}"
     ]
 
 
@@ -181,14 +214,9 @@ def load_tokens(dictionary: str) -> Tuple[Callable[[str], List[str]], Collection
     a sentencepiece dictionary the characters of all its pieces are known: what is missing there becomes <unk>
     in any segmentation.
     """
-    path = Path(dictionary)
-    try:
-        symbols = {line.rsplit(" ", 1)[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{dictionary}: no fairseq dictionary ({error}); make one with `colld vocab`") from error
-    config = path.parent / "config.yaml"
-    if config.is_file():
-        return load_text_codec(yaml.safe_load(config.read_text(encoding="utf-8")) or {}, path.parent).encode, symbols
+    symbols, folder = set(read_symbols(dictionary)), Path(dictionary).parent
+    if (folder / "config.yaml").exists():
+        return load_text_codec(read_vocabulary_config(folder), folder).encode, symbols
     if any(symbol.startswith(PIECE_BOUNDARY) for symbol in symbols):
         known = set("".join(symbols)) | {TextCodec("char").boundary}
         return TextCodec("char").encode, known

@@ -173,7 +173,8 @@ class SpeechDataset(FairseqDataset):
 
 class SpeechToTextDataset(SpeechDataset):
     """Audio and text. Adds `target` [B, U], `target_lengths` [B], `ctc_target` [B, U'], `ctc_target_lengths` [B],
-    `net_input.prev_output_tokens` [B, U], `src_langs`, `tgt_langs`; `ntokens` counts target tokens.
+    `net_input.prev_output_tokens` [B, U], `src_langs`, `tgt_langs`, `src_texts`, `tgt_texts`; `ntokens` counts target
+    tokens.
 
     `encode(row)` gives the decoder's token ids (language tag first where the task uses tags, end of sentence
     last), `encode_ctc(row)` the token ids CTC aligns with the audio.
@@ -201,9 +202,7 @@ class SpeechToTextDataset(SpeechDataset):
 
     def read_item(self, index: int, row: Row, generator: Optional[np.random.Generator]) -> Dict:
         item = super().read_item(index, row, generator)
-        item.update(
-            target=self.encode(row), ctc_target=self.encode_ctc(row), src_lang=row.src_lang, tgt_lang=row.tgt_lang
-        )
+        item.update(target=self.encode(row), ctc_target=self.encode_ctc(row), row=row)
         if self.nbest is not None:
             texts = self.nbest.of(index) or [(row.tgt_text, 1.0)]
             item["nbest"] = [(self.encode(row._replace(tgt_text=text)), weight) for text, weight in texts]
@@ -219,8 +218,8 @@ class SpeechToTextDataset(SpeechDataset):
         batch["net_input"]["prev_output_tokens"] = batch.pop("prev_output_tokens")
         batch["ctc_target"] = data_utils.collate_tokens(ctc_targets, self.dictionary.pad())
         batch["ctc_target_lengths"] = torch.tensor([len(target) for target in ctc_targets])
-        batch["src_langs"] = [item["src_lang"] for item in items]
-        batch["tgt_langs"] = [item["tgt_lang"] for item in items]
+        for name in ("src_lang", "tgt_lang", "src_text", "tgt_text"):
+            batch[f"{name}s"] = [getattr(item["row"], name) for item in items]
         batch["ntokens"] = int(batch["target_lengths"].sum())
         if self.nbest is not None:
             counts = torch.tensor([len(item["nbest"]) for item in items])

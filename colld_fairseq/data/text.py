@@ -2,14 +2,18 @@
 
 The vocabulary (`colld vocab`), the datasets and the scorer all go through this file, so a transcript is the
 same string everywhere. What was chosen when the vocabulary was made is stored in its ``config.yaml`` and read
-back by :func:`load_text_codec`.
+back by :func:`load_text_codec`. :func:`read_vocabulary_config` and :func:`read_symbols` read the files of a vocabulary
+folder, or say what is wrong with them.
 """
 
+import itertools
 import re
 import unicodedata
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+
+import yaml
 
 from colld_fairseq.errors import ConfigError
 
@@ -25,6 +29,9 @@ _INVISIBLE = dict.fromkeys(
     [0xFEFF, 0x200B, 0x00AD, 0x2060, 0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 )
 _WHITESPACE = re.compile(r"\s+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # in every dictionary of fairseq, without a line
+_AGAIN = "make the vocabulary again with `colld vocab`, or copy the whole folder again"
 
 
 def _is_word_character(character: str) -> bool:
@@ -108,15 +115,11 @@ class TextCodec:
         self.boundary = LETTER_BOUNDARY if kind == "char" else PIECE_BOUNDARY
         self.post_process = "letter" if kind == "char" else "sentencepiece"
         self._processor = None
+        self._bytes: Dict[str, int] = {}  # pieces of a model with byte fallback -> what they stand for
         if kind == "sentencepiece":
-            import sentencepiece
-
-            if isinstance(sentencepiece_model, bytes):
-                self._processor = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model)
-            elif sentencepiece_model is not None and Path(sentencepiece_model).is_file():
-                self._processor = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_model))
-            else:
-                raise ConfigError(f"sentencepiece model not found: {sentencepiece_model}; make one with `colld vocab`")
+            self._processor = _load_sentencepiece(sentencepiece_model)
+            bytes_of_model = filter(self._processor.is_byte, range(self._processor.get_piece_size()))
+            self._bytes = {piece: int(piece[3:-1], 16) for piece in map(self._processor.id_to_piece, bytes_of_model)}
 
     def clean(self, text: str) -> str:
         """The text that ``decode(encode(text))`` gives back: what hypotheses should be compared with."""
@@ -130,10 +133,89 @@ class TextCodec:
         return self._processor.encode(text, out_type=str)
 
     def decode(self, tokens: Union[str, List[str]]) -> str:
-        """Text of tokens (a list, or one string of them), as fairseq's post-processing makes it."""
-        if not isinstance(tokens, str):
-            tokens = " ".join(tokens)
-        return tokens.replace(" ", "").replace(self.boundary, " ").strip()
+        """Text of tokens (a list, or one string of them): as fairseq's post-processing makes it, and bytes of a model
+        with byte fallback as the characters that they are, "\ufffd" where they are none."""
+        if isinstance(tokens, str):
+            tokens = tokens.split(" ")
+        if self._bytes:
+            tokens = self._join_bytes(tokens)
+        return "".join(tokens).replace(" ", "").replace(self.boundary, " ").strip()
+
+    def _join_bytes(self, tokens: Sequence[str]) -> List[str]:
+        """Runs of bytes as text, control characters and line ends as a word boundary: a text is one line."""
+        joined: List[str] = []
+        for are_bytes, run in itertools.groupby(tokens, self._bytes.__contains__):
+            if are_bytes:
+                text = bytes(map(self._bytes.__getitem__, run)).decode("utf-8", errors="replace")
+                joined.append(_CONTROL.sub(self.boundary, text).replace(" ", self.boundary))
+            else:
+                joined.extend(run)
+        return joined
+
+
+def _load_sentencepiece(model: Union[str, Path, bytes, None]) -> Any:
+    """The processor of a model, given as a file or as its contents. Raises ConfigError."""
+    import sentencepiece
+
+    if isinstance(model, bytes):
+        return sentencepiece.SentencePieceProcessor(model_proto=model)
+    if model is None or not Path(model).is_file():
+        raise ConfigError(f"sentencepiece model not found: {model}; {_AGAIN}")
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(model))
+    except (RuntimeError, OSError) as error:
+        raise ConfigError(f"{model}: no sentencepiece model ({error}); {_AGAIN}") from error
+
+
+def read_vocabulary_config(folder: Union[str, Path]) -> Dict[str, Any]:
+    """What the config.yaml of a vocabulary folder says. Raises ConfigError naming the file and the remedy."""
+    path = Path(folder) / "config.yaml"
+    if not path.exists():
+        raise ConfigError(f"no vocabulary in {folder}: make one with `colld vocab --manifest ... --out {folder}`")
+    try:
+        config = yaml.safe_load(_read_text(path))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())}); {_AGAIN}") from error
+    if not isinstance(config, dict) or not config:
+        raise ConfigError(f"{path}: {'empty' if not config else 'no options in it'}; {_AGAIN}")
+    for option, kind in {"vocab_filename": str, "bpe_tokenizer": dict, "text_normalisation": dict}.items():
+        if not isinstance(config.get(option) or kind(), kind):
+            raise ConfigError(f"{path}: {option} is {config[option]!r}; {_AGAIN}")
+    return config
+
+
+def read_symbols(path: Union[str, Path]) -> List[str]:
+    """The symbols of a fairseq dict.txt, in order, without the four special ones.
+
+    Raises ConfigError naming file, line and remedy: no such file, no UTF-8, a line without a count, a symbol that is
+    there twice, no symbol at all.
+    """
+    line_of = dict.fromkeys(_SPECIALS, 0)
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        line = line.rstrip()
+        overwrites = line.endswith(" #fairseq:overwrite")
+        symbol, _, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
+        if not symbol or not count.isdecimal():
+            raise ConfigError(f"{path}:{number}: {line!r} is no symbol with its count; {_AGAIN}")
+        if symbol in line_of and not overwrites:
+            there = f"on line {line_of[symbol]}" if line_of[symbol] else "one of fairseq's own symbols"
+            raise ConfigError(f"{path}:{number}: the symbol {symbol!r} is there already, {there}; {_AGAIN}")
+        line_of[symbol] = number
+    if len(line_of) == len(_SPECIALS):
+        raise ConfigError(f"{path}: no symbol in it; {_AGAIN}")
+    return list(line_of)[len(_SPECIALS) :]
+
+
+def _read_text(path: Union[str, Path]) -> str:
+    """Contents of a file of a vocabulary folder. Raises ConfigError naming it."""
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {_AGAIN}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 ({error.reason} at byte {error.start + 1}); {_AGAIN}") from error
 
 
 def load_text_codec(config: Mapping[str, Any], root: Union[str, Path]) -> TextCodec:
@@ -141,7 +223,10 @@ def load_text_codec(config: Mapping[str, Any], root: Union[str, Path]) -> TextCo
     tokenizer = config.get("bpe_tokenizer") or {}
     normaliser = TextNormaliser.from_config(config.get("text_normalisation"))
     if tokenizer.get("bpe") == "sentencepiece":
-        return TextCodec("sentencepiece", normaliser, Path(root) / tokenizer["sentencepiece_model"])
+        model = tokenizer.get("sentencepiece_model")
+        if not isinstance(model, str):
+            raise ConfigError(f"{root}/config.yaml: bpe_tokenizer names no sentencepiece_model; {_AGAIN}")
+        return TextCodec("sentencepiece", normaliser, Path(root) / model)
     if tokenizer.get("bpe"):
         raise ConfigError(
             f"bpe_tokenizer {tokenizer['bpe']!r} in config.yaml is not supported; make the vocabulary "

@@ -5,10 +5,15 @@ from functools import cached_property
 from typing import List, Optional, Sequence, Set, Union
 
 import torch
-import yaml
 from fairseq.data import Dictionary
 
-from colld_fairseq.data.text import LANG_TAG_TEMPLATE, load_text_codec
+from colld_fairseq.data.text import (
+    LANG_TAG_TEMPLATE,
+    TextCodec,
+    load_text_codec,
+    read_symbols,
+    read_vocabulary_config,
+)
 from colld_fairseq.errors import ConfigError
 
 
@@ -19,10 +24,13 @@ class TextDictionary(Dictionary):
     need not be given (`--post-process none` shows the tokens).
     """
 
-    post_process: Optional[str] = None
+    codec: Optional[TextCodec] = None
 
     def string(self, tensor, bpe_symbol=None, *args, **kwargs) -> str:
-        return super().string(tensor, bpe_symbol or self.post_process, *args, **kwargs)
+        several = torch.is_tensor(tensor) and tensor.dim() == 2  # fairseq comes back for each of them
+        if several or self.codec is None or bpe_symbol not in (None, self.codec.post_process):
+            return super().string(tensor, bpe_symbol, *args, **kwargs)
+        return self.codec.decode(super().string(tensor, None, *args, **kwargs))
 
 
 class Vocabulary:
@@ -32,15 +40,13 @@ class Vocabulary:
     """
 
     def __init__(self, folder: str) -> None:
-        path = os.path.join(folder, "config.yaml")
-        if not os.path.isfile(path):
-            raise ConfigError(f"no vocabulary in {folder}: make one with `colld vocab --manifest ... --out {folder}`")
-        with open(path, encoding="utf-8") as handle:
-            config = yaml.safe_load(handle)
+        config = read_vocabulary_config(folder)
         self.folder = folder
         self.codec = load_text_codec(config, folder)
-        self.dictionary = TextDictionary.load(os.path.join(folder, config.get("vocab_filename", "dict.txt")))
-        self.dictionary.post_process = self.codec.post_process
+        path = os.path.join(folder, config.get("vocab_filename") or "dict.txt")
+        read_symbols(path)
+        self.dictionary = TextDictionary.load(path)
+        self.dictionary.codec = self.codec
         self.uses_tags = bool(config.get("prepend_tgt_lang_tag", False))
 
     def encode(self, text: str, append_eos: bool) -> torch.Tensor:
@@ -48,21 +54,22 @@ class Vocabulary:
         ids: List[int] = [self.dictionary.index(token) for token in self.codec.encode(text)]
         return torch.tensor(ids + [self.dictionary.eos()] * append_eos, dtype=torch.long)
 
-    def decode(self, ids: torch.Tensor) -> str:
-        """The text of token ids; special symbols and language tags are left out."""
+    def decode(self, ids: torch.Tensor, unknown: str = "<unk>") -> str:
+        """The text of token ids, with `unknown` for `<unk>`; other special symbols and language tags are left out."""
         skipped = self.tag_ids | {self.dictionary.bos(), self.dictionary.pad(), self.dictionary.eos()}
+        unk = self.dictionary.unk()
         # At once: taken one by one, every token of a GPU's tensor would be waited for.
-        return self.codec.decode([self.dictionary[i] for i in ids.tolist() if i not in skipped])
+        symbols = (unknown if i == unk else self.dictionary[i] for i in ids.tolist() if i not in skipped)
+        return self.codec.decode(list(symbols))
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of a hypothesis' tokens, without unknown ones."""
-        unknown = self.dictionary.unk()
-        return self.decode(torch.tensor([token for token in tokens if token != unknown]))
+        return self.decode(torch.tensor(tokens, dtype=torch.long), unknown="")
 
     def tag_id(self, language: str, where: Optional[str] = None) -> int:
         """Token id of `<lang:xx>`; `where` (file and line) goes into the error message."""
         index = self.dictionary.index(LANG_TAG_TEMPLATE.format(language))
-        if index == self.dictionary.unk():
+        if index not in self.tag_ids:
             prefix = f"{where}: " if where else ""
             raise ConfigError(
                 f"{prefix}target language {language!r} has no tag in {self.folder}: run `colld vocab --lang-tags`"

@@ -1,13 +1,13 @@
 """Task `multilingual_speech_to_text`: recognition and translation, several languages at once."""
 
 import functools
-import itertools
 import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from colld_fairseq.compat import absolute_path, evaluated_checkpoint, unwrapped
 from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.audio import SAMPLE_RATE, audio_info
-from colld_fairseq.data.checks import load_warnings
+from colld_fairseq.data.checks import load_warnings, vocabulary_warnings
 from colld_fairseq.data.datasets import DatasetOptions, SpeechDataset, SpeechToTextDataset
 from colld_fairseq.data.fbank import SHIFT
-from colld_fairseq.data.manifest import Row
+from colld_fairseq.data.manifest import JoinedManifest, Manifest, Row
 from colld_fairseq.data.nbest import NBestTargets
 from colld_fairseq.data.rows import PathRows
 from colld_fairseq.decoding.attention import AttentionDecoder, AttentionGenerator
@@ -34,6 +34,7 @@ from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import record
 from colld_fairseq.numbers import COUNT, FINITE, NOT_NEGATIVE
+from colld_fairseq.scoring.sentences import HYPOTHESIS_UNKNOWN
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
 from colld_fairseq.teachers.load_transducer import load_teacher_transducer
@@ -141,8 +142,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
             raise ConfigError(
                 f"{rows.path}: this task needs a speech-to-text manifest, with id, audio, n_frames, tgt_text"
             )
-        for warning in itertools.chain.from_iterable(map(load_warnings, rows.parts)):
-            logger.warning(warning)
+        self.check_rows(rows, options.train)
         if self.teacher_transducer is not None:
             options.teacher_input = self.teacher_transducer.student_input
         return SpeechToTextDataset(
@@ -150,10 +150,31 @@ class MultilingualSpeechToTextTask(SpeechTask):
             student_input,
             options,
             self.target_dictionary,
-            self.encode_target,
+            functools.partial(self.encode_target, language="" if options.train else self.cfg.tgt_lang),
             self.encode_ctc_target,
             self.nbest_of(rows) if options.train else None,
         )
+
+    def check_rows(self, rows: JoinedManifest, train: bool) -> None:
+        """All that is looked up for a row later on, for all of them now: a ConfigError for a target language without a
+        tag, or training targets nothing of which could be written, and warnings."""
+        targets = list(dict.fromkeys(("tgt_text", str(self.cfg.ctc_target))))
+        for part in rows.parts:
+            if self.vocabulary.uses_tags and (train or not self.cfg.tgt_lang):
+                self.check_languages(part)
+            warnings = load_warnings(part, targets=targets)
+            for target in targets:
+                warnings += vocabulary_warnings(
+                    part, target, self.vocabulary.codec, self.target_dictionary.indices, required=train
+                )
+            for warning in warnings:
+                logger.warning(warning)
+
+    def check_languages(self, manifest: Manifest) -> None:
+        """ConfigError, naming file and line, for the first row whose target language has no tag."""
+        codes, languages = manifest.codes("tgt_lang")
+        for row in np.unique(codes, return_index=True)[1].tolist():
+            self.vocabulary.tag_id(languages[codes[row]], manifest.where(row))
 
     def nbest_of(self, rows) -> Optional[NBestTargets]:
         """The n-best lists of training rows, if asked for."""
@@ -167,11 +188,12 @@ class MultilingualSpeechToTextTask(SpeechTask):
             )
         return nbest
 
-    def encode_target(self, row: Row) -> Tensor:
+    def encode_target(self, row: Row, language: str = "") -> Tensor:
+        """Token ids of a row's text, after the tag of `language` (default: the row's own) where there are tags."""
         tokens = self.vocabulary.encode(row.tgt_text, append_eos=True)
         if not self.vocabulary.uses_tags:
             return tokens
-        tag = self.vocabulary.tag_id(row.tgt_lang, f"{row.id}, line {row.line}")
+        tag = self.vocabulary.tag_id(language or row.tgt_lang, f"{row.id}, line {row.line}")
         return torch.cat([torch.tensor([tag]), tokens])
 
     def encode_ctc_target(self, row: Row) -> Tensor:
@@ -210,13 +232,16 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     # -- decoding --------------------------------------------------------------------------------------------------
     def decoder_of(self, models) -> str:
+        """What decodes the models: one of DECODERS. ConfigError for one that they do not have, or a --tgt-lang that it
+        cannot be told."""
         found = [name for name, (part, _) in DECODERS.items() if all(has(model, part) for model in models)]
-        if self.cfg.decoder == "auto":
-            return found[0]
-        if self.cfg.decoder not in found:
+        kind = found[0] if self.cfg.decoder == "auto" else str(self.cfg.decoder)
+        if kind not in found:
             names = " and ".join(DECODERS[name][1] for name in found)
-            raise ConfigError(f"--decoder {self.cfg.decoder}: the model has {names} only")
-        return self.cfg.decoder
+            raise ConfigError(f"--decoder {kind}: the model has {names} only")
+        if kind != "ctc" and self.vocabulary.uses_tags and self.cfg.tgt_lang:
+            self.vocabulary.tag_id(self.cfg.tgt_lang, "--tgt-lang")
+        return kind
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
         """fairseq's door; :meth:`build_decoder` is ours."""
@@ -292,20 +317,23 @@ class MultilingualSpeechToTextTask(SpeechTask):
             return loss, sample_size, log
         model, net_input = unwrapped(model), sample["net_input"]
         source, lengths = net_input["src_tokens"], net_input["src_lengths"]
+        normalize = self.vocabulary.codec.normaliser
         for name, decoder in self.decoders(model).items():
-            references = sample["ctc_target"] if name == "ctc_" else sample["target"]
-            languages = sample["src_langs"] if name == "ctc_" else sample["tgt_langs"]
-            tags = self.tags_for(decoder, source, sample["tgt_langs"])
-            meter = DecodingMeter(self.language_pairs[name])
-            for i, n_best in enumerate(decoder.decode([model], source, lengths, tags)):
-                meter.add(
-                    self.vocabulary.decode(torch.tensor(n_best[0].tokens)),
-                    self.vocabulary.decode(references[i]),
-                    sample["src_langs"][i],
-                    languages[i],
-                )
+            side = "src" if name == "ctc_" or self.transcribes([model]) else "tgt"
+            hypotheses = decoder.decode([model], source, lengths, self.tags_for(decoder, source, sample["tgt_langs"]))
+            meter = DecodingMeter(self.language_pairs[side])
+            for n_best, reference, source_language, language in zip(
+                hypotheses, sample[f"{side}_texts"], sample["src_langs"], sample[f"{side}_langs"]
+            ):
+                # As `colld score` compares them: texts, the reference that of the manifest, which no <unk> can match.
+                hypothesis = self.vocabulary.decode(torch.tensor(n_best[0].tokens), HYPOTHESIS_UNKNOWN)
+                meter.add(normalize(hypothesis), normalize(reference), source_language, language)
             log.update({f"_{name}{pair}": counts for pair, counts in meter.statistics.items()})
         return loss, sample_size, log
+
+    def transcribes(self, models) -> bool:
+        """Whether texts are in the language spoken whatever the target language: CTC trained on transcripts."""
+        return self.decoder_of(models) == "ctc" and self.cfg.ctc_target == "src_text"
 
     def search_arguments(self, beam: int, nbest: int) -> Namespace:
         """What `build_generator` reads of fairseq-generate's options, with MAX_TOKENS_PER_SECOND as the limit."""
@@ -322,7 +350,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     @functools.cached_property
     def language_pairs(self) -> Dict[str, List[str]]:
-        """Metric prefix -> "source-target" pairs of all validation sets; every worker logs the same at every step."""
+        """Side of the text, "tgt" or "src" -> "source-target" pairs of all validation sets: every worker logs the same
+        at every step."""
         pairs = set()
         for dataset in self.datasets.values():
             if not dataset.options.train:
@@ -330,8 +359,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
                 targets, target_names = dataset.rows.codes("tgt_lang")
                 pairs |= {(source_names[s], target_names[t]) for s, t in set(zip(sources.tolist(), targets.tolist()))}
         return {
-            "": sorted(f"{source}-{target}" for source, target in pairs),
-            "ctc_": sorted({f"{source}-{source}" for source, _ in pairs}),
+            "tgt": sorted(f"{source}-{target}" for source, target in pairs),
+            "src": sorted({f"{source}-{source}" for source, _ in pairs}),
         }
 
     def reduce_metrics(self, logging_outputs, criterion) -> None:

@@ -5,7 +5,7 @@ import yaml
 
 from colld_fairseq.data.checks import REMEDIES, check_manifest, load_tokens, load_warnings, text_findings
 from colld_fairseq.data.manifest import read_manifest
-from colld_fairseq.errors import ManifestError
+from colld_fairseq.errors import ConfigError
 
 HEADER = "id\taudio\tn_frames\ttgt_text\tsrc_lang\ttgt_lang\n"
 
@@ -208,7 +208,7 @@ def test_sentencepiece_vocabulary(folder):
 
 
 def test_missing_dictionary(tmp_path):
-    with pytest.raises(ManifestError, match="none.txt: no fairseq dictionary.*colld vocab"):
+    with pytest.raises(ConfigError, match="none.txt: cannot be read.*colld vocab"):
         load_tokens(str(tmp_path / "none.txt"))
 
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from colld_fairseq.decoding.attention import AttentionDecoder, AttentionGenerator
 from colld_fairseq.decoding.ctc import CtcDecoder
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.scoring.metrics import compute_scores
+from colld_fairseq.scoring.report import build_report
+from colld_fairseq.scoring.sentences import HYPOTHESIS_UNKNOWN, Sentence
+from colld_fairseq.tasks.validation import is_statistics
 
 DECODER = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "40"]
 
@@ -75,8 +81,98 @@ def test_language_tags_are_in_no_hypothesis_of_ctc(translation, beam):
 
 def test_language_that_has_no_tag(translation):
     run = translation("--tgt-lang", "zz")
-    with pytest.raises(ConfigError, match="'zz' has no tag.*--lang-tags"):
-        run.task.inference_step(None, [run.model], batch_of(run))
+    with pytest.raises(ConfigError, match="--tgt-lang: target language 'zz' has no tag.*--lang-tags"):
+        run.task.build_generator([run.model], run.task.search_arguments(1, 1))
+
+
+def edited(run, corpus, folder, split, edit):
+    """Loads corpus/split.tsv with rows {column: text} as `edit` leaves them; its name is that of the split."""
+    header, *rows = [line.split("\t") for line in (corpus / f"{split}.tsv").read_text(encoding="utf-8").splitlines()]
+    rows = [dict(zip(header, row, strict=True)) for row in rows]
+    for line, row in enumerate(rows, start=2):
+        edit(line, row)
+    lines = ["\t".join(row) for row in (list(rows[0]), *(row.values() for row in rows))]
+    (folder / f"{split}.tsv").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    run.task.cfg.data, run.task.cfg.audio_root = str(folder), str(corpus)
+    run.task.load_dataset(split)
+    dataset = run.task.dataset(split)
+    return dataset.collater([dataset[i] for i in range(len(dataset))])
+
+
+@pytest.mark.parametrize("split, line, language", [("train", 3, "qq"), ("train", 25, ""), ("valid", 11, "unk")])
+def test_language_without_a_tag_is_found_when_rows_are_loaded(split, line, language, translation, corpus, tmp_path):
+    """Wherever the row is, and before any of its audio is read."""
+    run = translation()
+
+    def edit(at, row):
+        row["tgt_lang"] = language if at == line else row["tgt_lang"]
+
+    with pytest.raises(ConfigError, match=f"{split}.tsv:{line}: target language '{language}' has no tag.*--lang-tags"):
+        edited(run, corpus, tmp_path, split, edit)
+    if split == "valid":  # decoded in one language, which is not the rows'
+        run.task.cfg.tgt_lang = "xx"
+        targets = edited(run, corpus, tmp_path, split, edit)["target"]
+        assert set(targets[:, 0].tolist()) == {run.task.target_dictionary.index("<lang:xx>")}
+
+
+def validated(run, sample, said):
+    """Scores of valid_step where the model says token ids `said`."""
+    run.model.eval()
+    run.criterion.eval()
+    n_best = [[SimpleNamespace(tokens=tokens.tolist())] for tokens in said]
+    run.task.decoders = lambda model: {"": SimpleNamespace(decode=lambda *_: n_best)}
+    log = run.task.valid_step(sample, run.model, run.criterion)[2]
+    return compute_scores(sum(counts for key, counts in log.items() if is_statistics(key)).numpy()), log
+
+
+@pytest.mark.parametrize("old, new", [("a", "A"), ("b", "7"), ("", "")])
+def test_references_that_cannot_be_written_count_as_wrong(old, new, finetuning, corpus, caplog, tmp_path):
+    """A reference is the manifest's text: a predicted <unk> matches no letter that the vocabulary lacks."""
+    run = finetuning()
+
+    def edit(line, row):
+        row["tgt_text"] = row["tgt_text"].replace(old, new)
+
+    sample = edited(run, corpus, tmp_path, "valid", edit)
+    assert ("out of vocabulary" in caplog.text) == bool(new) and (not new or f"{new!r} " in caplog.text)
+    said = [run.task.vocabulary.encode(text, append_eos=True) for text in sample["tgt_texts"]]  # the best it could do
+    scores, _ = validated(run, sample, said)
+    written = [
+        Sentence(run.task.vocabulary.decode(ids, HYPOTHESIS_UNKNOWN), text, "", "")
+        for ids, text in zip(said, sample["tgt_texts"], strict=True)
+    ]
+    assert scores.to_json() == build_report(written)["overall"]  # as `colld score` says
+    unknown = sum(text.count(new) for text in sample["tgt_texts"]) if new else 0
+    assert scores.cer == pytest.approx(100 * unknown / scores.characters) and (scores.wer > 0) == bool(new)
+
+
+@pytest.mark.parametrize(
+    "text, message", [("ΩΨ", "no text in tgt_text that.*'Ω' 1, 'Ψ' 1.*make the voc"), (" ", "fill in")]
+)
+def test_training_targets_none_of_which_can_be_written(text, message, finetuning, corpus, tmp_path):
+    with pytest.raises(ConfigError, match=f"train.tsv: .*{message}"):
+        edited(finetuning(), corpus, tmp_path, "train", lambda line, row: row.update(tgt_text=text))
+
+
+def test_ctc_target_without_its_column(finetuning, corpus, tmp_path):
+    with pytest.raises(ConfigError, match="train.tsv: no text in src_text.*fill in"):
+        edited(finetuning("--ctc-target", "src_text"), corpus, tmp_path, "train", lambda line, row: row.pop("src_text"))
+
+
+def test_a_transcript_that_is_empty_is_named(finetuning, corpus, tmp_path, caplog):
+    edit = lambda line, row: row.update(src_text=row["src_text"] if line != 7 else "")  # noqa: E731
+    edited(finetuning("--ctc-target", "src_text"), corpus, tmp_path, "train", edit)
+    assert "1 row(s) with empty text (line 7)" in caplog.text
+
+
+def test_ctc_on_transcripts_is_scored_with_transcripts(finetuning):
+    run = finetuning("--ctc-target", "src_text")
+    sample = batch_of(run, "test")
+    assert sample["src_texts"] == [run.task.dataset("test").rows.row(i).src_text for i in sample["id"].tolist()]
+    sample["src_texts"] = ["a", "b a", "a b", "b"]  # letters of the vocabulary
+    scores, log = validated(run, sample, [run.task.vocabulary.encode(text, True) for text in sample["src_texts"]])
+    assert scores.wer == 0
+    assert {key[1:] for key in log if is_statistics(key)} >= {f"{name}-{name}" for name in sample["src_langs"]}
 
 
 def test_interactive_input_needs_a_language(translation, corpus):
@@ -105,7 +201,8 @@ def test_validation_scores_are_those_of_the_whole_corpus(finetuning):
         logs.append(run.task.valid_step(batch, run.model, run.criterion)[2])
         inputs = [batch["net_input"][name] for name in ("src_tokens", "src_lengths")]
         for i, n_best in zip(indices, run.task.frame_decoder([run.model], "ctc", 1, 1).decode([run.model], *inputs)):
-            said[i], meant[i] = run.task.vocabulary.decode(torch.tensor(n_best[0].tokens)), dataset.rows.row(i).tgt_text
+            said[i] = run.task.vocabulary.decode(torch.tensor(n_best[0].tokens), HYPOTHESIS_UNKNOWN)
+            meant[i] = dataset.rows.row(i).tgt_text
     assert len({frozenset(log) for log in logs}) == 1  # the same keys at every step
     with metrics.aggregate(new_root=True) as totals:
         run.task.reduce_metrics(logs, run.criterion)

@@ -121,6 +121,9 @@ def read_clips(args: argparse.Namespace, recogniser: Recogniser) -> Tuple[Clips,
         rows, unreadable = read_files(args.audio)
         return Clips(rows, rows.ids, np.arange(len(rows)), describe), unreadable
     rows, todo = read_clips_of_manifests(args.manifest, args.audio_root, recogniser.needs_language)
+    if recogniser.needs_language:
+        for part in rows.parts:
+            recogniser.task.check_languages(part)
     return Clips(rows, [rows.text("id", row) for row in range(len(rows))], todo, describe), {}
 
 
