@@ -2,8 +2,9 @@
 
     loss = w * CTC + (1 - w) * cross-entropy        (Watanabe et al. 2017, hybrid CTC/attention; w = --ctc-weight)
 
-each a mean per token of its own text; a model without a decoder is trained with CTC alone. The target's language tag,
-which is given and not predicted, carries no loss.
+each a mean per token of its own text; a model without a decoder is trained with CTC alone. Utterances with too few
+frames for an alignment have no part in the CTC mean; where a batch has no others, cross-entropy takes its share. The
+target's language tag, which is given and not predicted, carries no loss.
 """
 
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class CtcAttentionCriterion(RecognitionCriterion):
         loss, tokens = ctc.loss_sum, ctc.tokens
         if "logits" in output:
             attention, smoothed, tokens, correct = self.attention_loss(output["logits"], sample["target"])
-            weight = self.cfg.ctc_weight
+            weight = self.cfg.ctc_weight if ctc.tokens else 0.0
             loss = (1 - weight) * smoothed + weight * ctc.loss_sum * tokens / max(ctc.tokens, 1)
             log.update(nll_loss=attention.detach(), correct=correct)
         return loss, tokens, self.complete(log, sample, loss, tokens)

@@ -1,4 +1,4 @@
-"""CTC (Graves et al. 2006) on padded batches, clips without an alignment left out."""
+"""CTC (Graves et al. 2006) on padded batches, utterances without an alignment left out."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,10 @@ from torch import Tensor
 
 
 class CtcOutput(NamedTuple):
-    """Sum over the clips that have an alignment, target tokens of all clips, and clips without alignment."""
+    """Sum over the utterances that have an alignment, their target tokens, and how many have none.
+
+    An empty target, which is all blanks, counts as one token.
+    """
 
     loss_sum: Tensor
     tokens: int
@@ -20,7 +23,8 @@ def ctc_loss(
 ) -> CtcOutput:
     """-log P of the targets, summed, in float32.
 
-    Clips with fewer frames than their text needs contribute nothing instead of infinity.
+    Utterances with fewer frames than their text needs contribute nothing instead of infinity: neither loss nor tokens,
+    so that the mean is of those that have an alignment.
 
     Args:
         logits: [B, T, V], before any softmax.
@@ -29,7 +33,9 @@ def ctc_loss(
     """
     log_probs = torch.log_softmax(logits.float(), dim=-1).transpose(0, 1)
     repeats = (targets[:, 1:] == targets[:, :-1]) & (targets[:, 1:] != pad)
-    too_short = lengths < target_lengths.to(lengths.device) + repeats.sum(1)
+    label_lengths = target_lengths.to(lengths.device)
+    too_short = lengths < (label_lengths + repeats.sum(1)).clamp_min(1)
     with torch.backends.cudnn.flags(enabled=False):  # cuDNN's CTC is not deterministic and refuses long targets
         loss = F.ctc_loss(log_probs, targets, lengths, target_lengths, blank, reduction="sum", zero_infinity=True)
-    return CtcOutput(loss, int(target_lengths.sum()), int(too_short.sum()))
+    tokens = label_lengths.clamp_min(1).masked_fill(too_short, 0)
+    return CtcOutput(loss, int(tokens.sum()), int(too_short.sum()))

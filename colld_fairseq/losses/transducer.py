@@ -38,15 +38,20 @@ class TransducerOptions(NamedTuple):
 
 
 class TransducerOutput(NamedTuple):
-    """``loss_sum``: sum over the utterances that count, in nats; ``count``: how many (0-dim int64);
+    """``loss_sum``: sum over the utterances that count, in nats; ``counted``: bool ``[B]`` which do;
     ``losses``: ``[B]`` the loss of each, with gradient, 0 for those left out; ``blank_arcs``, ``label_arcs``:
     ``[B, T, U+1]`` log-probabilities of the arcs that leave each node, with gradient, without delay penalty."""
 
     loss_sum: Tensor
-    count: Tensor
+    counted: Tensor
     losses: Tensor
     blank_arcs: Tensor
     label_arcs: Tensor
+
+    @property
+    def count(self) -> Tensor:
+        """How many utterances count, 0-dim int64."""
+        return self.counted.sum()
 
 
 class Targets(NamedTuple):
@@ -187,7 +192,7 @@ def penalise_delay(label_arcs: Tensor, logit_lengths: Tensor, penalty: float) ->
 
 
 def collect(log_prob: Tensor, targets: Targets, zero_infinity: bool) -> Tuple[Tensor, Tensor, Tensor]:
-    """Sum, count and losses from log P ``[B]``; utterances without a path are left out or an error."""
+    """Sum, which count, and losses from log P ``[B]``; utterances without a path are left out or an error."""
     no_path = torch.isneginf(log_prob)
     if not zero_infinity and no_path.any():
         names = ", ".join(targets.names[b] for b in no_path.nonzero().flatten().tolist())
@@ -196,4 +201,4 @@ def collect(log_prob: Tensor, targets: Targets, zero_infinity: bool) -> Tuple[Te
             "every alignment; repair the joiner, or leave such utterances out with zero_infinity=True"
         )
     losses = (-log_prob).masked_fill(no_path, 0.0)
-    return losses.sum(), (~no_path).sum(), losses
+    return losses.sum(), ~no_path, losses

@@ -30,15 +30,17 @@ from .transducer_simple import simple_arc_log_probs
 
 
 class SimpleTransducerOutput(NamedTuple):
-    """``loss_sum``, ``count`` and ``losses`` as in :class:`~.transducer.TransducerOutput`;
+    """``loss_sum``, ``counted`` and ``losses`` as in :class:`~.transducer.TransducerOutput`;
     ``blank_posterior`` and ``label_posterior`` ``[B, T, U+1]``: of the arcs that leave each node, for
     :func:`prune_ranges`, without gradient. T and U are the longest of the batch."""
 
     loss_sum: Tensor
-    count: Tensor
+    counted: Tensor
     losses: Tensor
     blank_posterior: Tensor
     label_posterior: Tensor
+
+    count = TransducerOutput.count
 
 
 def simple_transducer_loss(

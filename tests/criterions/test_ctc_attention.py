@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fairseq.data import Dictionary
+from fairseq.logging import metrics
 from torch import nn
 
 from colld_fairseq.criterions.ctc_attention import CtcAttentionConfig, CtcAttentionCriterion
@@ -65,12 +66,68 @@ def ctc_alone(at):
 def test_ctc_model():
     at = setting(with_decoder=False)
     loss, tokens, log = CtcAttentionCriterion(CtcAttentionConfig(), at.task)(at.model, at.sample)
-    assert tokens == 9
+    assert tokens == 6  # of the two that have an alignment
     assert float(loss) == pytest.approx(ctc_alone(at), rel=1e-5)
     assert log["ctc_too_short"] == 1 and "nll_loss" not in log
     loss.backward()
     gradient = at.output["ctc_logits"].grad
     assert torch.isfinite(gradient).all() and gradient[2].abs().sum() == 0 and gradient[0].abs().sum() > 0
+
+
+def logged(*logs):
+    """What is in the training log after these batches."""
+    with metrics.aggregate(new_root=True) as totals:
+        CtcAttentionCriterion.reduce_metrics(logs)
+    return totals.get_smoothed_values()
+
+
+@pytest.mark.parametrize("with_decoder", [False, True])
+def test_the_loss_is_that_of_the_clips_with_an_alignment(with_decoder):
+    """As if the others were not there: neither better nor worse."""
+    at = setting(with_decoder)
+    criterion = CtcAttentionCriterion(CtcAttentionConfig(ctc_weight=1.0), at.task)
+    loss, tokens, log = criterion(at.model, at.sample)
+    assert float(loss) / tokens == pytest.approx(ctc_alone(at) / 6, rel=1e-5)
+    values = logged(log)
+    assert values["ctc_loss"] == pytest.approx(ctc_alone(at) / 6, abs=1e-3) and values["ctc_too_short"] == 1
+
+
+def test_a_batch_without_any_alignment_reads_infinite_and_weighs_nothing():
+    at, other = setting(with_decoder=False), setting(with_decoder=False)
+    criterion = CtcAttentionCriterion(CtcAttentionConfig(), at.task)
+    at.output["ctc_lengths"] = torch.tensor([3, 1, 2])
+    loss, tokens, log = criterion(at.model, at.sample)
+    assert (float(loss), tokens, log["ctc_too_short"]) == (0.0, 0, 3)
+    assert logged(log)["loss"] == logged(log)["ctc_loss"] == math.inf
+    _, _, usual = criterion(other.model, other.sample)
+    assert logged(log, usual)["loss"] == logged(usual)["loss"]
+
+
+def test_cross_entropy_takes_the_share_of_ctc_without_any_alignment():
+    at = setting()
+    at.output["ctc_lengths"] = torch.tensor([3, 1, 2])
+    lightly, alone = (
+        CtcAttentionCriterion(CtcAttentionConfig(ctc_weight=weight), at.task)(at.model, at.sample)[0]
+        for weight in (0.3, 0.0)
+    )
+    assert float(lightly) == float(alone) > 0
+
+
+def test_an_empty_target_counts_as_one_token():
+    """All blanks is its alignment: one clip's loss, in a batch of them as beside others."""
+    at = setting(with_decoder=False)
+    log_probs = at.output["ctc_logits"].detach().float().log_softmax(-1)
+    blanks = -float(log_probs[0, :20, 0].sum()), -float(log_probs[1, :9, 0].sum()), -float(log_probs[2, :3, 0].sum())
+    criterion = CtcAttentionCriterion(CtcAttentionConfig(), at.task)
+    at.sample["ctc_target_lengths"] = torch.tensor([0, 0, 0])
+    at.sample["ctc_target"] = torch.full((3, 1), PAD)
+    loss, tokens, log = criterion(at.model, at.sample)
+    assert tokens == 3 and log["ctc_too_short"] == 0
+    assert float(loss) == pytest.approx(sum(blanks), rel=1e-5)
+    at.output["ctc_lengths"] = torch.tensor([20, 9, 0])  # without a frame there is not even a blank
+    loss, tokens, log = criterion(at.model, at.sample)
+    assert tokens == 2 and log["ctc_too_short"] == 1
+    assert float(loss) == pytest.approx(sum(blanks[:2]), rel=1e-5)
 
 
 def test_repeated_letters_need_a_blank_between_them():
@@ -102,7 +159,7 @@ def test_attention_model(tags, smoothing):
             count += 1
     assert tokens == count == 12
     assert float(log["nll_loss"]) == pytest.approx(nll, rel=1e-5) and int(log["correct"]) == correct
-    assert float(loss) / count == pytest.approx(0.7 * smoothed / count + 0.3 * ctc_alone(at) / 9, rel=1e-5)
+    assert float(loss) / count == pytest.approx(0.7 * smoothed / count + 0.3 * ctc_alone(at) / 6, rel=1e-5)
 
 
 def test_loss_of_an_undecided_decoder_is_the_logarithm_of_the_vocabulary():

@@ -1,13 +1,16 @@
 """Criterion transducer: which tokens it aligns, CTC beside it, clips without an alignment."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fairseq.data import Dictionary
+from fairseq.logging import metrics
 from torch import nn
 
 from colld_fairseq.criterions.transducer import TransducerConfig, TransducerCriterion
+from colld_fairseq.criterions.transducer.targets import TargetSequences
 from colld_fairseq.losses.ctc import ctc_loss
 from colld_fairseq.losses.transducer import transducer_loss
 
@@ -103,12 +106,58 @@ def test_ctc_beside_it():
 def test_clips_without_an_alignment_are_counted():
     """No frame at all; with one label a frame, also fewer frames than labels."""
     at = setting(frames=(2, 0, 4))
-    loss, _, log = TransducerCriterion(TransducerConfig(), at.task)(at.model, at.sample)
-    assert log["no_path"] == 1
+    loss, tokens, log = TransducerCriterion(TransducerConfig(), at.task)(at.model, at.sample)
+    assert log["no_path"] == 1 and tokens == log["sample_size"] == 5
     assert float(loss) == pytest.approx(alone(at, (2, 0, 4), (0, 2)), rel=1e-5)
     at = setting(frames=(2, 0, 4), topology="modified")
-    loss, _, log = TransducerCriterion(TransducerConfig(), at.task)(at.model, at.sample)
-    assert log["no_path"] == 2
+    loss, tokens, log = TransducerCriterion(TransducerConfig(), at.task)(at.model, at.sample)
+    assert log["no_path"] == 2 and tokens == 2
     assert float(loss) == pytest.approx(alone(at, (2, 0, 4), (2,), topology="modified"), rel=1e-5)
     loss.backward()
     assert torch.isfinite(at.output["logits"].grad).all()
+
+
+@pytest.mark.parametrize("frames", [(0, 0, 0), (2, 0, 1)])
+def test_a_batch_without_any_alignment_reads_infinite_and_weighs_nothing(frames):
+    at, other = (setting(**more, ctc=True, topology="modified") for more in ({"frames": frames}, {}))
+    criterion = TransducerCriterion(TransducerConfig(), at.task)
+    loss, tokens, log = criterion(at.model, at.sample)
+    assert (float(loss), tokens, log["no_path"]) == (0.0, 0, 3)
+    _, _, usual = criterion(other.model, other.sample)
+    read = []
+    for logs in ([log], [usual], [log, usual]):
+        with metrics.aggregate(new_root=True) as totals:
+            TransducerCriterion.reduce_metrics(logs)
+        read.append([totals.get_smoothed_values()[name] for name in ("loss", "transducer_loss")])
+    assert read[0] == [math.inf, math.inf] and read[1] == read[2] and max(read[1]) < math.inf
+
+
+def test_the_transducer_takes_the_share_of_ctc_without_any_alignment():
+    at, plain = setting(ctc=True), setting()
+    at.output["ctc_lengths"] = torch.tensor([0, 0, 1])
+    loss, _, log = TransducerCriterion(TransducerConfig(ctc_weight=0.5), at.task)(at.model, at.sample)
+    usual, _, _ = TransducerCriterion(TransducerConfig(), plain.task)(plain.model, plain.sample)
+    assert log["ctc_too_short"] == 3 and float(loss) == pytest.approx(1.5 * float(usual), rel=1e-5)
+
+
+def test_what_counts_of_lists_of_texts():
+    """The weight of a text without a path goes to the others of its clip; a clip without any does not count."""
+    weights, clips = torch.tensor([0.5, 0.3, 0.2, 1.0, 0.6, 0.4]), torch.tensor([0, 0, 0, 1, 2, 2])
+    texts = TargetSequences(None, None, None, weights, {"clips": clips})
+    everything = torch.ones(6, dtype=torch.bool)
+    assert texts.counting(everything)[0].equal(weights) and texts.counting(everything)[1].all()
+    left, counted = texts.counting(torch.tensor([True, False, True, False, False, True]))
+    torch.testing.assert_close(left, torch.tensor([5 / 7, 0, 2 / 7, 0, 0, 1]))
+    assert counted.tolist() == [True, False, True]
+    alone = TargetSequences(None, None, None, torch.ones(3), {})
+    left, counted = alone.counting(torch.tensor([True, False, True]))
+    assert left.tolist() == [1, 0, 1] and counted.tolist() == [True, False, True]
+
+
+def test_an_empty_text_counts_as_one_token(monkeypatch):
+    monkeypatch.setitem(globals(), "LABELS", [[6, 7, 7], [], [8, 6]])
+    at = setting()
+    at.sample["ctc_target_lengths"] = torch.tensor([3, 0, 2])
+    loss, tokens, log = TransducerCriterion(TransducerConfig(), at.task)(at.model, at.sample)
+    assert tokens == 6 and log["no_path"] == 0
+    assert float(loss) == pytest.approx(alone(at, (5, 3, 4), (0, 1, 2)), rel=1e-5)

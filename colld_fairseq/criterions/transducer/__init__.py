@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple
 
 from fairseq.criterions import register_criterion
-from fairseq.logging import metrics
 from torch import Tensor
 
-from colld_fairseq.criterions.logs import sum_logs
+from colld_fairseq.criterions.logs import log_means, sum_logs
 from colld_fairseq.criterions.recognition import RecognitionCriterion, check_unused_parameters
 from colld_fairseq.criterions.transducer.distillation import Distillation, TransducerKdConfig, check_options
 from colld_fairseq.criterions.transducer.pruned import PrunedRange, PrunedTrainingConfig, warmup_weights
@@ -62,23 +61,27 @@ class TransducerCriterion(RecognitionCriterion):
         nodes = None if distillation is None else distillation.nodes
         output = model(**{**sample["net_input"], **sequences.inputs}, choose_range=pruned_range, nodes=nodes)
         transducer = self.transducer_loss(model, output, sequences)
-        weights = sequences.weights[output["lengths"] > 0]
-        loss = (weights * transducer.losses).sum()
-        log = dict(transducer_loss=loss.detach(), no_path=len(output["lengths"]) - int(transducer.count))
-        tokens = int(sample["target_lengths"].sum()) - len(sample["target_lengths"]) * (self.task.prefix_size + 1)
+        kept = output["lengths"] > 0
+        weights, counted = sequences.counting(kept.masked_scatter(kept, transducer.counted))
+        loss = (weights[kept] * transducer.losses).sum()
+        log = dict(transducer_loss=loss.detach(), no_path=len(kept) - int(transducer.count))
+        labels = (sample["target_lengths"] - self.task.prefix_size - 1).clamp_min(1)  # an empty target counts as one
+        tokens = int(labels[counted.to(labels.device)].sum())
         if pruned_range is not None:
-            simple = (weights * pruned_range.simple.losses).sum()
+            simple = (weights[kept] * pruned_range.simple.losses).sum()
             simple_weight, pruned_weight = self.pruned_weights(model)
             log["simple_loss"] = simple.detach()
             loss = simple_weight * simple + pruned_weight * loss
         if distillation is not None:
-            kd, count = ((sequences.weights * value).sum() for value in distillation.losses(output, transducer))
+            kd, count = ((weights * value).sum() for value in distillation.losses(output, transducer))
             log.update(kd_loss=kd.detach(), kd_nodes=count)
             per_node = tokens / count.clamp_min(1e-6) if self.cfg.kd_mean == "node" else 1.0
             loss = loss + self.cfg.kd_weight * per_node * kd
         if "ctc_logits" in output and self.cfg.ctc_weight:
             ctc = self.ctc(output, sample, log)
-            loss = loss + self.cfg.ctc_weight * ctc.loss_sum * tokens / max(ctc.tokens, 1)
+            # The transducer takes CTC's share where no utterance has enough frames for CTC.
+            share = ctc.loss_sum * tokens / ctc.tokens if ctc.tokens else loss
+            loss = loss + self.cfg.ctc_weight * share
         return loss, tokens, self.complete(log, sample, loss, tokens)
 
     def options(self, model) -> Dict:
@@ -113,7 +116,7 @@ class TransducerCriterion(RecognitionCriterion):
         """The loss of the sequences whose utterances have frames.
 
         Those without an alignment, of no frame at all or (modified) of fewer frames than labels, contribute nothing
-        and are not in its count.
+        and do not count.
         """
         kept = output["lengths"] > 0
         names = sequences.names_of(kept)
@@ -131,5 +134,4 @@ class TransducerCriterion(RecognitionCriterion):
         super().reduce_metrics(logging_outputs)
         totals = sum_logs(logging_outputs)
         if "kd_nodes" in totals:
-            nodes = max(totals["kd_nodes"], 1e-6)
-            metrics.log_scalar("kd_loss", totals["kd_loss"] / nodes, nodes, round=4)
+            log_means(totals, "kd_nodes", "kd_loss")

@@ -1,6 +1,6 @@
 """The target sequences of a batch of transducer training: one for each utterance, or those of n-best lists."""
 
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,18 @@ class TargetSequences(NamedTuple):
     names: List[str]
     weights: Tensor
     inputs: Dict[str, Tensor]
+
+    def counting(self, counted: Tensor) -> Tuple[Tensor, Tensor]:
+        """Weights [M] of the sequences that are `counted` (bool [M]), 0 of the others, and of utterances [B] whether one
+        of their sequences counts. What the others of a list would have weighed goes to those that count."""
+        weights = self.weights * counted
+        rows = self.inputs.get("clips")
+        if rows is None:
+            return weights, counted
+        sums = weights.new_zeros(int(rows.max()) + 1).index_add_(0, rows, weights)
+        if not counted.all():
+            weights = weights / sums[rows].clamp_min(torch.finfo(sums.dtype).tiny)
+        return weights, sums > 0
 
     def names_of(self, kept: Tensor) -> List[str]:
         """The names of some of them, `kept` bool [M]."""
