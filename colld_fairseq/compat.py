@@ -5,20 +5,27 @@
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
+import dataclasses
 import functools
 import importlib.util
+import itertools
 import logging
 import os
+import queue
 import sys
+import time
 import types
+import weakref
 from typing import Any, Iterator, Optional
 
 from omegaconf import DictConfig, open_dict
 
 _prepared = False
 
+SECONDS_TO_STOP = 30.0  # at exit, for the batches that are being read
 INSTALL_FAIRSEQ = "pip install --no-deps ve-fairseq==0.12.3"
 
 
@@ -37,6 +44,8 @@ def prepare() -> None:
     copy_checkpoints_atomically()
     check_save_dir_in_one_line()
     train_language_models_with_numpy_2()
+    stop_reading_at_exit()
+    name_modules_of_nan()
     _prepared = True
 
 
@@ -223,6 +232,125 @@ def check_save_dir_in_one_line() -> None:
             raise SystemExit(f"fairseq-train: error: {error}") from error
 
     checkpoint_utils.verify_checkpoint_directory = verify
+
+
+def stop_reading_at_exit() -> None:
+    """Stop the threads that read batches ahead before Python ends.
+
+    fairseq leaves them running where training stops inside an epoch. One that is in compiled code at that moment
+    (filterbanks) ends the process with SIGABRT, exit code 134, after a good run.
+    """
+    from fairseq.data import iterators
+
+    running: weakref.WeakSet = weakref.WeakSet()
+
+    class Reader(iterators.BackgroundConsumer):
+        stopped = False
+
+        def __init__(self, room: Any, source: Any, *args: Any) -> None:
+            super().__init__(room, itertools.takewhile(lambda item: not self.stopped, source), *args)
+            running.add(self)
+
+        def stop(self, deadline: float) -> None:
+            self.stopped = True
+            while self.is_alive() and time.monotonic() < deadline:
+                with contextlib.suppress(queue.Empty):
+                    while True:  # it may be waiting for room
+                        self._queue.get_nowait()
+                self.join(0.01)
+
+    @atexit.register
+    def stop_all() -> None:
+        deadline = time.monotonic() + SECONDS_TO_STOP
+        for reader in list(running):
+            reader.stop(deadline)
+
+    iterators.BackgroundConsumer = Reader
+
+
+def name_modules_of_nan() -> None:
+    """Let fairseq's search for the module that made a NaN understand outputs that are dataclasses and named tuples.
+
+    Its hooks on gradients die of them. Gradients are looked at where they reach a module's output instead, and what was
+    found first is the error that ends the run: fairseq's own says no more than "gradients are Nan/Inf".
+    """
+    from fairseq import nan_detector
+
+    class NanDetector(nan_detector.NanDetector):
+        found: Optional[str] = None
+
+        def __init__(self, model: Any) -> None:
+            self.names = {module: name or type(module).__name__ for name, module in model.named_modules()}
+            super().__init__(model)
+
+        def add_hooks(self, module: Any) -> None:
+            self.fhooks.append(module.register_forward_hook(functools.partial(self.look, self.names[module])))
+
+        def look(self, name: str, module: Any, given: Any, output: Any) -> None:
+            for tensor in tensors_of(output):
+                self.note(name, False, tensor)
+                if tensor.requires_grad:
+                    tensor.register_hook(functools.partial(self.note, name, True))
+
+        def note(self, name: str, backward: bool, tensor: Any) -> None:
+            self.found = self.found or self._detect(tensor, name, backward)
+
+        def __exit__(self, *error: Any) -> None:
+            self.close()
+            wrong = [name for name, value in self.named_parameters if not finite(value) or not finite(value.grad)]
+            if self.found or wrong:
+                what = self.found or f"NaN or Inf in {wrong[0]} or its gradient ({len(wrong)} parameters in all)"
+                raise FloatingPointError(
+                    f"{what}; try a lower --lr, a longer warm-up or --clip-norm, and look for the utterances of this"
+                    " batch in the data"
+                ) from error[1]
+
+    nan_detector.NanDetector = NanDetector
+    if "fairseq.trainer" in sys.modules:
+        sys.modules["fairseq.trainer"].NanDetector = NanDetector
+
+
+def finite(tensor: Any) -> bool:
+    return tensor is None or bool(tensor.isfinite().all())
+
+
+def tensors_of(output: Any) -> Iterator[Any]:
+    """The floating-point tensors in what a module returns."""
+    import torch
+
+    if torch.is_tensor(output):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, dict):
+        yield from itertools.chain.from_iterable(map(tensors_of, output.values()))
+    elif isinstance(output, (list, tuple)):
+        yield from itertools.chain.from_iterable(map(tensors_of, output))
+    elif dataclasses.is_dataclass(output):
+        yield from tensors_of(vars(output))
+
+
+def given_on_command_line(*names: str) -> bool:
+    """Whether one of the options was given, whatever its value: `--max-len-b 200`, `generation.max_len_b=200`."""
+    options = [f"--{name.replace('_', '-')}" for name in names]
+    found = [argument.partition("=")[0].rpartition(".")[2] for argument in sys.argv[1:]]
+    return any(argument in names or argument in options for argument in found)
+
+
+def check_precision(cfg: Any) -> None:
+    """ConfigError where a task's configuration belongs to a run that asks for --fp16 or --amp and has no GPU."""
+    import torch
+
+    from colld_fairseq.errors import ConfigError
+
+    common = (run_of(cfg) or {}).get("common")
+    if common is None or (torch.cuda.is_available() and not common.get("cpu")):
+        return
+    for option in ("fp16", "memory_efficient_fp16", "amp"):
+        if common.get(option):
+            raise ConfigError(
+                f"--{option.replace('_', '-')} needs a GPU, and "
+                f"{'--cpu takes none' if common.get('cpu') else 'there is none here'}: leave it out"
+            )
 
 
 def train_language_models_with_numpy_2() -> None:

@@ -120,7 +120,7 @@ class FeatureWriter:
             if ids:
                 sizes = torch.tensor([len(waveform) for waveform in waveforms])
                 padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(teacher.device)
-                output = teacher(padded, sizes)
+                output = teacher(padded, sizes).checked(ids, f"teacher {teacher.spec}")
                 for row, (name, frames) in enumerate(zip(ids, output.lengths.tolist())):
                     features = {layer: value[row] for layer, value in output.features.items()}
                     part.add(name, features, frames, lengths[name])

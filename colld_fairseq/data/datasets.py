@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
@@ -15,7 +16,10 @@ from colld_fairseq.data.bad_audio import BadAudioLedger
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.nbest import NBestTargets
+from colld_fairseq.data.rows import PathRows
 from colld_fairseq.errors import AudioError
+
+logger = logging.getLogger(__name__)
 
 # Clips are batched with others of about their own length, but not always with the same ones: lengths are
 # multiplied by a factor drawn from [1 - x, 1 + x] before sorting. Our choice.
@@ -169,6 +173,33 @@ class SpeechDataset(FairseqDataset):
             heard, lengths = pad([item["teacher_source"] for item in items])
             batch["teacher_input"] = {"src_tokens": heard.double(), "src_lengths": lengths}
         return batch
+
+
+class NamedAudioDataset(SpeechDataset):
+    """Audio files that somebody names and waits for: read at once. The log says which cannot be; no batch has them."""
+
+    def __init__(
+        self, rows: PathRows, student_input: StudentInput, output_lengths: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        """output_lengths: lengths of the student's input -> frames of its encoder, of which there has to be one."""
+        super().__init__(rows, student_input, DatasetOptions(keep_in_memory=True))
+        readable = []
+        for index in range(len(rows)):
+            row = rows.row(index)
+            try:
+                if not row.audio:
+                    raise AudioError("an empty line; write the path of an audio file")
+                item = self.read_item(index, row, None)
+                if output_lengths(torch.tensor([len(item["source"])])) < 1:
+                    raise AudioError(f"{row.audio}: {item['seconds']:.3f} s are too short for a frame of the encoder")
+                self.sizes[index] = round(item["seconds"] * SAMPLE_RATE)
+                readable.append(index)
+            except AudioError as error:
+                logger.warning("left out: %s", error)
+        self.readable_rows = np.array(readable, dtype=np.int64)
+
+    def ordered_indices(self) -> np.ndarray:
+        return self.readable_rows[np.argsort(self.sizes[self.readable_rows], kind="stable")]
 
 
 class SpeechToTextDataset(SpeechDataset):

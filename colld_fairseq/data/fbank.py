@@ -87,6 +87,10 @@ class GlobalCmvn:
             if len(block) == 0:
                 continue
             block = block.astype(np.float64)
+            if not np.isfinite(block).all():
+                raise AudioError(
+                    "filterbanks are NaN or infinite; find the audio with `colld doctor --manifest ... --decode`"
+                )
             block_mean = block.mean(axis=0)
             block_squares = ((block - block_mean) ** 2).sum(axis=0)
             if mean is None:

@@ -12,13 +12,14 @@ import torch
 from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from colld_fairseq.compat import absolute_path, evaluated_checkpoint, unwrapped
+from colld_fairseq.compat import absolute_path, evaluated_checkpoint, given_on_command_line, unwrapped
 from colld_fairseq.data import vocabulary_copy
-from colld_fairseq.data.audio import SAMPLE_RATE, audio_info
+from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.checks import load_warnings, vocabulary_warnings
-from colld_fairseq.data.datasets import DatasetOptions, SpeechDataset, SpeechToTextDataset
+from colld_fairseq.data.datasets import NamedAudioDataset, SpeechToTextDataset
 from colld_fairseq.data.fbank import SHIFT
 from colld_fairseq.data.manifest import JoinedManifest, Manifest, Row
 from colld_fairseq.data.nbest import NBestTargets
@@ -128,6 +129,11 @@ class MultilingualSpeechToTextTask(SpeechTask):
         """Target tokens that are given, not predicted (the language tag)."""
         return int(self.vocabulary.uses_tags)
 
+    def build_model(self, cfg, from_checkpoint: bool = False):
+        model = super().build_model(cfg, from_checkpoint)
+        self.output_lengths = model.encoder.student.output_lengths  # fairseq-interactive asks for what is too short
+        return model
+
     def go_on_from(self, saved, cfg, file):
         if "topology" in saved.model:  # of a transducer
             recorded, given = str(saved.model["topology"] or "regular"), getattr(cfg, "topology", None)
@@ -225,10 +231,10 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def get_interactive_tokens_and_lengths(self, lines: List[str], encode_fn):
         """fairseq-interactive: each line is the path of an audio file."""
-        return lines, [audio_info(path)[0] for path in lines]
+        return lines, [0] * len(lines)  # known once they are read
 
     def build_dataset_for_inference(self, src_tokens, src_lengths, **unused):
-        return SpeechDataset(PathRows(src_tokens, src_lengths), self.student_input, DatasetOptions())
+        return NamedAudioDataset(PathRows(src_tokens, src_lengths), self.student_input, self.output_lengths)
 
     # -- decoding --------------------------------------------------------------------------------------------------
     def decoder_of(self, models) -> str:
@@ -248,7 +254,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         kind, tags, extra = self.decoder_of(models), self.vocabulary.tag_ids, extra_gen_cls_kwargs or {}
         if kind == "attention":
             extra, seq_gen_cls = dict(extra, symbols_to_strip_from_output=tags), seq_gen_cls or AttentionGenerator
-            return super().build_generator(models, args, seq_gen_cls, extra, prefix_allowed_tokens_fn)
+            return super().build_generator(models, self.limited(args), seq_gen_cls, extra, prefix_allowed_tokens_fn)
         decoder = self.frame_decoder(models, kind, getattr(args, "beam", 1), getattr(args, "nbest", 1), **extra)
         return FairseqGenerator(decoder, self.target_dictionary.eos(), tags)
 
@@ -257,7 +263,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         kind = self.decoder_of(models)
         if kind != "attention":
             return self.frame_decoder(models, kind, beam, nbest)
-        return AttentionDecoder(self.build_generator(models, self.search_arguments(beam, nbest)), nbest)
+        return AttentionDecoder(self.build_generator(models, Namespace(beam=beam, nbest=nbest)), nbest)
 
     def frame_decoder(
         self, models, kind: str, beam: int, nbest: int, lm_model: Optional[nn.Module] = None, lm_weight: float = 0.0
@@ -335,10 +341,15 @@ class MultilingualSpeechToTextTask(SpeechTask):
         """Whether texts are in the language spoken whatever the target language: CTC trained on transcripts."""
         return self.decoder_of(models) == "ctc" and self.cfg.ctc_target == "src_text"
 
-    def search_arguments(self, beam: int, nbest: int) -> Namespace:
-        """What `build_generator` reads of fairseq-generate's options, with MAX_TOKENS_PER_SECOND as the limit."""
+    def limited(self, args: Namespace) -> Namespace:
+        """fairseq's options of generation, with MAX_TOKENS_PER_SECOND as the limit of hypotheses where none was given:
+        fairseq's default is 200 tokens whatever the length of the utterance."""
+        default = (getattr(args, "max_len_a", 0), getattr(args, "max_len_b", 200)) == (0, 200)
+        if not default or given_on_command_line("max_len_a", "max_len_b"):
+            return args
         per_second = SAMPLE_RATE if self.encoder.input.kind == "waveform" else SAMPLE_RATE / SHIFT
-        return Namespace(beam=beam, nbest=nbest, max_len_a=MAX_TOKENS_PER_SECOND / per_second, max_len_b=10)
+        limits = {"max_len_a": MAX_TOKENS_PER_SECOND / per_second, "max_len_b": 10}
+        return Namespace(**{**(OmegaConf.to_container(args) if OmegaConf.is_config(args) else vars(args)), **limits})
 
     def decoders(self, model) -> Dict[str, Decoder]:
         """Metric prefix -> decoder: "" for the targets, "ctc_" for transcripts beside an attention decoder."""

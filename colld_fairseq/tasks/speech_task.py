@@ -12,7 +12,14 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, FairseqTask
 from omegaconf import II, MISSING
 
-from colld_fairseq.compat import absolute_path, evaluated_checkpoint, make_path_absolute, restored_checkpoint, run_of
+from colld_fairseq.compat import (
+    absolute_path,
+    check_precision,
+    evaluated_checkpoint,
+    make_path_absolute,
+    restored_checkpoint,
+    run_of,
+)
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.datasets import DatasetOptions
@@ -109,8 +116,11 @@ class SpeechTask(FairseqTask):
         """Of the student, its input included: what data are made for. Set by build_model alone."""
 
     @classmethod
-    def setup_task(cls, cfg: SpeechTaskConfig, **unused) -> "SpeechTask":
-        return cls(cfg)  # fairseq-validate adds from_checkpoint=True, which not even fairseq's base class takes
+    def setup_task(cls, cfg: SpeechTaskConfig, from_checkpoint: bool = False, **unused) -> "SpeechTask":
+        """from_checkpoint: fairseq gives it where the configuration is that of a training run, not of this one."""
+        if not from_checkpoint:
+            check_precision(cfg)
+        return cls(cfg)
 
     @property
     def input_options(self) -> InputOptions:

@@ -31,6 +31,20 @@ class TeacherOutput:
     lengths: Tensor
     frame_rate_hz: float
 
+    def checked(self, names: Sequence[str], source: str) -> "TeacherOutput":
+        """Itself. Raises TeacherError for NaN and infinity, naming `source`, the layer and the utterance of `names`."""
+        sums = torch.stack([value.sum(dtype=torch.float32) for value in self.features.values()])
+        if sums.isfinite().all():  # one number for each layer: most batches are looked at once
+            return self
+        for layer, value in self.features.items():
+            for name, finite in zip(names, value.isfinite().flatten(1).all(1).tolist()):
+                if not finite:
+                    raise TeacherError(
+                        f"{source}: layer {layer} of utterance {name} is NaN or infinite. Damaged weights, or too"
+                        " large for the teacher's precision (--dtype float32 or bfloat16 in place of float16)"
+                    )
+        return self
+
 
 def check_request(spec: str, layers: Sequence[int], kind: str, num_layers: int) -> Tuple[int, ...]:
     """The requested layer numbers, checked. 0 = input of the first block, k = output of block k."""

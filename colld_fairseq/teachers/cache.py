@@ -104,7 +104,7 @@ class FeatureCache:
     def read(self, ids: Sequence[str], device="cpu") -> TeacherOutput:
         """Features of a batch of utterances, float32 {layer: [B, T, D]}, zero beyond their lengths.
 
-        Raises TeacherError naming an id that is not there.
+        Raises TeacherError naming an id that is not there, or whose features are NaN.
         """
         places = [self._place(utterance) for utterance in ids]
         frames = [place.frames for place in places]
@@ -112,7 +112,8 @@ class FeatureCache:
         for clip, length in enumerate(frames):  # cheaper than a mask, which would touch every number
             values[:, clip, length:] = 0.0
         lengths = torch.tensor(frames, device=device)
-        return TeacherOutput(dict(zip(self.layers, values)), lengths, self.header.frame_rate_hz)
+        output = TeacherOutput(dict(zip(self.layers, values)), lengths, self.header.frame_rate_hz)
+        return output.checked(ids, f"teacher cache {self.directory}: make it again with `colld features`")
 
     def _read_pieces(self, places: Sequence[_Place]) -> List[Tensor]:
         """What the storage decodes: each of its pieces as [layers, B, its longest, D], on the CPU."""

@@ -78,7 +78,7 @@ class FrameSource:
             if ids:
                 lengths = torch.tensor([len(waveform) for waveform in waveforms])
                 padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(self.teacher.device)
-                output = self.teacher(padded, lengths)
+                output = self.teacher(padded, lengths).checked(ids, f"teacher {self.spec}")
                 features = output.features[self.layer].float().cpu().numpy()
                 for name, clip, frames in zip(ids, features, output.lengths.tolist()):
                     yield name, clip[:frames]

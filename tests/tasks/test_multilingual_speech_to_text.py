@@ -2,9 +2,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from commands import log_records
 from fairseq.logging import metrics
+from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from colld_fairseq.decoding.attention import AttentionDecoder, AttentionGenerator
@@ -82,7 +84,7 @@ def test_language_tags_are_in_no_hypothesis_of_ctc(translation, beam):
 def test_language_that_has_no_tag(translation):
     run = translation("--tgt-lang", "zz")
     with pytest.raises(ConfigError, match="--tgt-lang: target language 'zz' has no tag.*--lang-tags"):
-        run.task.build_generator([run.model], run.task.search_arguments(1, 1))
+        run.task.build_decoder([run.model], 1, 1)
 
 
 def edited(run, corpus, folder, split, edit):
@@ -180,7 +182,7 @@ def test_interactive_input_needs_a_language(translation, corpus):
     tokens, lengths = run.task.get_interactive_tokens_and_lengths([str(corpus / "test-0.wav")], None)
     dataset = run.task.build_dataset_for_inference(tokens, lengths)
     batch = dataset.collater([dataset[0]])
-    assert lengths == [20160] and len(batch["id"]) == 1
+    assert dataset.sizes.tolist() == [20160] and len(batch["id"]) == 1
     with pytest.raises(ConfigError, match="--tgt-lang"):
         run.task.inference_step(None, [run.model], batch)
 
@@ -292,3 +294,38 @@ def test_decoding_waits_once_for_a_tensor(finetuning):
     with Reads() as reads:
         vocabulary.decode(ids)
     assert reads.count == 0
+
+
+def test_hypotheses_of_fairseq_generate_end_where_those_of_validation_do(translation, monkeypatch):
+    """Unless a limit was asked for: fairseq's default is 200 tokens."""
+    run = translation()
+    own = run.task.build_decoder([run.model], 1, 1).generator
+    assert (own.max_len_a, own.max_len_b) == (0.3, 10)  # 30 tokens a second, at 100 filterbank frames a second
+
+    def limits(argv=(), **given):
+        monkeypatch.setattr("sys.argv", ["fairseq-generate", *argv])
+        generation = OmegaConf.create({"beam": 1, "max_len_a": 0.0, "max_len_b": 200, **given})
+        generator = run.task.build_generator([run.model], generation)
+        return generator.max_len_a, generator.max_len_b
+
+    assert limits() == (0.3, 10)
+    assert limits(max_len_b=2000) == (0, 2000) and limits(max_len_a=0.5) == (0.5, 200)
+    assert limits(["--max-len-b", "200"]) == (0, 200)
+
+
+def test_interactive_input_that_cannot_be_read_is_left_out(finetuning, corpus, tmp_path, caplog):
+    run = finetuning()
+    sound = sorted(map(str, corpus.glob("test-*.wav")))[:2]
+    soundfile.write(tmp_path / "short.wav", np.zeros(300), 16000)
+    (tmp_path / "text.wav").write_text("no audio")
+    wrong = [str(tmp_path / name) for name in ("short.wav", "text.wav", "none.wav")]
+    lines = [wrong[0], sound[0], "", wrong[1], sound[1], wrong[2]]
+    for expected, given in (([1, 4], lines), ([], [""]), ([0], sound[:1])):
+        caplog.clear()
+        dataset = run.task.build_dataset_for_inference(*run.task.get_interactive_tokens_and_lengths(given, None))
+        batches = run.task.get_batch_iterator(dataset, max_tokens=10**6).next_epoch_itr(shuffle=False)
+        assert sorted(number for batch in batches for number in batch["id"].tolist()) == expected
+        said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert len(said) == len(given) - len(expected) and all(message.startswith("left out: ") for message in said)
+        if given is lines:
+            assert [path in message for path, message in zip([wrong[0], "empty line", *wrong[1:]], said)] == [True] * 4

@@ -12,6 +12,7 @@ from colld_fairseq.cli import main
 from colld_fairseq.data.manifest import join_manifests, read_manifest
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.teachers import load_teacher
+from colld_fairseq.teachers.base import Teacher, TeacherOutput
 from colld_fairseq.teachers.cache import FeatureCache, part_paths
 
 NUM_CLIPS = 9
@@ -370,3 +371,34 @@ def test_batches_respect_the_limit():
     assert sorted(np.concatenate(batches).tolist()) == list(range(6))
     assert [batch.tolist() for batch in batches][:2] == [[2], [1, 5]]
     assert all(len(batch) == 1 or n_samples[batch].max() * len(batch) <= 100 for batch in batches)
+
+
+@pytest.mark.parametrize("storage", ["float16", "uint8"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_no_numbers_are_refused(storage, value, corpus, monkeypatch, capsys):
+    """In writing, and in a cache that was written before; the message names layer and utterance."""
+    plain = Teacher.__call__
+
+    def damaged(self, *given, **how):
+        output = plain(self, *given, **how)
+        output.features[3][-1, 0, 5] = value
+        return output
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Teacher, "__call__", damaged)
+        assert make(corpus, "--storage", storage) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "layer 3 of utterance è" in said and "is NaN or infinite" in said and "--dtype" in said
+        assert not list(corpus[2].glob("part-*.bin"))
+        patch.setattr(TeacherOutput, "checked", lambda self, *_: self)  # as it was once
+        make(corpus, "--storage", storage)
+    cache = FeatureCache.open(corpus[2])
+    refused = []
+    for name in cache.places:
+        try:
+            cache.read([name])
+        except TeacherError as error:
+            assert f"teacher cache {corpus[2]}: make it again" in str(error) and f"utterance {name}" in str(error)
+            refused.append(name)
+    # infinity is cut to the range of float16
+    assert bool(refused) == (storage == "uint8" or value != value) and len(refused) < NUM_CLIPS

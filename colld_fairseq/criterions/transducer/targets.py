@@ -20,8 +20,8 @@ class TargetSequences(NamedTuple):
     inputs: Dict[str, Tensor]
 
     def counting(self, counted: Tensor) -> Tuple[Tensor, Tensor]:
-        """Weights [M] of the sequences that are `counted` (bool [M]), 0 of the others, and of utterances [B] whether one
-        of their sequences counts. What the others of a list would have weighed goes to those that count."""
+        """Weights [M] of the sequences that are `counted` (bool [M]), 0 of the others, and of utterances [B] whether
+        one of their sequences counts. What the others of a list would have weighed goes to those that count."""
         weights = self.weights * counted
         rows = self.inputs.get("clips")
         if rows is None:
