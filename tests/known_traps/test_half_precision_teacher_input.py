@@ -5,10 +5,10 @@ import torch
 from fairseq.trainer import Trainer
 
 
-@pytest.mark.parametrize("precision, dtype", [("--fp16", torch.float16), ("--bf16", torch.bfloat16)])
+@pytest.mark.parametrize("precision, dtype", [("fp16", torch.float16), ("bf16", torch.bfloat16)])
 def test_teacher_waveforms_survive_the_trainer(precision, dtype, distillation):
-    run = distillation(precision, "--cpu")
-    run.cfg.common.on_cpu_convert_precision = True
+    run = distillation("--cpu")
+    run.cfg.common[precision] = run.cfg.common.on_cpu_convert_precision = True
     run.task.load_dataset("test")
     dataset = run.task.dataset("test")
     batch = dataset.collater([dataset[0], dataset[1]])
