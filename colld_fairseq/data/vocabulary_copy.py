@@ -4,7 +4,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import yaml
@@ -62,11 +62,23 @@ def _copy_in(checkpoint: str) -> Optional[Copy]:
 
 
 def check_same(copy: Copy, other: Copy, folder: str) -> None:
-    """ConfigError where the copy in a checkpoint has other tokens, or other pieces of words, than that of `folder`."""
-    there, here = ([line.split()[:1] for line in c[SYMBOLS].numpy().tobytes().split(b"\n")] for c in (copy, other))
-    pieces = [c[PIECES].numpy().tobytes() if PIECES in c else None for c in (copy, other)]
-    if there != here or pieces[0] != pieces[1]:
+    """ConfigError where the copy in a checkpoint is of another vocabulary than that of `folder`."""
+    (there, *what), (here, *mine) = _meaning(copy), _meaning(other)
+    if (there, what) != (here, mine):
         raise ConfigError(
-            f"the model was trained with another vocabulary (of {len(there) - 1} tokens) than that in {folder} (of"
-            f" {len(here) - 1}): name the right one (--vocab), or a folder without any to take the checkpoint's copy"
+            f"the model was trained with another vocabulary (of {len(there)} tokens) than that in {folder} (of"
+            f" {len(here)}): name the right one (--vocab), or a folder without any to take the checkpoint's copy"
         )
+
+
+def _meaning(copy: Copy) -> Tuple[List[bytes], Dict[str, Any], bytes]:
+    """What decides how text becomes tokens: the tokens, settings, and the model of sentencepiece."""
+    contents = {name: content.numpy().tobytes() for name, content in copy.items()}
+    config = yaml.safe_load(contents["config.yaml"])
+    settings = {name: _chosen(value) for name, value in config.items() if _chosen(value)}
+    return [line.split()[0] for line in contents[SYMBOLS].splitlines() if line], settings, contents.get(PIECES, b"")
+
+
+def _chosen(value: Any) -> Any:
+    """Without what is switched off, which is as good as left out."""
+    return {name: part for name, part in value.items() if part} if isinstance(value, dict) else value

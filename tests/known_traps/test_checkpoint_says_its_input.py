@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from checkpoints import enlarged
 from commands import PACKAGE, TINY_ENCODER, TRAINING, call, spawn
 from task_setup import set_up
@@ -462,11 +463,15 @@ def test_vocabulary_that_is_gone(door, trained, corpus, tmp_path, caplog):
 
 
 def test_vocabulary_of_another_model(trained, corpus, vocab, tagged_vocab, tmp_path):
-    """A token more, or the same number of others."""
+    """Tokens more, the same number of others, or the same ones of a text in another form."""
     shutil.copytree(vocab, tmp_path / "same size")
     symbols = (tmp_path / "same size" / "dict.txt").read_text().splitlines()
     (tmp_path / "same size" / "dict.txt").write_text("\n".join(symbols[::-1]) + "\n")
-    for other in (tagged_vocab, tmp_path / "same size"):
+    shutil.copytree(vocab, tmp_path / "lower case")
+    config = yaml.safe_load((tmp_path / "lower case" / "config.yaml").read_text())
+    config["text_normalisation"] = {"lowercase": True}
+    (tmp_path / "lower case" / "config.yaml").write_text(yaml.safe_dump(config))
+    for other in (tagged_vocab, tmp_path / "same size", tmp_path / "lower case"):
         with pytest.raises(ConfigError, match=f"another vocabulary .*than that in {other}"):
             generate(trained["waveform"].path, corpus, other, tmp_path)
 
