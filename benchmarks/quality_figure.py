@@ -23,7 +23,9 @@ def draw(systems, axis, field, label):
     for system in systems:
         x, y = system[field], system["cer"]
         axis.scatter(x, y, s=70, color=COLORS[system["kind"]], zorder=3)
-        axis.annotate(system["name"], (x, y), xytext=tuple(system["label_offset"]), textcoords="offset points", fontsize=9)
+        axis.annotate(
+            system["name"], (x, y), xytext=tuple(system["label_offset"]), textcoords="offset points", fontsize=9
+        )
     axis.set_xscale("log")
     axis.set_xlabel(label)
     axis.set_ylim(0, None)

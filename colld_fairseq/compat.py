@@ -19,7 +19,7 @@ import sys
 import time
 import types
 import weakref
-from typing import Any, Iterator, Optional
+from typing import Any, Dict, Iterator, Optional
 
 from omegaconf import DictConfig, open_dict
 
@@ -434,3 +434,16 @@ def make_path_absolute(cfg: Any, name: str) -> None:
                 node[name] = path
         elif node is not None:
             setattr(node, name, path)
+
+
+def estimator_state(estimator: Any) -> Dict[str, Any]:
+    """Everything that a scikit-learn estimator has been given and has learned; `partial_fit` continues from it.
+
+    scikit-learn's public attributes leave out what MiniBatchKMeans counts between batches.
+    """
+    return dict(estimator.__getstate__())
+
+
+def restore_estimator(estimator: Any, state: Dict[str, Any]) -> None:
+    """Bring an estimator of the same class and version back to an `estimator_state`."""
+    estimator.__setstate__({**estimator.__getstate__(), **state})

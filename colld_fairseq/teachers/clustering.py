@@ -1,9 +1,11 @@
-"""k-means over a stream of frames: scikit-learn's MiniBatchKMeans on standardised features."""
+"""k-means over a stream of frames: scikit-learn's MiniBatchKMeans on standardized features."""
 
 from typing import Dict, Tuple
 
 import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
+
+from colld_fairseq.compat import estimator_state, restore_estimator
 
 INIT_TRIES = 3  # k-means++ starts on the first sample; the best one goes on
 INIT_ITERATIONS = 20
@@ -29,7 +31,7 @@ class FrameClustering:
 
     @property
     def centroids(self) -> np.ndarray:
-        """float32 [C, D], of standardised features."""
+        """float32 [C, D], of standardized features."""
         return np.ascontiguousarray(self.model.cluster_centers_, dtype=np.float32)
 
     def start(self, sample: np.ndarray) -> None:
@@ -38,21 +40,21 @@ class FrameClustering:
         std = sample.std(axis=0, dtype=np.float64).astype(np.float32)
         self.std = np.where(std > 0, std, np.float32(1))
         first = KMeans(self.num_clusters, n_init=INIT_TRIES, max_iter=INIT_ITERATIONS, random_state=self.seed)
-        self.model = self._model(first.fit(self._standardised(sample)).cluster_centers_)
+        self.model = self._model(first.fit(self._standardized(sample)).cluster_centers_)
 
     def update(self, frames: np.ndarray, measure: bool = False) -> float:
         """Mini-batch steps on frames [N, D]; returns their inertia, summed, if it is to be measured."""
         self.model.set_params(compute_labels=measure)
         inertia = 0.0
         for start in range(0, len(frames), STEP_FRAMES):
-            self.model.partial_fit(self._standardised(frames[start : start + STEP_FRAMES]))
+            self.model.partial_fit(self._standardized(frames[start : start + STEP_FRAMES]))
             inertia += float(self.model.inertia_) if measure else 0.0
         return inertia
 
     def state(self) -> Tuple[Dict[str, np.ndarray], Dict]:
         """(arrays, plain values) that `restore` needs to go on with the same numbers."""
         arrays, values = {"mean": self.mean, "std": self.std}, {}
-        for name, value in self.model.__getstate__().items():
+        for name, value in estimator_state(self.model).items():
             if isinstance(value, np.ndarray):
                 arrays[f"model.{name}"] = np.ascontiguousarray(value)
             elif isinstance(value, (bool, int, float, str)):
@@ -64,7 +66,7 @@ class FrameClustering:
         self.mean, self.std = arrays["mean"], arrays["std"]
         model = {name[len("model.") :]: value for name, value in arrays.items() if name.startswith("model.")}
         self.model = self._model("k-means++")
-        self.model.__setstate__({**self.model.__getstate__(), **values, **model})
+        restore_estimator(self.model, {**values, **model})
 
     def _model(self, centroids) -> MiniBatchKMeans:
         # no random reassignment of small clusters: the last one would stay a random frame in the codebook.
@@ -72,5 +74,5 @@ class FrameClustering:
         settings = dict(n_init=1, reassignment_ratio=0.0, random_state=self.seed)
         return MiniBatchKMeans(self.num_clusters, init=centroids, **settings)
 
-    def _standardised(self, frames: np.ndarray) -> np.ndarray:
+    def _standardized(self, frames: np.ndarray) -> np.ndarray:
         return (frames - self.mean) / self.std
