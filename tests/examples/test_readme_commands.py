@@ -125,7 +125,8 @@ OTHERS = [
     for words in commands_of(EXAMPLES / folder / "README.md")
     if words[0] not in ("fairseq-train", "make")
 ]
-FRONT_PAGE = commands_of(REPOSITORY / "README.md") + commands_of(REPOSITORY / "manifests" / "README.md")
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "manifests" / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGE_COMMANDS = [words for page in PAGES for words in commands_of(page)]
 INSTALLATION = ("make", "pip")  # run by .ci/run itself
 
 
@@ -148,7 +149,7 @@ def check_preprocess(words):
     convert_namespace_to_omegaconf(args)
 
 
-FRONT_PAGE_CHECKS = {
+PAGE_CHECKS = {
     **CHECKS,
     "fairseq-train": check_train,
     "fairseq-preprocess": check_preprocess,
@@ -157,17 +158,27 @@ FRONT_PAGE_CHECKS = {
 
 
 @pytest.mark.parametrize(
-    "words", [words for words in FRONT_PAGE if words[0] not in INSTALLATION], ids=lambda words: " ".join(words[:4])
+    "words", [words for words in PAGE_COMMANDS if words[0] not in INSTALLATION], ids=lambda words: " ".join(words[:4])
 )
-def test_commands_of_the_front_page_parse(words):
-    FRONT_PAGE_CHECKS[words[0]](words)
+def test_commands_of_the_pages_parse(words):
+    PAGE_CHECKS[words[0]](words)
 
 
-def test_front_page_shows_every_step():
+def test_pages_show_every_step():
     steps = {"make", "pip", "colld", "torchrun", "fairseq-preprocess", "fairseq-train", "fairseq-generate"}
-    assert {words[0] for words in FRONT_PAGE} == steps
+    assert {words[0] for words in PAGE_COMMANDS} == steps
 
 
-def test_front_page_shows_every_subcommand():
-    shown = {words[words.index("colld") + 1] for words in FRONT_PAGE if words[0] in ("colld", "torchrun")}
+def test_pages_show_every_subcommand():
+    shown = {words[words.index("colld") + 1] for words in PAGE_COMMANDS if words[0] in ("colld", "torchrun")}
     assert shown == set(SUBCOMMANDS)
+
+
+def test_the_front_page_is_short():
+    assert len((REPOSITORY / "README.md").read_text().split()) <= 900
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
