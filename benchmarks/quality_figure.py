@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first
+import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 COLORS = {"teacher": "#444444", "distilled": "#1f77b4", "scratch": "#d62728"}
