@@ -200,3 +200,38 @@ def test_half_precision_without_a_gpu_is_refused(common, gpu, message, monkeypat
         return compat.check_precision(cfg.task)
     with pytest.raises(ConfigError, match=message):
         compat.check_precision(cfg.task)
+
+
+def test_the_checkpoint_that_training_will_start_from(tmp_path):
+    """The one that fairseq itself finds, later: the run's own last one before any other."""
+    from fairseq.dataclass.configs import CheckpointConfig
+
+    given, last = str(tmp_path / "given.pt"), str(tmp_path / "checkpoint_last.pt")
+    for there, options, expected in [
+        ([], {}, None),
+        ([given], {}, None),
+        ([given], {"restore_file": given}, given),
+        ([given], {"finetune_from_model": given}, given),
+        ([given], {"continue_once": given}, given),
+        ([given, last], {}, last),
+        ([given, last], {"finetune_from_model": given}, last),
+        ([given, last], {"restore_file": given}, given),
+        ([], {"restore_file": given}, None),
+    ]:
+        for path in (given, last):
+            (tmp_path / path).unlink(missing_ok=True)
+        for path in there:
+            (tmp_path / path).touch()
+        cfg = OmegaConf.create(
+            {"checkpoint": OmegaConf.structured(CheckpointConfig(save_dir=str(tmp_path), **options))}
+        )
+        cfg.model = {"_name": "student_ctc"}
+        assert compat.restored_checkpoint(compat.run_of(cfg.model)) == expected, (there, options)
+    assert compat.restored_checkpoint(compat.run_of(SimpleNamespace())) is None
+
+
+def test_the_checkpoint_that_is_evaluated():
+    cfg = OmegaConf.create({"common_eval": {"path": "a.pt:b.pt"}, "task": {"_name": "x"}})
+    assert compat.evaluated_checkpoint(cfg.task) == "a.pt"
+    cfg.common_eval.path = None
+    assert compat.evaluated_checkpoint(cfg.task) is compat.evaluated_checkpoint(SimpleNamespace()) is None

@@ -353,6 +353,16 @@ def test_other_statistics_contradict_and_the_same_in_another_file_agree(trained,
         python(trained["waveform"].path, corpus, vocab, tmp_path, normalize_waveform=False)
 
 
+def test_options_of_the_other_kind_of_input(distillation, others):
+    """--cmvn utterance and none were of no effect on waveforms, and may stay in recipes."""
+    for cmvn in ("utterance", "none"):
+        assert distillation(*WAVEFORM, "--cmvn", cmvn).task.encoder.input == InputConfig.waveforms()
+    with pytest.raises(ConfigError, match="others.npz: this student takes waveforms"):
+        distillation(*WAVEFORM, "--cmvn", others)
+    with pytest.raises(ConfigError, match="--normalize-waveform: this student takes filterbanks"):
+        distillation("--normalize-waveform")
+
+
 # Checkpoints from before, whose task had the options of the input and whose criterion had the topology
 
 
