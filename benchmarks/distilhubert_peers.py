@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from fairseq.modules import GradMultiply
 from torch import nn
 
-from colld_fairseq.modules.initialise import map_fairseq_wav2vec_family, map_hf_wav2vec_family
+from colld_fairseq.checkpoints import names_fairseq, names_hf
+from colld_fairseq.checkpoints.files import read_state
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
-from colld_fairseq.teachers.fairseq_checkpoint import rename_state
-from colld_fairseq.teachers.weights import read_state
 
 STUDENT_LAYERS = 2
 CLIP_NORM, STEPS = 5.0, 200000
@@ -127,7 +126,7 @@ class S3prlDistiller(Peer):
 
     def student_state(self, model):
         distiller = self.model.distiller
-        encoder = map_fairseq_wav2vec_family(distiller.state_dict(), model.encoder.config)
+        encoder = names_fairseq.WAV2VEC.to_ours(distiller.state_dict(), model.encoder.config, origin=self.name)
         state = {f"encoder.{name}": value for name, value in encoder.items()}
         for name in ("weight", "bias"):
             state[f"heads.trunk.0.{name}"] = getattr(distiller.output_layer[0], name)
@@ -180,7 +179,7 @@ def save_s3prl_teacher(hubert, shape, state, path):
     weights = model.state_dict()
     encoder = [key for key in weights if key not in ("mask_emb", "label_embs_concat") and "final_proj" not in key]
     for key in encoder:
-        weights[key] = state[next(iter(rename_state({key: None})))]
+        weights[key] = state[next(iter(names_fairseq.transformers_names({key: None})))]
     model.load_state_dict(weights)
     torch.save(dict(task_cfg=tasks, model_cfg=shape, model_weight=weights, dictionaries_symbols=symbols), path)
 
@@ -225,7 +224,7 @@ class TransformersDistiller(Peer):
         return F.l1_loss(predictions, features) - F.logsigmoid(cosine).mean()
 
     def student_state(self, model):
-        encoder = map_hf_wav2vec_family(self.model["student"].state_dict(), model.encoder.config)
+        encoder = names_hf.WAV2VEC.to_ours(self.model["student"].state_dict(), model.encoder.config, origin=self.name)
         state = {f"encoder.{name}": value for name, value in encoder.items()}
         for part in ("trunk", "heads"):
             state.update({f"heads.{part}.{name}": value for name, value in self.model[part].state_dict().items()})

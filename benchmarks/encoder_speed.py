@@ -27,11 +27,10 @@ from typing import Callable
 import numpy as np
 import torch
 
+from colld_fairseq.checkpoints import names_fairseq, names_hf
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.models.encoder_presets import HUBERT_BASE, PRESETS
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
-from colld_fairseq.modules.export_configs import fairseq_hubert_config, hf_hubert_config
-from colld_fairseq.modules.export_maps import export_fairseq_hubert, export_hf_hubert
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.profiling import count_macs, describe_machine, working_memory
 
@@ -100,8 +99,8 @@ def our_subject(name, config):
 def transformers_subject(state, config, attention):
     from transformers import HubertConfig, HubertModel
 
-    model = HubertModel(HubertConfig(**hf_hubert_config(config), attn_implementation=attention)).eval()
-    model.load_state_dict(export_hf_hubert(state))
+    model = HubertModel(HubertConfig(**names_hf.hubert_settings(config)[0], attn_implementation=attention)).eval()
+    model.load_state_dict(names_hf.WAV2VEC.to_theirs(state))
     return Subject(f"transformers, {attention}", model, lambda waves: model(torch.from_numpy(waves)).last_hidden_state)
 
 
@@ -109,10 +108,10 @@ def fairseq_subject(state, config):
     from fairseq.models.hubert.hubert import HubertConfig, HubertModel
     from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 
-    fields = fairseq_hubert_config(config)
+    fields = names_fairseq.hubert_settings(config)[0]
     model = HubertModel(HubertConfig(**fields, label_rate=50), HubertPretrainingConfig(), [None]).eval()
     model.remove_pretraining_modules()
-    weights = export_fairseq_hubert(state, config)
+    weights = names_fairseq.hubert_weights(state, config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if missing or unexpected:
         raise RuntimeError(f"fairseq's HuBERT and ours differ in {missing + unexpected}")

@@ -10,7 +10,7 @@ import sys
 __version__ = "0.1.0"
 __all__ = ["load_recogniser", "load_student", "register", "__version__"]
 
-_MODULES = {"load_student": "colld_fairseq.models.loading", "load_recogniser": "colld_fairseq.recogniser"}
+_MODULES = {"load_student": "colld_fairseq.checkpoints.names_colld", "load_recogniser": "colld_fairseq.recogniser"}
 
 
 def register() -> None:

@@ -98,16 +98,35 @@ def check_fairseq() -> None:
 
 
 def register_safe_globals() -> None:
-    """Allow the two harmless classes of fairseq checkpoints under `torch.load(weights_only=True)`.
+    """Allow the harmless classes of checkpoints under `torch.load(weights_only=True)`.
 
-    With them fairseq's own loading works with torch's safe default; nothing else in a pickle is executed.
+    fairseq's old options and dictionaries, numbers and arrays of numpy (a best score, the state of a generator) and
+    OmegaConf's containers of plain values: what is called when they are read only fills them. With them fairseq's own
+    loading works with torch's safe default; nothing else in a pickle is executed.
     """
     import argparse
+    import collections
+    import pathlib
+    import typing
 
+    import numpy
+    import omegaconf
     import torch
     from fairseq.data.dictionary import Dictionary
+    from omegaconf import base, nodes
 
-    torch.serialization.add_safe_globals([argparse.Namespace, Dictionary])
+    scalars = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 str bytes"
+    of_numpy = [numpy.dtype, numpy.ndarray, *(type(numpy.dtype(name)) for name in scalars.split())]
+    for value in (numpy.float64(0), numpy.zeros(0)):  # what makes a number and an array when they are read
+        maker = value.__reduce__()[0]
+        # the module's name since numpy 2, and before
+        of_numpy += [(maker, f"numpy.{core}.multiarray.{maker.__name__}") for core in ("_core", "core")]
+    values = "AnyNode StringNode IntegerNode FloatNode BooleanNode BytesNode PathNode".split()
+    of_omegaconf = [omegaconf.DictConfig, omegaconf.ListConfig, base.Metadata, base.ContainerMetadata]
+    of_omegaconf += [getattr(nodes, name) for name in values]
+    of_omegaconf += [(typing.Any, "typing.Any"), collections.defaultdict, pathlib.PosixPath]
+    of_omegaconf += [dict, list, tuple, str, bytes, int, float, bool]
+    torch.serialization.add_safe_globals([argparse.Namespace, Dictionary, *of_numpy, *of_omegaconf])
 
 
 def broadcast_objects_between_workers() -> None:

@@ -19,3 +19,7 @@ class TeacherError(ColldError):
 
 class ConfigError(ColldError):
     """Options that contradict each other or the data."""
+
+
+class CheckpointError(ConfigError):
+    """A checkpoint is missing, damaged, or lacks weights that its configuration asks for."""

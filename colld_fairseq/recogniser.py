@@ -1,6 +1,5 @@
 """A trained recogniser or translator in plain Python: waveforms in, hypotheses out."""
 
-import os
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -11,9 +10,11 @@ from fairseq.dataclass.utils import overwrite_args_by_name
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from colld_fairseq.checkpoints.files import read_torch, resolve_file
+from colld_fairseq.checkpoints.input_options import InputOptions
+from colld_fairseq.checkpoints.names_colld import encoder_in
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.fbank import fbank_length
-from colld_fairseq.data.inputs import InputOptions
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.data.waveform import as_waveform
 from colld_fairseq.decoding.endpoint import EndpointRules
@@ -23,7 +24,6 @@ from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import split_paths
 from colld_fairseq.models.encoder_options import record
-from colld_fairseq.models.loading import encoder_in
 from colld_fairseq.modules.chunks import parse_count
 from colld_fairseq.modules.streaming import StreamingEncoder
 from colld_fairseq.tasks.multilingual_speech_to_text import (
@@ -203,12 +203,11 @@ def load_recogniser(
 
 def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:
     """What fairseq's loading makes of a file, with other options of the task."""
-    if not os.path.isfile(path):
-        raise ConfigError(f"no checkpoint {path}")
+    read_torch(resolve_file(path))  # what fairseq would say of a file that cannot be read is no help
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
         task = state["cfg"]["task"]
-    except Exception as error:  # truncated, not a checkpoint, or of another program
+    except Exception as error:
         raise ConfigError(f"{path} is not a checkpoint of a colld_fairseq model: {error}") from error
     if task._name != TASK:
         remedy = "fine-tune it with text first (student_ctc, student_s2t or transducer_student)"

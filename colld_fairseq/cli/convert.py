@@ -9,15 +9,15 @@ from typing import List, Tuple
 import numpy as np
 from rich.table import Table
 
+from colld_fairseq.checkpoints.encoder import FORMATS, EncoderCheckpoint, read_encoder, write_encoder
+from colld_fairseq.checkpoints.names_hf import WRITTEN
+from colld_fairseq.checkpoints.verify import Difference, compare, open_native
 from colld_fairseq.cli.options import ENCODERS
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.models.conversion import HF_FILES, Encoder, read_encoder, write_encoder
-from colld_fairseq.models.native import Difference, compare, open_native
 from colld_fairseq.outputs import check_folder
 
-SCHEMES = ("hf", "fairseq", "colld")
 SECONDS = 2  # of the signal that is generated where no --wav is given
 
 
@@ -26,8 +26,13 @@ def run(args: argparse.Namespace) -> int:
     scheme, target = parse_target(args.target, args.overwrite)
     check_folder(target.parent, "--to", target)
     waveform = read_audio(args.wav) if args.wav else generated_signal()
+    encoder = read_encoder(args.source)
+    if encoder.lacks:
+        raise ConfigError(
+            f"{args.source}: {encoder.lacks} has no place in the student encoder; it can start a student (--init-from)"
+            " but not be converted"
+        )
     source = open_native(args.source)
-    encoder = read_encoder(args.source, source.heard)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         write_encoder(scheme, temporary, encoder)
@@ -49,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 def parse_target(spec: str, overwrite: bool) -> Tuple[str, Path]:
     """Scheme and path; ConfigError where nothing can, or may, be written there."""
     scheme, _, name = spec.partition(":")
-    if scheme not in SCHEMES or not name:
+    if scheme not in FORMATS or not name:
         raise ConfigError(f"--to {spec!r}: write {ENCODERS}")
     path = Path(name).expanduser().absolute()
     directory = scheme == "hf"
@@ -59,7 +64,7 @@ def parse_target(spec: str, overwrite: bool) -> Tuple[str, Path]:
         raise ConfigError(f"--to {spec}: exists; give another name, or --overwrite to replace it")
     if path.is_dir() != directory:
         raise ConfigError(f"--to {spec}: is {'a folder' if path.is_dir() else 'a file'}; give another name")
-    others = sorted(entry.name for entry in path.iterdir() if entry.name not in HF_FILES) if directory else []
+    others = sorted(entry.name for entry in path.iterdir() if entry.name not in WRITTEN) if directory else []
     if others:
         raise ConfigError(
             f"--to {spec}: holds files that a conversion does not write ({', '.join(others[:4])}), and would be"
@@ -110,11 +115,11 @@ def print_differences(console: Console, source: str, target: str, differences: L
     )
 
 
-def describe(scheme: str, target: str, encoder: Encoder) -> str:
-    """What was written, and how to use it."""
-    config, heard = encoder.config, encoder.heard
-    parameters = sum(tensor.numel() for tensor in encoder.state.values())
-    text = f"{target}: {config.layers} layers × {config.embed_dim}, {parameters:,} parameters; input: {heard.config}"
+def describe(scheme: str, target: str, encoder: EncoderCheckpoint) -> str:
+    """What was written, and how to go on from it."""
+    config = encoder.config
+    parameters = sum(tensor.numel() for tensor in encoder.weights.values())
+    text = f"{target}: {config.layers} layers × {config.embed_dim}, {parameters:,} parameters; input: {config.input}"
     if scheme == "colld":
         text += f"\nfine-tune it with: --student {target.removeprefix('colld:')}"
     return text

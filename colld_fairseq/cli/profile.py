@@ -8,7 +8,6 @@ import argparse
 import json
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 import numpy as np
@@ -75,11 +74,12 @@ def run(args: argparse.Namespace) -> int:
 
 def load_student_subject(path: str, device: torch.device, cmvn: str = "") -> Subject:
     """The encoder of a student checkpoint; heads and decoders are left out. Raises ConfigError."""
-    from colld_fairseq import load_student
-    from colld_fairseq.data.inputs import InputOptions, StudentInput
-    from colld_fairseq.models.loading import read_student
+    from colld_fairseq.checkpoints import names_colld
+    from colld_fairseq.checkpoints.input_options import InputOptions
+    from colld_fairseq.data.inputs import StudentInput
 
-    student = load_student(path, cmvn).to(device)
+    checkpoint = names_colld.read(path, options=InputOptions(cmvn))
+    student = checkpoint.build().to(device)
     front_end = StudentInput(student.config.input)
 
     def run(waveforms: np.ndarray) -> Tensor:
@@ -93,7 +93,7 @@ def load_student_subject(path: str, device: torch.device, cmvn: str = "") -> Sub
         source=path,
         run=run,
         parameters=parameters,
-        stored_bytes=round(parameters * _bytes_per_parameter(read_student(path, InputOptions(cmvn))[1])),
+        stored_bytes=round(parameters * _bytes_per_parameter(checkpoint.weights)),
         layers=student.num_layers,
         width=student.width,
         frame_rate_hz=student.frame_rate_hz,
@@ -103,8 +103,9 @@ def load_student_subject(path: str, device: torch.device, cmvn: str = "") -> Sub
 def load_teacher_subject(spec: str, device: torch.device) -> Subject:
     """A teacher with all its layers, in float32. Raises TeacherError."""
     from colld_fairseq.teachers import load_teacher
+    from colld_fairseq.teachers.describe import describe_teacher
 
-    last = load_teacher(spec, layers=[0]).num_layers  # the number of layers is known only to the loader
+    last = describe_teacher(spec).num_layers
     teacher = load_teacher(spec, layers=[last], device=str(device))
 
     def run(waveforms: np.ndarray) -> Tensor:
@@ -125,14 +126,11 @@ def load_teacher_subject(spec: str, device: torch.device) -> Subject:
 
 
 def _teacher_state(spec: str) -> Dict[str, Tensor]:
+    from colld_fairseq.checkpoints.files import read_state, resolve_directory
+    from colld_fairseq.checkpoints.names_fairseq import open_file
+
     scheme, _, name = spec.partition(":")
-    if scheme == "hf":
-        from colld_fairseq.teachers.weights import read_state, resolve_directory
-
-        return read_state(resolve_directory(name))
-    from colld_fairseq.teachers.fairseq_checkpoint import read_checkpoint
-
-    return read_checkpoint(Path(name).expanduser())[2]
+    return read_state(resolve_directory(name)) if scheme == "hf" else open_file(name).weights
 
 
 def _parameters(named: Iterable[Tuple[str, Tensor]]) -> int:

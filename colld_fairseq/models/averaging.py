@@ -14,6 +14,7 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from colld_fairseq.checkpoints.files import plain, read_torch
 from colld_fairseq.checkpoints.older import bring_up_to_date
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.input_config import InputConfig
@@ -107,14 +108,15 @@ def add(checkpoint: Checkpoint, sums: Dict[str, Tensor], path: str) -> Tuple[flo
 
 
 def read(path: str) -> Checkpoint:
-    """A fairseq checkpoint, loaded with weights_only and mapped into memory: only what is used is read."""
+    """A checkpoint of fairseq-train, mapped into memory: only what is used is read."""
+    checkpoint = read_torch(Path(path))
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if not checkpoint["model"] or not checkpoint["cfg"]["model"]:
-            raise KeyError("no weights or settings of a model")
+            raise KeyError("weights or settings of a model")
         updates_of(checkpoint), checkpoint["extra_state"].get("train_iterator")
-    except Exception as error:  # truncated, not a checkpoint, or of another program
-        raise ConfigError(f"{path} is not a checkpoint of fairseq-train: {error}") from error
+    except (KeyError, TypeError, IndexError, AttributeError) as error:  # of another program
+        raise ConfigError(f"{path} is not a checkpoint of fairseq-train: it lacks {error}") from error
+    checkpoint["cfg"] = plain(checkpoint["cfg"])
     if checkpoint["cfg"]["model"].get("encoder_config"):  # of this project
         bring_up_to_date(checkpoint["cfg"], path)
     return checkpoint

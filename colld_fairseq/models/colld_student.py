@@ -10,10 +10,10 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from colld_fairseq.checkpoints.encoder import read_encoder, start_from
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models import layer_map
 from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, register_presets
-from colld_fairseq.models.initialisation import FROM_HELP, LAYERS_HELP, initialise
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.frame_adapters import ConcatTanh
 from colld_fairseq.modules.heads import DistillationHeads
@@ -25,6 +25,16 @@ logger = logging.getLogger(__name__)
 
 # Validation draws its masks with this seed, so that losses of different checkpoints are comparable.
 VALID_MASK_SEED = 1
+
+FROM_HELP = (
+    "start from the weights of hf:DIRECTORY, fairseq:FILE.pt or colld:FILE.pt: a student of Transformer blocks from"
+    " HuBERT, wav2vec 2.0 or WavLM, one of w2v-BERT-shaped Conformer blocks from w2v-BERT 2.0; empty = at random"
+)
+LAYERS_HELP = (
+    "teacher blocks (1 = first) that start the student's, one each: 1,2 (DistilHuBERT); empty = every k-th,"
+    " ending with the last; none = no block, only what fits of front-end and positions (students of another"
+    " width)"
+)
 
 
 @dataclass
@@ -119,7 +129,7 @@ class ColldStudent(BaseFairseqModel):
         from_checkpoint = bool(cfg.encoder_config)  # recorded in a checkpoint, which brings its own weights
         encoder = build_encoder(cfg)
         if cfg.init_from and not from_checkpoint:
-            initialise(encoder, cfg.init_from, cfg.init_layers)
+            start_student(encoder, cfg.init_from, cfg.init_layers)
         teachers = task.teachers
         depths = {name: source.info.num_layers for name, source in teachers.items()}
         pairs = layer_map.parse_layer_maps(cfg.layer_map, encoder.num_layers, depths)
@@ -231,6 +241,37 @@ def check_rate(encoder: StudentEncoder, teacher_hz: float) -> None:
             f"--code-head and --front-end-head need a student at its teacher's {teacher_hz:g} Hz, not at"
             f" {encoder.frame_rate_hz:g} Hz: choose another front-end or --fbank-stack, or leave them out"
         )
+
+
+def start_student(encoder: StudentEncoder, spec: str, layers: str = "") -> None:
+    """Copy weights of the checkpoint `spec` into `encoder` (see FROM_HELP and LAYERS_HELP), in place.
+
+    Of front-end, positions and final norm all that has the same name and shape is copied; the log says what stays
+    random. Raises ConfigError when the blocks of the two differ, a block does not exist, or the checkpoint cannot be
+    read.
+    """
+    checkpoint = read_encoder(spec)
+    try:
+        taken = start_from(encoder, checkpoint, parse_layers(layers))
+    except ConfigError as error:
+        raise ConfigError(f"--init-from {spec}: {error} (--init-layers none)") from error
+    given = checkpoint.config
+    if given.front_end == encoder.config.front_end == "waveform" and given.input.normalization == "utterance":
+        encoder.config.input = given.input
+    # blocks.3.ffn.linear_in.weight is of part blocks.3
+    parts = {".".join(name.split(".")[:2]) for name in encoder.state_dict().keys() - set(taken)}
+    random = sorted(part.removesuffix(".weight").removesuffix(".bias") for part in parts)
+    logger.info("started from %s: %d tensors; at random: %s", spec, len(taken), ", ".join(random) or "nothing")
+
+
+def parse_layers(text: str) -> Optional[List[int]]:
+    """ "" -> None (every k-th), "none" -> [] (no block), "1,2" -> [1, 2]."""
+    if text in ("", "none"):
+        return [] if text else None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--init-layers {text!r}: write block numbers like 2,4,6, or none") from None
 
 
 def freeze_unreached(encoder: StudentEncoder, pairs: Sequence[layer_map.LayerPair], masked: bool) -> None:

@@ -7,10 +7,10 @@ from typing import Any, Callable, Dict, Optional
 from fairseq.models import register_model_architecture
 from omegaconf import DictConfig, open_dict
 
+from colld_fairseq.checkpoints.names_fairseq import parse_conv_layers
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.context_options import ContextOptions, context_fields, evaluation_chunk
 from colld_fairseq.models.encoder_presets import PRESETS
-from colld_fairseq.modules.checkpoint_configs import parse_conv_layers
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.numbers import COUNT, NOT_NEGATIVE, PROBABILITY
 

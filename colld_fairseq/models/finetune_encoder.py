@@ -2,18 +2,17 @@
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
 from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
-from colld_fairseq.compat import absolute_path
-from colld_fairseq.data.inputs import InputOptions
+from colld_fairseq.checkpoints import names_colld
+from colld_fairseq.checkpoints.encoder import FORMATS, EncoderCheckpoint, read_encoder
+from colld_fairseq.checkpoints.input_options import InputOptions
 from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, record_encoder
-from colld_fairseq.models.initialisation import read_checkpoint_of
-from colld_fairseq.models.loading import read_student
-from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
+from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.length_adaptor import LengthAdaptor
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.masking import sample_channel_mask, sample_span_mask
@@ -143,17 +142,18 @@ def build_student(cfg: FinetuneOptions, task) -> StudentEncoder:
     if not cfg.student or cfg.encoder_config:
         student = build_encoder(cfg)
     else:
-        config, state = read_start(cfg.student, task.input_options)
-        record_encoder(cfg, config)
+        checkpoint = read_start(cfg.student, task.input_options)
+        record_encoder(cfg, checkpoint.config)
         student = build_encoder(cfg)
-        student.load_state_dict(state)
+        student.load_state_dict(checkpoint.weights)
     if student.config.front_end == "waveform" and student.config.feature_grad_mult == 0:
         student.front_end.layers.requires_grad_(False)  # so that weight decay leaves them alone too
     return student
 
 
-def read_start(student: str, options: InputOptions) -> Tuple[EncoderConfig, Dict[str, Tensor]]:
-    """Configuration and weights of what --student names: a published encoder's spec, else a checkpoint of ours."""
-    if student.startswith(("hf:", "fairseq:")):
-        return read_checkpoint_of(student)
-    return read_student(absolute_path(student), options)
+def read_start(student: str, options: InputOptions) -> EncoderCheckpoint:
+    """What --student names: a spec, or a checkpoint of ours, whose input `options` may not contradict."""
+    scheme, _, name = student.partition(":")
+    if scheme in FORMATS and scheme != "colld":
+        return read_encoder(student)
+    return names_colld.read(name if scheme == "colld" else student, options=options)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import List, Mapping, Sequence, Tuple
 
+from colld_fairseq.checkpoints.encoder import every_kth
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.named_values import value_of_each
 
@@ -45,9 +46,8 @@ def parse_layer_map(text: str, student_layers: int, teacher_layers: int) -> List
     Raises ConfigError for a map that cannot be parsed or names a layer that does not exist.
     """
     if text == "dense":
-        pairs = [
-            LayerPair(k, (round_half_up(k * teacher_layers, student_layers),)) for k in range(1, student_layers + 1)
-        ]
+        layers = every_kth(student_layers, teacher_layers)
+        pairs = [LayerPair(k, (layer,)) for k, layer in enumerate(layers, start=1)]
     elif text.startswith("sparse:"):
         count = as_integer(text, text[len("sparse:") :])
         if not 1 <= count <= min(student_layers, teacher_layers):
@@ -79,10 +79,6 @@ def averaged_widths(pairs: Sequence[LayerPair], widths: Sequence[int], teachers:
     if len({tuple(layers) for layers in students.values()}) > 1:
         raise ConfigError(f"--teacher-combination average: the layer maps name different student layers: {students}")
     return list(widths[: len(widths) // teachers])
-
-
-def round_half_up(numerator: int, denominator: int) -> int:
-    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def parse_pair(text: str, part: str) -> LayerPair:

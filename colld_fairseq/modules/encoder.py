@@ -53,7 +53,7 @@ class StudentEncoder(nn.Module):
     With post-norm or pre-norm Transformer blocks, "conv" positions and the waveform front-end it is HuBERT /
     wav2vec 2.0; with Conformer blocks, "relative_key" positions, causal convolution and two stacked
     filterbank frames it is w2v-BERT 2.0; weights of those load exactly (see
-    :mod:`colld_fairseq.modules.initialise`). A clip's frames do not depend on its batch.
+    :mod:`colld_fairseq.checkpoints.encoder`). A clip's frames do not depend on its batch.
 
     With a "causal" or "chunk" context frames hear only so much of what comes later: in training as drawn for each
     batch, in evaluation as :meth:`set_chunk` says. :class:`~colld_fairseq.modules.streaming.StreamingEncoder` gives the

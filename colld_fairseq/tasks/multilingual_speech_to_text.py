@@ -15,6 +15,7 @@ from fairseq.tasks import register_task
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from colld_fairseq.checkpoints.files import content_hash
 from colld_fairseq.compat import absolute_path, evaluated_checkpoint, given_on_command_line, unwrapped
 from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.audio import SAMPLE_RATE
@@ -40,7 +41,6 @@ from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
 from colld_fairseq.teachers.load_transducer import load_teacher_transducer
 from colld_fairseq.teachers.transducer_teacher import TeacherLattice, TransducerTeacher
-from colld_fairseq.teachers.weights import content_hash
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,8 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, FairseqTask
 from omegaconf import II, MISSING
 
+from colld_fairseq.checkpoints.input_options import InputOptions
+from colld_fairseq.checkpoints.names_colld import SavedModel, encoder_in, read_model
 from colld_fairseq.compat import (
     absolute_path,
     check_precision,
@@ -23,12 +25,11 @@ from colld_fairseq.compat import (
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.datasets import DatasetOptions
-from colld_fairseq.data.inputs import InputOptions, StudentInput
+from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import join_manifests, read_manifest
 from colld_fairseq.data.sampling import sampling_indices
 from colld_fairseq.errors import ConfigError, ManifestError
 from colld_fairseq.models.encoder_options import record, record_encoder
-from colld_fairseq.models.loading import SavedModel, encoder_in, read_model
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.named_values import value_of_each
 from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers

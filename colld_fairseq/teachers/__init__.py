@@ -1,10 +1,14 @@
 """Frozen teachers: `load_teacher("hf:DIR", layers=[4, 8])` turns waveforms into layer features."""
 
-from typing import Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
-from colld_fairseq.errors import TeacherError
-from colld_fairseq.teachers.base import DTYPES, Teacher, TeacherOutput
+from colld_fairseq.checkpoints import names_fairseq, names_hf
+from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, read_encoder
+from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory
+from colld_fairseq.errors import CheckpointError, ConfigError, TeacherError
+from colld_fairseq.teachers.base import DTYPES, Teacher, TeacherOutput, check_request
 
+EXACT_FAMILIES = ("hubert", "wav2vec2")  # WavLM's gated position bias has no place in the student encoder
 __all__ = ["Teacher", "TeacherOutput", "load_teacher"]
 
 
@@ -24,23 +28,61 @@ def load_teacher(
     Raises TeacherError: unknown scheme or family, missing or misshaped weights, wrong layer number.
     """
     scheme, _, name = spec.partition(":")
+    loaders = {"hf": _load_directory, "fairseq": _load_fairseq}
+    if scheme not in loaders or not name:
+        raise TeacherError(f"teacher {spec!r}: write hf:DIRECTORY or fairseq:FILE.pt")
     if dtype not in DTYPES:
         raise TeacherError(f"teacher {spec}: dtype is {dtype!r}, choose one of {', '.join(DTYPES)}")
-    request = dict(layers=layers, kind=kind, dtype=DTYPES[dtype], device=device)
-    if scheme == "hf" and name:
-        from colld_fairseq.teachers.weights import read_config, resolve_directory
+    try:
+        request = dict(layers=layers, kind=kind, dtype=DTYPES[dtype], device=device)
+        return loaders[scheme](spec, name, request)
+    except ConfigError as error:
+        where = "teacher" if name in str(error) else f"teacher {spec}:"
+        raise TeacherError(f"{where} {error}") from error
 
-        directory = resolve_directory(name)
-        config = read_config(directory)
-        if config.get("model_type") == "whisper":
-            from colld_fairseq.teachers.whisper import load_whisper
 
-            return load_whisper(spec, directory, config, **request)
-        from colld_fairseq.teachers.huggingface import load_huggingface
+def _load_directory(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
+    """A teacher in Hugging Face layout."""
+    directory = resolve_directory(name)
+    settings = read_json(directory / "config.json")
+    family = names_hf.check_family(settings)
+    if family in EXACT_FAMILIES:
+        exact = _if_exact(lambda blocks: read_encoder(spec, blocks), request)
+        if exact is not None:
+            return _on_our_modules(exact, spec, request)
+    preprocessor, state = names_hf.read_preprocessor(directory, family), read_state(directory)
+    if family == "whisper":
+        from colld_fairseq.teachers.whisper import load_whisper
 
-        return load_huggingface(spec, directory, config, **request)
-    if scheme == "fairseq" and name:
-        from colld_fairseq.teachers.fairseq_checkpoint import load_fairseq
+        return load_whisper(spec, settings, state, **request)
+    from colld_fairseq.teachers.huggingface import load_transformers
 
-        return load_fairseq(spec, name, **request)
-    raise TeacherError(f"teacher {spec!r}: write hf:DIRECTORY or fairseq:FILE.pt")
+    return load_transformers(spec, settings, names_hf.input_of(settings, preprocessor), state, **request)
+
+
+def _load_fairseq(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
+    """A teacher in a checkpoint of fairseq."""
+    file = names_fairseq.open_file(name)
+    exact = _if_exact(lambda blocks: names_fairseq.encoder_of(file, blocks), request)
+    if exact is not None:
+        return _on_our_modules(exact, spec, request)
+    from colld_fairseq.teachers.huggingface import load_transformers
+
+    return load_transformers(spec, *names_fairseq.to_transformers(file), **request)
+
+
+def _if_exact(read: Callable[[int], EncoderCheckpoint], request: Dict[str, Any]) -> Optional[EncoderCheckpoint]:
+    """The encoder up to the highest layer requested; None where the student encoder has no place for its variant."""
+    try:
+        return read(max([0, *request["layers"]]))
+    except CheckpointError:
+        raise
+    except ConfigError:
+        return None
+
+
+def _on_our_modules(checkpoint: EncoderCheckpoint, spec: str, request: Dict[str, Any]) -> Teacher:
+    from colld_fairseq.teachers.encoder_teacher import EncoderTeacher
+
+    check_request(spec, request["layers"], request["kind"], checkpoint.config.layers)
+    return EncoderTeacher(checkpoint, spec=spec, **request)

@@ -10,11 +10,12 @@ from typing import Dict, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from colld_fairseq.checkpoints.encoder import hash_of
 from colld_fairseq.errors import TeacherError
+from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 
 KINDS = ("layer", "ffn")
-HF_VARIANCE_FLOOR = 1e-7  # added to the variance by transformers' Wav2Vec2FeatureExtractor
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -78,7 +79,6 @@ class Teacher:
         module: nn.Module,
         *,
         spec: str,
-        content_hash: str,
         layers: Sequence[int],
         kind: str,
         num_layers: int,
@@ -87,7 +87,7 @@ class Teacher:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
     ):
-        self.spec, self.content_hash = spec, content_hash
+        self.spec, self.content_hash = spec, hash_of(spec)
         self.layers = check_request(spec, layers, kind, num_layers)
         self.kind = kind
         self.num_layers, self.width, self.frame_rate_hz = num_layers, width, frame_rate_hz
@@ -150,40 +150,12 @@ class Teacher:
         return TeacherOutput(features, frames, self.frame_rate_hz)
 
 
-def unit_variance(waveforms: Tensor, lengths: Tensor, variance_floor: float) -> Tensor:
-    """Each clip of [B, N] at mean 0 and variance 1 over its own samples; padding stays 0."""
+def normalized(waveforms: Tensor, lengths: Tensor, given: InputConfig) -> Tensor:
+    """Waveforms [B, N] as a model takes them: each at mean 0 and variance 1 over its own samples, where it asks for
+    that; padding stays 0."""
+    if given.normalization == "none":
+        return waveforms
     padding = lengths_to_padding_mask(lengths, waveforms.size(1))
     count = lengths.unsqueeze(1)
-    centred = (waveforms - waveforms.sum(1, keepdim=True) / count).masked_fill(padding, 0.0)
-    return centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / count + variance_floor)
-
-
-class FeatureTap:
-    """Forward hooks that note raw block outputs (or feed-forward outputs) while a module runs.
-
-    blocks are the encoder's, in order; feed_forward maps a block to its feed-forward module.
-    """
-
-    def __init__(self, blocks: Sequence[nn.Module], layers: Sequence[int], kind: str, feed_forward):
-        self.found: Dict[int, Tensor] = {}
-        for layer in layers:
-            if layer == 0:
-                blocks[0].register_forward_pre_hook(self._note_input)
-            elif kind == "layer":
-                blocks[layer - 1].register_forward_hook(self._noting(layer))
-            else:
-                feed_forward(blocks[layer - 1]).register_forward_hook(self._noting(layer))
-
-    def _note_input(self, module, arguments) -> None:
-        self.found[0] = arguments[0]
-
-    def _noting(self, layer: int):
-        def note(module, arguments, output) -> None:
-            self.found[layer] = output[0] if isinstance(output, tuple) else output
-
-        return note
-
-    def take(self) -> Dict[int, Tensor]:
-        """What the last forward pass left here, in the order of the layers; forgets it."""
-        found, self.found = self.found, {}
-        return {layer: found[layer] for layer in sorted(found)}
+    centered = (waveforms - waveforms.sum(1, keepdim=True) / count).masked_fill(padding, 0.0)
+    return centered * torch.rsqrt(centered.square().sum(1, keepdim=True) / count + given.variance_floor)

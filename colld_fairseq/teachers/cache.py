@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from colld_fairseq.checkpoints.encoder import hash_of
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import AnyManifest
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.teachers.alignment import TOLERANCE
 from colld_fairseq.teachers.base import TeacherOutput
 from colld_fairseq.teachers.cache_files import CacheHeader, part_paths, read_parts
-from colld_fairseq.teachers.weights import hash_of
 
 
 class _Place(NamedTuple):

@@ -6,17 +6,17 @@ any teacher, compared by squared distance.
 """
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from colld_fairseq.checkpoints.encoder import hash_of
+from colld_fairseq.checkpoints.names_fairseq import DEFAULTS, open_file
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.losses import cosine_logits
 from colld_fairseq.teachers.codebook import Codebook
-from colld_fairseq.teachers.weights import hash_of
 
 LAYER_NORM_EPS = 1e-5
 
@@ -123,28 +123,25 @@ def _from_codebook(spec: str, path: str) -> TeacherCodes:
 
 
 def _from_checkpoint(spec: str) -> TeacherCodes:
-    from colld_fairseq.teachers.fairseq_checkpoint import convert_config, read_checkpoint
-
     scheme, _, name = spec.partition(":")
     if scheme != "fairseq":
         raise TeacherError(_without_codes(spec, "this layout drops final_proj and the code embeddings"))
-    path = Path(name).expanduser()
-    model, task, state = read_checkpoint(path)
+    file = open_file(name)
+    state, model = file.weights, {**DEFAULTS, **file.model}
     missing = [key for key in ("final_proj.weight", "final_proj.bias", "label_embs_concat") if key not in state]
-    if missing or (model.get("_name") or model.get("arch")) != "hubert":
+    if missing or file.name != "hubert":
         reason = f"the checkpoint lacks {', '.join(missing)}" if missing else "it is not a HuBERT"
         raise TeacherError(_without_codes(spec, reason))
-    config = convert_config(spec, model)
-    embeddings, projection = _embeddings(spec, state, task)
+    embeddings, projection = _embeddings(spec, state, file.task)
     norm = None
-    if config["do_stable_layer_norm"]:
+    if model["layer_norm_first"]:
         norm = (state["encoder.layer_norm.weight"].float(), state["encoder.layer_norm.bias"].float())
     return TeacherCodes(
-        layer=config["num_hidden_layers"],
+        layer=model["encoder_layers"],
         embeddings=embeddings,
         projection=projection,
         layer_norm=norm,
-        source=str(path),
+        source=str(file.path),
     )
 
 

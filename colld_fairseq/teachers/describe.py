@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, Dict
 
+from colld_fairseq.checkpoints import names_fairseq, names_hf
+from colld_fairseq.checkpoints.files import read_json, resolve_directory
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.teachers import load_teacher
-from colld_fairseq.teachers.weights import read_config, resolve_directory
+from colld_fairseq.errors import ConfigError, TeacherError
 
-FRAME_RATE_HZ = 50.0  # of Whisper and w2v-BERT 2.0; the other families' configurations name their strides
+WHISPER_RATE_HZ = 50.0
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,27 @@ class TeacherInfo:
 
 
 def describe_teacher(spec: str) -> TeacherInfo:
-    """From config.json alone where there is one; a fairseq checkpoint has to be opened."""
+    """From the configuration alone, for all that `load_teacher` takes. Raises TeacherError."""
     scheme, _, name = spec.partition(":")
-    if scheme == "hf":
-        config = read_config(resolve_directory(name))
-        layers = config.get("encoder_layers", config.get("num_hidden_layers"))
-        width = config.get("d_model", config.get("hidden_size"))
-        if layers and width and not config.get("add_adapter", False):
-            strides = config.get("conv_stride")
-            return TeacherInfo(layers, width, SAMPLE_RATE / math.prod(strides) if strides else FRAME_RATE_HZ)
-    teacher = load_teacher(spec, layers=[1])
-    return TeacherInfo(teacher.num_layers, teacher.width, teacher.frame_rate_hz)
+    try:
+        if scheme == "fairseq":
+            model = {**names_fairseq.DEFAULTS, **names_fairseq.open_file(name).model}
+            strides = [stride for _, _, stride in names_fairseq.parse_conv_layers(model["conv_feature_layers"])]
+            rate_hz = SAMPLE_RATE / math.prod(strides)
+            return TeacherInfo(model["encoder_layers"], model["encoder_embed_dim"], rate_hz)
+        return _of_directory(read_json(resolve_directory(name) / "config.json"))
+    except ConfigError as error:
+        raise TeacherError(f"teacher {spec}: {error}") from error
+
+
+def _of_directory(settings: Dict[str, Any]) -> TeacherInfo:
+    family = names_hf.check_family(settings)
+    if family == "whisper":
+        return TeacherInfo(settings["encoder_layers"], settings["d_model"], WHISPER_RATE_HZ)
+    if family == "wav2vec2-bert":
+        c = {**names_hf.W2V_BERT_DEFAULTS, **settings}
+        rate_hz = 100.0 / (c["feature_projection_input_dim"] // names_hf.FBANK_BINS)
+    else:
+        c = {**names_hf.WAV2VEC_DEFAULTS, **settings}
+        rate_hz = SAMPLE_RATE / math.prod(c["conv_stride"])
+    return TeacherInfo(c["num_hidden_layers"], c["hidden_size"], rate_hz)

@@ -1,74 +1,75 @@
-"""Teachers of the wav2vec 2.0 family (Wav2Vec2, HuBERT, WavLM, Data2VecAudio) as transformers has them.
+"""Teachers of the wav2vec 2.0 family that the student encoder cannot express, as transformers has them.
 
-Those that the student encoder cannot express compute on the library's own modules; changed is only what would let
-padding reach a valid frame: the group norm of the first convolution, and the input of position convolutions behind a
-norm (Data2Vec has a stack of them, HuBERT may have a batch norm).
+WavLM, Data2VecAudio and HuBERT with a batch norm before its positions compute on the library's own modules; changed is
+only what would let padding reach a valid frame: the group norm of the first convolution, and the input of position
+convolutions behind a norm (Data2Vec has a stack of them).
 """
 
-import logging
 import math
-from pathlib import Path
-from typing import Dict, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
+from colld_fairseq.checkpoints.names_hf import FAMILIES, PREFIXES
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.errors import TeacherError
+from colld_fairseq.errors import CheckpointError
+from colld_fairseq.modules.hooks import FeatureTap
+from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.norms import MaskedChannelNorm
-from colld_fairseq.teachers.base import HF_VARIANCE_FLOOR, FeatureTap, Teacher, check_request, unit_variance
-from colld_fairseq.teachers.encoder_teacher import EncoderTeacher, as_student_encoder
-from colld_fairseq.teachers.weights import content_hash, load_into, read_json, read_state, teacher_files
-
-logger = logging.getLogger(__name__)
+from colld_fairseq.teachers.base import Teacher, check_request, normalized
+from colld_fairseq.teachers.w2v_bert import W2vBertTeacher
 
 
-class Family(NamedTuple):
-    """Names in transformers of one model_type, and the prefix of its keys in a model with a head."""
-
-    config: str
-    model: str
-    prefix: str
-
-
-FAMILIES = {
-    "wav2vec2": Family("Wav2Vec2Config", "Wav2Vec2Model", "wav2vec2."),
-    "hubert": Family("HubertConfig", "HubertModel", "hubert."),
-    "wavlm": Family("WavLMConfig", "WavLMModel", "wavlm."),
-    "data2vec-audio": Family("Data2VecAudioConfig", "Data2VecAudioModel", "data2vec_audio."),
-    "wav2vec2-bert": Family("Wav2Vec2BertConfig", "Wav2Vec2BertModel", "wav2vec2_bert."),
-}
+def load_transformers(
+    spec: str, settings: Dict[str, Any], given: InputConfig, state: Dict[str, Tensor], **request: Any
+) -> Teacher:
+    """The teacher of a config.json and weights in transformers' names, on its modules. Raises ColldError."""
+    model, num_layers = build_model(spec, settings, request["layers"], request["kind"])
+    load_into(model, state, (*PREFIXES, ""), spec)
+    description = dict(spec=spec, num_layers=num_layers, **request)
+    if settings["model_type"] == "wav2vec2-bert":
+        return W2vBertTeacher(model, **description)
+    return ConvTeacher(model, given, **description)
 
 
-class Encoder(NamedTuple):
-    """A transformers model cut to the blocks that are needed, with what its description needs."""
-
-    module: nn.Module
-    config: object
-    num_layers: int
-
-
-def build_encoder(spec: str, config: Dict, layers: Sequence[int], kind: str) -> Encoder:
-    """The model that `config` (of config.json) describes, randomly initialised, without surplus blocks."""
+def build_model(spec: str, config: Dict[str, Any], layers: Sequence[int], kind: str) -> Tuple[nn.Module, int]:
+    """The model that `config` describes, at random and without surplus blocks, and how many blocks it has."""
     import transformers
 
-    family = FAMILIES.get(config.get("model_type"))
-    if family is None:
-        known = ", ".join(sorted([*FAMILIES, "whisper"]))
-        raise TeacherError(
-            f"teacher {spec}: config.json says model_type {config.get('model_type')!r}; supported: {known}"
-        )
-    settings = getattr(transformers, family.config).from_dict(config)
+    stem = FAMILIES[config["model_type"]]
+    settings = getattr(transformers, f"{stem}Config").from_dict(config)
     num_layers = settings.num_hidden_layers
     settings.num_hidden_layers = max(1, *check_request(spec, layers, kind, num_layers))
     settings.mask_time_prob = settings.mask_feature_prob = 0.0  # no mask embedding
     settings.add_adapter = False
     settings.use_intermediate_ffn_before_adapter = False
     settings.layerdrop = 0.0
-    model_class = getattr(transformers, family.model)
+    model_class = getattr(transformers, f"{stem}Model")
     settings._attn_implementation = "sdpa" if model_class._supports_sdpa else "eager"
-    return Encoder(model_class(settings), settings, num_layers)
+    return model_class(settings), num_layers
+
+
+def load_into(module: nn.Module, state: Dict[str, Tensor], prefixes: Sequence[str], where: str) -> None:
+    """Fills every parameter and buffer of `module` from `state`, whose keys carry one of `prefixes`.
+
+    Surplus keys (heads, a decoder, blocks that were not built) are ignored. Raises CheckpointError naming keys that are
+    missing or of another shape, and `where` they were looked for.
+    """
+    expected = module.state_dict().keys()
+    prefix = max(prefixes, key=lambda p: sum(p + name in state for name in expected))
+    chosen = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    try:
+        missing = module.load_state_dict(chosen, strict=False).missing_keys
+    except RuntimeError as error:  # of another shape; the first line names the class
+        raise CheckpointError(f"{where}: {'; '.join(map(str.strip, str(error).splitlines()[1:]))}") from error
+    if missing:
+        names = ", ".join(prefix + name for name in missing[:5])
+        raise CheckpointError(
+            f"{where}: {len(missing)} encoder keys missing ({names}{', …' if len(missing) > 5 else ''}). Take the"
+            " complete checkpoint with its own configuration"
+        )
 
 
 class ConvTeacher(Teacher):
@@ -76,21 +77,17 @@ class ConvTeacher(Teacher):
 
     N samples give (N - 400) // 320 + 1 frames with the published convolutions.
 
-    Args:
-        normalise: bring each clip to mean 0 and variance 1 first, as this model was trained.
-        variance_floor: added to that variance.
     """
 
-    def __init__(self, encoder: Encoder, *, normalise: bool, variance_floor: float = HF_VARIANCE_FLOOR, **description):
-        model, config = encoder.module, encoder.config
+    def __init__(self, model: nn.Module, given: InputConfig, **description: Any):
+        config = model.config
         super().__init__(
             model,
-            num_layers=encoder.num_layers,
             width=config.hidden_size,
             frame_rate_hz=SAMPLE_RATE / math.prod(config.conv_stride),
             **description,
         )
-        self.normalise, self.variance_floor = normalise, variance_floor
+        self.input = given
         self.convolutions = list(zip(config.conv_kernel, config.conv_stride))
         self.tap = FeatureTap(model.encoder.layers, self.layers, self.kind, lambda block: block.feed_forward)
         self.group_norm = _replace_group_norm(model.feature_extractor.conv_layers[0])
@@ -105,8 +102,7 @@ class ConvTeacher(Teacher):
         return lengths
 
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
-        if self.normalise:
-            waveforms = unit_variance(waveforms, lengths, self.variance_floor)
+        waveforms = normalized(waveforms, lengths, self.input)
         frames = self.output_lengths(lengths)
         ragged = int(frames.min()) < int(frames.max())
         self.padding = lengths_to_padding_mask(frames) if ragged else None
@@ -151,38 +147,3 @@ def _replace_group_norm(convolution: nn.Module) -> Optional[_ClipGroupNorm]:
     replacement.load_state_dict(norm.state_dict())
     convolution.layer_norm = replacement.eval()
     return replacement
-
-
-def make_teacher(encoder: Encoder, **description) -> Teacher:
-    """Runs a waveform model on the student encoder's modules where those compute the same, else on its own."""
-    exact = as_student_encoder(encoder.module)
-    if exact is None:
-        return ConvTeacher(encoder, **description)
-    return EncoderTeacher(exact, num_layers=encoder.num_layers, **description)
-
-
-def load_huggingface(spec: str, directory: Path, config: Dict, *, layers, kind, dtype, device) -> Teacher:
-    """The teacher in `directory`, whose config.json holds `config`. Raises TeacherError."""
-    encoder = build_encoder(spec, config, layers, kind)
-    family = FAMILIES[config["model_type"]]
-    load_into(encoder.module, read_state(directory), (family.prefix, ""), directory)
-    identity = content_hash(teacher_files(directory))
-    description = dict(spec=spec, content_hash=identity, layers=layers, kind=kind, dtype=dtype, device=device)
-    if config["model_type"] == "wav2vec2-bert":
-        from colld_fairseq.teachers.w2v_bert import W2vBertTeacher
-
-        return W2vBertTeacher(encoder, **description)
-    normalise = wants_normalization(directory / "preprocessor_config.json")
-    return make_teacher(encoder, normalise=normalise, **description)
-
-
-def wants_normalization(preprocessor: Path) -> bool:
-    """do_normalize of preprocessor_config.json; the library's default, True, where it says nothing."""
-    if not preprocessor.is_file():
-        logger.warning(
-            "%s is missing: waveforms are normalised to unit variance, the default of transformers; copy the "
-            "file that belongs to the teacher if it was trained otherwise",
-            preprocessor,
-        )
-        return True
-    return bool(read_json(preprocessor).get("do_normalize", True))

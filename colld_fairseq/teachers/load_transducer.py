@@ -3,11 +3,11 @@
 import os
 from dataclasses import fields
 
+from colld_fairseq.checkpoints.names_colld import SavedModel, read_model
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.models.loading import SavedModel, read_model
 from colld_fairseq.models.student_transducer import TransducerStudent, TransducerStudentConfig
 from colld_fairseq.teachers.transducer_teacher import TransducerTeacher
 

@@ -8,12 +8,12 @@ The other options about teachers take one value for all, or `whisper=...,hubert=
 
 from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Sequence
 
+from colld_fairseq.checkpoints.encoder import hash_of
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.named_values import split_named, value_of_each
 from colld_fairseq.teachers.base import DTYPES, KINDS
 from colld_fairseq.teachers.cache import FeatureCache
 from colld_fairseq.teachers.source import FRAME_RULES, TeacherSource
-from colld_fairseq.teachers.weights import hash_of
 
 ALONE = "teacher"  # name of a teacher that was given none
 

@@ -1,16 +1,16 @@
 """w2v-BERT 2.0 (Barrault et al. 2023) as transformers has it: stacked filterbanks, Conformer, 50 Hz."""
 
-from typing import Dict
+from typing import Any, Dict
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from colld_fairseq.constants import NUM_BINS
 from colld_fairseq.data.fbank import fbank_length, log_mel_fbank
+from colld_fairseq.modules.hooks import FeatureTap
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
-from colld_fairseq.teachers.base import FeatureTap, Teacher
-from colld_fairseq.teachers.huggingface import Encoder
+from colld_fairseq.teachers.base import Teacher
 
 FBANK_RATE_HZ = 100.0
 VARIANCE_FLOOR = 1e-7  # added to the variance by SeamlessM4TFeatureExtractor
@@ -29,15 +29,9 @@ class W2vBertTeacher(Teacher):
     Filterbanks are computed on the CPU, one clip at a time (kaldi-native-fbank).
     """
 
-    def __init__(self, encoder: Encoder, **description):
-        self.stack = encoder.config.feature_projection_input_dim // NUM_BINS
-        super().__init__(
-            encoder.module,
-            num_layers=encoder.num_layers,
-            width=encoder.config.hidden_size,
-            frame_rate_hz=FBANK_RATE_HZ / self.stack,
-            **description,
-        )
+    def __init__(self, model: nn.Module, **description: Any):
+        self.stack = model.config.feature_projection_input_dim // NUM_BINS
+        super().__init__(model, width=model.config.hidden_size, frame_rate_hz=FBANK_RATE_HZ / self.stack, **description)
         self.tap = FeatureTap(self.module.encoder.layers, self.layers, self.kind, lambda block: block.ffn2)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:

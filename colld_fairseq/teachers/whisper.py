@@ -19,16 +19,16 @@ the model puts them into the speech, where they would dominate a regression loss
 Clips longer than 30 s are processed in consecutive windows of 30 s and joined.
 """
 
-from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from colld_fairseq.modules.hooks import FeatureTap
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
-from colld_fairseq.teachers.base import FeatureTap, Teacher, check_request
-from colld_fairseq.teachers.weights import content_hash, load_into, read_state, teacher_files
+from colld_fairseq.teachers.base import Teacher, check_request
+from colld_fairseq.teachers.huggingface import load_into
 
 HOP = 160  # samples between mel frames
 WINDOW = 400  # samples of one mel frame
@@ -139,29 +139,18 @@ def _running_sum(counts: List[int]) -> List[int]:
     return torch.tensor(counts).cumsum(0).tolist()
 
 
-def load_whisper(spec: str, directory: Path, config: Dict, *, layers, kind, dtype, device) -> WhisperTeacher:
-    """The Whisper encoder in `directory`; decoder weights may be absent. Raises TeacherError."""
+def load_whisper(spec: str, config: Dict[str, Any], state: Dict[str, Tensor], **request: Any) -> WhisperTeacher:
+    """The Whisper encoder of a config.json and the weights beside it; those of the decoder may be absent."""
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     settings = WhisperConfig.from_dict(config)
     num_layers = settings.encoder_layers
-    layers = check_request(spec, layers, kind, num_layers)
-    settings.encoder_layers = max(1, max(layers))
+    settings.encoder_layers = max(1, *check_request(spec, request["layers"], request["kind"], num_layers))
     settings.encoder_layerdrop = 0.0
     settings._attn_implementation = "sdpa"
-    encoder = WhisperEncoder(settings)
-    encoder.layer_norm = nn.Identity()  # the norm after the last block is not part of any layer's raw output
-    load_into(encoder, read_state(directory), PREFIXES, directory)
+    encoder = WhisperEncoder(settings)  # its last norm is part of no layer's raw output, and is not run
+    load_into(encoder, state, PREFIXES, spec)
     return WhisperTeacher(
-        encoder,
-        settings.max_source_positions,
-        spec=spec,
-        content_hash=content_hash(teacher_files(directory)),
-        layers=layers,
-        kind=kind,
-        num_layers=num_layers,
-        width=settings.d_model,
-        dtype=dtype,
-        device=device,
+        encoder, settings.max_source_positions, spec=spec, num_layers=num_layers, width=settings.d_model, **request
     )

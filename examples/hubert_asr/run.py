@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
-from colld_fairseq.models.initialisation import read_checkpoint_of
+from colld_fairseq.checkpoints.encoder import read_encoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from examples.driver.jobs import Job
 from examples.driver.plan import Plan, Result, run_comparison
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def make_plan(args: argparse.Namespace) -> Tuple[List[Job], Plan]:
-    teacher = read_checkpoint_of(args.teacher)[0]
+    teacher = read_encoder(args.teacher).config
     chosen = [name for name in SYSTEMS if any(fnmatch.fnmatch(name, pattern) for pattern in args.systems)]
     if not chosen:
         sys.exit(f"--systems {','.join(args.systems)!r} chooses none of {', '.join(SYSTEMS)}")

@@ -136,7 +136,7 @@ def test_refused_with_the_reason(checkpoint, tmp_path, capsys):
     assert f"copy.pt has the weights of {path}" in refused(path, tmp_path / "copy.pt")
     assert "is the same file as" in refused(path, path)
     (tmp_path / "junk.pt").write_bytes(path.read_bytes()[:5000])
-    assert "junk.pt is not a checkpoint" in refused(path, tmp_path / "junk.pt")
+    assert "junk.pt: cannot be read as weights" in refused(path, tmp_path / "junk.pt")
     assert "no checkpoint" in refused(tmp_path / "absent.pt")
     assert "no such folder" in refused("--dir", tmp_path / "absent", "--last", "2")
     assert "at least 1" in refused("--dir", tmp_path, "--last", "0")

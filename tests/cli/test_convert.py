@@ -1,5 +1,6 @@
 """`colld convert`: from files to files, what is printed, and what is left when something is wrong."""
 
+import dataclasses
 import errno
 import json
 import re
@@ -10,8 +11,8 @@ import torch
 import transformers
 
 from colld_fairseq import load_student
+from colld_fairseq.checkpoints import encoder as encoders
 from colld_fairseq.cli import convert, main
-from colld_fairseq.models import conversion
 
 
 def printed_rows(text):
@@ -36,9 +37,9 @@ def test_round_trip(teacher, tmp_path, wav, capsys):
         rows = printed_rows(text)
         assert list(rows) == ["input", "0", "1", "2", "3", "4", "output"]
         assert all(difference <= 1e-5 for layer, (difference, _) in rows.items() if layer != "input")
-        assert f"{target}: 4 layers × 24" in text and "mean 0 and variance 1" in text
+        assert f"{target}: 4 layers × 24" in text and "input: waveforms, normalized" in text
         if target.startswith("colld:"):
-            assert f"--student {tmp_path}/a.pt --normalize-waveform" in text
+            assert text.endswith(f"--student {tmp_path}/a.pt\n")
     first = transformers.HubertModel.from_pretrained(teacher.removeprefix("hf:"))
     last = transformers.HubertModel.from_pretrained(tmp_path / "c")
     for name, tensor in first.state_dict().items():
@@ -65,13 +66,13 @@ def test_the_wav_is_what_is_compared_on(teacher, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("scheme", ["hf", "fairseq", "colld"])
 def test_a_difference_above_the_tolerance(scheme, teacher, tmp_path, capsys, monkeypatch):
-    write = conversion.write_encoder
+    write = encoders.write_encoder
 
     def damaged(scheme, path, encoder):
-        state = dict(encoder.state)
+        state = dict(encoder.weights)
         name = "blocks.2.ffn.linear_out.bias"
         state[name] = state[name] + 0.002 * torch.randn(state[name].shape)
-        write(scheme, path, encoder._replace(state=state))
+        write(scheme, path, dataclasses.replace(encoder, weights=state))
 
     monkeypatch.setattr(convert, "write_encoder", damaged)
     command = ["convert", "--from", teacher, "--to", f"{scheme}:{tmp_path}/x"]
@@ -137,7 +138,7 @@ def test_students_of_the_project(arch, distillation, finetuning, tmp_path, capsy
     assert main(["convert", "--from", source, "--to", f"hf:{tmp_path}/x"]) == 2
     assert "position='rotary'" in capsys.readouterr().err
     assert main(["convert", "--from", source, "--to", f"colld:{tmp_path}/encoder.pt"]) == 0
-    assert "cmvn none\n" in (text := capsys.readouterr().out) and text.rstrip().endswith("--cmvn none")
+    assert "input: filterbanks normalized over the utterance\n" in capsys.readouterr().out
     weights = torch.load(tmp_path / "encoder.pt", weights_only=True)["model"]
     assert weights.keys() == {f"encoder.{name}" for name in load_student(f"{tmp_path}/trained.pt").state_dict()}
 
@@ -147,7 +148,7 @@ def test_students_of_the_project(arch, distillation, finetuning, tmp_path, capsy
     [
         ("student.pt", "colld:x.pt", "write hf:DIR, fairseq:FILE.pt or colld:FILE.pt"),
         ("hf:./absent", "colld:x.pt", "no such directory"),
-        ("colld:absent.pt", "hf:x", "no student checkpoint absent.pt"),
+        ("colld:absent.pt", "hf:x", "absent.pt: no such file"),
         ("TEACHER", "x.pt", "--to 'x.pt': write hf:DIR"),
     ],
 )

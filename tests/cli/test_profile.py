@@ -107,6 +107,19 @@ def test_teacher_beside_student(student, teacher, tmp_path, capsys):
     assert f"{entry['parameters']:,}" in printed and "2 × 24" in printed
 
 
+def test_whisper_is_counted_as_the_library_has_its_encoder(tmp_path):
+    """The last norm included, which no layer's features pass."""
+    config = transformers.WhisperConfig(
+        d_model=24, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=40, decoder_layers=1,
+        decoder_attention_heads=2, decoder_ffn_dim=8, max_source_positions=100, vocab_size=16, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    model = transformers.WhisperModel(config)
+    model.save_pretrained(tmp_path / "whisper")
+    entry = profile(tmp_path, "--teacher", f"hf:{tmp_path}/whisper")["models"][0]
+    assert entry["parameters"] == sum(value.numel() for value in model.encoder.parameters())
+
+
 def test_options_are_what_is_measured(student, tmp_path):
     path, threads = student()[0], torch.get_num_threads()
     try:
@@ -158,7 +171,7 @@ def test_working_memory_is_the_peak_not_what_remains():
     "arguments, message",
     [
         ([], "give --student"),
-        (["--student", "no.pt"], "no student checkpoint no.pt"),
+        (["--student", "no.pt"], "no.pt: no such file"),
         (["--teacher", "hf:./no-such-dir"], "no such directory"),
         (["--student", "no.pt", "--batch-sizes", "1,x"], "--batch-sizes: 'x' is not a whole number"),
         (["--student", "no.pt", "--batch-sizes", "0"], "--batch-sizes: '0' is not a whole number at least 1"),

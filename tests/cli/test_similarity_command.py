@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from colld_fairseq import load_student
 from colld_fairseq.cli import main
 from colld_fairseq.cli.similarity import plot
 from colld_fairseq.cli.similarity.models import StudentLayers, TeacherLayers, paired_frames
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.fbank import GlobalCmvn
+from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.errors import ColldError, TeacherError
-from colld_fairseq.models.loading import load_student, read_input
 from colld_fairseq.teachers import load_teacher
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -62,7 +63,8 @@ def compare(corpus, tmp_path, monkeypatch):
 def one_by_one(corpus, student_path, teacher_spec, layers):
     """Features of student and teacher layers, [frames of all clips, D], from clips that are never padded."""
     manifest = read_manifest(str(corpus / "valid.tsv"))
-    student, prepare = load_student(student_path), read_input(student_path)
+    student = load_student(student_path)
+    prepare = StudentInput(student.config.input)
     teacher = load_teacher(teacher_spec, layers=[layers[1]])
     found = []
     for row in range(len(manifest)):
@@ -231,7 +233,7 @@ def test_too_little_audio(teacher, corpus, tmp_path, capsys):
             ["--teacher", "TEACHER", "TEACHER", "--cca-variance", "1.5"],
             "--cca-variance: '1.5' is not a finite number",
         ),
-        (["--student", "none.pt", "--teacher", "TEACHER"], "no student checkpoint none.pt"),
+        (["--student", "none.pt", "--teacher", "TEACHER"], "none.pt: no such file"),
     ],
 )
 def test_errors_name_what_to_give(arguments, message, teacher, corpus, tmp_path, capsys):

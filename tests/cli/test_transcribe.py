@@ -249,7 +249,7 @@ def test_refused_with_the_remedy(checkpoint, corpus, distillation, tmp_path, cap
         return capsys.readouterr().err
 
     manifest = ["--manifest", corpus / "test.tsv"]
-    assert "no checkpoint" in refused("nowhere.pt", *manifest)
+    assert "nowhere.pt: no such file" in refused("nowhere.pt", *manifest)
     (tmp_path / "junk.pt").write_bytes(b"junk")
     assert "is not a checkpoint" in refused(tmp_path / "junk.pt", *manifest)
     student = save_untrained(distillation(), tmp_path / "student.pt")

@@ -194,7 +194,7 @@ def test_teacher_with_missing_weights_names_them(folder, teacher, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--student", "/nowhere/checkpoint.pt"], "no student checkpoint /nowhere/checkpoint.pt"),
+        (["--student", "/nowhere/checkpoint.pt"], "/nowhere/checkpoint.pt: no such file"),
         (["--student", __file__], "is not a checkpoint of a colld_fairseq model"),
         (["--vocab", "/nowhere/vocab"], "no vocabulary in /nowhere/vocab: make one with `colld vocab"),
         (["--decoder", "attention"], "the model has a CTC layer only"),

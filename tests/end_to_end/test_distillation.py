@@ -60,7 +60,7 @@ def test_load_student_equals_the_encoder_in_training(architecture, distil_option
 
 
 def test_checkpoint_names_the_teacher(distilled, teacher):
-    from colld_fairseq.teachers.weights import hash_of
+    from colld_fairseq.checkpoints.encoder import hash_of
 
     state = torch.load(distilled.checkpoint, weights_only=True)
     assert state["task_state"] == {"teacher": teacher, "teacher_hash": hash_of(teacher)}

@@ -5,8 +5,8 @@ from commands import TINY_ENCODER, TRAINING, call, losses
 from conftest import Trained
 from test_decoding import generate, hypotheses
 
+from colld_fairseq import load_student
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.models.loading import load_student
 
 CHUNKS = ["--encoder-context", "chunk", "--chunk-sizes", "2,5,full", "--left-context", "1,full"]
 

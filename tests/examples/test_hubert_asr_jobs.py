@@ -9,9 +9,9 @@ import synthetic
 from commands import REPOSITORY
 from job_checks import changes, check_command, run_here
 
+from colld_fairseq.checkpoints.encoder import read_encoder
 from colld_fairseq.data.manifest import Row, read_manifest
 from colld_fairseq.errors import TeacherError
-from colld_fairseq.models.loading import read_student
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from examples.driver import report
 from examples.driver.plan import write_plan
@@ -121,7 +121,7 @@ def test_in_miniature(plan, data, tmp_path, monkeypatch, capsys):
     assert len(labels) < len(unlabelled) == len(read_manifest(str(data / "train_asr.tsv")))
 
     wide, thin = (
-        read_student(str(tmp_path / f"{system}/seed1/distil/checkpoint_last.pt"))[0]
+        read_encoder(f"colld:{tmp_path}/{system}/seed1/distil/checkpoint_last.pt").config
         for system in ("shallow_wide/discriminative", "deep_thin_fbank/adapted")
     )
     assert (thin.layers, thin.embed_dim, thin.ffn_dim, thin.front_end) == (3, 16, 20, "fbank")

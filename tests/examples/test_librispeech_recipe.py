@@ -13,8 +13,8 @@ import torch
 from commands import PACKAGE, call, log_records
 from recipes import EXAMPLES, NARROW, TWO_STEPS, train
 
+from colld_fairseq.checkpoints.encoder import read_encoder
 from colld_fairseq.cli import main as colld
-from colld_fairseq.models.loading import read_student
 
 FOLDER = EXAMPLES / "multi_teacher_transducer"
 SUBSETS = {"train-clean-100": 6, "train-clean-360": 3, "train-other-500": 3, "dev-clean": 2, "dev-other": 2}
@@ -94,7 +94,7 @@ def test_every_command(tmp_path, teacher, coded_teacher, monkeypatch, capsys):
         "checkpoint_1_1.pt",
         "checkpoint_1_2.pt",
     ]
-    config, _ = read_student("checkpoints/streaming_stage2/averaged.pt")
+    config = read_encoder("colld:checkpoints/streaming_stage2/averaged.pt").config
     assert (config.context, config.layers, config.front_end) == ("chunk", 2, "conv2d")
     scores = json.loads((tmp_path / "results" / "test_other.json").read_text())
     assert scores["overall"]["sentences"] == 3

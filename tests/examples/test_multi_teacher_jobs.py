@@ -9,8 +9,8 @@ import synthetic
 from commands import REPOSITORY
 from job_checks import changes, check_command, run_here
 
+from colld_fairseq.checkpoints.encoder import read_encoder
 from colld_fairseq.data.manifest import Row, read_manifest
-from colld_fairseq.models.loading import read_student
 from examples.driver import report
 from examples.driver.plan import write_plan
 from examples.multi_teacher_transducer.prepare import main as prepare
@@ -200,7 +200,7 @@ def test_in_miniature(comparison, data, tmp_path, monkeypatch, capsys):
     jobs = [job for job in jobs if not job.name.startswith(left_out)]
     plan.results = [result for result in plan.results if not result.checkpoint.startswith(left_out)]
     run_here(tmp_path, jobs)
-    config, _ = read_student(str(tmp_path / "streaming/kd_unlabelled/seed1/stage2/checkpoint_last.pt"))
+    config = read_encoder(f"colld:{tmp_path}/streaming/kd_unlabelled/seed1/stage2/checkpoint_last.pt").config
     assert (config.layers, config.embed_dim, config.front_end, config.context) == (2, 16, "conv2d", "chunk")
 
     write_plan(tmp_path, plan)

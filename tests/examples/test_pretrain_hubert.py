@@ -8,7 +8,7 @@ import pytest
 import torch
 from commands import REPOSITORY, environment, log_records
 
-from colld_fairseq.models.initialisation import read_checkpoint_of
+from colld_fairseq.checkpoints.encoder import read_encoder
 from colld_fairseq.teachers import load_teacher
 from colld_fairseq.teachers.codes import load_codes
 
@@ -38,7 +38,7 @@ def test_its_checkpoint_is_a_teacher(corpus, teacher, tmp_path):
     assert [record["num_updates"] for record in log_records(run.stdout, "train_inner")] == ["1", "2"]
 
     spec = f"fairseq:{tmp_path}/hubert/checkpoint_best.pt"
-    config, _ = read_checkpoint_of(spec)
+    config = read_encoder(spec).config
     assert (config.layers, config.embed_dim, config.conv_pos, config.conv_layers[0]) == (2, 16, 8, [8, 10, 5])
     codes = load_codes(spec)
     assert (codes.layer, codes.num_codes, codes.code_dim) == (2, 5 + 4, 6)  # fairseq's own four symbols too

@@ -18,12 +18,13 @@ from checkpoints import enlarged
 from commands import PACKAGE, TINY_ENCODER, TRAINING, call, spawn
 from task_setup import set_up
 
+from colld_fairseq.checkpoints.names_colld import load_student, read_model
 from colld_fairseq.cli import main as colld
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
+from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.models.loading import load_student, read_input, read_model
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.recogniser import load_recogniser
@@ -237,7 +238,8 @@ def similarity(path, corpus, vocab, tmp_path):
 
 
 def api(path, corpus, vocab, tmp_path):
-    student, prepare = load_student(path), read_input(path)
+    student = load_student(path)
+    prepare = StudentInput(student.config.input)
     for waveform in waveforms(corpus):
         student(torch.from_numpy(prepare(waveform))[None])
 

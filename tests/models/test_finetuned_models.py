@@ -4,8 +4,8 @@ import pytest
 import torch
 import transformers
 
+from colld_fairseq import load_student
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.models.loading import load_student
 
 DECODER = [
     "--decoder-embed-dim",
@@ -121,7 +121,7 @@ def test_starts_from_the_student_with_its_shape(distillation, build, tmp_path):
 
     again = models.build_model(tuned.cfg.model, tuned.task)  # as when a checkpoint of the fine-tuned model is loaded
     again.load_state_dict(tuned.model.state_dict())
-    with pytest.raises(ConfigError, match="no student checkpoint"):
+    with pytest.raises(ConfigError, match="no such file"):
         build("--student", path)
 
 

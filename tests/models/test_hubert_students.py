@@ -6,8 +6,8 @@ from fairseq import models
 from synthetic import HUBERT_BASE_32, write_hubert_with_codes
 from task_setup import configure, set_up
 
+from colld_fairseq.checkpoints.encoder import read_encoder
 from colld_fairseq.models.hubert_students import ARCHITECTURES
-from colld_fairseq.models.initialisation import read_checkpoint_of
 
 SHAPES = {  # layers, width, feed-forward width, heads, gradient into the extractor, dropout on the front-end's output
     "hubert_student_deep_thin": (12, 480, 480, 12, 0.1, 0.0),
@@ -64,7 +64,7 @@ def test_typed_options_win(corpus):
 def test_shallow_and_wide_starts_from_its_teacher(corpus, base):
     """Extractor, its projection, position convolution and the first two blocks."""
     run = set_up(*options(corpus, base, "hubert_student_shallow_wide"), *NARROW, "--init-from", base)
-    _, expected = read_checkpoint_of(base)
+    expected = read_encoder(base).weights
     state = run.model.encoder.state_dict()
     parts = {name.split(".")[0] for name in state}
     assert parts == {"mask_emb", "front_end", "pos_conv", "blocks", "layer_norm"}

@@ -9,12 +9,11 @@ import torch
 import transformers
 from task_setup import fake_task
 
-from colld_fairseq.errors import ConfigError, TeacherError
-from colld_fairseq.models.colld_student import ColldStudent, ColldStudentConfig
+from colld_fairseq.checkpoints.names_hf import config_from_hf
+from colld_fairseq.errors import CheckpointError, ConfigError
+from colld_fairseq.models.colld_student import ColldStudent, ColldStudentConfig, parse_layers, start_student
 from colld_fairseq.models.encoder_options import encoder_config, record_encoder
 from colld_fairseq.models.encoder_presets import PRESETS
-from colld_fairseq.models.initialisation import initialise, parse_layers
-from colld_fairseq.modules.checkpoint_configs import config_from_hf
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 
 COMMON = dict(hidden_size=32, intermediate_size=48, num_attention_heads=4)
@@ -59,7 +58,7 @@ def test_distilhubert_start_is_the_first_two_layers(hubert, caplog):
     spec, model = hubert
     encoder = student(**dict(HUBERT_STUDENT, feature_norm=True))
     with caplog.at_level("INFO"):
-        initialise(encoder, spec, "1,2")
+        start_student(encoder, spec, "1,2")
     assert "at random: nothing" in caplog.text
     waveform = torch.randn(2, 4000)
     features = encoder(waveform, layers=(0, 1, 2)).features
@@ -72,7 +71,7 @@ def test_distilhubert_start_is_the_first_two_layers(hubert, caplog):
 def test_the_preset_without_feature_norm_takes_all_but_that_norm(hubert):
     spec, model = hubert
     encoder = student(**HUBERT_STUDENT)
-    initialise(encoder, spec, "1,2")
+    start_student(encoder, spec, "1,2")
     assert torch.equal(encoder.front_end.layers[6].conv.weight, model.feature_extractor.conv_layers[6].conv.weight)
     assert torch.equal(encoder.front_end.projection.weight, model.feature_projection.projection.weight)
     theirs = model.encoder.layers[1].feed_forward.output_dense.weight
@@ -84,7 +83,7 @@ def test_half_of_w2v_bert_equals_the_teacher_cut_to_every_second_layer(w2v_bert)
     spec, model = w2v_bert
     values = dict(PRESETS["conformer_1024"], embed_dim=32, ffn_dim=48, attention_heads=4)
     encoder = student(**values)
-    initialise(encoder, spec)
+    start_student(encoder, spec)
     fbank = torch.randn(2, 60, 80)
     output = encoder(fbank, layers=range(13))
     model.encoder.layers, whole = model.encoder.layers[1::2], model.encoder.layers
@@ -99,7 +98,7 @@ def test_conformer_1024_has_the_blocks_of_w2v_bert():
     published = config_from_hf({"model_type": "wav2vec2-bert"}).to_dict()
     ours = EncoderConfig.from_dict(PRESETS["conformer_1024"]).to_dict()
     differ = {name for name in ours if ours[name] != published[name]}
-    assert differ == {"layers", "layerdrop"}
+    assert differ == {"layers", "layerdrop", "input"}  # a new student is told its input by the task
 
 
 @torch.no_grad()
@@ -118,7 +117,7 @@ def test_fairseq_checkpoint(tmp_path):
     file = tmp_path / "wav2vec2.pt"
     torch.save({"cfg": {"model": dict(plain, _name="wav2vec2"), "task": {}}, "model": model.state_dict()}, file)
     encoder = student(**dict(HUBERT_STUDENT, feature_norm=True))
-    initialise(encoder, f"fairseq:{file}", "2,3")
+    start_student(encoder, f"fairseq:{file}", "2,3")
     assert torch.equal(encoder.blocks[1].ffn.linear_in.weight, model.encoder.layers[2].fc1.weight)
 
 
@@ -126,10 +125,10 @@ def test_other_width_takes_the_extractor_only_when_asked(hubert):
     spec, model = hubert
     values = dict(HUBERT_STUDENT, embed_dim=64, feature_norm=True)
     with pytest.raises(ConfigError, match=r"embed_dim \(teacher 32, student 64\).*--init-layers none"):
-        initialise(student(**values), spec)
+        start_student(student(**values), spec)
     encoder = student(**values)
     before = encoder.blocks[0].ffn.linear_in.weight.clone()
-    initialise(encoder, spec, "none")
+    start_student(encoder, spec, "none")
     assert torch.equal(encoder.front_end.layers[3].conv.weight, model.feature_extractor.conv_layers[3].conv.weight)
     assert torch.equal(encoder.blocks[0].ffn.linear_in.weight, before)
 
@@ -137,18 +136,18 @@ def test_other_width_takes_the_extractor_only_when_asked(hubert):
 def test_mistakes_are_named(hubert, w2v_bert, tmp_path):
     conformer = student(block="conformer", layers=2, embed_dim=32, ffn_dim=48, attention_heads=4)
     with pytest.raises(ConfigError, match=r"block \(teacher 'transformer', student 'conformer'\)"):
-        initialise(conformer, hubert[0])
+        start_student(conformer, hubert[0])
     with pytest.raises(ConfigError, match="position"):  # rotary positions cannot take w2v-BERT's blocks
-        initialise(conformer, w2v_bert[0])
+        start_student(conformer, w2v_bert[0])
     encoder = student(**HUBERT_STUDENT)
     with pytest.raises(ConfigError, match=r"blocks \[5\] do not exist; the teacher has 1\.\.4"):
-        initialise(encoder, hubert[0], "1,5")
+        start_student(encoder, hubert[0], "1,5")
     with pytest.raises(ConfigError, match="3 teacher blocks given for 2 student blocks"):
-        initialise(encoder, hubert[0], "1,2,3")
-    with pytest.raises(ConfigError, match="write hf:DIRECTORY or fairseq:FILE.pt"):
-        initialise(encoder, hubert[0].removeprefix("hf:"))
-    with pytest.raises(TeacherError, match="no such directory"):
-        initialise(encoder, f"hf:{tmp_path}/absent")
+        start_student(encoder, hubert[0], "1,2,3")
+    with pytest.raises(ConfigError, match="write hf:DIR, fairseq:FILE.pt or colld:FILE.pt"):
+        start_student(encoder, hubert[0].removeprefix("hf:"))
+    with pytest.raises(CheckpointError, match="no such directory"):
+        start_student(encoder, f"hf:{tmp_path}/absent")
     with pytest.raises(ConfigError, match="--init-layers 'first'"):
         parse_layers("first")
 
@@ -181,7 +180,7 @@ def test_model_starts_from_the_checkpoint_once(w2v_bert):
     record_encoder(cfg, encoder_config(cfg))
     cfg.init_from = "hf:/gone"
     assert ColldStudent.build_model(cfg, task_of()).encoder.config == encoder_config(cfg)
-    with pytest.raises(TeacherError):
+    with pytest.raises(CheckpointError):
         ColldStudent.build_model(options("hf:/gone"), task_of())
 
 

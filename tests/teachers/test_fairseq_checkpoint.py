@@ -2,10 +2,12 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from fairseq_models import TASK, TINY, build, save, shake
+from omegaconf import OmegaConf
 
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.teachers import load_teacher
@@ -93,12 +95,34 @@ def test_normalisation_follows_the_task(tmp_path, clips):
     assert (outputs[0] - outputs[1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["numbers", "omegaconf", "omegaconf parts"])
+def test_fairseq_teachers_with_harmless_classes(kind, tmp_path, clips):
+    model = {"_name": "wav2vec2", **TINY}
+    state = build("wav2vec2", TINY).state_dict()
+    plain_cfg = {"model": model, "task": dict(TASK)}
+    torch.save({"cfg": plain_cfg, "model": state}, tmp_path / "plain.pt")
+    numbers = {name: np.int64(value) if type(value) is int else value for name, value in model.items()}
+    cfg = {
+        "numbers": {"model": {**numbers, "dropout": np.float64(0.1)}, "task": {**TASK, "normalize": np.bool_(True)}},
+        "omegaconf": OmegaConf.create(
+            {**plain_cfg, "model": {**model, "conv_pos": "${more.conv_pos}"}, "more": {"conv_pos": 6}}
+        ),
+        "omegaconf parts": {name: OmegaConf.create(part) for name, part in plain_cfg.items()},
+    }[kind]
+    extra = {"best": np.float64(3.5)}
+    torch.save({"args": None, "cfg": cfg, "model": state, "extra_state": extra}, tmp_path / "other.pt")
+    expected, found = (
+        load_teacher(f"fairseq:{tmp_path}/{name}.pt", [0, 2])(*clips).features for name in ("plain", "other")
+    )
+    assert all(torch.equal(found[layer], expected[layer]) for layer in (0, 2))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(_name="wav2vec_ctc"), "model 'wav2vec_ctc' .supported: wav2vec2, hubert, data2vec_audio"),
-        (dict(layer_type="conformer"), "layer_type 'conformer'"),
-        (dict(activation_fn="swish"), "activation_fn 'swish'"),
+        (dict(_name="wav2vec_ctc"), "a model 'wav2vec_ctc'; wav2vec2, hubert, data2vec_audio can be read"),
+        (dict(layer_type="conformer"), "layer_type='conformer'"),
+        (dict(activation_fn="swish"), "activation_fn='swish'"),
         (dict(pos_conv_depth=2), "pos_conv_depth > 1"),
         (dict(conv_feature_layers="[(8, 10, 5)] + __import__('os')"), "Call is not allowed"),
         (dict(encoder_embed_dim=16), "of another shape"),
@@ -116,7 +140,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(TeacherError, match="no such file"):
         load_teacher(f"fairseq:{tmp_path}/absent.pt", [1])
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(TeacherError, match="cannot be loaded"):
+    with pytest.raises(TeacherError, match="text.pt: cannot be read as weights"):
         load_teacher(f"fairseq:{tmp_path}/text.pt", [1])
     torch.save({"weights": {}}, tmp_path / "other.pt")
     with pytest.raises(TeacherError, match="holds no 'model'"):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from colld_fairseq.checkpoints.encoder import hash_of
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.teachers.several import Teachers
-from colld_fairseq.teachers.weights import hash_of
 
 TWO = "slow=hf:/a,fast=fairseq:/b.pt"
 

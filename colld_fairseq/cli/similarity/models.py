@@ -5,13 +5,14 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from colld_fairseq.checkpoints.names_colld import load_student
 from colld_fairseq.data.fbank import fbank_length
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.models.loading import load_student
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.teachers import load_teacher
 from colld_fairseq.teachers.alignment import align_frames
+from colld_fairseq.teachers.describe import describe_teacher
 
 
 class Features(NamedTuple):
@@ -27,8 +28,8 @@ class TeacherLayers:
     role = "teacher"
 
     def __init__(self, spec: str, layers: Optional[Sequence[int]], device: str):
-        if layers is None:  # how many there are only the loader knows
-            layers = range(load_teacher(spec, layers=[0]).num_layers + 1)
+        if layers is None:
+            layers = range(describe_teacher(spec).num_layers + 1)
         self.name = spec
         self.teacher = load_teacher(spec, layers=layers, device=device)
         self.layers = list(self.teacher.layers)

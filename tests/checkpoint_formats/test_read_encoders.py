@@ -3,15 +3,13 @@
 import pytest
 import torch
 
+from colld_fairseq.checkpoints import names_fairseq, names_hf
+from colld_fairseq.checkpoints.encoder import every_kth, take_layers
+from colld_fairseq.checkpoints.names_fairseq import config_from_fairseq, parse_conv_layers
+from colld_fairseq.checkpoints.names_hf import config_from_hf
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.modules.checkpoint_configs import config_from_fairseq, config_from_hf, parse_conv_layers
+from colld_fairseq.models.layer_map import parse_layer_map
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
-from colld_fairseq.modules.initialise import (
-    map_fairseq_wav2vec_family,
-    map_hf_w2v_bert,
-    map_hf_wav2vec_family,
-    take_layers,
-)
 
 KERNELS, STRIDES = [10, 3, 3, 3, 3, 2, 2], [5, 2, 2, 2, 2, 2, 2]
 SMALL = dict(
@@ -45,6 +43,15 @@ def hf_model(family, **changes):
     return shake(getattr(transformers, f"{family}Model")(config))
 
 
+def of_hf(state, config):
+    return names_hf.layout_of(config).names.to_ours(state, config, None, "there")
+
+
+def of_fairseq(state, config):
+    state = names_fairseq.with_projection(state, config)
+    return names_fairseq.WAV2VEC.to_ours(state, config, None, "there")
+
+
 def student_of(state, config):
     encoder = StudentEncoder(config)
     encoder.load_state_dict(state)
@@ -72,7 +79,7 @@ def ffn_outputs(blocks, name):
 def test_hf_wav2vec_family(family, changes):
     model = hf_model(family, **changes)
     config = config_from_hf(model.config.to_dict())
-    encoder = student_of(map_hf_wav2vec_family(model.state_dict(), config), config)
+    encoder = student_of(of_hf(model.state_dict(), config), config)
     ffn = ffn_outputs(model.encoder.layers, "feed_forward")
     source = torch.randn(2, 4000)
     theirs = model(source, output_hidden_states=True)
@@ -97,7 +104,7 @@ def test_hf_without_projection_norm_and_old_weight_norm_names():
     state["lm_head.weight"] = torch.zeros(5, 32)
     config = config_from_hf(model.config.to_dict())
     assert not config.feature_norm
-    encoder = student_of(map_hf_wav2vec_family(state, config), config)
+    encoder = student_of(of_hf(state, config), config)
     source = torch.randn(1, 3000)
     torch.testing.assert_close(encoder(source).x, model(source).last_hidden_state, atol=1e-4, rtol=0)
 
@@ -118,7 +125,7 @@ def w2v_bert(**changes):
 def test_hf_w2v_bert():
     model = w2v_bert()
     config = config_from_hf(model.config.to_dict())
-    encoder = student_of(map_hf_w2v_bert(model.state_dict(), config), config)
+    encoder = student_of(of_hf(model.state_dict(), config), config)
     ffn = ffn_outputs(model.encoder.layers, "ffn2")
     fbank = torch.randn(2, 40, 80)
     theirs = model(fbank.view(2, 20, 160), output_hidden_states=True)
@@ -169,7 +176,7 @@ FAIRSEQ_VARIANTS = [
 def test_fairseq_wav2vec_family(name, changes):
     model, cfg = fairseq_model(name, **changes)
     config = config_from_fairseq(cfg)
-    encoder = student_of(map_fairseq_wav2vec_family(model.state_dict(), config), config)
+    encoder = student_of(of_fairseq(model.state_dict(), config), config)
     source = torch.randn(2, 4000)
     output = encoder(source, layers=range(4))
     ffn = encoder(source, layers=(1, 2, 3), kind="ffn").features
@@ -191,7 +198,7 @@ def test_fine_tuned_fairseq_checkpoint_names_its_encoder():
     model, cfg = fairseq_model("hubert")
     state = {f"w2v_encoder.w2v_model.{name}": tensor for name, tensor in model.state_dict().items()}
     config = config_from_fairseq({"model": {"_name": "hubert_ctc", "w2v_args": cfg}})
-    encoder = student_of(map_fairseq_wav2vec_family(state, config), config)
+    encoder = student_of(of_fairseq(state, config), config)
     source = torch.randn(1, 2000)
     theirs = model.extract_features(source)[0]
     torch.testing.assert_close(encoder(source).x, theirs, atol=1e-4, rtol=0)
@@ -200,7 +207,7 @@ def test_fine_tuned_fairseq_checkpoint_names_its_encoder():
 def test_wavlm_weights_map_without_their_gates():
     model = hf_model("WavLM", num_buckets=8, max_bucket_distance=16)
     config = config_from_hf(model.config.to_dict())
-    state = map_hf_wav2vec_family(model.state_dict(), config)
+    state = of_hf(model.state_dict(), config)
     StudentEncoder(config).load_state_dict(state)
     ours, theirs = state["blocks.1.attention.out.weight"], model.encoder.layers[1].attention.out_proj.weight
     assert torch.equal(ours, theirs)
@@ -240,6 +247,30 @@ def test_take_layers_copies_the_chosen_blocks_and_all_around_them(layers, chosen
     assert encoder.mask_emb.abs().sum() > 0, "the copy must not share the teacher's memory"
 
 
+@pytest.mark.parametrize(
+    "count, depth, layers",
+    [
+        (8, 12, [2, 3, 5, 6, 8, 9, 11, 12]),  # halves up: 4.5 and 10.5
+        (4, 6, [2, 3, 5, 6]),
+        (3, 6, [2, 4, 6]),
+        (16, 24, [2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 23, 24]),
+        (1, 12, [12]),
+        (12, 12, list(range(1, 13))),
+    ],
+)
+def test_every_kth_layer_is_the_same_for_start_and_layer_map(count, depth, layers):
+    assert every_kth(count, depth) == layers
+    pairs = parse_layer_map("dense", count, depth)
+    assert [str(pair) for pair in pairs] == [f"{k}<-{layer}" for k, layer in enumerate(layers, start=1)]
+    config = EncoderConfig(
+        front_end="waveform", block="transformer", position="none", layers=depth, embed_dim=4, ffn_dim=4,
+        attention_heads=1, conv_layers=[[4, 400, 320]],
+    )  # fmt: skip
+    state = {f"blocks.{k}.final_layer_norm.bias": torch.full((4,), k + 1.0) for k in range(depth)}
+    taken = take_layers(state, config, EncoderConfig(**{**config.to_dict(), "layers": count}))
+    assert [int(taken[f"blocks.{k}.final_layer_norm.bias"][0]) for k in range(count)] == layers
+
+
 def test_take_layers_of_another_width_or_front_end():
     encoder, config, narrow = teacher(layers=3, embed_dim=16, attention_heads=2)
     with pytest.raises(ConfigError, match=r"embed_dim \(teacher 32, student 16\), attention_heads"):
@@ -262,7 +293,7 @@ def test_take_layers_of_another_width_or_front_end():
 def test_half_of_w2v_bert_starts_from_every_second_block():
     model = w2v_bert(num_hidden_layers=4)
     config = config_from_hf(model.config.to_dict())
-    state = map_hf_w2v_bert(model.state_dict(), config)
+    state = of_hf(model.state_dict(), config)
     half = EncoderConfig(**{**config.to_dict(), "layers": 2})
     student = student_of(take_layers(state, config, half), half)
     weight = model.encoder.layers[3].conv_module.depthwise_conv.weight
@@ -274,13 +305,13 @@ def test_misfitting_checkpoints_are_named():
     config = config_from_hf(model.config.to_dict())
     state = model.state_dict()
     short = {name: tensor for name, tensor in state.items() if "layers.2.feed_forward" not in name}
-    with pytest.raises(ConfigError, match="missing 4 tensors .blocks.2.ffn.linear_in.weight"):
-        map_hf_wav2vec_family(short, config)
-    with pytest.raises(ConfigError, match="without a place 1 tensors .encoder.layers.0.adapter.weight"):
-        map_hf_wav2vec_family({**state, "encoder.layers.0.adapter.weight": torch.zeros(1)}, config)
+    with pytest.raises(ConfigError, match="4 missing .encoder.layers.2.feed_forward.intermediate_dense.weight"):
+        of_hf(short, config)
+    with pytest.raises(ConfigError, match="1 without a place .encoder.layers.0.adapter.weight"):
+        of_hf({**state, "encoder.layers.0.adapter.weight": torch.zeros(1)}, config)
     wide = EncoderConfig(**{**config.to_dict(), "ffn_dim": 64})
-    with pytest.raises(ConfigError, match=r"linear_in.weight has shape \(48, 32\).*\(64, 32\)"):
-        map_hf_wav2vec_family(state, wide)
+    with pytest.raises(ConfigError, match=r"9 of another shape.*dense.weight is \[48, 32\], expected \[64, 32\]"):
+        of_hf(state, wide)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +342,7 @@ def test_published_shapes_without_their_files():
         **config_from_fairseq({}).to_dict(),
         "activation_dropout": 0.1,
         "layerdrop": 0.1,
+        "input": dict(hubert.to_dict()["input"], normalization="utterance", variance_floor=1e-7),
     }
     bert = config_from_hf({"model_type": "wav2vec2-bert"})
     with torch.device("meta"):

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from colld_fairseq.checkpoints.names_colld import load_student, read_model
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
-from colld_fairseq.errors import ConfigError
-from colld_fairseq.models.loading import load_student, read_input
+from colld_fairseq.data.inputs import StudentInput
+from colld_fairseq.errors import CheckpointError, ConfigError
+
+
+def read_input(path, cmvn=None):
+    return StudentInput(load_student(path, cmvn).config.input)
 
 
 @pytest.fixture
@@ -52,9 +57,20 @@ def test_waveform_students(checkpoint, corpus):
 
 
 def test_files_that_hold_no_student(tmp_path):
-    with pytest.raises(ConfigError, match="no student checkpoint .*none.pt"):
+    with pytest.raises(CheckpointError, match="none.pt: no such file"):
         load_student(str(tmp_path / "none.pt"))
-    torch.save({"model": {}}, tmp_path / "other.pt")
-    for read in (load_student, read_input):
-        with pytest.raises(ConfigError, match="other.pt is not a checkpoint of a colld_fairseq model"):
-            read(str(tmp_path / "other.pt"))
+    others = {
+        "weights alone": {"model": {}},
+        "no settings of a model": {"model": {}, "cfg": {"task": {}}},
+        "another program's": {"model": {}, "cfg": {"model": {"_name": "hubert"}}},
+        "settings that are none": {"model": {}, "cfg": "text"},
+        "no weights": {"cfg": {"model": {"encoder_config": "{}"}}},
+    }
+    for content in others.values():
+        torch.save(content, tmp_path / "other.pt")
+        for read in (load_student, read_model):
+            with pytest.raises(CheckpointError, match="other.pt is not a checkpoint of a colld_fairseq model"):
+                read(str(tmp_path / "other.pt"))
+    torch.save([1, 2], tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="other.pt: holds a list, not a checkpoint"):
+        load_student(str(tmp_path / "other.pt"))

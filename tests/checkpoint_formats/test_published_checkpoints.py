@@ -12,18 +12,10 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from colld_fairseq.modules.checkpoint_configs import config_from_fairseq, config_from_hf
+from colld_fairseq.checkpoints import names_fairseq, names_hf
+from colld_fairseq.checkpoints.names_fairseq import config_from_fairseq
+from colld_fairseq.checkpoints.names_hf import config_from_hf
 from colld_fairseq.modules.encoder import StudentEncoder
-from colld_fairseq.modules.export_maps import export_fairseq_hubert, export_hf_hubert, export_hf_w2v_bert
-from colld_fairseq.modules.initialise import (
-    FAIRSEQ_WAV2VEC,
-    HF_W2V_BERT,
-    HF_WAV2VEC,
-    map_fairseq_wav2vec_family,
-    map_hf_w2v_bert,
-    map_hf_wav2vec_family,
-    select_encoder,
-)
 
 CODES = 504  # 500 clusters and fairseq's 4 symbols
 HUBERT_HEADS = {"final_proj.weight", "final_proj.bias", "label_embs_concat"}
@@ -84,15 +76,15 @@ def test_fairseq(name):
     model, settings, parameters = FAIRSEQ[name]
     cfg, state = fairseq_checkpoint(model, settings)
     config = config_from_fairseq({"model": cfg})
-    mapped = map_fairseq_wav2vec_family(state, config)
+    mapped = names_fairseq.WAV2VEC.to_ours(names_fairseq.with_projection(state, config), config, None, name)
     with torch.device("meta"):
         assert shapes(mapped) == shapes(StudentEncoder(config).state_dict())
     assert count(mapped) == parameters
     heads = HUBERT_HEADS if model == "hubert" else WAV2VEC_HEADS
-    assert state.keys() - select_encoder(state, FAIRSEQ_WAV2VEC).keys() == heads
+    assert state.keys() - names_fairseq.WAV2VEC.select(state).keys() == heads
     # and back: what is written has the names and shapes of the official file
     encoder = {key: tensor for key, tensor in state.items() if key not in heads}
-    assert shapes(export_fairseq_hubert(mapped, config)) == shapes(encoder)
+    assert shapes(names_fairseq.hubert_weights(mapped, config)) == shapes(encoder)
 
 
 def published_names(state, prefix):
@@ -110,15 +102,14 @@ def test_hugging_face(name):
     with torch.device("meta"):
         model = getattr(transformers, family + head)(getattr(transformers, f"{family}Config")(**settings))
     config = config_from_hf(dict(settings, model_type=model.config.model_type))
-    bert = family == "Wav2Vec2Bert"
-    read, table = (map_hf_w2v_bert, HF_W2V_BERT) if bert else (map_hf_wav2vec_family, HF_WAV2VEC)
+    names = names_hf.layout_of(config).names
     mapped = {}
     for state in (model.state_dict(), published_names(model.state_dict(), "" if head == "Model" else "wav2vec2.")):
-        mapped = read(state, config)
+        mapped = names.to_ours(state, config, None, name)
         with torch.device("meta"):
             assert shapes(mapped) == shapes(StudentEncoder(config).state_dict())
         assert count(mapped) == parameters
-        left_over = {key.removeprefix("wav2vec2.") for key in state} - select_encoder(state, table).keys()
+        left_over = {key.removeprefix("wav2vec2.") for key in state} - names.select(state).keys()
         assert left_over == (HF_WAV2VEC_HEADS if head == "ForPreTraining" else set())
     base = shapes(model.state_dict() if head == "Model" else model.wav2vec2.state_dict())
-    assert shapes((export_hf_w2v_bert if bert else export_hf_hubert)(mapped)) == base
+    assert shapes(names.to_theirs(mapped)) == base

@@ -5,23 +5,14 @@ import dataclasses
 import pytest
 import torch
 
+from colld_fairseq.checkpoints import names_fairseq, names_hf
+from colld_fairseq.checkpoints.encoder import check_fits, lost_fields
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.encoder_config import CHOICES
-from colld_fairseq.modules.export_configs import (
-    FAIRSEQ_HUBERT,
-    HF_HUBERT,
-    HF_W2V_BERT,
-    check_fits,
-    lost_fields,
-)
-from colld_fairseq.modules.export_maps import export_fairseq_hubert, export_hf_hubert, export_hf_w2v_bert
-from colld_fairseq.modules.initialise import (
-    map_fairseq_wav2vec_family,
-    map_hf_w2v_bert,
-    map_hf_wav2vec_family,
-)
+from colld_fairseq.modules.input_config import InputConfig
 
+HF_HUBERT, HF_W2V_BERT, FAIRSEQ_HUBERT = names_hf.HUBERT, names_hf.BERT, names_fairseq.HUBERT
 CONV_LAYERS = [[16, 10, 5], [16, 3, 4], [16, 2, 2]]
 SIZES = dict(layers=2, embed_dim=24, ffn_dim=40, attention_heads=4)
 HUBERT = EncoderConfig(
@@ -45,6 +36,15 @@ VARIANTS = {
 }  # fmt: skip
 
 
+def of_hf(state, config):
+    return names_hf.layout_of(config).names.to_ours(state, config, None, "there")
+
+
+def of_fairseq(state, config):
+    state = names_fairseq.with_projection(state, config)
+    return names_fairseq.WAV2VEC.to_ours(state, config, None, "there")
+
+
 def weights(config):
     torch.manual_seed(0)
     encoder = StudentEncoder(config)
@@ -64,17 +64,17 @@ def test_hubert_there_and_back(variant):
     config = VARIANTS[variant]
     state = weights(config)
     for layout in (HF_HUBERT, FAIRSEQ_HUBERT):
-        again = dataclasses.replace(layout.read(layout.write(config)), fbank_stack=config.fbank_stack)
+        again = dataclasses.replace(layout.read(*layout.write(config)), fbank_stack=config.fbank_stack, input=None)
         assert again == config
-    assert_identical(state, map_hf_wav2vec_family(export_hf_hubert(state), config))
-    assert_identical(state, map_fairseq_wav2vec_family(export_fairseq_hubert(state, config), config))
+    assert_identical(state, of_hf(HF_HUBERT.names.to_theirs(state), config))
+    assert_identical(state, of_fairseq(names_fairseq.hubert_weights(state, config), config))
 
 
 def test_hubert_without_feature_norm_fits_transformers_only():
     config = dataclasses.replace(HUBERT, feature_norm=False)
     state = weights(config)
     check_fits(config, HF_HUBERT)
-    assert_identical(state, map_hf_wav2vec_family(export_hf_hubert(state), config))
+    assert_identical(state, of_hf(HF_HUBERT.names.to_theirs(state), config))
     with pytest.raises(ConfigError, match=r"fairseq:FILE.pt .* no place for feature_norm=False \(always True there\)"):
         check_fits(config, FAIRSEQ_HUBERT)
 
@@ -84,15 +84,15 @@ def test_w2v_bert_there_and_back(position):
     config = dataclasses.replace(BERT, position=position)
     state = weights(config)
     check_fits(config, HF_W2V_BERT)
-    exported = export_hf_w2v_bert(state)
+    exported = HF_W2V_BERT.names.to_theirs(state)
     assert exported["encoder.layers.1.conv_module.pointwise_conv1.weight"].shape == (48, 24, 1)
-    assert_identical(state, map_hf_w2v_bert(exported, config))
+    assert_identical(state, of_hf(exported, config))
 
 
 def test_exports_are_copies():
     state = weights(HUBERT)
     before = {name: tensor.clone() for name, tensor in state.items()}
-    for tensor in export_hf_hubert(state).values():
+    for tensor in HF_HUBERT.names.to_theirs(state).values():
         tensor.zero_()
     assert_identical(before, state)
 
@@ -102,11 +102,11 @@ def test_fairseq_without_projection():
     config = dataclasses.replace(HUBERT, conv_layers=[[24, 10, 5], [24, 4, 4]])
     state = weights(config)
     with pytest.raises(ConfigError, match=r"embed_dim=24.*not the identity.*hf:DIR or colld:FILE.pt"):
-        export_fairseq_hubert(state, config)
+        names_fairseq.hubert_weights(state, config)
     state["front_end.projection.weight"], state["front_end.projection.bias"] = torch.eye(24), torch.zeros(24)
-    exported = export_fairseq_hubert(state, config)
+    exported = names_fairseq.hubert_weights(state, config)
     assert not any("post_extract_proj" in name for name in exported)
-    assert_identical(state, map_fairseq_wav2vec_family(exported, config))
+    assert_identical(state, of_fairseq(exported, config))
 
 
 # what none of the targets, or only some, can hold
@@ -149,14 +149,44 @@ def test_what_does_not_fit_is_named_with_the_targets_that_hold_it(base, changes,
 def test_every_field_is_kept_or_named_or_without_effect(base):
     """Also fields that somebody adds later: no target may drop one silently."""
     for field, value in base.to_dict().items():
-        if field in ("feature_grad_mult", "input"):  # acts on gradients alone; is kept beside the configuration
+        if field in ("feature_grad_mult", "input"):  # acts on gradients alone; has a test of its own
             continue
         if field == "context" and base.block == "transformer":  # there is no other
             continue
         config = dataclasses.replace(base, **{field: another(field, value)})
         for layout in NATIVE[base.block]:
-            kept = getattr(layout.read(layout.write(config)), field) == getattr(config, field)
+            kept = getattr(layout.read(*layout.write(config)), field) == getattr(config, field)
             assert kept or field in lost_fields(config, layout) or same_model(base, config), field
+
+
+def waveforms(normalization, variance_floor=1e-5):
+    return InputConfig("waveform", normalization=normalization, variance_floor=variance_floor)
+
+
+CORPUS = InputConfig(normalization="corpus", mean=[1.0] * 80, std=[2.0] * 80)
+
+
+@pytest.mark.parametrize(
+    "base, given, fits",
+    [
+        (HUBERT, waveforms("none"), True),
+        (HUBERT, waveforms("utterance"), True),
+        (HUBERT, waveforms("utterance", 1e-7), True),  # the libraries' constants are no other input
+        (BERT, InputConfig(), True),
+        (BERT, InputConfig(normalization="none"), False),
+        (BERT, CORPUS, False),
+    ],
+)
+def test_the_input_is_kept_or_named(base, given, fits):
+    config = dataclasses.replace(base, input=given)
+    for layout in NATIVE[base.block]:
+        if not fits:
+            with pytest.raises(ConfigError, match="no place for input=filterbanks .*can be written as colld:FILE.pt"):
+                check_fits(config, layout)
+            continue
+        check_fits(config, layout)
+        again = layout.read(*layout.write(config)).input
+        assert dataclasses.replace(again, variance_floor=given.variance_floor) == given
 
 
 def another(field, value):

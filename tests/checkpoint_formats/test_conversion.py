@@ -14,11 +14,11 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from omegaconf import OmegaConf
 
 from colld_fairseq import load_student
+from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, read_encoder, write_encoder
+from colld_fairseq.checkpoints.verify import compare, open_native
+from colld_fairseq.cli import main
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import ColldError, ConfigError
-from colld_fairseq.models.conversion import Encoder, read_encoder, write_encoder
-from colld_fairseq.models.loading import read_input, read_student
-from colld_fairseq.models.native import compare, open_native
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.teachers import load_teacher
@@ -50,15 +50,13 @@ def encoder_of(config, normalize=False, cmvn="utterance"):
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     fbank = InputConfig(normalization=cmvn)
     heard = InputConfig.waveforms(normalize) if config.front_end == "waveform" else fbank
-    return Encoder(config, encoder.state_dict(), StudentInput(heard))
+    return EncoderCheckpoint(dataclasses.replace(config, input=heard), encoder.state_dict())
 
 
 def features_of(encoder, source):
     """(layers [T, D] by number, output [T, D]) of one input."""
-    student = StudentEncoder(encoder.config).eval()
-    student.load_state_dict(encoder.state)
     with torch.no_grad():
-        output = student(source[None], layers=LAYERS)
+        output = encoder.build()(source[None], layers=LAYERS)
     return {layer: value[0] for layer, value in output.features.items()}, output.x[0]
 
 
@@ -69,13 +67,23 @@ def waveform():
 
 def assert_back(spec, encoder):
     """Reading what was written gives the same weights, configuration and input."""
-    heard = open_native(spec).heard
-    again = read_encoder(spec, heard)
-    assert dataclasses.replace(heard.config, variance_floor=1e-5) == encoder.heard.config  # each library has its own
-    assert again.state.keys() == encoder.state.keys()
-    for name, tensor in encoder.state.items():
-        assert torch.equal(tensor, again.state[name]), name
+    again = read_encoder(spec)
+    expected = encoder.config.input
+    if expected.kind == "waveform" and expected.normalization == "utterance" and not spec.startswith("colld:"):
+        expected = InputConfig.waveforms(True, 1e-7 if spec.startswith("hf:") else 1e-5)
+    if expected.kind == "waveform":
+        assert again.config.input == open_native(spec).input == expected
+    assert again.config.input.normalization == open_native(spec).input.normalization == expected.normalization
+    assert again.weights.keys() == encoder.weights.keys()
+    for name, tensor in encoder.weights.items():
+        assert torch.equal(tensor, again.weights[name]), name
     return again
+
+
+def same_config(first, second):
+    """But for the constant that each library adds to a variance."""
+    inputs = [dataclasses.replace(one.config.input, variance_floor=0.0) for one in (first, second)]
+    return inputs[0] == inputs[1] and dataclasses.replace(first.config, input=second.config.input) == second.config
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -95,8 +103,7 @@ def test_hubert_of_transformers(variant, normalize, tmp_path):
     torch.testing.assert_close(theirs.last_hidden_state[0], output, atol=1e-5, rtol=0)
     for layer in (0, 1, 2):
         torch.testing.assert_close(theirs.hidden_states[layer][0], layers[layer], atol=1e-5, rtol=0)
-    again = assert_back(f"hf:{tmp_path}/hubert", encoder).config
-    assert dataclasses.replace(again, input=None) == encoder.config
+    assert same_config(assert_back(f"hf:{tmp_path}/hubert", encoder), encoder)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -115,12 +122,11 @@ def test_hubert_of_fairseq(variant, normalize, tmp_path):
         first, _ = model.extract_features(waveform()[None], mask=False, output_layer=1)
     torch.testing.assert_close(final[0], output, atol=1e-5, rtol=0)
     torch.testing.assert_close(first[0], layers[1], atol=1e-5, rtol=0)
-    again = assert_back(f"fairseq:{path}", encoder).config
-    assert dataclasses.replace(again, input=None) == encoder.config
+    assert same_config(assert_back(f"fairseq:{path}", encoder), encoder)
     # and as a teacher
     teacher = load_teacher(f"fairseq:{path}", list(LAYERS))
-    heard = torch.from_numpy(encoder.heard(waveform().numpy()))
-    layers, _ = features_of(encoder, heard)
+    source = torch.from_numpy(StudentInput(encoder.config.input)(waveform().numpy()))
+    layers, _ = features_of(encoder, source)
     theirs = teacher(waveform()[None], torch.tensor([4801]))
     for layer in LAYERS:
         torch.testing.assert_close(theirs.features[layer][0], layers[layer], atol=1e-4, rtol=0)
@@ -134,7 +140,7 @@ def test_fairseq_fine_tunes_it(tmp_path):
     OmegaConf.set_struct(cfg, False)
     recogniser = HubertEncoder(cfg, SimpleNamespace(target_dictionary=None))
     weight = recogniser.w2v_model.encoder.layers[1].fc1.weight
-    assert torch.equal(weight, encoder.state["blocks.1.ffn.linear_in.weight"])
+    assert torch.equal(weight, encoder.weights["blocks.1.ffn.linear_in.weight"])
     cfg.normalize = False
     with pytest.raises(AssertionError, match="normalize"):
         HubertEncoder(cfg, SimpleNamespace(target_dictionary=None))
@@ -161,17 +167,13 @@ def test_w2v_bert_of_transformers(tmp_path):
 def test_checkpoint_of_ours(front_end, tmp_path, finetuning):
     """Whatever the encoder is; a recogniser starts from it."""
     config = dataclasses.replace(HUBERT, front_end=front_end, time_reduction=2, position="none")
-    heard = dict(normalize=True) if front_end == "waveform" else dict(cmvn="none")
-    encoder = encoder_of(config, **heard)
+    encoder = encoder_of(config, **(dict(normalize=True) if front_end == "waveform" else dict(cmvn="none")))
     path = str(tmp_path / "student.pt")
     write_encoder("colld", path, encoder)
-    assert read_input(path) == encoder.heard
-    config = dataclasses.replace(config, input=encoder.heard.config)
-    assert read_student(path)[0] == config
-    assert_back(f"colld:{path}", encoder)
+    assert assert_back(f"colld:{path}", encoder).config == encoder.config
     weights = load_student(path).state_dict()
     recogniser = finetuning("--student", path).model.encoder.student
-    assert recogniser.config == config
+    assert recogniser.config == encoder.config
     for name, tensor in recogniser.state_dict().items():
         assert torch.equal(tensor, weights[name])
     assert checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].model._name == "colld_student"
@@ -184,7 +186,7 @@ def test_there_and_back_through_all_formats(tmp_path):
     for scheme, name in (("hf", "b"), ("fairseq", "c.pt"), ("hf", "d"), ("colld", "e.pt")):
         write_encoder(scheme, tmp_path / name, assert_back(specs[-1], encoder))
         specs.append(f"{scheme}:{tmp_path}/{name}")
-    assert dataclasses.replace(read_student(tmp_path / "e.pt")[0], input=None) == encoder.config
+    assert same_config(read_encoder(specs[-1]), encoder)
     source = open_native(specs[0])
     for spec in specs[1:]:
         rows = compare(source, open_native(spec, complete=True), waveform().numpy())
@@ -194,12 +196,12 @@ def test_there_and_back_through_all_formats(tmp_path):
 
 def test_half_precision_stays(tmp_path):
     encoder = encoder_of(HUBERT)
-    half = encoder._replace(state={name: tensor.half() for name, tensor in encoder.state.items()})
+    half = dataclasses.replace(encoder, weights={name: tensor.half() for name, tensor in encoder.weights.items()})
     for scheme, name in (("hf", "half"), ("fairseq", "half.pt"), ("colld", "ours.pt")):
         write_encoder(scheme, tmp_path / name, half)
-        again = read_encoder(f"{scheme}:{tmp_path}/{name}", half.heard)
-        assert all(torch.equal(tensor, again.state[key]) for key, tensor in half.state.items())
-        assert again.state["pos_conv.bias"].dtype == torch.float16
+        again = read_encoder(f"{scheme}:{tmp_path}/{name}")
+        assert all(torch.equal(tensor, again.weights[key]) for key, tensor in half.weights.items())
+        assert again.weights["pos_conv.bias"].dtype == torch.float16
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float16"
 
 
@@ -221,9 +223,9 @@ def test_wav2vec2_becomes_hubert(tmp_path):
         torch.save(checkpoint, tmp_path / name)
         spec = f"fairseq:{tmp_path}/{name}"
         source = open_native(spec)
-        assert source.heard == StudentInput(InputConfig.waveforms(normalize=True))
+        assert source.input == InputConfig.waveforms(normalize=True)
         folder = tmp_path / name.removesuffix(".pt")
-        write_encoder("hf", folder, read_encoder(spec, source.heard))
+        write_encoder("hf", folder, read_encoder(spec))
         hubert = transformers.HubertModel.from_pretrained(folder).eval()
         with torch.no_grad():
             expected = model.extract_features(waveform()[None], padding_mask=None)["x"]
@@ -232,17 +234,21 @@ def test_wav2vec2_becomes_hubert(tmp_path):
         assert all(row.within(1e-5) for row in rows[1:])
 
 
-def test_models_with_parts_that_would_be_lost_are_refused(tmp_path):
+def test_models_with_parts_that_would_be_lost_are_refused(tmp_path, capsys):
+    """They may start a student, but are not the same model without the part."""
     tiny = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=40)
-    (tmp_path / "wavlm").mkdir()
-    (tmp_path / "wavlm" / "config.json").write_text(json.dumps({"model_type": "wavlm", **tiny}))
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "config.json").write_text(json.dumps({"model_type": "wav2vec2-bert", "add_adapter": True}))
-    heard = StudentInput(InputConfig.waveforms())
-    with pytest.raises(ConfigError, match="WavLM's gated relative positions.*--init-from"):
-        read_encoder(f"hf:{tmp_path}/wavlm", heard)
-    with pytest.raises(ConfigError, match="add_adapter"):
-        read_encoder(f"hf:{tmp_path}/adapter", heard)
+    waveforms = dict(conv_dim=[8] * 7, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)
+    bert = transformers.Wav2Vec2BertConfig(**tiny, add_adapter=True, conv_depthwise_kernel_size=5)
+    models = {
+        "wavlm": transformers.WavLMModel(transformers.WavLMConfig(**tiny, **waveforms)),
+        "adapter": transformers.Wav2Vec2BertModel(bert),
+    }
+    for name, part in (("wavlm", "gated relative positions"), ("adapter", "add_adapter")):
+        models[name].save_pretrained(tmp_path / name)
+        assert part in read_encoder(f"hf:{tmp_path}/{name}").lacks
+        assert main(["convert", "--from", f"hf:{tmp_path}/{name}", "--to", f"colld:{tmp_path}/x.pt"]) == 2
+        error = capsys.readouterr().err
+        assert part in error and "--init-from" in error and not (tmp_path / "x.pt").exists()
     for spec in ("student.pt", "hf:", "s3prl:x"):
         with pytest.raises(ConfigError, match="write hf:DIR, fairseq:FILE.pt or colld:FILE.pt"):
             open_native(spec)
@@ -255,7 +261,7 @@ def test_what_the_target_cannot_hold_is_refused_before_writing(tmp_path):
     for scheme in ("hf", "fairseq"):
         with pytest.raises(ConfigError, match="position='rotary'.*can be written as colld:FILE.pt"):
             write_encoder(scheme, tmp_path / "x", rotary)
-    with pytest.raises(ConfigError, match="cmvn='none'.*colld:FILE.pt"):
+    with pytest.raises(ConfigError, match="input=filterbanks as they are .*colld:FILE.pt"):
         write_encoder("hf", tmp_path / "x", encoder_of(BERT, cmvn="none"))
     assert not list(tmp_path.iterdir())
 

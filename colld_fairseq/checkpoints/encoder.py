@@ -1,0 +1,409 @@
+"""Encoders of any file format, in the student encoder's own names: read, written, and a student started from one.
+
+Weights are plain state dicts. Layer numbers in names count from 0 as the files' do; `take_layers` counts blocks from 1
+as the rest of the package does.
+"""
+
+import importlib
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from colld_fairseq.checkpoints.files import content_hash
+from colld_fairseq.errors import CheckpointError, ConfigError
+from colld_fairseq.modules.encoder import StudentEncoder
+from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.modules.input_config import InputConfig
+
+StateDict = Dict[str, Tensor]
+
+#: Scheme of a spec -> (how it is written, module of this folder). The module has `read(name, blocks)`, `write(path,
+#: checkpoint)`, `LAYOUTS` that an encoder may have in this format, `files(name)` that decide what it computes, and
+#: `own_library(name, complete)` for checkpoints/verify.py.
+FORMATS = {
+    "hf": ("hf:DIR", "names_hf"),
+    "fairseq": ("fairseq:FILE.pt", "names_fairseq"),
+    "colld": ("colld:FILE.pt", "names_colld"),
+}
+
+
+@dataclass
+class EncoderCheckpoint:
+    """An encoder out of a file, or to be written into one."""
+
+    config: EncoderConfig
+    """Shape and input of the whole encoder."""
+    weights: StateDict
+    """In our names; of the blocks that were asked for."""
+    origin: str = ""
+    """What it was read from, for messages."""
+    lacks: str = ""
+    """The part that the student encoder has no place for, which makes these weights a starting point only."""
+
+    def build(self, blocks: Optional[int] = None) -> StudentEncoder:
+        """The encoder with these weights, in eval mode; blocks: only the first so many."""
+        kept = self.config.layers if blocks is None else blocks
+        encoder = StudentEncoder(replace(self.config, layers=max(1, kept)))
+        del encoder.blocks[kept:]
+        encoder.load_state_dict(self.weights)
+        return encoder.eval()
+
+
+def read_encoder(spec: str, blocks: Optional[int] = None) -> EncoderCheckpoint:
+    """The encoder in hf:DIR, fairseq:FILE.pt or colld:FILE.pt; heads and decoders stay behind.
+
+    Args:
+        blocks: read the weights of the first so many blocks only, with all that lies before them; default: all.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or lacks weights.
+        ConfigError: the model is none that the student encoder can express (the message names why).
+    """
+    module, name = format_of(spec)
+    return module.read(name, blocks)
+
+
+def write_encoder(scheme: str, path: Path, checkpoint: EncoderCheckpoint) -> None:
+    """Write an encoder to `path`: a new directory for "hf", a file for "fairseq" and "colld".
+
+    Raises ConfigError that names what the format cannot hold; nothing is written then.
+    """
+    format_of(f"{scheme}:{path}")[0].write(path, checkpoint)
+
+
+def hash_of(spec: str) -> str:
+    """sha256 of everything in the files of `spec` that decides what the model computes."""
+    module, name = format_of(spec)
+    return content_hash(module.files(name))
+
+
+def format_of(spec: str) -> Tuple[Any, str]:
+    """Module of the format, and what follows the scheme."""
+    scheme, _, name = spec.partition(":")
+    if scheme not in FORMATS or not name:
+        raise ConfigError(f"{spec!r}: write {usage()}")
+    return importlib.import_module(f"{__package__}.{FORMATS[scheme][1]}"), name
+
+
+def usage() -> str:
+    """How specs are written, for help and messages."""
+    *others, last = (written for written, _ in FORMATS.values())
+    return f"{', '.join(others)} or {last}"
+
+
+# Starting a student
+
+
+def start_from(encoder: StudentEncoder, checkpoint: EncoderCheckpoint, layers: Optional[Sequence[int]]) -> List[str]:
+    """Copy weights of a checkpoint into a student, in place; returns the names of the weights that were copied.
+
+    layers: as for :func:`take_layers`, whose errors it raises.
+    """
+    taken = take_layers(checkpoint.weights, checkpoint.config, encoder.config, layers)
+    if not taken:
+        raise ConfigError("nothing in it has the shape of the student's weights")
+    encoder.load_state_dict(taken, strict=False)
+    return list(taken)
+
+
+def every_kth(count: int, depth: int) -> List[int]:
+    """`count` of the layers 1..depth, evenly spaced and ending with the last: round(k * depth / count), halves up.
+
+    The blocks that start a student are those whose output its layers predict under `--layer-map dense`.
+    """
+    return [(2 * k * depth + count) // (2 * count) for k in range(1, count + 1)]
+
+
+def take_layers(
+    state: StateDict, teacher: EncoderConfig, student: EncoderConfig, layers: Optional[Sequence[int]] = None
+) -> StateDict:
+    """The part of a teacher's weights that starts a shallower student of the same width.
+
+    Args:
+        state: the teacher in our names, of configuration `teacher`.
+        student: configuration of the student.
+        layers: the teacher block (1 is the first) that starts each student block. None takes :func:`every_kth`; an
+            empty sequence copies no block, which also suits students of another width.
+
+    Returns:
+        Our names -> tensors (copies): the chosen blocks, and of front-end, positions, norm and mask embedding every
+        tensor whose name and shape are the student's. Load with `load_state_dict(..., strict=False)`.
+
+    Raises:
+        ConfigError: blocks are to be copied and the two blocks differ, or a layer does not exist.
+    """
+    if layers is None:
+        layers = every_kth(student.layers, teacher.layers)
+    wrong = [layer for layer in layers if not 1 <= layer <= teacher.layers]
+    if wrong:
+        raise ConfigError(f"teacher blocks {wrong} do not exist; the teacher has 1..{teacher.layers}")
+    if layers:
+        if len(layers) != student.layers:
+            raise ConfigError(
+                f"{len(layers)} teacher blocks given for {student.layers} student blocks; give one for each"
+            )
+        _check_same_blocks(teacher, student)
+    expected = _expected_weights(student)
+    other_kind = _parts_of_another_kind(teacher, student)
+    taken = {}
+    for name, tensor in state.items():
+        same = name in expected and expected[name].shape == tensor.shape
+        if same and not name.startswith(("blocks.",) + other_kind):
+            taken[name] = tensor.clone()
+    for index, layer in enumerate(layers):
+        source, target = f"blocks.{layer - 1}.", f"blocks.{index}."
+        for name, tensor in state.items():
+            if name.startswith(source):
+                taken[target + name[len(source) :]] = tensor.clone()
+    return taken
+
+
+def _parts_of_another_kind(teacher: EncoderConfig, student: EncoderConfig) -> Tuple[str, ...]:
+    """Name prefixes of the parts that mean something else in the student, even where the shapes agree."""
+
+    def differ(*names: str) -> bool:
+        return any(getattr(teacher, name) != getattr(student, name) for name in names)
+
+    parts = []
+    if differ("front_end"):
+        parts.append("front_end.")
+    if differ("conv_layers", "extractor_norm"):
+        parts.append("front_end.layers.")
+    if differ("norm_first"):
+        parts.append("layer_norm.")
+    return tuple(parts)
+
+
+def _check_same_blocks(teacher: EncoderConfig, student: EncoderConfig) -> None:
+    names = ["block", "embed_dim", "ffn_dim", "attention_heads", "activation", "position"]
+    if student.block == "transformer":
+        names += ["norm_first"]
+    else:
+        names += ["depthwise_conv_kernel", "causal_conv", "conv_norm"]
+    if student.position == "relative_key":
+        names += ["max_left_position", "max_right_position"]
+    differ = [
+        f"{name} (teacher {getattr(teacher, name)!r}, student {getattr(student, name)!r})"
+        for name in names
+        if getattr(teacher, name) != getattr(student, name)
+    ]
+    if differ:
+        raise ConfigError(
+            f"teacher blocks cannot start the student's: {', '.join(differ)} differ. Give the student the "
+            "teacher's values, or start its blocks at random"
+        )
+
+
+def _expected_weights(config: EncoderConfig) -> StateDict:
+    """Names and shapes of a student's weights, without values."""
+    with torch.device("meta"):
+        return StudentEncoder(config).state_dict()
+
+
+# Names and configurations of other libraries
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a library calls the weights of an encoder."""
+
+    table: Sequence[Tuple[str, str]]
+    """(their name, our name); {n} is a number, {w} is "weight" or "bias". ".qkv.0." in ours is the query's third of the
+    joint projection, 1 the key's, 2 the value's. Where several of theirs stand for one of ours, the first is written:
+    the spelling of current versions."""
+    prefixes: Sequence[str]
+    """What may stand before their names, in models with a head."""
+    parts: Sequence[str]
+    """How their names of encoder weights begin; all others (heads, quantizers) are left behind."""
+    ignored: str = ""
+    """Regular expression of encoder weights that have no place here."""
+
+    def to_ours(
+        self, state: StateDict, config: EncoderConfig, blocks: Optional[int] = None, origin: str = "weights"
+    ) -> StateDict:
+        """Their state dict as one that a StudentEncoder of `config` loads strictly, cut to its first `blocks`.
+
+        Raises CheckpointError that names (as they do) weights that are missing, of another shape than `config` says, or
+        without a place in the student.
+        """
+        expected = split_projections(_expected_weights(config))
+        found: StateDict = {}
+        wrong: Dict[str, List[str]] = {"missing": [], "of another shape": [], "without a place": []}
+        for full_name, tensor in state.items():
+            name = self.without_prefix(full_name)
+            ours = self.ours(name)
+            if not is_kept(ours, blocks):
+                continue
+            if ours not in expected:
+                if ours is not None or name.startswith(tuple(self.parts)) and not re.match(self.ignored or "$", name):
+                    wrong["without a place"].append(full_name)
+                continue
+            shape = expected[ours].shape
+            if tensor.dim() == len(shape) + 1 and tensor.size(-1) == 1:
+                tensor = tensor.squeeze(-1)  # pointwise convolutions [out, in, 1] are linear layers here
+            if tensor.shape != shape:
+                wrong["of another shape"].append(f"{full_name} is {list(tensor.shape)}, expected {list(shape)}")
+            found[ours] = tensor
+        if "mask_emb" not in found:  # models that never masked do not store it
+            found["mask_emb"] = torch.zeros(config.embed_dim)
+        missing = [name for name in expected if is_kept(name, blocks) and name not in found]
+        wrong["missing"] = [self.theirs(name) or name for name in missing]
+        if any(wrong.values()):
+            reasons = [f"{len(names)} {what} ({_some(names)})" for what, names in wrong.items() if names]
+            raise CheckpointError(
+                f"{origin}: encoder weights are wrong: {'; '.join(reasons)}. Take the complete checkpoint with its own"
+                " configuration"
+            )
+        return join_projections(found)
+
+    def to_theirs(self, weights: StateDict) -> StateDict:
+        """Weights of a StudentEncoder under their names (copies). ConfigError where one has no place there."""
+        renamed = {name: (self.theirs(name), tensor) for name, tensor in split_projections(weights).items()}
+        unexpected = [name for name, (theirs, _) in renamed.items() if theirs is None]
+        if unexpected:
+            raise ConfigError(f"the format has no place for {_some(unexpected)} ({len(unexpected)} tensors)")
+        return {
+            theirs: (tensor.unsqueeze(-1) if ".pointwise_" in name else tensor).clone()
+            for name, (theirs, tensor) in renamed.items()
+        }
+
+    def select(self, state: StateDict) -> StateDict:
+        """The tensors that the student takes over, under their names without prefix."""
+        bare = {self.without_prefix(name): tensor for name, tensor in state.items()}
+        return {name: tensor for name, tensor in bare.items() if self.ours(name)}
+
+    def ours(self, name: Optional[str]) -> Optional[str]:
+        """Our name of a weight, by the first row that fits; None where none does."""
+        return _renamed(name, self._rules[0])
+
+    def theirs(self, name: Optional[str]) -> Optional[str]:
+        """Their name of one of our weights, likewise."""
+        return _renamed(name, self._rules[1])
+
+    @cached_property
+    def _rules(self) -> Tuple[List[Tuple[re.Pattern, str]], List[Tuple[re.Pattern, str]]]:
+        return _name_rules(self.table), _name_rules([(ours, theirs) for theirs, ours in self.table])
+
+    def without_prefix(self, name: str) -> str:
+        """The name without what stands before it in models with a head."""
+        return next((name[len(prefix) :] for prefix in self.prefixes if name.startswith(prefix)), name)
+
+
+def is_kept(ours: Optional[str], blocks: Optional[int]) -> bool:
+    """Whether a weight belongs to the first blocks, or to none."""
+    block = re.match(r"blocks\.(\d+)\.", ours or "")
+    return block is None or blocks is None or int(block[1]) < blocks
+
+
+def _name_rules(table: Sequence[Tuple[str, str]]) -> List[Tuple[re.Pattern, str]]:
+    rules = []
+    for name, other in table:
+        pattern = re.escape(name).replace(r"\{n\}", r"(?P<n>\d+)").replace(r"\{w\}", "(?P<w>weight|bias)")
+        rules.append((re.compile(pattern), other))
+    return rules
+
+
+def _renamed(name: Optional[str], rules: Sequence[Tuple[re.Pattern, str]]) -> Optional[str]:
+    for pattern, other in rules:
+        if match := pattern.fullmatch(name or ""):
+            return other.format(**match.groupdict())
+    return None
+
+
+def split_projections(state: StateDict) -> StateDict:
+    """Every joint `….qkv.*` replaced by its thirds `….qkv.0.*`, `.1`, `.2`."""
+    split: StateDict = {}
+    for name, tensor in state.items():
+        if ".qkv." in name:
+            for index, part in enumerate(tensor.chunk(3)):
+                split[name.replace(".qkv.", f".qkv.{index}.")] = part
+        else:
+            split[name] = tensor
+    return split
+
+
+def join_projections(state: StateDict) -> StateDict:
+    """:func:`split_projections` backwards."""
+    joined: StateDict = {}
+    for name, tensor in state.items():
+        if ".qkv.0." in name:
+            parts = [state[name.replace(".qkv.0.", f".qkv.{index}.")] for index in range(3)]
+            joined[name.replace(".qkv.0.", ".qkv.")] = torch.cat(parts)
+        elif ".qkv." not in name:
+            joined[name] = tensor
+    return joined
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+class Layout(NamedTuple):
+    """A kind of encoder in a format: how messages call it, its configuration in both directions, and its names.
+
+    What it can hold is not listed: a configuration is written, read back, and compared.
+    """
+
+    name: str
+    write: Callable[[EncoderConfig], Sequence[Dict[str, Any]]]
+    read: Callable[..., EncoderConfig]
+    names: Optional[Names] = None  # None: ours
+
+
+def lost_fields(config: EncoderConfig, layout: Layout) -> Dict[str, Tuple[Any, Any]]:
+    """Field -> (value, value in the target) for every field that the target cannot hold; empty = it fits."""
+    again = layout.read(*layout.write(config))
+    idle = _fields_without_effect(config)
+    pairs = {name: (getattr(config, name), getattr(again, name)) for name in config.to_dict() if name not in idle}
+    return {name: (value, there) for name, (value, there) in pairs.items() if _comparable(value) != _comparable(there)}
+
+
+def _comparable(value: Any) -> Any:
+    """Libraries add different constants to the variance of a waveform; that is no other input."""
+    return replace(value, variance_floor=0.0) if isinstance(value, InputConfig) else value
+
+
+def check_fits(config: EncoderConfig, layout: Layout) -> None:
+    """Raises ConfigError that names what does not fit `layout`, and the targets that can hold it."""
+    lost = lost_fields(config, layout)
+    if lost:
+        show = {name: [str(v) if isinstance(v, InputConfig) else repr(v) for v in pair] for name, pair in lost.items()}
+        fields = ", ".join(f"{name}={value} (always {there} there)" for name, (value, there) in show.items())
+        layouts = [other for scheme in FORMATS for other in format_of(f"{scheme}:x")[0].LAYOUTS]
+        able = [other.name for other in layouts if not lost_fields(config, other)]
+        raise ConfigError(
+            f"{layout.name} has no place for {fields}; this encoder can be written as {' or '.join(able)}"
+        )
+
+
+def _fields_without_effect(config: EncoderConfig) -> List[str]:
+    """Fields that only shape a part which this encoder does not have, and those of training alone."""
+    idle = ["feature_grad_mult"]  # acts on gradients only; transformers has no such field
+    if config.input is None:  # not said yet
+        idle += ["input"]
+    if config.front_end != "waveform":
+        idle += ["conv_layers", "extractor_norm", "conv_bias"]
+    if config.front_end != "fbank_stack":
+        idle += ["fbank_stack"]
+    if config.front_end != "conv2d":
+        idle += ["subsampling_channels"]
+    if config.front_end == "waveform":
+        idle += ["fbank_bins"]
+    if config.front_end in ("fbank", "conv2d"):
+        idle += ["feature_norm"]
+    if config.block == "transformer":
+        idle += ["depthwise_conv_kernel", "causal_conv", "conv_norm"]
+    else:
+        idle += ["norm_first"]
+    if config.context == "full":
+        idle += ["chunk_sizes", "left_contexts"]
+    if config.position != "conv":
+        idle += ["conv_pos", "conv_pos_groups"]
+    if config.position != "relative_key":
+        idle += ["max_left_position", "max_right_position"]
+    return idle
