@@ -17,11 +17,13 @@ logger = logging.getLogger(__name__)
 
 # PART.OPTION of before -> PART.OPTION of now; a part is `task`, `model` or `criterion`.
 RENAMED: Dict[str, str] = {
+    "criterion.front_end_updates": "model.front_end_updates",
     "criterion.prune_range": "model.prune_range",
     "criterion.topology": "model.topology",
 }
 # PART.SWITCH that is gone -> what says the same now.
 DROPPED: Dict[str, str] = {
+    "model.front_end_head": "part of --front-end-updates, which brings one",
     "model.simple_joiner": "part of --prune-range, which builds one",
 }
 

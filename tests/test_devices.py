@@ -81,7 +81,7 @@ def check(run):
     [
         ("plain", "colld", ["--layer-map", "1:1-2,2:4", "--l1-weight", "1", "--teacher-dtype", "bfloat16", *WAVEFORM]),
         ("plain", "feature_regression", ["--layer-map", "2:4", "--frame-rule", "stack", *CHUNKS]),
-        ("coded", "hubert_distillation", [*CODES, "--front-end-head", "--front-end-updates", "5"]),
+        ("coded", "hubert_distillation", [*CODES, "--front-end-updates", "5"]),
         ("coded", "hubert_distillation", [*CODES, "--pad-frames", "include"]),
         ("two", "multi_teacher", [*TWO, "--teacher-combination", "random", "--target-shift", "2"]),
     ],

@@ -85,14 +85,14 @@ class DistillationCriterion(FairseqCriterion):
         if len(task.teachers) > 1 and not cls.several_teachers:
             raise ConfigError(f"this criterion is for one teacher, not {len(task.teachers)}: --criterion multi_teacher")
         criterion = cls(cfg, task)
-        criterion.check_heads(str(task.student.code_head), bool(task.student.front_end_head))
+        criterion.check_heads(task.student)
         return criterion
 
-    def check_heads(self, code_head: str, front_end_head: bool) -> None:
-        """Raises ConfigError unless the student has the heads that the loss needs, and no others."""
-        if code_head != "none" or front_end_head:
+    def check_heads(self, student) -> None:
+        """Raises ConfigError unless the loss reaches all heads of a student with these options."""
+        if student.code_head != "none" or student.front_end_updates:
             raise ConfigError(
-                "no loss of this criterion reaches the student's --code-head or --front-end-head: leave them out, or"
+                "no loss of this criterion reaches the student's --code-head or --front-end-updates: leave them out, or"
                 " take --criterion hubert_distillation"
             )
 

@@ -30,14 +30,14 @@ from colld_fairseq.losses.discriminative import cosine_logits, discriminative_lo
 from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.modules.cpu import plain_operators
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
-from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE
+from colld_fairseq.numbers import NOT_NEGATIVE, POSITIVE
 
 
 @dataclass
 class HubertDistillationConfig(FeatureRegressionConfig):
     discriminative_weight: float = field(
         default=1.0,
-        metadata=NOT_NEGATIVE.help("weight of the discriminative term (the authors: 1); 0 = regression alone"),
+        metadata=NOT_NEGATIVE.help("weight of the discriminative term, of students with --code-head (the authors: 1)"),
     )
     discriminative_target: ChoiceEnum(["soft", "hard"]) = field(
         default="soft", metadata={"help": "the teacher's distribution over its code classes (KL), or its best class"}
@@ -48,15 +48,8 @@ class HubertDistillationConfig(FeatureRegressionConfig):
     student_temp: float = field(
         default=1.0, metadata=POSITIVE.help("temperature of the student's (the authors: none, that is 1, or 0.1)")
     )
-    front_end_updates: int = field(
-        default=0,
-        metadata=COUNT_OR_NONE.help(
-            "for so many updates only the front-end learns, from the teacher's layer 0; needs --front-end-head and,"
-            " on several GPUs for the whole run, --find-unused-parameters or --ddp-backend legacy_ddp"
-        ),
-    )
     front_end_weight: float = field(
-        default=1.0, metadata=NOT_NEGATIVE.help("weight of the front-end's L1 in these updates")
+        default=1.0, metadata=NOT_NEGATIVE.help("weight of the front-end's L1 in the first --front-end-updates")
     )
     pad_frames: ChoiceEnum(["exclude", "include"]) = field(
         default="exclude",
@@ -74,32 +67,24 @@ class HubertDistillationCriterion(FeatureRegressionCriterion):
         self.keep_padding = cfg.pad_frames == "include"
         if self.keep_padding and task.cache is not None:
             raise ConfigError("--pad-frames include: a cache has no features of padding; leave out --teacher-cache")
-        if not (cfg.discriminative_weight or any(self.regression_weights.values())):
-            raise ConfigError("every weight of the loss is 0: give --l1-weight or --discriminative-weight a value")
 
-    def check_heads(self, code_head: str, front_end_head: bool) -> None:
-        if self.cfg.discriminative_weight and code_head == "none":
-            raise ConfigError(
-                f"--discriminative-weight {self.cfg.discriminative_weight:g} needs a student with --code-head linear or"
-                " --code-head cosine; for regression alone give --discriminative-weight 0"
-            )
-        if code_head != "none" and not self.cfg.discriminative_weight:
+    def check_heads(self, student) -> None:
+        has_codes = student.code_head != "none"
+        if has_codes and not self.cfg.discriminative_weight:
             raise ConfigError("--discriminative-weight 0 leaves the code head untrained: give --code-head none")
-        if self.cfg.front_end_updates and not front_end_head:
-            raise ConfigError(f"--front-end-updates {self.cfg.front_end_updates} needs --front-end-head")
-        if front_end_head and not self.cfg.front_end_updates:
-            raise ConfigError("--front-end-head learns only in the first --front-end-updates: give a number of them")
+        if not (has_codes or any(self.regression_weights.values())):
+            raise ConfigError("every weight of the loss is 0: give --l1-weight a value, or the student a --code-head")
 
     def forward(self, model, sample: Dict, reduce: bool = True):
         with plain_operators() if self.keep_padding else nullcontext():  # the fast ones leave padded frames out
-            if self.training and model.num_updates < self.cfg.front_end_updates:
+            if self.training and model.num_updates < model.front_end_updates:
                 return self.adapt_front_end(model, sample)
             return super().forward(model, sample, reduce)
 
     def check_distributed(self, model) -> None:
         super().check_distributed(model)
         finds_unused = getattr(model, "find_unused_parameters", None)
-        if finds_unused is False and self.cfg.front_end_updates:
+        if finds_unused is False and model.front_end_updates:
             raise ConfigError("--front-end-updates: give --find-unused-parameters or --ddp-backend legacy_ddp as well")
         if finds_unused is not None and not any(self.regression_weights.values()):
             raise ConfigError("heads without a regression term get no gradient: give --ddp-backend legacy_ddp")
@@ -127,7 +112,7 @@ class HubertDistillationCriterion(FeatureRegressionCriterion):
         loss, log = 0.0, {}
         if any(self.regression_weights.values()):
             loss, _, log = self.regression(frames, mask)
-        if self.cfg.discriminative_weight:
+        if frames.output.code_output is not None:
             term = self.discriminative(frames, mask)
             loss = loss + self.cfg.discriminative_weight * term.loss_sum
             log["kl" if self.cfg.discriminative_target == "soft" else "cross_entropy"] = term.loss_sum

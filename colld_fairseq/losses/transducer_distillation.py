@@ -172,6 +172,9 @@ def three_class_loss(
             student's are those of the transducer's loss, so its gradient takes no memory of the logits' size.
         nodes: those nodes; a text's last label has no next one, so its node is none of them.
         count: of texts.
+
+    r is a difference of float32 numbers: where it is below 1e-6 while r~ is large (a student as good as certain, its
+    teacher not), the gradient of the rest, and with it the sum over the vocabulary, is lost.
     """
     with torch.autocast(blank.device.type, enabled=False):
         dtype = torch.promote_types(blank.dtype, torch.float32)

@@ -68,14 +68,12 @@ class ColldStudentConfig(EncoderOptions):
             )
         },
     )
-    front_end_head: bool = field(
-        default=False,
-        metadata={
-            "help": (
-                "Linear from the front-end's output to the teacher's layer 0, which the front-end adaptation of"
-                " hubert_distillation trains (--front-end-updates)"
-            )
-        },
+    front_end_updates: int = field(
+        default=0,
+        metadata=COUNT_OR_NONE.help(
+            "of hubert_distillation in which the front-end alone learns the teacher's layer 0, through a Linear;"
+            " on several GPUs give --find-unused-parameters or --ddp-backend legacy_ddp for the whole run"
+        ),
     )
     mask_prob: float = field(
         default=0.65,
@@ -122,6 +120,7 @@ class ColldStudent(BaseFairseqModel):
         self.encoder = encoder
         self.heads = heads
         self.pairs = pairs
+        self.front_end_updates = cfg.front_end_updates
         self.num_updates = 0
 
     @classmethod
@@ -138,7 +137,7 @@ class ColldStudent(BaseFairseqModel):
                 "--head shared predicts every teacher layer from one student layer, but --layer-map"
                 f" {cfg.layer_map} names several: write S:T,S:T with one S, or choose another head"
             )
-        if cfg.front_end_head or cfg.code_head != "none":
+        if cfg.front_end_updates or cfg.code_head != "none":
             check_alone(teachers)
             check_rate(encoder, teachers.first.info.frame_rate_hz)
         freeze_unreached(encoder, pairs, masked=cfg.mask_prob > 0)
@@ -156,7 +155,7 @@ class ColldStudent(BaseFairseqModel):
             upsample=upsample,
             bias=not cfg.no_head_bias,
             code_width=code_width(cfg, task),
-            front_end_width=teachers.first.info.width if cfg.front_end_head else 0,
+            front_end_width=teachers.first.info.width if cfg.front_end_updates else 0,
             adapters=frame_adapters(pairs, teachers, rate_hz),
         )
         return cls(cfg, encoder, heads, pairs)
@@ -217,7 +216,7 @@ def code_width(cfg: ColldStudentConfig, task) -> int:
 def check_alone(teachers: Mapping[str, TeacherSource]) -> None:
     if len(teachers) > 1:
         raise ConfigError(
-            f"--code-head and --front-end-head are for one teacher, not for {', '.join(teachers)}: leave them out"
+            f"--code-head and --front-end-updates are for one teacher, not for {', '.join(teachers)}: leave them out"
         )
 
 
@@ -238,7 +237,7 @@ def check_rate(encoder: StudentEncoder, teacher_hz: float) -> None:
     """Code classes and layer 0 are matched frame by frame: averaging or stacking them would mean something else."""
     if abs(encoder.frame_rate_hz - teacher_hz) > 1e-3:
         raise ConfigError(
-            f"--code-head and --front-end-head need a student at its teacher's {teacher_hz:g} Hz, not at"
+            f"--code-head and --front-end-updates need a student at its teacher's {teacher_hz:g} Hz, not at"
             f" {encoder.frame_rate_hz:g} Hz: choose another front-end or --fbank-stack, or leave them out"
         )
 

@@ -137,16 +137,18 @@ class SpeechDistillationTask(SpeechTask):
         self.student = model.cfg
         for name, source in self.teachers.items():
             pairs = [pair for pair in model.pairs if pair.teacher == name]
-            source.load(self.teacher_layers(pairs, source.kind), bool(model.cfg.front_end_head))
+            source.load(self.teacher_layers(pairs, source.kind), model.front_end_updates > 0)
         return model
 
     def teacher_layers(self, pairs, kind: str) -> List[int]:
         """The layers of one teacher that the student's heads need; ConfigError where its --teacher-kind lacks them."""
         layers = {layer for pair in pairs for layer in pair.teacher_layers}
-        if self.student.front_end_head:
+        if self.student.front_end_updates:
             layers.add(0)
             if kind != "layer":
-                raise ConfigError(f"--front-end-head needs the teacher's layer 0: give --teacher-kind layer, no {kind}")
+                raise ConfigError(
+                    f"--front-end-updates needs the teacher's layer 0: give --teacher-kind layer, no {kind}"
+                )
         if self.student.code_head != "none":
             layers.add(self.teacher_codes.layer)
             if kind != self.teacher_codes.kind:

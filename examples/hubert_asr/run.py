@@ -117,7 +117,7 @@ def distil_job(args: argparse.Namespace, teacher: EncoderConfig, system: str, se
     if student == "shallow_wide":
         filled["model"]["init_layers"] = ",".join(str(block) for block in range(1, shape.layers + 1))
     if student == "deep_thin_fbank":
-        filled["criterion"]["front_end_updates"] = adaptation
+        filled["model"]["front_end_updates"] = adaptation
     size = sized(args.out / name, int(seed), updates, args.distil_lr, args.max_tokens)
     recipe = read_yaml(HERE / f"distil_{student}.yaml")
     changes = (read_yaml(SMALL), TABLE["distil"], filled, SYSTEMS[system]["distil"], size, args.distil_settings)

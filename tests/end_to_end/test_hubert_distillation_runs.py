@@ -20,7 +20,7 @@ def options(corpus, coded_teacher):
     return [
         *[corpus, "--task", "speech_distillation", "--teacher", coded_teacher, "--criterion", "hubert_distillation"],
         *["--arch", "hubert_student_deep_thin_fbank", *TINY_ENCODER[:-2], *TRAINING, *CHECKPOINTS],
-        *["--layer-map", "1:2,2:4", "--code-head", "linear", "--front-end-head", "--front-end-updates", SWITCH],
+        *["--layer-map", "1:2,2:4", "--code-head", "linear", "--front-end-updates", SWITCH],
         *["--mask-prob", "0.3", "--encoder-layerdrop", "0.2"],
     ]
 

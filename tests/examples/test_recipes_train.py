@@ -51,7 +51,7 @@ def test_distillation(name, corpus, request, tmp_path):
     if name.startswith("quickstart/"):
         overrides += ["dataset.train_subset=train"]
     if name.endswith("_fbank"):  # global statistics; one update of each stage
-        overrides += ["task.cmvn=utterance", "criterion.front_end_updates=1"]
+        overrides += ["task.cmvn=utterance", "model.front_end_updates=1"]
     log = train(EXAMPLES / f"{name}.yaml", [*NARROW, *TWO_STEPS, *overrides, f"checkpoint.save_dir={tmp_path}"])
     losses = finite_losses(log)
     if name.startswith("colld/"):

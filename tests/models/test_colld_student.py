@@ -62,7 +62,7 @@ def test_the_code_head_reads_the_last_layer(code_head, layer_map, last, corpus, 
 
 
 def test_the_front_end_head_reads_what_the_blocks_get_before_positions(corpus, coded_teacher):
-    options = ["--front-end-head", "--front-end-updates", "1", "--criterion", "hubert_distillation"]
+    options = ["--front-end-updates", "1", "--criterion", "hubert_distillation"]
     run = make(corpus, coded_teacher, "2:2", "--code-head", "linear", *options)
     output, _ = read(run)
     dataset = run.task.dataset("valid")

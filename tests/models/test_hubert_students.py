@@ -74,7 +74,7 @@ def test_shallow_and_wide_starts_from_its_teacher(corpus, base):
 
 def test_heads_are_no_part_of_the_student(corpus, coded_teacher):
     """What fine-tuning takes over are the weights named encoder.*; all heads are named heads.*"""
-    extra = ["--code-head", "linear", "--front-end-head", "--discriminative-weight", "1", "--front-end-updates", "1"]
+    extra = ["--code-head", "linear", "--discriminative-weight", "1", "--front-end-updates", "1"]
     run = set_up(*options(corpus, coded_teacher, "hubert_student_deep_thin_fbank"), *NARROW, *extra)
     assert run.model.encoder.num_parameters() < sum(p.numel() for p in run.model.parameters())
     assert {name.split(".")[0] for name in run.model.state_dict()} == {"encoder", "heads"}
