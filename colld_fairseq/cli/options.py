@@ -9,7 +9,7 @@ from typing import List
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, Number
 
 MANIFESTS = "A.tsv[,B.tsv]"
-TEACHER = "hf:DIR or fairseq:FILE.pt"
+TEACHER = "hf:DIR, fairseq:FILE.pt or colld:FILE.pt"
 ENCODERS = "hf:DIR (transformers), fairseq:FILE.pt or colld:FILE.pt (a checkpoint of this project)"
 VARIANCE = Number(low=0, high=1, above=True)
 SOME_AUDIO = Number(low=0.1)

@@ -127,9 +127,12 @@ def load_teacher_subject(spec: str, device: torch.device) -> Subject:
 
 def _teacher_state(spec: str) -> Dict[str, Tensor]:
     from colld_fairseq.checkpoints.files import read_state, resolve_directory
+    from colld_fairseq.checkpoints.names_colld import read_model
     from colld_fairseq.checkpoints.names_fairseq import open_file
 
     scheme, _, name = spec.partition(":")
+    if scheme == "colld":
+        return read_model(name).weights
     return read_state(resolve_directory(name)) if scheme == "hf" else open_file(name).weights
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from colld_fairseq.checkpoints.encoder import read_encoder, start_from
+from colld_fairseq.checkpoints.input_options import InputOptions
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models import layer_map
 from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, register_presets
@@ -255,7 +256,8 @@ def start_student(encoder: StudentEncoder, spec: str, layers: str = "") -> None:
     except ConfigError as error:
         raise ConfigError(f"--init-from {spec}: {error} (--init-layers none)") from error
     given = checkpoint.config
-    if given.front_end == encoder.config.front_end == "waveform" and given.input.normalization == "utterance":
+    usual = InputOptions().settle(given.input_kind, None, spec)  # which options may change
+    if given.front_end == encoder.config.front_end and given.input != usual:
         encoder.config.input = given.input
     # blocks.3.ffn.linear_in.weight is of part blocks.3
     parts = {".".join(name.split(".")[:2]) for name in encoder.state_dict().keys() - set(taken)}

@@ -27,7 +27,8 @@ class SpeechDistillationConfig(SpeechTaskConfig):
     teacher: str = field(
         default="",
         metadata={
-            "help": "hf:DIRECTORY (Hugging Face layout) or fairseq:FILE.pt; several, for --criterion multi_teacher, as"
+            "help": "hf:DIRECTORY (Hugging Face layout), fairseq:FILE.pt or colld:FILE.pt (a student of this project);"
+            " several, for --criterion multi_teacher, as"
             " NAME=hf:DIRECTORY,NAME=fairseq:FILE.pt"
         },
     )

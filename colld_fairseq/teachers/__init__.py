@@ -18,8 +18,8 @@ def load_teacher(
     """Loads a frozen teacher from this machine; nothing is ever downloaded.
 
     Args:
-        spec: "hf:DIR" (a directory in Hugging Face layout, or a name already in the local Hugging Face cache)
-            or "fairseq:FILE.pt" (wav2vec 2.0, HuBERT, data2vec audio).
+        spec: "hf:DIR" (a directory in Hugging Face layout, or a name already in the local Hugging Face cache),
+            "fairseq:FILE.pt" (wav2vec 2.0, HuBERT, data2vec audio) or "colld:FILE.pt" (a student of this project).
         layers: 0 = input of the first block, k = output of block k. Blocks above the highest are not kept.
         kind: "layer" (raw block output) or "ffn" (raw output of the block's feed-forward module, the second
             one in a Conformer, before residual and scale).
@@ -28,9 +28,9 @@ def load_teacher(
     Raises TeacherError: unknown scheme or family, missing or misshaped weights, wrong layer number.
     """
     scheme, _, name = spec.partition(":")
-    loaders = {"hf": _load_directory, "fairseq": _load_fairseq}
+    loaders = {"hf": _load_directory, "fairseq": _load_fairseq, "colld": _load_ours}
     if scheme not in loaders or not name:
-        raise TeacherError(f"teacher {spec!r}: write hf:DIRECTORY or fairseq:FILE.pt")
+        raise TeacherError(f"teacher {spec!r}: write hf:DIRECTORY, fairseq:FILE.pt or colld:FILE.pt")
     if dtype not in DTYPES:
         raise TeacherError(f"teacher {spec}: dtype is {dtype!r}, choose one of {', '.join(DTYPES)}")
     try:
@@ -69,6 +69,11 @@ def _load_fairseq(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
     from colld_fairseq.teachers.huggingface import load_transformers
 
     return load_transformers(spec, *names_fairseq.to_transformers(file), **request)
+
+
+def _load_ours(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
+    """A student in a checkpoint of this project."""
+    return _on_our_modules(read_encoder(spec, max([0, *request["layers"]])), spec, request)
 
 
 def _if_exact(read: Callable[[int], EncoderCheckpoint], request: Dict[str, Any]) -> Optional[EncoderCheckpoint]:

@@ -4,10 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, Dict
 
-from colld_fairseq.checkpoints import names_fairseq, names_hf
+import torch
+
+from colld_fairseq.checkpoints import names_colld, names_fairseq, names_hf
 from colld_fairseq.checkpoints.files import read_json, resolve_directory
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError, TeacherError
+from colld_fairseq.modules.encoder import StudentEncoder
 
 WHISPER_RATE_HZ = 50.0
 
@@ -28,6 +31,11 @@ def describe_teacher(spec: str) -> TeacherInfo:
             strides = [stride for _, _, stride in names_fairseq.parse_conv_layers(model["conv_feature_layers"])]
             rate_hz = SAMPLE_RATE / math.prod(strides)
             return TeacherInfo(model["encoder_layers"], model["encoder_embed_dim"], rate_hz)
+        if scheme == "colld":
+            config = names_colld.read_model(name).config
+            with torch.device("meta"):  # without memory for weights
+                encoder = StudentEncoder(config)
+            return TeacherInfo(config.layers, config.embed_dim, encoder.frame_rate_hz)
         return _of_directory(read_json(resolve_directory(name) / "config.json"))
     except ConfigError as error:
         raise TeacherError(f"teacher {spec}: {error}") from error

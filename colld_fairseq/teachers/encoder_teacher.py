@@ -6,9 +6,13 @@ transformers' modules to 1e-4 a layer.
 
 from typing import Any, Dict
 
+import torch
 from torch import Tensor
 
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint
+from colld_fairseq.data.datasets import pad
+from colld_fairseq.data.fbank import fbank_length
+from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.modules.cpu import plain_operators
 from colld_fairseq.teachers.base import Teacher, normalized
 
@@ -30,16 +34,22 @@ class EncoderTeacher(Teacher):
             frame_rate_hz=encoder.frame_rate_hz,
             **description,
         )
-        self.input = config.input
+        self.input = StudentInput(config.input)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
+        if self.input.config.kind == "fbank":
+            lengths = torch.from_numpy(fbank_length(lengths.cpu().numpy())).to(lengths.device)
         return self.module.output_lengths(lengths)
 
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
-        waveforms = normalized(waveforms, lengths, self.input)
-        ragged = int(lengths.min()) < waveforms.size(1)
+        if self.input.config.kind == "fbank":
+            arrays = [self.input(row[:size].numpy()) for row, size in zip(waveforms.cpu(), lengths.tolist())]
+            source, lengths = (tensor.to(waveforms.device) for tensor in pad(arrays))
+        else:
+            source = normalized(waveforms, lengths, self.input.config)
+        ragged = int(lengths.min()) < source.size(1)
         lengths = lengths if ragged else None
-        return self.module(waveforms.to(self.dtype), lengths, layers=self.layers, kind=self.kind).features
+        return self.module(source.to(self.dtype), lengths, layers=self.layers, kind=self.kind).features
 
     def extract_with_padding(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
         with plain_operators():  # the fast paths leave padded frames out

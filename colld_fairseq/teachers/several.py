@@ -36,7 +36,7 @@ class Teachers(Mapping[str, TeacherSource]):
     ) -> "Teachers":
         """From the texts of the options --teacher, --teacher-kind, ... (see above). Raises ConfigError."""
         if not teacher:
-            raise ConfigError("--teacher is missing: write hf:DIRECTORY or fairseq:FILE.pt")
+            raise ConfigError("--teacher is missing: write hf:DIRECTORY, fairseq:FILE.pt or colld:FILE.pt")
         specs = split_named(teacher, "--teacher") or {ALONE: teacher}
         names = list(specs)
         kinds = choices(kind, names, "--teacher-kind", KINDS)

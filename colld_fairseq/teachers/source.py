@@ -43,7 +43,7 @@ class TeacherSource:
     def __post_init__(self) -> None:
         scheme, _, name = self.spec.partition(":")
         if not name:
-            raise ConfigError(f"--teacher {self.spec!r}: write hf:DIRECTORY or fairseq:FILE.pt")
+            raise ConfigError(f"--teacher {self.spec!r}: write hf:DIRECTORY, fairseq:FILE.pt or colld:FILE.pt")
         path = absolute_path(name)
         self.spec = f"{scheme}:{path if os.path.exists(path) else name}"  # else a name in the local Hugging Face cache
 

@@ -17,6 +17,7 @@ import yaml
 from checkpoints import enlarged
 from commands import PACKAGE, TINY_ENCODER, TRAINING, call, spawn
 from task_setup import set_up
+from torch.nn.utils.rnn import pad_sequence
 
 from colld_fairseq.checkpoints.names_colld import load_student, read_model
 from colld_fairseq.cli import main as colld
@@ -28,6 +29,8 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.recogniser import load_recogniser
+from colld_fairseq.teachers import load_teacher
+from colld_fairseq.teachers.describe import TeacherInfo, describe_teacher
 
 TASK = ["--task", "multilingual_speech_to_text"]
 TRANSDUCER = ["--arch", "transducer_student", "--criterion", "transducer", "--topology", "modified"]
@@ -311,6 +314,23 @@ def test_teacher_transducer(trained, corpus, vocab):
     assert_inputs("fbank", given, corpus)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_student_as_a_teacher(kind, trained, corpus):
+    """As `colld features` and `colld cluster` run it, on batches of waveforms."""
+    spec, clips = f"colld:{trained[kind].path}", [torch.from_numpy(clip) for clip in waveforms(corpus)]
+    teacher, student = load_teacher(spec, [0, 2]), load_student(trained[kind].path)
+    assert describe_teacher(spec) == TeacherInfo(teacher.num_layers, teacher.width, teacher.frame_rate_hz)
+    found = teacher(pad_sequence(clips, batch_first=True), torch.tensor([len(clip) for clip in clips]))
+    for row, clip in enumerate(clips):
+        source = torch.from_numpy(by_hand(kind, clip.numpy()).astype(np.float32))[None]
+        with torch.no_grad():
+            expected = student(source, layers=[0, 2])
+        assert found.lengths[row] == expected.x.size(1)
+        for layer in (0, 2):
+            features = found.features[layer][row, : found.lengths[row]]
+            torch.testing.assert_close(features, expected.features[layer][0], atol=1e-3, rtol=1e-4)
+
+
 # Options that say something else
 
 
@@ -459,6 +479,15 @@ def test_published_encoders_say_whether_they_normalize(teacher, coded_teacher, f
     assert finetuning("--student", coded_teacher).task.encoder.input == InputConfig.waveforms()
     more = [*WAVEFORM, "--init-from", teacher, "--init-layers", "none"]  # its convolutions are taken
     assert distillation(*more).task.encoder.input.normalization == "utterance"
+
+
+def test_student_started_from_another(trained, distillation):
+    more = ["--init-from", f"colld:{trained['fbank'].path}", "--init-layers", "none"]
+    corpus = read_model(trained["fbank"].path).config.input
+    assert distillation("--front-end", "conv2d", *more).task.encoder.input == corpus
+    assert distillation(*more).task.encoder.input == InputConfig()  # another front-end, of which nothing is taken
+    with pytest.raises(ConfigError, match="--cmvn none asks for .*checkpoint_last.pt was trained on .*corpus"):
+        distillation("--front-end", "conv2d", *more, "--cmvn", "none")
 
 
 # The vocabulary

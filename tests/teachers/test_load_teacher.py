@@ -130,7 +130,7 @@ def test_directories_that_are_none(tmp_path):
 
 @pytest.mark.parametrize("spec", ["", "hf:", "hubert", "torch:x"])
 def test_unknown_scheme(spec):
-    with pytest.raises(TeacherError, match="hf:DIRECTORY or fairseq:FILE.pt"):
+    with pytest.raises(TeacherError, match="hf:DIRECTORY, fairseq:FILE.pt or colld:FILE.pt"):
         load_teacher(spec, [1])
 
 
