@@ -20,6 +20,19 @@ RENAMED: Dict[str, str] = {
     "criterion.front_end_updates": "model.front_end_updates",
     "criterion.prune_range": "model.prune_range",
     "criterion.topology": "model.topology",
+    "task.ctc_lm": "task.ngram_lm",
+    "task.ctc_lm_unit": "task.ngram_lm_unit",
+    "task.ctc_lm_weight": "task.ngram_lm_weight",
+    "task.ctc_length_score": "task.length_bonus",
+    "task.freq_masks": "task.specaug_freq_masks",
+    "task.freq_mask_width": "task.specaug_freq_width",
+    "task.time_masks": "task.specaug_time_masks",
+    "task.time_mask_width": "task.specaug_time_width",
+    "task.time_mask_share": "task.specaug_time_share",
+    "model.time_mask_prob": "model.mask_prob",
+    "model.time_mask_length": "model.mask_length",
+    "model.channel_mask_prob": "model.mask_channel_prob",
+    "model.channel_mask_length": "model.mask_channel_length",
 }
 # PART.SWITCH that is gone -> what says the same now.
 DROPPED: Dict[str, str] = {

@@ -20,6 +20,7 @@ from colld_fairseq.data.waveform import as_waveform
 from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.streaming import StreamingRecogniser
+from colld_fairseq.deprecated import present_name
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import split_paths
@@ -179,11 +180,12 @@ def load_recogniser(
     Args:
         device: "cpu" or "cuda"; default: cuda where there is one.
         options: of the task `multilingual_speech_to_text` that are to differ from the training's: `vocab`, `cmvn`,
-            `decoder`, `tgt_lang`, `ctc_lm`, ... `cmvn` can only say where statistics are now that an older checkpoint
+            `decoder`, `tgt_lang`, `ngram_lm`, ... `cmvn` can only say where statistics are now that an older checkpoint
             has no copy of.
 
     Raises ConfigError: no such file, no model of this task, a vocabulary that is gone; and what the task raises.
     """
+    options = {present_name(name): value for name, value in options.items()}
     unknown = sorted(set(options) - {field.name for field in fields(MultilingualSpeechToTextConfig)})
     if unknown:
         raise ConfigError(f"the task {TASK} has no option {unknown[0]!r}")

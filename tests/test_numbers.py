@@ -76,7 +76,7 @@ def configuration(corpus, vocab):
     "option, value",
     [
         *[("max_seconds", 0.0), ("min_seconds", -1.0), ("max_bad_audio", float("nan")), ("sampling_alpha", 1.5)],
-        *[("valid_beam", 0), ("max_symbols", -3), ("ctc_lm_weight", float("inf")), ("blank_penalty", float("nan"))],
+        *[("valid_beam", 0), ("max_symbols", -3), ("ngram_lm_weight", float("inf")), ("blank_penalty", float("nan"))],
         *[("encoder_layers", 0), ("encoder_ffn_embed_dim", -8), ("encoder_attention_heads", 0), ("conv_pos_groups", 0)],
         *[("dropout", 1.0), ("encoder_layerdrop", -0.1), ("feature_grad_mult", float("nan")), ("decoder_layers", 0)],
         *[

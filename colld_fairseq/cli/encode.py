@@ -1,7 +1,7 @@
 """`colld encode`: text as a vocabulary's tokens, a line an utterance, for language models.
 
 What it writes, fairseq-preprocess and KenLM read: `fairseq-preprocess --only-source --srcdict VOCAB/dict.txt`, or
-`lmplz` for an n-gram model over tokens (`--ctc-lm-unit token`). Text is normalized as the vocabulary's was; lines
+`lmplz` for an n-gram model over tokens (`--ngram-lm-unit token`). Text is normalized as the vocabulary's was; lines
 without a word are left out.
 """
 

@@ -224,7 +224,7 @@ def transcribe(parser: argparse.ArgumentParser) -> None:
         "--options",
         metavar="NAME=VALUE,...",
         default="",
-        help="more options of decoding, as fairseq-generate has them: blank_penalty, max_symbols, ctc_lm, ...",
+        help="more options of decoding, as fairseq-generate has them: blank_penalty, max_symbols, ngram_lm, ...",
     )
     _batches(parser)
     _max_bad(parser, 1.0)

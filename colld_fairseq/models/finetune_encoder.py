@@ -31,15 +31,15 @@ class FinetuneOptions(EncoderOptions):
     freeze_encoder_updates: int = field(
         default=0, metadata=COUNT_OR_NONE.help("the encoder gets no gradient for this many updates")
     )
-    time_mask_prob: float = field(
+    mask_prob: float = field(
         default=0.0,
         metadata=SHARE.help("share of encoder frames covered by masked spans in training (wav2vec 2.0: 0.05-0.75)"),
     )
-    time_mask_length: int = field(default=10, metadata=COUNT.help("frames of a masked span, at the encoder's rate"))
-    channel_mask_prob: float = field(
+    mask_length: int = field(default=10, metadata=COUNT.help("frames of a masked span, at the encoder's rate"))
+    mask_channel_prob: float = field(
         default=0.0, metadata=SHARE.help("share of encoder input channels covered by zeroed spans in training")
     )
-    channel_mask_length: int = field(default=64, metadata=COUNT.help("channels of a zeroed span"))
+    mask_channel_length: int = field(default=64, metadata=COUNT.help("channels of a zeroed span"))
     output_dropout: float = field(
         default=0.0, metadata=PROBABILITY.help("dropout before the CTC layer and the length adaptor")
     )
@@ -59,10 +59,10 @@ class FinetuneEncoder(FairseqEncoder):
     def __init__(self, cfg: FinetuneOptions, student: StudentEncoder) -> None:
         super().__init__(dictionary=None)
         self.student = student
-        if cfg.time_mask_prob == 0:  # else distributed training would wait for its gradient
+        if cfg.mask_prob == 0:  # else distributed training would wait for its gradient
             student.mask_emb.requires_grad_(False)
-        self.time_mask = (cfg.time_mask_prob, cfg.time_mask_length)
-        self.channel_mask = (cfg.channel_mask_prob, cfg.channel_mask_length)
+        self.time_mask = (cfg.mask_prob, cfg.mask_length)
+        self.channel_mask = (cfg.mask_channel_prob, cfg.mask_channel_length)
         self.freeze_updates = cfg.freeze_encoder_updates
         self.dropout = nn.Dropout(cfg.output_dropout)
         self.num_updates = 0

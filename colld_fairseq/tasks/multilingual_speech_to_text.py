@@ -91,16 +91,16 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
         default=0.0,
         metadata=FINITE.help("taken from the logit of a transducer's blank in decoding; > 0 = longer texts"),
     )
-    ctc_lm: str = field(
+    ngram_lm: str = field(
         default="", metadata={"help": "KenLM n-gram model for CTC and transducer decoding (.arpa or binary)"}
     )
-    ctc_lm_unit: ChoiceEnum(["word", "token"]) = field(
+    ngram_lm_unit: ChoiceEnum(["word", "token"]) = field(
         default="word", metadata={"help": "what the n-gram model counts"}
     )
-    ctc_lm_weight: float = field(
+    ngram_lm_weight: float = field(
         default=0.0, metadata=NOT_NEGATIVE.help("weight of the n-gram model (natural logarithms)")
     )
-    ctc_length_score: float = field(
+    length_bonus: float = field(
         default=0.0,
         metadata=FINITE.help("added in a CTC or transducer beam for each token (word, with a model of words)"),
     )
@@ -271,7 +271,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         """Of kind `ctc` or `transducer`; lm_model: fairseq's of --lm-path, in place of the n-gram model."""
         cfg, dictionary = self.cfg, self.target_dictionary
         lm, lm_weight = self.fusion(lm_model, lm_weight)
-        fusion = dict(lm=lm, lm_weight=lm_weight, length_bonus=cfg.ctc_length_score)
+        fusion = dict(lm=lm, lm_weight=lm_weight, length_bonus=cfg.length_bonus)
         blank, never_emitted = dictionary.bos(), [dictionary.pad(), dictionary.eos(), *self.vocabulary.tag_ids]
         if kind == "ctc":
             return CtcDecoder(blank, never_emitted, beam, nbest, **fusion)
@@ -279,27 +279,27 @@ class MultilingualSpeechToTextTask(SpeechTask):
         if others:
             raise ConfigError(f"these transducers were trained with topologies {topology} and {others[0]}: no ensemble")
         way = dict(max_symbols=cfg.max_symbols, topology=topology)
-        if beam == 1 and lm is None and cfg.ctc_length_score == 0:
+        if beam == 1 and lm is None and cfg.length_bonus == 0:
             search = GreedySearch(**way)
         else:
             search = BeamSearch(beam, min(nbest, beam), **way, **fusion)
         return TransducerDecoder(search, blank, never_emitted, cfg.blank_penalty)
 
     def fusion(self, lm_model: Optional[nn.Module], lm_weight: float) -> Tuple[Optional[LanguageModel], float]:
-        """Language model and its weight: fairseq's of --lm-path, or the n-gram model of --ctc-lm."""
+        """Language model and its weight: fairseq's of --lm-path, or the n-gram model of --ngram-lm."""
         cfg, dictionary = self.cfg, self.target_dictionary
         if lm_model is not None:
-            if cfg.ctc_lm:
-                raise ConfigError("--lm-path and --ctc-lm: give one language model")
+            if cfg.ngram_lm:
+                raise ConfigError("--lm-path and --ngram-lm: give one language model")
             if not lm_weight:
                 logger.warning("--lm-path without --lm-weight: the language model changes nothing")
             return NeuralLm(lm_model, dictionary), lm_weight
-        if not cfg.ctc_lm:
-            return None, cfg.ctc_lm_weight
-        path, symbols = absolute_path(cfg.ctc_lm), dictionary.symbols
-        word = cfg.ctc_lm_unit == "word"
+        if not cfg.ngram_lm:
+            return None, cfg.ngram_lm_weight
+        path, symbols = absolute_path(cfg.ngram_lm), dictionary.symbols
+        word = cfg.ngram_lm_unit == "word"
         lm = WordKenlm(path, symbols, self.vocabulary.tag_ids) if word else TokenKenlm(path, symbols)
-        return lm, cfg.ctc_lm_weight
+        return lm, cfg.ngram_lm_weight
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
         """fairseq's door; the language tag is forced whether or not --prefix-size was given."""

@@ -84,17 +84,19 @@ class SpeechTaskConfig(FairseqDataclass):
             " proportion, instead of sampling_alpha"
         },
     )
-    freq_masks: int = field(
+    specaug_freq_masks: int = field(
         default=0, metadata=COUNT_OR_NONE.help("SpecAugment: frequency masks per clip (filterbank input)")
     )
-    freq_mask_width: int = field(default=27, metadata=COUNT_OR_NONE.help("SpecAugment F: widest frequency mask (bins)"))
-    time_masks: int = field(
+    specaug_freq_width: int = field(
+        default=27, metadata=COUNT_OR_NONE.help("SpecAugment F: widest frequency mask (bins)")
+    )
+    specaug_time_masks: int = field(
         default=0, metadata=COUNT_OR_NONE.help("SpecAugment: time masks per clip (filterbank input)")
     )
-    time_mask_width: int = field(
+    specaug_time_width: int = field(
         default=40, metadata=COUNT_OR_NONE.help("SpecAugment T: longest time mask (10 ms frames)")
     )
-    time_mask_share: float = field(
+    specaug_time_share: float = field(
         default=0.2, metadata=SHARE.help("SpecAugment p: longest time mask as share of the clip")
     )
     keep_in_memory: bool = field(
@@ -242,14 +244,14 @@ class SpeechTask(FairseqTask):
 
     def spec_augment(self) -> Optional[SpecAugment]:
         """What training does to filterbanks, if anything."""
-        if not (self.cfg.freq_masks or self.cfg.time_masks):
+        if not (self.cfg.specaug_freq_masks or self.cfg.specaug_time_masks):
             return None
         return SpecAugment(
-            num_freq_masks=self.cfg.freq_masks,
-            max_freq_width=self.cfg.freq_mask_width,
-            num_time_masks=self.cfg.time_masks,
-            max_time_width=self.cfg.time_mask_width,
-            max_time_fraction=self.cfg.time_mask_share,
+            num_freq_masks=self.cfg.specaug_freq_masks,
+            max_freq_width=self.cfg.specaug_freq_width,
+            num_time_masks=self.cfg.specaug_time_masks,
+            max_time_width=self.cfg.specaug_time_width,
+            max_time_fraction=self.cfg.specaug_time_share,
         )
 
     def make_dataset(self, split: str, rows, student_input: StudentInput, options: DatasetOptions):

@@ -190,7 +190,7 @@ def ways(args: argparse.Namespace) -> Dict[str, List[str]]:
     """Way of decoding -> its options: greedy and, where a language model is given, with it."""
     found = {"greedy": ["--beam", "1", "--post-process", "letter"]}
     if args.lm:
-        model = ["--ctc-lm", str(args.lm.resolve()), "--ctc-lm-weight", args.lm_weight, "--ctc-length-score", "1"]
+        model = ["--ngram-lm", str(args.lm.resolve()), "--ngram-lm-weight", args.lm_weight, "--length-bonus", "1"]
         found["lm"] = ["--beam", "20", "--post-process", "letter", *model]
     return found
 

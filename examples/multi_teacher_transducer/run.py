@@ -279,7 +279,7 @@ class Comparison:
         (teacher, needs), name = self.kd_teacher(seed), f"train_pseudo_seed{seed}"
         command = [
             *("colld", "transcribe", teacher, "--manifest", str(self.data / "train_untranscribed.tsv")),
-            *("--beam", str(self.args.beam), "--options", f"ctc_length_score={self.args.length_bonus}"),
+            *("--beam", str(self.args.beam), "--options", f"length_bonus={self.args.length_bonus}"),
             *("--out", str(self.data / f"{name}.tsv")),
         ]
         return Job(name, command, [*common, *needs])
@@ -295,7 +295,7 @@ class Comparison:
         beam = self.args.beam
         # The most probable hypothesis is often too short, and a beam finds it where greedy search does not: the length
         # bonus makes up for that (deletions with and without: RESULTS.md).
-        wider = {f"beam{beam}": ["--beam", str(beam), "--ctc-length-score", self.args.length_bonus]}
+        wider = {f"beam{beam}": ["--beam", str(beam), "--length-bonus", self.args.length_bonus]}
         ways = {"greedy": ["--beam", "1"], **(wider if beam > 1 else {})}
         if student == "full":
             return ways

@@ -110,7 +110,7 @@ def test_utterances_end_by_the_rules(run, corpus, tmp_path):
 
 def test_beams_and_their_lists(run, corpus, tmp_path):
     """A beam acts in streams as on whole clips, and so does a length score; --out has the lists of hypotheses."""
-    options = ["--beam", "3", "--options", "blank_penalty=0.5,max_symbols=1,ctc_length_score=1.5", *CONTEXT]
+    options = ["--beam", "3", "--options", "blank_penalty=0.5,max_symbols=1,length_bonus=1.5", *CONTEXT]
     streaming = ["--streaming", "--streams", "2", "--endpoint", "none"]
     found = []
     for name, more in (("whole", []), ("streamed", streaming)):

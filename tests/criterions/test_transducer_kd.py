@@ -268,7 +268,7 @@ def test_teacher_stays_out_of_the_student(build, teacher):
 def test_teacher_hears_clean_audio_of_its_own_kind(build, teacher):
     """No SpecAugment, its own normalisation, and nothing that half-precision training would round."""
     for more in ({}, {"cmvn": "none"}):
-        masked = build(kd="one_best", teacher_transducer=teacher(**more), freq_masks=2, time_masks=2)
+        masked = build(kd="one_best", teacher_transducer=teacher(**more), specaug_freq_masks=2, specaug_time_masks=2)
         clean = build(**more)
         heard = masked.batch["teacher_input"]
         assert heard["src_tokens"].dtype == torch.float64

@@ -99,13 +99,13 @@ def language_model(vocab, tmp_path_factory):
     lines += ["", "\\2-grams:", f"-0.1\t<s> {symbols[0]}", "", "\\end\\", ""]
     path = tmp_path_factory.mktemp("lm") / "tokens.arpa"
     path.write_text("\n".join(lines), encoding="utf-8")
-    return dict(ctc_lm=str(path), ctc_lm_unit="token", ctc_lm_weight=1.0)
+    return dict(ngram_lm=str(path), ngram_lm_unit="token", ngram_lm_weight=1.0)
 
 
 BEAMS = {
     "beam": ((), dict(beam=4, nbest=3)),
-    "length": ((), dict(beam=1, ctc_length_score=0.5)),
-    "modified": (("--predictor", "stateless", "--topology", "modified"), dict(beam=3, ctc_length_score=-0.5)),
+    "length": ((), dict(beam=1, length_bonus=0.5)),
+    "modified": (("--predictor", "stateless", "--topology", "modified"), dict(beam=3, length_bonus=-0.5)),
     "fused": ((), dict(beam=4, nbest=2)),
 }
 

@@ -17,7 +17,7 @@ TRANSDUCER = [
 
 @pytest.fixture(scope="session")
 def transducer(corpus, vocab, tmp_path_factory):
-    options = [*TRANSDUCER, "--vocab", vocab, "--freq-masks", "1", "--best-checkpoint-metric", "cer"]
+    options = [*TRANSDUCER, "--vocab", vocab, "--specaug-freq-masks", "1", "--best-checkpoint-metric", "cer"]
     return finetune([corpus, *options], tmp_path_factory.mktemp("transducer"))
 
 
@@ -106,5 +106,5 @@ def test_fusion_with_a_language_model(name, request, fused):
     for number, expected in plain.items():
         assert idle[number].score == pytest.approx(expected.score, abs=1e-5)
         assert fused_with[number].score < expected.score
-    with pytest.raises(ConfigError, match="--lm-path and --ctc-lm"):
-        call("generate", *options, *model, "--ctc-lm", "x.arpa")
+    with pytest.raises(ConfigError, match="--lm-path and --ngram-lm"):
+        call("generate", *options, *model, "--ngram-lm", "x.arpa")

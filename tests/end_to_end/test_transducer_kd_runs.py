@@ -29,7 +29,7 @@ def train(data, vocab, transducer, folder, updates, *options):
 def test_stopped_pruned_distillation_resumes_exactly(corpus, vocab, transducer, tmp_path):
     """With SpecAugment, dropout and the warm-up of the pruned loss on; the checkpoint knows the teacher by its hash."""
     options = ["--kd", "one_best", "--kd-shift", "1", "--kd-window", "2", "--auxiliary-ctc", "--dropout", "0.1"]
-    options += ["--prune-range", "4", "--prune-warmup-updates", "6", "--freq-masks", "1"]
+    options += ["--prune-range", "4", "--prune-warmup-updates", "6", "--specaug-freq-masks", "1"]
     options += ["--disable-validation"]
 
     def curve(folder, updates):

@@ -177,8 +177,8 @@ def test_a_streaming_student_differs_in_its_context(jobs_of):
 def test_the_beam_has_a_length_bonus(jobs_of):
     jobs = jobs_of("--systems", "scratch", "--beam", "3", "--length-bonus", "0.4")
     greedy, beam = (" ".join(jobs[f"full/scratch/seed1/generate_{way}"].command) for way in ("greedy", "beam3"))
-    assert "--beam 3 --ctc-length-score 0.4" in beam
-    assert "--ctc-length-score" not in greedy  # with it, greedy search would become a beam of one
+    assert "--beam 3 --length-bonus 0.4" in beam
+    assert "--length-bonus" not in greedy  # with it, greedy search would become a beam of one
 
 
 MINIATURE = ("full/scratch", "full/sum", "streaming/kd_unlabelled")

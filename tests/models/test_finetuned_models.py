@@ -64,10 +64,10 @@ def test_frozen_for_the_first_updates(build):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--time-mask-prob", "0.5"],
-        ["--time-mask-prob", "0.5", "--time-mask-length", "3"],
-        ["--channel-mask-prob", "0.5", "--channel-mask-length", "4"],
-        ["--channel-mask-prob", "0.5", "--channel-mask-length", "8"],
+        ["--mask-prob", "0.5"],
+        ["--mask-prob", "0.5", "--mask-length", "3"],
+        ["--mask-channel-prob", "0.5", "--mask-channel-length", "4"],
+        ["--mask-channel-prob", "0.5", "--mask-channel-length", "8"],
         ["--output-dropout", "0.3"],
         ["--dropout", "0.2"],
         ["--encoder-layerdrop", "0.6"],
@@ -93,7 +93,7 @@ def test_masks_of_other_lengths_differ(finetuning):
     x, lengths = source()
     found = []
     for length in ("3", "12"):
-        model = finetuning("--time-mask-prob", "0.5", "--time-mask-length", length).model.train()
+        model = finetuning("--mask-prob", "0.5", "--mask-length", length).model.train()
         torch.manual_seed(4)
         found.append(model.encoder.frame_mask()(torch.tensor([50])))
     assert not torch.equal(*found)
@@ -175,7 +175,7 @@ def test_length_adaptor(layers, frames, finetuning):
     assert out["ctc_input"][0].size(1) == 50
 
 
-@pytest.mark.parametrize("options", [[], ["--time-mask-prob", "0.5"]])
+@pytest.mark.parametrize("options", [[], ["--mask-prob", "0.5"]])
 def test_every_parameter_that_is_trained_gets_a_gradient(options, build):
     """Else torch's DistributedDataParallel stops at the second update; nothing masks, so nothing trains a mask."""
     run = build(*options)

@@ -7,8 +7,17 @@ from colld_fairseq.tasks import multilingual_speech_to_text as task_module
 
 
 def test_spec_augment_in_training_alone(finetuning):
-    options = ["--freq-masks", "1", "--freq-mask-width", "5", "--time-masks", "3", "--time-mask-width", "7"]
-    task = finetuning(*options, "--time-mask-share", "0.3").task
+    options = [
+        "--specaug-freq-masks",
+        "1",
+        "--specaug-freq-width",
+        "5",
+        "--specaug-time-masks",
+        "3",
+        "--specaug-time-width",
+        "7",
+    ]
+    task = finetuning(*options, "--specaug-time-share", "0.3").task
     for split, expected in (("train", SpecAugment(1, 5, 3, 7, 0.3)), ("test", None)):
         task.load_dataset(split)
         assert task.dataset(split).options.spec_augment == expected
@@ -27,7 +36,9 @@ def test_beam_of_validation(finetuning):
 def test_unit_of_the_language_model(unit, expected, finetuning, monkeypatch):
     for name in ("WordKenlm", "TokenKenlm"):
         monkeypatch.setattr(task_module, name, lambda *arguments, name=name: name)
-    assert finetuning("--ctc-lm", "any.arpa", "--ctc-lm-unit", unit).task.frame_decoder([], "ctc", 1, 1).lm == expected
+    assert (
+        finetuning("--ngram-lm", "any.arpa", "--ngram-lm-unit", unit).task.frame_decoder([], "ctc", 1, 1).lm == expected
+    )
 
 
 def test_longest_target(finetuning, vocab):
