@@ -1,6 +1,6 @@
 """The other side of distilhubert_step.py: s3prl's distiller, or the same step around transformers' modules.
 
-A side has `model` (what the optimiser trains), `optimizer`, `set_batch`, `train`, `loss`, `backward`, `update`,
+A side has `model` (what the optimizer trains), `optimizer`, `set_batch`, `train`, `loss`, `backward`, `update`,
 `mean_loss` and `teacher_seconds`; `student_state(model)` gives the peer's student in our names.
 """
 
@@ -21,7 +21,7 @@ from colld_fairseq.checkpoints.files import read_state
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 
 STUDENT_LAYERS = 2
-CLIP_NORM, STEPS = 5.0, 200000
+UTTERANCE_NORM, STEPS = 5.0, 200000
 ADAMW = dict(lr=2e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=1e-6)  # s3prl's config_runner.yaml
 
 # Read by modules of s3prl that a distillation step does not use (corpora, downloads, configuration files).
@@ -55,7 +55,7 @@ class Peer:
         loss.backward()
 
     def update(self):
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), UTTERANCE_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(norm)
@@ -65,7 +65,7 @@ class Peer:
 
 
 class S3prlDistiller(Peer):
-    """s3prl's DistillerForPretrain and optimiser, imported from a checkout.
+    """s3prl's DistillerForPretrain and optimizer, imported from a checkout.
 
     Its imports ask for packages that the step does not need, and torchaudio cannot be loaded beside a CPU build of
     torch: those that are missing are replaced by empty modules while it is imported.
@@ -121,8 +121,8 @@ class S3prlDistiller(Peer):
         self.model.train()
 
     def loss(self):
-        clips = [clip[:length] for clip, length in zip(self.waveforms, self.lengths.tolist())]
-        return self.model(self.waveforms, clips, self.lengths, self.samples.float())[0]
+        utterances = [utterance[:length] for utterance, length in zip(self.waveforms, self.lengths.tolist())]
+        return self.model(self.waveforms, utterances, self.lengths, self.samples.float())[0]
 
     def student_state(self, model):
         distiller = self.model.distiller
@@ -137,7 +137,7 @@ class S3prlDistiller(Peer):
 
 
 def import_s3prl(checkout):
-    """Modules: pretrain expert, HuBERT's upstream expert, HuBERT's model, optimisers."""
+    """Modules: pretrain expert, HuBERT's upstream expert, HuBERT's model, optimizers."""
     package = Path(checkout, "s3prl").resolve()
     if not (package / "pretrain" / "distiller" / "pretrain_expert.py").is_file():
         raise SystemExit(

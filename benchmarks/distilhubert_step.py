@@ -3,7 +3,7 @@
     python benchmarks/distilhubert_step.py --s3prl DIRECTORY      # a checkout of s3prl
     python benchmarks/distilhubert_step.py                        # a loop around transformers' own HubertModel
 
-An update is teacher forward, student forward, loss, backward, gradient clipping and optimiser, in float32. Both
+An update is teacher forward, student forward, loss, backward, gradient clipping and optimizer, in float32. Both
 sides have the same HuBERT Base teacher (random weights: time does not depend on them), the same student (the recipe
 examples/baselines/distilhubert.yaml: 2 layers, targets from layers 4, 8 and 12), the same dropout, the same padded
 batch and the same number of threads. They take turns in one process; figures are medians over --runs updates
@@ -13,13 +13,13 @@ Without dropout and without padding the definitions agree, and losses and gradie
 (target: 1e-4). What differs otherwise:
 
 - Padded frames: s3prl computes on them and counts them in its means; here they are no part of the loss, and the norm
-  of the first convolution leaves them out, so that a clip's targets do not depend on its batch. The loss of the
+  of the first convolution leaves them out, so that an utterance's targets do not depend on its batch. The loss of the
   padded batch is printed for both, and once more for ours with padding in the means (criterion
   hubert_distillation, --pad-frames include), where only the statistics of that norm and what the networks make of
   padded frames differ.
 - s3prl's runner puts the teacher in train mode, so its dropout is active; here a teacher is always in eval mode.
   The comparison has s3prl's teacher in eval mode too; --as-shipped adds s3prl as its runner has it.
-- Optimiser: fairseq's Adam with decoupled weight decay here; s3prl's AdamW (torch's AdamW in the loop around
+- Optimizer: fairseq's Adam with decoupled weight decay here; s3prl's AdamW (torch's AdamW in the loop around
   transformers).
 
 On a machine that is busy with other work --clock cpu counts the processor time of this process instead.
@@ -63,14 +63,14 @@ SECTIONS = {
     "optimization": OptimizationConfig,
     "optimizer": FairseqAdamConfig,
 }
-PARTS = ("teacher", "student and loss", "backward", "clip and optimiser")
+PARTS = ("teacher", "student and loss", "backward", "utterance and optimizer")
 
 
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--s3prl", metavar="DIR", help="checkout of s3prl's repository to import the distiller from")
     parser.add_argument("--as-shipped", action="store_true", help="also time s3prl with its teacher in train mode")
-    parser.add_argument("--seconds", default="8,7.5,7,6.5", help="lengths of the clips in the batch")
+    parser.add_argument("--seconds", default="8,7.5,7,6.5", help="lengths of the utterances in the batch")
     parser.add_argument("--width", type=int, default=BASE_WIDTH, help="of teacher and student, a multiple of 64")
     parser.add_argument("--teacher-layers", type=int, default=12, help="a multiple of 3: three targets")
     parser.add_argument("--threads", type=int, default=1)
@@ -117,7 +117,7 @@ def make_batch(seconds):
 
 
 class Ours:
-    """The recipe's task, model, criterion and optimiser, in the order of fairseq's trainer."""
+    """The recipe's task, model, criterion and optimizer, in the order of fairseq's trainer."""
 
     def __init__(self, args, directory, targets, clock):
         recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
@@ -266,7 +266,9 @@ def verdict(met):
 
 def print_table(result):
     settings = result["settings"]
-    print(f"{result['hardware']}, torch {result['torch']}; clips of {settings['seconds']} s; peer: {result['peer']}\n")
+    print(
+        f"{result['hardware']}, torch {result['torch']}; utterances of {settings['seconds']} s; peer: {result['peer']}\n"
+    )
     print(f"{'without dropout':<38}{'ours':>12}{'peer':>12}{'difference':>12}")
     for name, sides in result["losses"].items():
         for figure in ("loss", "gradient_norm"):

@@ -4,7 +4,7 @@
     python benchmarks/distillation_step.py --device cuda --preset full
 
 `full` is a 24 x 1024 w2v-BERT 2.0 teacher, its 12 x 1024 half as student, 12 layer pairs, 100 negatives and
-80 s of audio in clips of 10 s. `cpu` keeps depth, pairs, negatives and clip length, and takes a quarter of
+80 s of audio in utterances of 10 s. `cpu` keeps depth, pairs, negatives and utterance length, and takes a quarter of
 the width and of the batch. All weights are random: time does not depend on them. The parts are timed one
 after the other on the same batch, and each row is the median over --runs updates after --warm-up ones. Peak
 memory is that of the whole process (CPU, including the libraries) or of the tensors (CUDA). Target: heads
@@ -28,7 +28,7 @@ import torch
 from colld_fairseq.data.datasets import DatasetOptions, SpeechDataset
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import read_manifest
-from colld_fairseq.losses import contrastive_loss, normalise_targets, sample_negatives
+from colld_fairseq.losses import contrastive_loss, normalize_targets, sample_negatives
 from colld_fairseq.models.encoder_presets import PRESETS as STUDENTS
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.heads import DistillationHeads
@@ -57,7 +57,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--preset", choices=sorted(PRESETS), help="default: full on cuda, else cpu")
     parser.add_argument("--width", type=int, help="of teacher and student (a multiple of 64)")
     parser.add_argument("--batch-seconds", type=float, help="audio in one batch")
-    parser.add_argument("--clip-seconds", type=float, default=10.0)
+    parser.add_argument("--utterance-seconds", type=float, default=10.0)
     parser.add_argument("--pairs", type=int, default=12, help="distilled layer pairs, 1 to 12")
     parser.add_argument("--negatives", type=int, default=100, help="a frame; 0 = all other masked frames")
     parser.add_argument(
@@ -117,12 +117,12 @@ def make_teacher(args, layers):
         return load_teacher(f"hf:{directory}", layers, kind="ffn", dtype=args.dtype, device=args.device)
 
 
-def make_corpus(directory, clips, seconds):
+def make_corpus(directory, utterances, seconds):
     """Noise with a varying level as FLAC files, and their manifest."""
     generator = np.random.default_rng(0)
     samples = int(seconds * 16000)
     lines = [directory]
-    for number in range(clips):
+    for number in range(utterances):
         level = 0.1 * np.abs(np.sin(np.arange(samples) / 4000 + number))
         waveform = level * generator.standard_normal(samples)
         soundfile.write(os.path.join(directory, f"{number}.flac"), waveform.clip(-1, 1), 16000)
@@ -133,12 +133,12 @@ def make_corpus(directory, clips, seconds):
     return path
 
 
-def measure_data(args, clips_per_batch, workers=2):
+def measure_data(args, utterances_per_batch, workers=2):
     """One batch, and the seconds of audio that loader workers read a second (files are in the page cache)."""
     with tempfile.TemporaryDirectory() as directory:
-        rows = read_manifest(make_corpus(directory, 16 * clips_per_batch, args.clip_seconds))
+        rows = read_manifest(make_corpus(directory, 16 * utterances_per_batch, args.utterance_seconds))
         dataset = SpeechDataset(rows, StudentInput(), DatasetOptions(keep_waveform=True))
-        batches = np.arange(len(dataset)).reshape(-1, clips_per_batch).tolist()
+        batches = np.arange(len(dataset)).reshape(-1, utterances_per_batch).tolist()
         loader = torch.utils.data.DataLoader(
             dataset, batch_sampler=batches * 4, collate_fn=dataset.collater, num_workers=workers
         )
@@ -146,12 +146,12 @@ def measure_data(args, clips_per_batch, workers=2):
         for batch in loader:  # noqa: B007 - the last one is returned
             times.append(time.perf_counter())
     warm = len(times) // 4  # starting the workers is no part of the rate
-    rate = (len(times) - 1 - warm) * clips_per_batch * args.clip_seconds / (times[-1] - times[warm])
+    rate = (len(times) - 1 - warm) * utterances_per_batch * args.utterance_seconds / (times[-1] - times[warm])
     return batch, rate
 
 
 def train_step(args, watch, batch, teacher, encoder, heads, pairs):
-    """One update without the optimiser, cut at features and predictions so that each part is timed."""
+    """One update without the optimizer, cut at features and predictions so that each part is timed."""
     source = batch["net_input"]["src_tokens"].to(args.device, getattr(torch, args.dtype))
     source_lengths = batch["net_input"]["src_lengths"].to(args.device)
     waveforms = batch["teacher_input"]["waveforms"].to(args.device)
@@ -192,7 +192,7 @@ def train_step(args, watch, batch, teacher, encoder, heads, pairs):
             frames = padding.shape[1]
             if plan is None:
                 plan = sample_negatives(output.mask[:, :frames] & ~padding, args.negatives)
-            target = normalise_targets(target, padding, "instance")
+            target = normalize_targets(target, padding, "instance")
             total = total + contrastive_loss(leaf[:, :frames], target, plan).loss_sum
         (total / (len(pairs) * plan.count)).backward()
 
@@ -223,8 +223,8 @@ def run(args):
     torch.manual_seed(0)
     # Pair k of K: student layer k * 12 / K and the teacher layer at the same relative depth.
     pairs = [(STUDENT_LAYERS * k // args.pairs, TEACHER_LAYERS * k // args.pairs) for k in range(1, args.pairs + 1)]
-    clips = max(round(args.batch_seconds / args.clip_seconds), 1)
-    batch, audio_rate = measure_data(args, clips)
+    utterances = max(round(args.batch_seconds / args.utterance_seconds), 1)
+    batch, audio_rate = measure_data(args, utterances)
     teacher = make_teacher(args, [layer for _, layer in pairs])
     config = dict(STUDENTS["conformer_1024"], embed_dim=args.width, ffn_dim=4 * args.width)
     config["attention_heads"] = args.width // HEAD_WIDTH
@@ -245,9 +245,9 @@ def run(args):
         "torch": torch.__version__,
         "settings": {
             name: getattr(args, name)
-            for name in ("preset", "dtype", "width", "pairs", "negatives", "clip_seconds", "runs")
+            for name in ("preset", "dtype", "width", "pairs", "negatives", "utterance_seconds", "runs")
         }
-        | {"batch_seconds": clips * args.clip_seconds},
+        | {"batch_seconds": utterances * args.utterance_seconds},
         "teacher_parameters": sum(p.numel() for p in teacher.module.parameters()),
         "student_parameters": sum(p.numel() for p in encoder.parameters()),
         "seconds": seconds,
@@ -255,7 +255,7 @@ def run(args):
         "step_seconds": step,
         "heads_and_loss_share": (seconds[TIMED[2]] + seconds[TIMED[3]]) / step,
         "data_audio_seconds_per_second": audio_rate,
-        "step_audio_seconds_per_second": clips * args.clip_seconds / step,
+        "step_audio_seconds_per_second": utterances * args.utterance_seconds / step,
         "peak_memory_mb": peak_memory_mb(args.device),
     }
 
@@ -276,7 +276,7 @@ def print_table(result):
     print(f"{'part':<30}{'ms':>10}{'share':>9}")
     for name, seconds in result["seconds"].items():
         print(f"{name:<30}{1e3 * seconds:>10.1f}{seconds / step:>9.1%}")
-    print(f"{'step (without optimiser)':<30}{1e3 * step:>10.1f}{1:>9.1%}\n")
+    print(f"{'step (without optimizer)':<30}{1e3 * step:>10.1f}{1:>9.1%}\n")
     share = result["heads_and_loss_share"]
     print(f"heads and loss: {share:.1%} of the step (target: at most 10 %: {verdict(share <= 0.1)})")
     have, need = result["data_audio_seconds_per_second"], result["step_audio_seconds_per_second"]

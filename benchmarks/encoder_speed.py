@@ -61,7 +61,7 @@ class Subject:
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of a clip")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of an utterance")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--warm-up", type=int, default=1, help="rounds before those that count")
     parser.add_argument("--batch-sizes", default="1,8", help="comma-separated; the targets need a 1")
@@ -182,11 +182,11 @@ def compare(seconds, peers):
 def run(args):
     torch.set_num_threads(args.threads)
     ours, peers, students = make_subjects(args.width_divisor)
-    clip = noise(1, MACS_SECONDS)
+    utterance = noise(1, MACS_SECONDS)
     models = {
         subject.name: {
             "parameters": subject.parameters,
-            "gmacs_per_10s": count_macs(lambda: subject.run(clip)) / 1e9,
+            "gmacs_per_10s": count_macs(lambda: subject.run(utterance)) / 1e9,
         }
         for subject in [ours, *peers, *students]
     }
@@ -232,7 +232,7 @@ def print_table(result):
     machine, settings = result["machine"], result["settings"]
     sizes = list(next(iter(result["models"].values()))["speed"])
     print(
-        f"{machine['cpu']}, {settings['threads']} threads, torch {machine['torch']}, {settings['seconds']:g} s clips, "
+        f"{machine['cpu']}, {settings['threads']} threads, torch {machine['torch']}, {settings['seconds']:g} s utterances, "
         f"{settings['clock']} time, {settings['rounds']} rounds\n"
     )
     titles = "".join(f"{'RTF, B=' + size:>12}{'peak MB':>9}" for size in sizes)

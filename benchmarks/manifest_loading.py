@@ -40,7 +40,7 @@ def write_manifests(folder: Path, rows: int) -> None:
     with open(folder / "speech-to-text.tsv", "w", encoding="utf-8") as out:
         out.write("id\taudio\tn_frames\ttgt_text\tspeaker\tsrc_text\tsrc_lang\ttgt_lang\n")
         for i in range(rows):
-            audio = f"clips_{i % 100:02d}.zip:{i * 4711}:{20000 + i % 9999}"
+            audio = f"utterances_{i % 100:02d}.zip:{i * 4711}:{20000 + i % 9999}"
             texts = sentences[i % 4999], f"speaker{i % 5000}", sentences[(i * 7) % 4999]
             out.write(f"corpus-{i:08d}\t{audio}\t{16000 + i % 300000}\t" + "\t".join(texts))
             out.write(f"\t{LANGUAGES[i % 5]}\ten\n")

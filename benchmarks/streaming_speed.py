@@ -7,7 +7,7 @@
 A transducer of the preset's encoder (chunk-wise, 8 chunks before its own), an LSTM predictor and a joiner, with random
 weights, made to write about as many labels a second as a recogniser of speech.
 Noise arrives in pieces of 20 ms. Everything from samples to text is timed: filterbanks, encoder, search. For each chunk
-size: one stream alone, several streams in one batch, and the same clip at once under the same context ("whole"), whose
+size: one stream alone, several streams in one batch, and the same utterance at once under the same context ("whole"), whose
 result must be the same. Delays are those of a live stream, whose clock goes on while a step is computed.
 
 Target: conformer_10m on one core with chunks of 320 ms: real-time factor at most 0.3.
@@ -48,7 +48,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--beam", type=int, default=1, help="1 is greedy search (default)")
     parser.add_argument("--vocabulary", type=int, default=256)
     parser.add_argument("--labels-per-second", type=float, default=5.0)
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of a clip")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of an utterance")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--width-divisor", type=int, default=1, help="narrower encoder, to try the benchmark itself")
@@ -100,12 +100,12 @@ def noise(seconds, seed):
     return (samples * generator.standard_normal(len(samples))).astype(np.float32)
 
 
-def normalise(features):
+def normalize(features):
     """In place of a corpus' statistics."""
     return ((features + 7.0) / 3.0).astype(np.float32)
 
 
-def recognise(search, scorer, frames):
+def recognize(search, scorer, frames):
     """Labels of one utterance at once, frames [1, T, J]."""
     return search(scorer, frames, torch.tensor([frames.size(1)]))[0][0].tokens
 
@@ -118,7 +118,7 @@ def ask_for_labels(search, scorer, frames, labels):
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         setattr(target, name, middle)
-        few = len(recognise(search, scorer, frames)) < labels
+        few = len(recognize(search, scorer, frames)) < labels
         low, high = (middle, high) if few else (low, middle)
     setattr(target, name, high)
 
@@ -130,10 +130,10 @@ def measure(args):
     network = Transducer(args.preset, args.width_divisor, args.vocabulary)
     scorer = Scorer([network], [PREDICTOR], 0, [1])
     search = BeamSearch(args.beam) if args.beam > 1 else GreedySearch()
-    clips = [noise(args.seconds, seed) for seed in range(args.streams)]
+    utterances = [noise(args.seconds, seed) for seed in range(args.streams)]
 
     def whole():
-        features = torch.from_numpy(normalise(log_mel_fbank(clips[0])))[None]
+        features = torch.from_numpy(normalize(log_mel_fbank(utterances[0])))[None]
         return network.joiner.encoder_projection(network.encoder(features).x)
 
     rows = []
@@ -148,16 +148,16 @@ def measure(args):
             search,
             project=network.joiner.encoder_projection,
             detokenize=lambda tokens: " ".join(map(str, tokens)),
-            normalize=normalise,
+            normalize=normalize,
             endpoint=None,
         )
-        expected = recognise(search, scorer, frames)
-        rows.append(time_chunk(args, recogniser, clips, expected))
+        expected = recognize(search, scorer, frames)
+        rows.append(time_chunk(args, recogniser, utterances, expected))
         rows[-1].update(chunk_ms=chunk_ms, labels_per_second=len(expected) / args.seconds)
         clock, spent = CLOCKS[args.clock], []
         for _ in range(args.rounds):
             begin = clock()
-            recognise(search, scorer, whole())
+            recognize(search, scorer, whole())
             spent.append(clock() - begin)
         rows[-1]["whole_rtf"] = statistics.median(spent) / args.seconds
     return {
@@ -170,7 +170,7 @@ def measure(args):
     }
 
 
-def time_chunk(args, recogniser, clips, expected):
+def time_chunk(args, recogniser, utterances, expected):
     """One chunk size: medians over the rounds; the first round only warms up."""
     alone, together, timer = [], [], CLOCKS[args.clock]
     for number in range(args.rounds + 1):
@@ -179,10 +179,10 @@ def time_chunk(args, recogniser, clips, expected):
         def keep(stream, result, final):
             found[stream] = result.tokens
 
-        one = listen(recogniser, [cut(clips[0])], keep, timer=timer)[0]
+        one = listen(recogniser, [cut(utterances[0])], keep, timer=timer)[0]
         if found.get(0, []) != expected:
-            raise RuntimeError(f"the stream says {found.get(0)}, the whole clip {expected}")
-        several = listen(recogniser, [cut(clip) for clip in clips], keep, timer=timer)
+            raise RuntimeError(f"the stream says {found.get(0)}, the whole utterance {expected}")
+        several = listen(recogniser, [cut(utterance) for utterance in utterances], keep, timer=timer)
         if number:
             alone.append(one)
             together.append(sum(latency.work for latency in several) / sum(latency.audio for latency in several))

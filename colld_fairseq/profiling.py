@@ -34,10 +34,10 @@ def time_runs(function: Callable[[], Any], runs: int, device: torch.device) -> L
     """Seconds of each of `runs` calls; the device has finished its work at both ends. Warm up before."""
     seconds = []
     for _ in range(runs):
-        _synchronise(device)
+        _synchronize(device)
         start = time.perf_counter()
         function()
-        _synchronise(device)
+        _synchronize(device)
         seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -53,11 +53,11 @@ def working_memory(function: Callable[[], Any], device: torch.device) -> Optiona
     On a GPU of torch's allocator, on Linux of the process (resident memory). None where neither can be asked.
     """
     if device.type == "cuda":
-        _synchronise(device)
+        _synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         function()
-        _synchronise(device)
+        _synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps from earlier runs would hide new needs
@@ -97,6 +97,6 @@ def _status_bytes(key: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

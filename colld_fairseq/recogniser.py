@@ -57,7 +57,7 @@ class Recogniser:
 
     @property
     def needs_language(self) -> bool:
-        """Whether each clip's target language has to be named: tags in the vocabulary, and none forced."""
+        """Whether each utterance's target language has to be named: tags in the vocabulary, and none forced."""
         return self.vocabulary.uses_tags and self.decoder != "ctc" and not self.task.cfg.tgt_lang
 
     @property
@@ -138,14 +138,14 @@ class Recogniser:
         left_context: str = TRAINED,
         endpoint: Optional[EndpointRules] = EndpointRules(),
     ) -> StreamingRecogniser:
-        """The same model on streams, decoded in the same way: with the beam, the language model, ... of clips.
+        """The same model on streams, decoded in the same way: with the beam, the language model, ... of utterances.
 
         Args:
             chunk_ms, left_context: see :meth:`context`.
             endpoint: when an utterance is over; None = at the end of the stream.
 
-        Raises ConfigError for a model that cannot stream: no transducer, a full context, filterbanks normalised over
-        the whole clip.
+        Raises ConfigError for a model that cannot stream: no transducer, a full context, filterbanks normalized over
+        the whole utterance.
         """
         if self.decoder != "transducer" or len(self.models) > 1:
             raise ConfigError("only a single transducer can stream; fine-tune a transducer_student")
@@ -153,7 +153,7 @@ class Recogniser:
         encoder = StreamingEncoder(model.encoder.student, *self.context(chunk_ms, left_context))
         if self.input.config.normalization == "utterance":
             raise ConfigError(
-                "this model's filterbanks are normalised over the whole clip, which a stream does not know: train with"
+                "this model's filterbanks are normalized over the whole utterance, which a stream does not know: train with"
                 " --cmvn FILE (made by `colld cmvn`) or --cmvn none"
             )
         language = self.task.cfg.tgt_lang

@@ -54,14 +54,14 @@ class SecondMoments:
             return
         total = self.count + frames
         correction = (self.count * frames / total) ** 0.5
-        x, row_step = _centre(rows, self.row_mean, correction)
-        y, column_step = _centre(columns, self.column_mean, correction)
+        x, row_step = _center(rows, self.row_mean, correction)
+        y, column_step = _center(columns, self.column_mean, correction)
         self.cross.addmm_(x.T, y)
-        for scatters, centred, widths in (
+        for scatters, centerd, widths in (
             (self.row_scatter, x, self.row_widths),
             (self.column_scatter, y, self.column_widths),
         ):
-            for scatter, layer in zip(scatters, centred.split(widths, dim=1)):
+            for scatter, layer in zip(scatters, centerd.split(widths, dim=1)):
                 scatter.addmm_(layer.T, layer)
         self.row_mean += row_step * (frames / total)
         self.column_mean += column_step * (frames / total)
@@ -74,7 +74,7 @@ class SecondMoments:
         return stripe.split(self.column_widths, dim=1)[column]
 
 
-def _centre(frames: Tensor, mean: Tensor, correction: float) -> Tuple[Tensor, Tensor]:
+def _center(frames: Tensor, mean: Tensor, correction: float) -> Tuple[Tensor, Tensor]:
     """Frames about their own mean, and as one more row the correction; distance of their mean from `mean`."""
     frames = frames.to(device=mean.device, dtype=torch.float64)
     own = frames.mean(0)
@@ -87,7 +87,7 @@ class Similarity:
     """All pairs of layers, R rows and C columns, float64 on the CPU.
 
     cka, cca: [R, C]. cka_chance, cca_chance: what unrelated features of the same covariances give on as many
-    independent frames (neighbouring frames of speech are not independent: there it is more); for CKA the expectation,
+    independent frames (neighboring frames of speech are not independent: there it is more); for CKA the expectation,
     for CCA the root of the expected mean square correlation, which the expected mean cannot exceed.
     row_ranks [R], column_ranks [C]: principal components that CCA kept.
     """
@@ -135,7 +135,7 @@ def compare(moments: SecondMoments, variance: float = 0.99, on_pair: Optional[Ca
 
 
 def _whitening(scatter: Tensor, variance: float) -> Tensor:
-    """[D, K]: maps centred features to their K leading principal components, each of sum of squares 1."""
+    """[D, K]: maps centerd features to their K leading principal components, each of sum of squares 1."""
     if not torch.isfinite(scatter).all():
         raise ValueError("features are not finite")
     values, vectors = torch.linalg.eigh(scatter)

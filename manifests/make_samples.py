@@ -1,4 +1,4 @@
-"""Make manifests/samples/ again: four synthetic clips (no recordings) in different formats, and a manifest of
+"""Make manifests/samples/ again: four synthetic utterances (no recordings) in different formats, and a manifest of
 each kind.
 
     python manifests/make_samples.py
@@ -28,11 +28,11 @@ def sweep(seconds: float, rate: int, start_hz: float, end_hz: float) -> np.ndarr
 
 
 def main() -> None:
-    clips = SAMPLES / "clips"
-    clips.mkdir(parents=True, exist_ok=True)
+    utterances = SAMPLES / "clips"
+    utterances.mkdir(parents=True, exist_ok=True)
     stereo = np.stack([sweep(0.2, 44100, 150, 300), sweep(0.2, 44100, 300, 150)], axis=1)
-    soundfile.write(clips / "stereo_44k.wav", stereo, 44100, subtype="PCM_16")
-    soundfile.write(clips / "mono_8k.flac", sweep(0.6, 8000, 120, 240), 8000)
+    soundfile.write(utterances / "stereo_44k.wav", stereo, 44100, subtype="PCM_16")
+    soundfile.write(utterances / "mono_8k.flac", sweep(0.6, 8000, 120, 240), 8000)
     with zipfile.ZipFile(SAMPLES / "clips.zip", "w", zipfile.ZIP_STORED) as archive:
         for name, pitch in (("first.ogg", 110), ("second.ogg", 220)):
             encoded = io.BytesIO()

@@ -29,7 +29,7 @@ def log_levels():
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """Folder with train.tsv (24 clips), valid.tsv (10) and test.tsv (9): three languages, four directions."""
+    """Folder with train.tsv (24 utterances), valid.tsv (10) and test.tsv (9): three languages, four directions."""
     return synthetic.write_corpus(tmp_path_factory.mktemp("corpus"), train=24, valid=10, test=9)
 
 

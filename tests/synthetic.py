@@ -1,6 +1,6 @@
 """A small world for tests: "speech" whose characters are harmonic tones, in three languages, and a random teacher.
 
-Every character of a text is 60 ms of a tone of its own pitch, so recognition can be learnt; `xx` is written in Latin
+Every character of a text is 60 ms of a tone of its own pitch, so recognition can be learned; `xx` is written in Latin
 letters, `yy` in Cyrillic, `ar` in Arabic (right to left). Translation goes from `yy` and `ar` into `xx`, letter
 by letter.
 """
@@ -27,7 +27,7 @@ ALPHABETS = {"xx": "abcde ", "yy": "абвгё ", "ar": "ابتثج "}
 HEADER = "\t".join(manifest_writer.COLUMNS) + "\n"
 
 
-class Clip(NamedTuple):
+class Utterance(NamedTuple):
     """One utterance: its name, the sound [N], what was said, in which language, and the target text."""
 
     name: str
@@ -49,40 +49,40 @@ def tone(number: int, generator: np.random.Generator) -> np.ndarray:
     return sound + 0.003 * generator.standard_normal(len(time))
 
 
-def make_clip(name: str, language: str, target_language: str, generator: np.random.Generator) -> Clip:
+def make_utterance(name: str, language: str, target_language: str, generator: np.random.Generator) -> Utterance:
     length = int(generator.integers(5, 25))  # 0.3 to 1.5 s
     numbers = [int(n) for n in generator.integers(0, 6, length)]
     numbers[0], numbers[-1] = 0, 1  # no text begins or ends with a space
     write = lambda alphabet: " ".join("".join(ALPHABETS[alphabet][n] for n in numbers).split())  # noqa: E731
     waveform = np.concatenate([tone(n, generator) for n in numbers])
-    return Clip(name, waveform, write(language), language, write(target_language), target_language)
+    return Utterance(name, waveform, write(language), language, write(target_language), target_language)
 
 
-def make_clips(split: str, count: int, seed: int) -> List[Clip]:
+def make_utterances(split: str, count: int, seed: int) -> List[Utterance]:
     generator = np.random.default_rng(seed)
     directions = [("xx", "xx"), ("yy", "yy"), ("yy", "xx"), ("ar", "xx")]
-    return [make_clip(f"{split}-{i}", *directions[i % 4], generator) for i in range(count)]
+    return [make_utterance(f"{split}-{i}", *directions[i % 4], generator) for i in range(count)]
 
 
 def write_corpus(folder: Path, **splits: int) -> Path:
-    """`splits`: name=clips. Writes NAME.tsv (speech-to-text manifests) and audio as wav, flac and ogg in a zip."""
+    """`splits`: name=utterances. Writes NAME.tsv (speech-to-text manifests) and audio as wav, flac and ogg in a zip."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (split, count) in enumerate(splits.items()):
-        clips = make_clips(split, count, seed)
-        paths = write_audio(folder, split, clips)
-        write_manifest(folder / f"{split}.tsv", clips, paths, folder)
+        utterances = make_utterances(split, count, seed)
+        paths = write_audio(folder, split, utterances)
+        write_manifest(folder / f"{split}.tsv", utterances, paths, folder)
     return folder
 
 
-def write_audio(folder: Path, split: str, clips: List[Clip]) -> List[str]:
-    """Audio paths relative to `folder`, in the order of the clips."""
+def write_audio(folder: Path, split: str, utterances: List[Utterance]) -> List[str]:
+    """Audio paths relative to `folder`, in the order of the utterances."""
     paths = []
     archive_path = folder / f"{split}.zip"
     with zipfile.ZipFile(archive_path, "w", zipfile.ZIP_STORED) as archive:
-        for i, clip in enumerate(clips):
+        for i, utterance in enumerate(utterances):
             ending = ("wav", "flac", "ogg")[i % 3]
-            path = folder / f"{clip.name}.{ending}"
-            soundfile.write(path, clip.waveform, RATE)
+            path = folder / f"{utterance.name}.{ending}"
+            soundfile.write(path, utterance.waveform, RATE)
             if ending == "ogg":
                 archive.write(path, path.name)
                 path.unlink()
@@ -91,11 +91,20 @@ def write_audio(folder: Path, split: str, clips: List[Clip]) -> List[str]:
     return [Path(members[path]).name if path in members else path for path in paths]
 
 
-def write_manifest(path: Path, clips: List[Clip], audio: List[str], root: Path) -> None:
+def write_manifest(path: Path, utterances: List[Utterance], audio: List[str], root: Path) -> None:
     lengths = [audio_info(str(root / name)).num_samples for name in audio]
     rows = (
-        Row(clip.name, name, samples, clip.target, "s", clip.text, clip.language, clip.target_language)
-        for clip, name, samples in zip(clips, audio, lengths)
+        Row(
+            utterance.name,
+            name,
+            samples,
+            utterance.target,
+            "s",
+            utterance.text,
+            utterance.language,
+            utterance.target_language,
+        )
+        for utterance, name, samples in zip(utterances, audio, lengths)
     )
     manifest_writer.write_manifest(path, rows)
 

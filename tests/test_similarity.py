@@ -88,14 +88,14 @@ def test_independent_features_are_near_the_chance_it_states():
 
 
 def direct_cka(x, y):
-    """Kornblith et al. 2019, section 3: HSIC of centred Gram matrices [n, n]."""
-    centring = np.eye(len(x)) - 1 / len(x)
-    k, m = centring @ (x @ x.T) @ centring, centring @ (y @ y.T) @ centring
+    """Kornblith et al. 2019, section 3: HSIC of centerd Gram matrices [n, n]."""
+    centering = np.eye(len(x)) - 1 / len(x)
+    k, m = centering @ (x @ x.T) @ centering, centering @ (y @ y.T) @ centering
     return np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m))
 
 
 def direct_svcca(x, y, variance):
-    """Raghu et al. 2017: singular vectors of the centred features that hold `variance`, then angles between them."""
+    """Raghu et al. 2017: singular vectors of the centerd features that hold `variance`, then angles between them."""
     kept = []
     for features_ in (x, y):
         left, values, _ = np.linalg.svd(features_ - features_.mean(0), full_matrices=False)
@@ -153,8 +153,8 @@ def test_order_and_size_of_the_batches_do_not_matter():
 def test_float32_features_and_null_directions():
     """A layer whose channels sum to 0, as behind a LayerNorm, has one component less, not one of rounding errors."""
     x = features(6)
-    centred = x - x.mean(1, keepdim=True)
-    found = compare(moments([centred.float()], [x.float()]), 1.0)
+    centerd = x - x.mean(1, keepdim=True)
+    found = compare(moments([centerd.float()], [x.float()]), 1.0)
     assert found.row_ranks == [5] and found.column_ranks == [6]
     assert float(found.cca) == pytest.approx(1.0, abs=1e-5)
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
-from colld_fairseq.data.clips import BadClips
 from colld_fairseq.data.manifest import join_manifests, read_manifest, read_manifests
+from colld_fairseq.data.utterances import BadUtterances
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.outputs import check_folder, check_output, only_run
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
         book = _fit(args, source, corpus, console)
         if splits:
             write_dictionary(Path(args.labels), len(book.centroids))
-        for split, labelled in corpora.items():
-            _label(args, source, split, labelled, book, console)
+        for split, labeled in corpora.items():
+            _label(args, source, split, labeled, book, console)
     return 0
 
 
@@ -105,9 +105,9 @@ def _fit(args: argparse.Namespace, source: Source, corpus: Corpus, console: Cons
 def _label(
     args: argparse.Namespace, source: Source, split: str, corpus: Corpus, book: Codebook, console: Console
 ) -> None:
-    """SPLIT.tsv and SPLIT.km; clips that cannot be used are left out of both."""
+    """SPLIT.tsv and SPLIT.km; utterances that cannot be used are left out of both."""
     codes = codes_of(book)
-    bad = BadClips(len(corpus.rows), args.max_bad)
+    bad = BadUtterances(len(corpus.rows), args.max_bad)
     labels: Dict[str, np.ndarray] = {}
     source.bad.clear()
     with progress(console, f"labels {split}") as display:
@@ -118,4 +118,4 @@ def _label(
             bad.update(source.bad)
     console.left_out(bad)
     written = write_split(Path(args.labels), split, corpus, labels)
-    console.say(f"{args.labels}/{split}.tsv and .km: {written} clips")
+    console.say(f"{args.labels}/{split}.tsv and .km: {written} utterances")

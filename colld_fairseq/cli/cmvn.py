@@ -9,9 +9,9 @@ from torch import Tensor
 
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.clips import BadClips, distinct_rows, read_ahead, sample_rows, usable
 from colld_fairseq.data.fbank import GlobalCmvn, fbank_length, log_mel_fbank
 from colld_fairseq.data.manifest import read_manifests
+from colld_fairseq.data.utterances import BadUtterances, distinct_rows, read_ahead, sample_rows, usable
 from colld_fairseq.outputs import check_output
 
 AT_ONCE = 16  # utterances read between two looks at the progress bar
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     ids = manifest.ids
     max_seconds = None if args.max_hours is None else 3600 * args.max_hours
     rows = sample_rows(distinct_rows(ids), manifest.n_samples, max_seconds, args.seed)
-    bad = BadClips(len(rows), args.max_bad)
+    bad = BadUtterances(len(rows), args.max_bad)
     with progress(console, "filterbanks") as display:
         bar = AudioBar(display, len(rows), manifest.n_samples[rows].sum() / SAMPLE_RATE)
         statistics = GlobalCmvn.fit(_filterbanks(manifest, ids, rows, bad, bar))
@@ -35,16 +35,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _filterbanks(manifest, ids, rows: np.ndarray, bad: BadClips, bar: AudioBar) -> Iterator[np.ndarray]:
+def _filterbanks(manifest, ids, rows: np.ndarray, bad: BadUtterances, bar: AudioBar) -> Iterator[np.ndarray]:
     """[T, 80] of every utterance that can be read, in the manifest's order."""
     batches = np.split(rows, range(AT_ONCE, len(rows), AT_ONCE))
-    for clips in read_ahead(manifest, ids, batches):
+    for utterances in read_ahead(manifest, ids, batches):
         failed = {}
-        waveforms = usable(clips, _frames, failed)[1]
+        waveforms = usable(utterances, _frames, failed)[1]
         bad.update(failed)
         for waveform in waveforms:
             yield log_mel_fbank(waveform.numpy())
-        bar.advance(len(clips), sum(map(len, waveforms)) / SAMPLE_RATE)
+        bar.advance(len(utterances), sum(map(len, waveforms)) / SAMPLE_RATE)
 
 
 def _frames(num_samples: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from colld_fairseq.cli.shards import this_shard
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.clips import BadClips, distinct_rows, plan_batches, read_ahead, usable
 from colld_fairseq.data.manifest import AnyManifest, read_manifests
+from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_batches, read_ahead, usable
 from colld_fairseq.files import errors_name
 from colld_fairseq.outputs import check_folder, only_run
 from colld_fairseq.teachers import Teacher, load_teacher
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     finished = {part: index for part in mine if (index := finished_part(directory, part, header))}
     if finished:
         console.say(f"{len(finished)} of {len(mine)} parts are there already")
-    bad = BadClips(len(manifest), args.max_bad)
+    bad = BadUtterances(len(manifest), args.max_bad)
     for index in finished.values():
         bad.update(index.bad)
     todo = {part: parts[part] for part in mine if part not in finished}
@@ -88,7 +88,7 @@ class FeatureWriter:
         self.manifest, self.teacher, self.header, self.directory = manifest, teacher, header, directory
         self.ids, self.batch_samples = manifest.ids, batch_seconds * SAMPLE_RATE
 
-    def write(self, parts: Dict[int, np.ndarray], bad: BadClips, console: Console, title: str) -> None:
+    def write(self, parts: Dict[int, np.ndarray], bad: BadUtterances, console: Console, title: str) -> None:
         """Parts {number: rows}, one after another, each whole or not at all; prints a summary."""
         n_samples = self.manifest.n_samples
         rows = np.concatenate(list(parts.values()))
@@ -100,7 +100,7 @@ class FeatureWriter:
                     self._write_part(number, rows, bad, bar)
         console.say(bar.summary(str(self.directory)))
 
-    def _write_part(self, number: int, rows: np.ndarray, bad: BadClips, bar: AudioBar) -> None:
+    def _write_part(self, number: int, rows: np.ndarray, bad: BadUtterances, bar: AudioBar) -> None:
         part = PartWriter(self.directory, number, self.header)
         try:
             failed = self._add_all(part, rows, bar)
@@ -115,8 +115,8 @@ class FeatureWriter:
         n_samples, teacher = self.manifest.n_samples, self.teacher
         lengths = {self.ids[row]: int(n_samples[row]) for row in rows}
         failed: Dict[str, str] = {}
-        for clips in read_ahead(self.manifest, self.ids, plan_batches(rows, n_samples, self.batch_samples)):
-            ids, waveforms = usable(clips, teacher.output_lengths, failed)
+        for utterances in read_ahead(self.manifest, self.ids, plan_batches(rows, n_samples, self.batch_samples)):
+            ids, waveforms = usable(utterances, teacher.output_lengths, failed)
             if ids:
                 sizes = torch.tensor([len(waveform) for waveform in waveforms])
                 padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(teacher.device)
@@ -124,20 +124,22 @@ class FeatureWriter:
                 for row, (name, frames) in enumerate(zip(ids, output.lengths.tolist())):
                     features = {layer: value[row] for layer, value in output.features.items()}
                     part.add(name, features, frames, lengths[name])
-            bar.advance(len(clips), sum(len(waveform) for waveform in waveforms) / SAMPLE_RATE)
+            bar.advance(len(utterances), sum(len(waveform) for waveform in waveforms) / SAMPLE_RATE)
         return failed
 
 
-def _complete(directory: Path, header: CacheHeader, parts: List[PartIndex], bad: BadClips, console: Console) -> None:
-    """Every part is there: bad clips of all processes counted, the index written, the loss of storing told."""
+def _complete(
+    directory: Path, header: CacheHeader, parts: List[PartIndex], bad: BadUtterances, console: Console
+) -> None:
+    """Every part is there: bad utterances of all processes counted, the index written, the loss of storing told."""
     for part in parts:
         bad.update(part.bad)
     console.left_out(bad)
     losses = write_index(directory, header, parts)
-    size = sum(header.clip_bytes(frames) for part in parts for frames in part.frames)
+    size = sum(header.utterance_bytes(frames) for part in parts for frames in part.frames)
     layer, worst = max(losses.items(), key=lambda item: item[1]["error"])
     console.say(
-        f"{directory}: complete, {sum(len(part.ids) for part in parts)} clips, {size / 1e9:.3g} GB. Stored as "
+        f"{directory}: complete, {sum(len(part.ids) for part in parts)} utterances, {size / 1e9:.3g} GB. Stored as "
         f"{header.dtype}, features differ from the teacher's by at most {100 * worst['error']:.2g} % of a channel's "
         f"standard deviation (layer {layer}, root mean square; every layer: index.json)"
     )

@@ -113,7 +113,7 @@ def vocab(parser: argparse.ArgumentParser) -> None:
         "--temperature",
         type=Number(low=1),
         default=1.0,
-        help="sentencepiece: languages are seen in proportion to share^(1/T); above 1 favours small ones (default: 1)",
+        help="sentencepiece: languages are seen in proportion to share^(1/T); above 1 favors small ones (default: 1)",
     )
     parser.add_argument(
         "--character-coverage",

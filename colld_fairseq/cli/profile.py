@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         "machine": describe_machine(device),
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "clip_seconds": args.seconds,
+        "utterance_seconds": args.seconds,
         "runs": args.runs,
         # one at a time, so that no model stands in another's memory
         "models": [
@@ -164,14 +164,14 @@ def measure(
                 "peak_memory_mb": None if working is None else (4 * subject.parameters + working) / 1e6,
             }
         )
-    clip = _noise(1, MACS_SECONDS)
+    utterance = _noise(1, MACS_SECONDS)
     return {
         "role": subject.role,
         "source": subject.source,
         "parameters": subject.parameters,
         "mb_float32": 4 * subject.parameters / 1e6,
         "mb_stored": subject.stored_bytes / 1e6,
-        "gmacs_per_10s": count_macs(lambda: subject.run(clip)) / 1e9,
+        "gmacs_per_10s": count_macs(lambda: subject.run(utterance)) / 1e9,
         "layers": subject.layers,
         "width": subject.width,
         "frame_rate_hz": subject.frame_rate_hz,
@@ -210,7 +210,7 @@ def print_report(report: Dict[str, Any]) -> None:
     console.print(table)
     console.say(
         "real-time factor: processing time of a second of audio, front-end included, median of "
-        f"{report['runs']} runs on clips of {report['clip_seconds']:g} s; peak MB: float32 weights and working "
+        f"{report['runs']} runs on utterances of {report['utterance_seconds']:g} s; peak MB: float32 weights and working "
         "memory"
     )
     console.say(

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.manifest import read_manifests
-from colld_fairseq.data.text import TextNormaliser
+from colld_fairseq.data.text import TextNormalizer
 from colld_fairseq.errors import ColldError
 from colld_fairseq.files import split_paths, write_whole
 from colld_fairseq.outputs import check_output
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         sentences = read_text_files(args.hyp, args.ref, args.lang)
     else:
         raise ColldError("give --generate-output or --transcripts with --manifest, or --hyp with --ref")
-    report = build_report(sentences, TextNormaliser(args.lowercase, args.remove_punctuation))
+    report = build_report(sentences, TextNormalizer(args.lowercase, args.remove_punctuation))
     print_report(report)
     if args.json:
         write_whole(args.json, (json.dumps(report, ensure_ascii=False, indent=2) + "\n").encode())

@@ -6,7 +6,7 @@ import rich.console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:  # it imports torch, which `colld score` does without
-    from colld_fairseq.data.clips import BadClips
+    from colld_fairseq.data.utterances import BadUtterances
 
 
 class Console(rich.console.Console):
@@ -19,7 +19,7 @@ class Console(rich.console.Console):
         """A message, which is not broken into lines."""
         self.print(text, style=style, soft_wrap=True)
 
-    def left_out(self, bad: "BadClips") -> None:
+    def left_out(self, bad: "BadUtterances") -> None:
         """The utterances that were left out, if any."""
         if bad:
             self.say(bad.report("left out"), style="yellow")
@@ -52,7 +52,7 @@ class AudioBar:
     def advance(self, utterances: int, seconds: float) -> None:
         self.count += utterances
         self.seconds += seconds
-        done = f"{self.count}/{self.utterances} clips  {self.seconds / 3600:.2f} h"
+        done = f"{self.count}/{self.utterances} utterances  {self.seconds / 3600:.2f} h"
         self.progress.update(self.task, completed=self.seconds, done=f"{done}  {self.speed:.1f} x real time")
 
     @property
@@ -63,4 +63,4 @@ class AudioBar:
 
     def summary(self, where: str) -> str:
         hours = self.seconds / 3600
-        return f"{where}: {self.count} clips, {hours:.2f} h, {self.speed:.1f} times real time"
+        return f"{where}: {self.count} utterances, {hours:.2f} h, {self.speed:.1f} times real time"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from colld_fairseq.data.text import TextNormaliser
+from colld_fairseq.data.text import TextNormalizer
 from colld_fairseq.data.vocabulary_making import make_vocabulary
 from colld_fairseq.files import split_paths
 
@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
         size=args.size,
         column=args.column,
         lang_tags=args.lang_tags,
-        normaliser=TextNormaliser(args.lowercase, args.remove_punctuation),
+        normalizer=TextNormalizer(args.lowercase, args.remove_punctuation),
         temperature=args.temperature,
         character_coverage=args.character_coverage,
     )

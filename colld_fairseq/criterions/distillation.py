@@ -17,7 +17,7 @@ from torch import Tensor
 from colld_fairseq.criterions.logs import log_means, log_speed, sum_logs
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.regression import regression_loss
-from colld_fairseq.losses.targets import NORMALISATIONS, average_layers, normalise_targets
+from colld_fairseq.losses.targets import NORMALISATIONS, average_layers, normalize_targets
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.numbers import NOT_NEGATIVE
 
@@ -170,7 +170,7 @@ class DistillationCriterion(FairseqCriterion):
 
     def target(self, features: Dict[int, Tensor], layers, padding: Tensor) -> Tensor:
         if len(layers) == 1:
-            return normalise_targets(features[layers[0]], padding, str(self.cfg.target_norm))
+            return normalize_targets(features[layers[0]], padding, str(self.cfg.target_norm))
         return average_layers([features[layer] for layer in layers], padding, str(self.cfg.target_norm))
 
     def meet(self, teacher: Targets, output) -> Frames:

@@ -225,7 +225,7 @@ def _mono(samples: np.ndarray) -> np.ndarray:
 
 
 def _no_samples(path_spec: str) -> AudioError:
-    return AudioError(f"{printable(path_spec)}: no samples (empty clip); remove its row")
+    return AudioError(f"{printable(path_spec)}: no samples (empty utterance); remove its row")
 
 
 def _segment_of(path_spec: str) -> Tuple[str, Optional[Tuple[int, int]]]:

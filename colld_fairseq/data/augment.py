@@ -10,7 +10,7 @@ class SpecAugment:
     """Masks blocks of frames and of mel bins with the utterance's mean value; no time warping.
 
     Widths are uniform on 0..max as in the paper; the defaults are its LibriSpeech double policy (table 1,
-    LD). A time mask is never wider than ``max_time_fraction`` of the utterance, so that short clips keep most
+    LD). A time mask is never wider than ``max_time_fraction`` of the utterance, so that short utterances keep most
     of their frames.
     """
 

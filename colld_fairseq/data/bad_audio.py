@@ -1,4 +1,4 @@
-"""Unreadable clips: counted, named and, past a limit, fatal."""
+"""Unreadable utterances: counted, named and, past a limit, fatal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 class BadAudioLedger:
     """Remembers which rows could not be read, across data-loading worker processes and epochs.
 
-    The marks live in shared memory, one byte a row, so that every worker sees the total and a clip that failed
+    The marks live in shared memory, one byte a row, so that every worker sees the total and an utterance that failed
     once is neither read nor reported again. `max_share` of all rows (at least one) may fail; the next is fatal.
     """
 
@@ -33,9 +33,9 @@ class BadAudioLedger:
         """Note that row `index` (utterance `name`) failed; raise AudioError once there are too many."""
         self.marks[index] = 1
         count = self.count
-        logger.warning("skipping unreadable clip %s (%d so far, limit %d): %s", name, count, self.limit, error)
+        logger.warning("skipping unreadable utterance %s (%d so far, limit %d): %s", name, count, self.limit, error)
         if count > self.limit:
             raise AudioError(
-                f"{count} of {len(self.marks)} clips cannot be read, more than the limit of {self.limit}; the last is "
+                f"{count} of {len(self.marks)} utterances cannot be read, more than the limit of {self.limit}; the last is "
                 f"{name}: {error}. Check the manifest with `colld doctor --manifest`, or raise --max-bad-audio"
             ) from error

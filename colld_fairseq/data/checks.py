@@ -1,7 +1,7 @@
 """Checks of a manifest before training: what would fail, or silently spoil, a run.
 
 :func:`text_findings` needs the manifest only and is cheap enough for every start of training;
-:func:`check_manifest` (behind ``colld doctor --manifest``) also opens every clip. Every finding carries the
+:func:`check_manifest` (behind ``colld doctor --manifest``) also opens every utterance. Every finding carries the
 line of the manifest.
 """
 
@@ -24,20 +24,20 @@ from colld_fairseq.errors import AudioError, ConfigError
 # kind of finding -> (whether it is an error, what to do about it)
 REMEDIES: Dict[str, Tuple[bool, str]] = {
     "missing audio": (True, "correct the path, the root line or the audio root, or remove the rows"),
-    "unreadable audio": (True, "copy or encode the clips again, or remove the rows"),
-    "wrong duration": (True, "write the clip's number of samples at 16 kHz into n_frames"),
-    "empty clip": (True, "remove the rows whose n_frames is 0"),
+    "unreadable audio": (True, "copy or encode the utterances again, or remove the rows"),
+    "wrong duration": (True, "write the utterance's number of samples at 16 kHz into n_frames"),
+    "empty utterance": (True, "remove the rows whose n_frames is 0"),
     "duplicate id": (True, "give every row an id of its own"),
     "empty text": (False, "fill in tgt_text, or remove the rows from training"),
     "control characters": (False, "remove them from the text; they are usually traces of a wrong encoding"),
     "unknown language": (False, "use ISO 639 codes (de, mdw, pt-BR), the same in all manifests"),
-    "out of vocabulary": (False, "normalise the text as the vocabulary does, or make the vocabulary again"),
+    "out of vocabulary": (False, "normalize the text as the vocabulary does, or make the vocabulary again"),
 }
 # Unicode category Cc (tabs and line ends cannot occur in a field), line separators, replacement character
 _CONTROL = r"[\p{Cc}\x{2028}\x{2029}\x{FFFD}]"
 _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 _TOKENS_SHOWN = 12
-_ROWS_A_TASK = 64  # clips a worker opens before it reports back
+_ROWS_A_TASK = 64  # utterances a worker opens before it reports back
 
 
 class Finding(NamedTuple):
@@ -82,7 +82,7 @@ class ManifestReport:
 def text_findings(
     manifest: Manifest, languages: Optional[Collection[str]] = None, targets: Sequence[str] = ("tgt_text",)
 ) -> Iterator[Finding]:
-    """Empty clips, empty or control-character text, unknown languages: vectorised, without opening audio.
+    """Empty utterances, empty or control-character text, unknown languages: vectorized, without opening audio.
 
     ``languages`` are the codes that may occur; default: anything shaped like an ISO 639 code of two or three
     letters. ``targets`` are the columns whose text should not be empty.
@@ -92,7 +92,7 @@ def text_findings(
         for row in rows.tolist():
             yield Finding(kind, manifest.line(row), manifest.text("id", row), detail(row))
 
-    yield from findings("empty clip", np.flatnonzero(manifest.n_samples == 0), lambda row: "n_frames is 0")
+    yield from findings("empty utterance", np.flatnonzero(manifest.n_samples == 0), lambda row: "n_frames is 0")
     columns = manifest.table.column_names
     for name in targets:
         if name in columns:
@@ -167,11 +167,11 @@ def check_manifest(
 
     Args:
         dictionary: fairseq dict.txt to take the out-of-vocabulary rate against; the config.yaml beside it
-            (``colld vocab`` writes one) says how text is normalised and cut. Without it: characters.
+            (``colld vocab`` writes one) says how text is normalized and cut. Without it: characters.
         workers: processes that open audio.
         decode: read every sample (finds NaN and damage inside a file) instead of the headers only.
-        tolerance: seconds by which n_frames may differ from the clip's length.
-        on_progress: called with (clips opened, rows).
+        tolerance: seconds by which n_frames may differ from the utterance's length.
+        on_progress: called with (utterances opened, rows).
     """
     manifest = read_manifest(path, audio_root, check_ids=False)
     seconds = manifest.n_samples / SAMPLE_RATE
@@ -210,7 +210,7 @@ def _count_unknown_tokens(manifest: Manifest, dictionary: str, report: ManifestR
 def load_tokens(dictionary: str) -> Tuple[Callable[[str], List[str]], Collection[str]]:
     """(function text -> tokens, the tokens known) of a fairseq dict.txt.
 
-    The config.yaml beside it names the tokenisation. Without one, text is taken apart into characters, and of
+    The config.yaml beside it names the tokenization. Without one, text is taken apart into characters, and of
     a sentencepiece dictionary the characters of all its pieces are known: what is missing there becomes <unk>
     in any segmentation.
     """
@@ -223,8 +223,8 @@ def load_tokens(dictionary: str) -> Tuple[Callable[[str], List[str]], Collection
     return TextCodec("char").encode, symbols
 
 
-def probe_clip(audio: str, n_samples: int, decode: bool, tolerance: float) -> Optional[Tuple[str, str]]:
-    """(kind, detail) of what is wrong with one clip, or None."""
+def probe_utterance(audio: str, n_samples: int, decode: bool, tolerance: float) -> Optional[Tuple[str, str]]:
+    """(kind, detail) of what is wrong with one utterance, or None."""
     try:
         info = audio_info(audio)
         actual = len(read_audio(audio)) if decode else info.num_samples
@@ -274,7 +274,7 @@ def _probe_rows(rows: range, settings: Optional[Tuple[Manifest, bool, float]] = 
     findings = []
     for row in rows:
         n_samples = int(manifest.n_samples[row])
-        problem = probe_clip(manifest.audio_path(row), n_samples, decode, tolerance) if n_samples else None
+        problem = probe_utterance(manifest.audio_path(row), n_samples, decode, tolerance) if n_samples else None
         if problem:
             findings.append(Finding(problem[0], manifest.line(row), manifest.text("id", row), problem[1]))
     return findings

@@ -21,7 +21,7 @@ from colld_fairseq.errors import AudioError
 
 logger = logging.getLogger(__name__)
 
-# Clips are batched with others of about their own length, but not always with the same ones: lengths are
+# Utterances are batched with others of about their own length, but not always with the same ones: lengths are
 # multiplied by a factor drawn from [1 - x, 1 + x] before sorting. Our choice.
 LENGTH_JITTER = 0.1
 
@@ -33,13 +33,13 @@ class DatasetOptions:
     train: bool = False  # crop at random, take the rows that epoch_rows gives
     seed: int = 1
     spec_augment: Optional[SpecAugment] = None  # training: of filterbanks
-    max_samples: Optional[int] = None  # longer clips are cropped (training: at random, else at the start)
+    max_samples: Optional[int] = None  # longer utterances are cropped (training: at random, else at the start)
     keep_waveform: bool = False  # for an online teacher
     teacher_input: Optional[StudentInput] = None  # of a teacher that takes the student's kind of input
     bad_audio_share: float = 0.001  # share of unreadable rows past which reading is fatal
-    keep_in_memory: bool = False  # read and transform each clip once (small corpora; per loader process)
+    keep_in_memory: bool = False  # read and transform each utterance once (small corpora; per loader process)
     epoch_rows: Optional[Callable[[int], np.ndarray]] = None  # training: epoch -> row numbers in random order
-    unusable: Mapping[str, str] = field(default_factory=dict)  # id -> why the clip counts as unreadable
+    unusable: Mapping[str, str] = field(default_factory=dict)  # id -> why the utterance counts as unreadable
 
 
 class SpeechDataset(FairseqDataset):
@@ -98,7 +98,7 @@ class SpeechDataset(FairseqDataset):
         if self.bad_audio.is_bad(index):
             return None
         row = self.rows.row(index)
-        # The same draws whichever worker reads the clip, and after a resume.
+        # The same draws whichever worker reads the utterance, and after a resume.
         generator = np.random.default_rng((self.options.seed, self.epoch, index)) if self.options.train else None
         try:
             item = self.read_item(index, row, generator)
@@ -111,7 +111,7 @@ class SpeechDataset(FairseqDataset):
         return item
 
     def read_item(self, index: int, row: Row, generator: Optional[np.random.Generator]) -> Dict:
-        """Audio as the student (and an online teacher) takes it; AudioError when the clip cannot be read."""
+        """Audio as the student (and an online teacher) takes it; AudioError when the utterance cannot be read."""
         if index in self.memory:
             return dict(self.memory[index])
         if row.id in self.options.unusable:
@@ -143,7 +143,7 @@ class SpeechDataset(FairseqDataset):
 
     def readable(self, items: Sequence[Optional[Dict]]) -> List[Dict]:
         """The items that could be read. In training never none: fairseq cannot skip a batch if it is the first one, so
-        the first clip of the epoch that can be read takes its place."""
+        the first utterance of the epoch that can be read takes its place."""
         found = [item for item in items if item is not None]
         if found or not self.options.train:
             return found
@@ -151,7 +151,7 @@ class SpeechDataset(FairseqDataset):
             item = self[index]
             if item is not None:
                 return [item]
-        raise AudioError(f"{self.rows.path}: not one clip of this epoch can be read")
+        raise AudioError(f"{self.rows.path}: not one utterance of this epoch can be read")
 
     def collater(self, items: Sequence[Optional[Dict]]) -> Dict:
         items = self.readable(items)
@@ -210,9 +210,9 @@ class SpeechToTextDataset(SpeechDataset):
     `encode(row)` gives the decoder's token ids (language tag first where the task uses tags, end of sentence
     last), `encode_ctc(row)` the token ids CTC aligns with the audio.
 
-    With n-best lists a batch also has `nbest`, all M texts of its clips, one after the other: `target` [M, U],
-    `target_lengths` [M], `prev_output_tokens` [M, U], `clips` int64 [M] (rows of the batch), `weights` float64 [M]. A
-    clip without a list has its own text there.
+    With n-best lists a batch also has `nbest`, all M texts of its utterances, one after the other: `target` [M, U],
+    `target_lengths` [M], `prev_output_tokens` [M, U], `utterances` int64 [M] (rows of the batch), `weights` float64 [M]. A
+    utterance without a list has its own text there.
     """
 
     def __init__(
@@ -255,9 +255,9 @@ class SpeechToTextDataset(SpeechDataset):
         if self.nbest is not None:
             counts = torch.tensor([len(item["nbest"]) for item in items])
             targets, weights = zip(*(text for item in items for text in item["nbest"]))
-            clips = torch.arange(len(items)).repeat_interleave(counts)
+            utterances = torch.arange(len(items)).repeat_interleave(counts)
             weights = torch.tensor(weights, dtype=torch.float64)
-            batch["nbest"] = {**self.collate_targets(targets), "clips": clips, "weights": weights}
+            batch["nbest"] = {**self.collate_targets(targets), "utterances": utterances, "weights": weights}
         return batch
 
     def collate_targets(self, targets: Sequence[torch.Tensor]) -> Dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Log-mel filterbanks as Kaldi makes them (by kaldi-native-fbank), and their normalisation (CMVN)."""
+"""Log-mel filterbanks as Kaldi makes them (by kaldi-native-fbank), and their normalization (CMVN)."""
 
 from dataclasses import dataclass
 from typing import Iterable
@@ -18,7 +18,7 @@ _STD_FLOOR = 1e-5  # a constant channel stays 0 instead of becoming inf
 
 
 def fbank_length(num_samples: int) -> int:
-    """Frames of a clip of ``num_samples`` (int or array) at 16 kHz: whole 25 ms windows, as snip_edges
+    """Frames of an utterance of ``num_samples`` (int or array) at 16 kHz: whole 25 ms windows, as snip_edges
     does."""
     return np.maximum(0, 1 + (np.asarray(num_samples) - WINDOW) // SHIFT)[()]
 
@@ -27,7 +27,7 @@ def log_mel_fbank(waveform: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
     """Natural log of the mel energies of a waveform [N] in [-1, 1] at 16 kHz: float32 [T, num_bins].
 
     Kaldi's defaults (Povey window, pre-emphasis 0.97, DC removal, 20 Hz to 8 kHz, power spectrum) without
-    dither, so that the same clip always gives the same features. T = fbank_length(N); clips under 25 ms give
+    dither, so that the same utterance always gives the same features. T = fbank_length(N); utterances under 25 ms give
     0 frames.
     """
     if waveform.ndim != 1:
@@ -70,13 +70,13 @@ def utterance_cmvn(features: np.ndarray) -> np.ndarray:
 
 @dataclass
 class GlobalCmvn:
-    """Normalisation with the statistics of a whole corpus: ``mean`` [F] and ``std`` [F]."""
+    """Normalization with the statistics of a whole corpus: ``mean`` [F] and ``std`` [F]."""
 
     mean: np.ndarray
     std: np.ndarray
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Normalise features [T, F]; returns float32 [T, F]."""
+        """Normalize features [T, F]; returns float32 [T, F]."""
         return ((features - self.mean) / np.maximum(self.std, _STD_FLOOR)).astype(np.float32)
 
     @classmethod
@@ -102,7 +102,7 @@ class GlobalCmvn:
             squares = squares + block_squares + delta**2 * count * len(block) / total
             count = total
         if mean is None:
-            raise AudioError("no frames to take mean and variance from; give at least one clip of 25 ms or more")
+            raise AudioError("no frames to take mean and variance from; give at least one utterance of 25 ms or more")
         return cls(mean=mean, std=np.sqrt(squares / count))
 
     def save(self, path: str) -> None:

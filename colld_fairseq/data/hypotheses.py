@@ -1,6 +1,6 @@
 """n-best lists on disk: one JSON line per utterance, written by `colld transcribe --nbest`.
 
-    {"id": "clip-1", "hypotheses": [{"text": "a b", "tokens": [5, 4, 6], "score": -1.2, "log_prob": -1.3}, ...]}
+    {"id": "utterance-1", "hypotheses": [{"text": "a b", "tokens": [5, 4, 6], "score": -1.2, "log_prob": -1.3}, ...]}
 
 The fields are those of :class:`colld_fairseq.decoding.hypothesis.Hypothesis`; `tokens` are ids of the vocabulary that
 the recogniser was trained with. Hypotheses are in order of their score, best first.

@@ -9,7 +9,7 @@ Two formats, told apart by the first line of the file:
 
 Rows live in Arrow columns, not in Python objects: about 200 bytes a row instead of a thousand, shared
 between forked loader workers without copying. Everything that can be checked without opening audio is checked
-once, vectorised, at load.
+once, vectorized, at load.
 """
 
 import os
@@ -229,7 +229,7 @@ def read_manifest(path: str, audio_root: Optional[str] = None, check_ids: bool =
 def join_manifests(manifests: Sequence[Manifest]) -> JoinedManifest:
     """Join manifests in the given order.
 
-    An id may occur in several files (one clip with two translations), but always with the same audio: feature
+    An id may occur in several files (one utterance with two translations), but always with the same audio: feature
     caches and reports go by id. ManifestError names both places otherwise.
     """
     if not manifests:

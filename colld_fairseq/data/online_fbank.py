@@ -14,13 +14,13 @@ class OnlineFbank:
     A frame is there once its 25 ms have arrived. Only samples that a later frame needs are kept.
 
     Args:
-        normalise: [T, bins] -> [T, bins], frame by frame (a GlobalCmvn); none by default.
+        normalize: [T, bins] -> [T, bins], frame by frame (a GlobalCmvn); none by default.
     """
 
     def __init__(
-        self, normalise: Optional[Callable[[np.ndarray], np.ndarray]] = None, num_bins: int = NUM_BINS
+        self, normalize: Optional[Callable[[np.ndarray], np.ndarray]] = None, num_bins: int = NUM_BINS
     ) -> None:
-        self.normalise, self.num_bins = normalise, num_bins
+        self.normalize, self.num_bins = normalize, num_bins
         self.frames = 0  # handed out so far
         self._extractor = kaldi_extractor(num_bins)
 
@@ -38,4 +38,4 @@ class OnlineFbank:
         frames = np.array([self._extractor.get_frame(i) for i in ready], dtype=np.float32).reshape(-1, self.num_bins)
         self._extractor.pop(len(ready))
         self.frames += len(ready)
-        return frames if self.normalise is None or not len(ready) else self.normalise(frames)
+        return frames if self.normalize is None or not len(ready) else self.normalize(frames)

@@ -1,4 +1,4 @@
-"""Text as the model sees it: normalisation, and the two tokenisations (characters, sentencepiece).
+"""Text as the model sees it: normalization, and the two tokenizations (characters, sentencepiece).
 
 The vocabulary (`colld vocab`), the datasets and the scorer all go through this file, so a transcript is the
 same string everywhere. What was chosen when the vocabulary was made is stored in its ``config.yaml`` and read
@@ -31,6 +31,7 @@ _INVISIBLE = dict.fromkeys(
 _WHITESPACE = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # in every dictionary of fairseq, without a line
+FORMER_KEY = "text_normalisation"  # of text_normalization, in vocabularies made before it was spelled so
 _AGAIN = "make the vocabulary again with `colld vocab`, or copy the whole folder again"
 
 
@@ -50,7 +51,7 @@ def _remove_punctuation(text: str) -> str:
     return "".join(characters)
 
 
-def normalise_text(text: str, lowercase: bool = False, remove_punctuation: bool = False) -> str:
+def normalize_text(text: str, lowercase: bool = False, remove_punctuation: bool = False) -> str:
     """The text in NFC with single spaces, without invisible control characters; optionally more.
 
     Args:
@@ -69,26 +70,26 @@ def normalise_text(text: str, lowercase: bool = False, remove_punctuation: bool 
 
 
 @dataclass(frozen=True)
-class TextNormaliser:
-    """:func:`normalise_text` with its options, stored under ``text_normalisation`` in config.yaml."""
+class TextNormalizer:
+    """:func:`normalize_text` with its options, stored under ``text_normalization`` in config.yaml."""
 
     lowercase: bool = False
     remove_punctuation: bool = False
 
     def __call__(self, text: str) -> str:
-        return normalise_text(text, self.lowercase, self.remove_punctuation)
+        return normalize_text(text, self.lowercase, self.remove_punctuation)
 
     def to_config(self) -> Dict[str, bool]:
         return asdict(self)
 
     @classmethod
-    def from_config(cls, config: Optional[Mapping[str, Any]]) -> "TextNormaliser":
-        """From the mapping under ``text_normalisation``; ConfigError on an option that does not exist."""
+    def from_config(cls, config: Optional[Mapping[str, Any]]) -> "TextNormalizer":
+        """From the mapping under ``text_normalization``; ConfigError on an option that does not exist."""
         config = dict(config or {})
         unknown = sorted(set(config) - {f.name for f in fields(cls)})
         if unknown:
             raise ConfigError(
-                f"text_normalisation in config.yaml has unknown options {unknown}; known: "
+                f"text_normalization in config.yaml has unknown options {unknown}; known: "
                 f"{[f.name for f in fields(cls)]}"
             )
         return cls(**{key: bool(value) for key, value in config.items()})
@@ -105,13 +106,13 @@ class TextCodec:
     def __init__(
         self,
         kind: str,
-        normaliser: TextNormaliser = TextNormaliser(),
+        normalizer: TextNormalizer = TextNormalizer(),
         sentencepiece_model: Union[str, Path, bytes, None] = None,
     ):
         if kind not in ("char", "sentencepiece"):
             raise ConfigError(f"unknown kind of vocabulary {kind!r}; use 'char' or 'sentencepiece'")
         self.kind = kind
-        self.normaliser = normaliser
+        self.normalizer = normalizer
         self.boundary = LETTER_BOUNDARY if kind == "char" else PIECE_BOUNDARY
         self.post_process = "letter" if kind == "char" else "sentencepiece"
         self._processor = None
@@ -123,7 +124,7 @@ class TextCodec:
 
     def clean(self, text: str) -> str:
         """The text that ``decode(encode(text))`` gives back: what hypotheses should be compared with."""
-        return _WHITESPACE.sub(" ", self.normaliser(text).replace(self.boundary, " ")).strip()
+        return _WHITESPACE.sub(" ", self.normalizer(text).replace(self.boundary, " ")).strip()
 
     def encode(self, text: str) -> List[str]:
         """Tokens of the text; an empty list for an empty text."""
@@ -178,7 +179,9 @@ def read_vocabulary_config(folder: Union[str, Path]) -> Dict[str, Any]:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())}); {_AGAIN}") from error
     if not isinstance(config, dict) or not config:
         raise ConfigError(f"{path}: {'empty' if not config else 'no options in it'}; {_AGAIN}")
-    for option, kind in {"vocab_filename": str, "bpe_tokenizer": dict, "text_normalisation": dict}.items():
+    if FORMER_KEY in config:
+        config.setdefault("text_normalization", config.pop(FORMER_KEY))
+    for option, kind in {"vocab_filename": str, "bpe_tokenizer": dict, "text_normalization": dict}.items():
         if not isinstance(config.get(option) or kind(), kind):
             raise ConfigError(f"{path}: {option} is {config[option]!r}; {_AGAIN}")
     return config
@@ -221,15 +224,15 @@ def _read_text(path: Union[str, Path]) -> str:
 def load_text_codec(config: Mapping[str, Any], root: Union[str, Path]) -> TextCodec:
     """The codec described by a parsed ``config.yaml``, whose file names are relative to ``root``."""
     tokenizer = config.get("bpe_tokenizer") or {}
-    normaliser = TextNormaliser.from_config(config.get("text_normalisation"))
+    normalizer = TextNormalizer.from_config(config.get("text_normalization"))
     if tokenizer.get("bpe") == "sentencepiece":
         model = tokenizer.get("sentencepiece_model")
         if not isinstance(model, str):
             raise ConfigError(f"{root}/config.yaml: bpe_tokenizer names no sentencepiece_model; {_AGAIN}")
-        return TextCodec("sentencepiece", normaliser, Path(root) / model)
+        return TextCodec("sentencepiece", normalizer, Path(root) / model)
     if tokenizer.get("bpe"):
         raise ConfigError(
             f"bpe_tokenizer {tokenizer['bpe']!r} in config.yaml is not supported; make the vocabulary "
             "with `colld vocab --kind char` or `--kind sentencepiece`"
         )
-    return TextCodec("char", normaliser)
+    return TextCodec("char", normalizer)

@@ -1,4 +1,4 @@
-"""What `colld vocab` wrote: the dictionary, the tokenisation and the language tags of one vocabulary folder."""
+"""What `colld vocab` wrote: the dictionary, the tokenization and the language tags of one vocabulary folder."""
 
 import os
 from functools import cached_property

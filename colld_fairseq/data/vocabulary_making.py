@@ -26,7 +26,7 @@ from colld_fairseq.data.text import (
     LETTER_BOUNDARY,
     PIECE_BOUNDARY,
     TextCodec,
-    TextNormaliser,
+    TextNormalizer,
 )
 from colld_fairseq.errors import ConfigError, ManifestError
 from colld_fairseq.files import write_whole
@@ -51,7 +51,7 @@ def make_vocabulary(
     size: Optional[int] = None,
     column: str = "tgt_text",
     lang_tags: bool = False,
-    normaliser: TextNormaliser = TextNormaliser(),
+    normalizer: TextNormalizer = TextNormalizer(),
     temperature: float = 1.0,
     character_coverage: float = 1.0,
 ) -> int:
@@ -65,14 +65,14 @@ def make_vocabulary(
     manifest = join_manifests([read_manifest(path) for path in manifests])
     for name in FILES:
         check_output(Path(out) / name, "--out", manifests)
-    texts = _texts_by_language(manifest, column, normaliser)
-    config = {"vocab_filename": "dict.txt", "text_normalisation": normaliser.to_config()}
+    texts = _texts_by_language(manifest, column, normalizer)
+    config = {"vocab_filename": "dict.txt", "text_normalization": normalizer.to_config()}
     if kind == "char":
-        counts = _letters(texts, normaliser, size)
+        counts = _letters(texts, normalizer, size)
         config["post_process"] = "letter"
         files: Dict[str, bytes] = {}
     else:
-        files, counts = _sentencepiece(texts, normaliser, size or 1000, temperature, character_coverage)
+        files, counts = _sentencepiece(texts, normalizer, size or 1000, temperature, character_coverage)
         config["post_process"] = "sentencepiece"
         config["bpe_tokenizer"] = {"bpe": "sentencepiece", "sentencepiece_model": "spm.model"}
     languages = _target_languages(manifest)
@@ -102,11 +102,11 @@ def _column(manifest: AnyManifest, name: str) -> Iterator[str]:
             yield from ("" for _ in range(len(part)))
 
 
-def _texts_by_language(manifest: AnyManifest, column: str, normaliser: TextNormaliser) -> Dict[str, List[str]]:
-    """{language: normalised, non-empty texts}, in manifest order."""
+def _texts_by_language(manifest: AnyManifest, column: str, normalizer: TextNormalizer) -> Dict[str, List[str]]:
+    """{language: normalized, non-empty texts}, in manifest order."""
     texts: Dict[str, List[str]] = defaultdict(list)
     for text, language in zip(_column(manifest, column), _column(manifest, column.replace("_text", "_lang"))):
-        text = normaliser(text)
+        text = normalizer(text)
         if text:
             texts[language].append(text)
     if not texts:
@@ -121,9 +121,9 @@ def _target_languages(manifest: AnyManifest) -> Counter:
     return Counter(language for language in _column(manifest, "tgt_lang") if language)
 
 
-def _letters(texts: Dict[str, List[str]], normaliser: TextNormaliser, size: Optional[int]) -> List[Tuple[str, int]]:
+def _letters(texts: Dict[str, List[str]], normalizer: TextNormalizer, size: Optional[int]) -> List[Tuple[str, int]]:
     """Letters and the word boundary "|" with their counts, most frequent first, ties by code point."""
-    codec = TextCodec("char", normaliser)
+    codec = TextCodec("char", normalizer)
     counts: Counter = Counter()
     literal = 0
     for group in texts.values():
@@ -158,7 +158,7 @@ def _resample(texts: Dict[str, List[str]], temperature: float) -> Iterator[str]:
 
 
 def _sentencepiece(
-    texts: Dict[str, List[str]], normaliser: TextNormaliser, size: int, temperature: float, coverage: float
+    texts: Dict[str, List[str]], normalizer: TextNormalizer, size: int, temperature: float, coverage: float
 ) -> Tuple[Dict[str, bytes], List[Tuple[str, int]]]:
     """Contents of the model and vocabulary files, and the pieces with their counts in the texts."""
     import sentencepiece
@@ -176,7 +176,7 @@ def _sentencepiece(
             model_type="unigram",
             character_coverage=coverage,
             **dict(bos_id=0, pad_id=1, eos_id=2, unk_id=3),  # fairseq's ids
-            normalization_rule_name="identity",  # TextNormaliser has done it; decode(encode(x)) must be x
+            normalization_rule_name="identity",  # TextNormalizer has done it; decode(encode(x)) must be x
             max_sentence_length=longest + 1,  # longer ones would be left out without a word
             num_threads=SENTENCEPIECE_THREADS,
             minloglevel=1,
@@ -186,7 +186,7 @@ def _sentencepiece(
             f"sentencepiece cannot make {size} pieces from {sum(map(len, texts.values()))} texts: {error}; "
             "choose another --size, or --kind char"
         ) from error
-    codec = TextCodec("sentencepiece", normaliser, model.getvalue())
+    codec = TextCodec("sentencepiece", normalizer, model.getvalue())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     ids = range(processor.get_piece_size())
     vocabulary = "".join(f"{processor.id_to_piece(i)}\t{processor.get_score(i):.6g}\n" for i in ids)

@@ -8,7 +8,7 @@ class EndpointRules:
     """Seconds after which an utterance ends; math.inf turns a rule off. Defaults of Kaldi and sherpa-onnx.
 
     Attributes:
-        silence_without_text: of audio in which nothing was recognised.
+        silence_without_text: of audio in which nothing was recognized.
         silence_after_text: since the last label, once there is one.
         longest: of the utterance, whatever is said.
     """

@@ -7,8 +7,8 @@ Two levels, with the interface of :class:`colld_fairseq.decoding.ctc.LanguageMod
   ends the word before it).
 - :class:`TokenKenlm`: the model's units are the tokens of the dictionary, scored one by one.
 
-The model must have been trained on text normalised as the vocabulary was (``config.yaml``:
-text_normalisation).
+The model must have been trained on text normalized as the vocabulary was (``config.yaml``:
+text_normalization).
 """
 
 import math

@@ -15,7 +15,7 @@ from colld_fairseq.decoding.streaming import StreamingRecogniser, StreamingResul
 
 PIECE = SAMPLE_RATE // 50  # samples that arrive at once: 20 ms
 
-# index of the stream, what is recognised of its utterance, and whether that is final
+# index of the stream, what is recognized of its utterance, and whether that is final
 OnResult = Callable[[int, StreamingResult, bool], None]
 
 

@@ -155,7 +155,7 @@ class StreamingRecogniser:
         return ready
 
     def result(self, stream: Stream) -> StreamingResult:
-        """What is recognised of the utterance since the last reset."""
+        """What is recognized of the utterance since the last reset."""
         result, *alternatives = [self._result(stream, hypothesis) for hypothesis in stream.n_best]
         result.alternatives = alternatives
         return result

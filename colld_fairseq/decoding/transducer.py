@@ -43,7 +43,7 @@ class Scorer:
         networks: their J widths are those of `widths`.
         blank: index of the blank.
         never_emitted: symbols that no hypothesis may hold.
-        blank_penalty: taken from the blank's logit. Probabilities are normalised after that: every alignment has as
+        blank_penalty: taken from the blank's logit. Probabilities are normalized after that: every alignment has as
             many blanks as frames, so a penalty on ln p would change no order.
     """
 

@@ -7,7 +7,7 @@ weighs and logs. Arithmetic is done in float32 (float64 stays float64, but for C
 from .contrastive import ContrastiveOutput, NegativePlan, contrastive_loss, sample_negatives
 from .discriminative import DiscriminativeOutput, cosine_logits, discriminative_loss
 from .regression import RegressionOutput, regression_loss
-from .targets import average_layers, normalise_targets
+from .targets import average_layers, normalize_targets
 from .transducer import TransducerOutput, transducer_loss
 from .transducer_distillation import (
     NodeLosses,
@@ -43,7 +43,7 @@ __all__ = [
     "gather_ranges",
     "lattice_divergence",
     "node_divergence",
-    "normalise_targets",
+    "normalize_targets",
     "path_loss",
     "prune_ranges",
     "pruned_transducer_loss",

@@ -136,7 +136,7 @@ def contrastive_loss(
             is_negative = offsets > -torch.inf
             offsets.diagonal(dim1=1, dim2=2).zero_()
         # The norms divide the products and not the vectors: for M < D that is less arithmetic, above all in
-        # the backward pass, and no normalised copies are kept.
+        # the backward pass, and no normalized copies are kept.
         scale_p = 1.0 / (torch.linalg.vector_norm(p, dim=-1).clamp_min(1e-6) * logit_temp)
         scale_z = 1.0 / torch.linalg.vector_norm(z, dim=-1).clamp_min(1e-6)
         products = torch.bmm(p.view(batch, most, -1), z.view(batch, most, -1).transpose(1, 2))

@@ -1,4 +1,4 @@
-"""What the student is asked to predict: teacher features, normalised and averaged."""
+"""What the student is asked to predict: teacher features, normalized and averaged."""
 
 from typing import Optional, Sequence
 
@@ -9,10 +9,10 @@ from torch import Tensor
 NORMALISATIONS = ("none", "instance", "layer")
 
 
-def normalise_targets(
+def normalize_targets(
     targets: Tensor, padding_mask: Optional[Tensor] = None, how: str = "none", eps: float = 1e-5
 ) -> Tensor:
-    """Normalise the features of one teacher layer, without regard to other utterances or to padding.
+    """Normalize the features of one teacher layer, without regard to other utterances or to padding.
 
     Args:
         targets: ``[B, T, D]``.
@@ -30,7 +30,7 @@ def normalise_targets(
         ValueError: for an unknown ``how``.
     """
     if how not in NORMALISATIONS:
-        raise ValueError(f"unknown target normalisation {how!r}: choose one of {', '.join(NORMALISATIONS)}")
+        raise ValueError(f"unknown target normalization {how!r}: choose one of {', '.join(NORMALISATIONS)}")
     if how == "none":
         return targets
     targets = targets.to(torch.promote_types(targets.dtype, torch.float32))
@@ -41,18 +41,18 @@ def normalise_targets(
         return F.layer_norm(targets, targets.shape[-1:], eps=eps).masked_fill(padding, 0.0)
     frames = (~padding).sum(1, keepdim=True).clamp_min(1)  # [B, 1, 1]
     mean = targets.masked_fill(padding, 0.0).sum(1, keepdim=True) / frames
-    centred = (targets - mean).masked_fill(padding, 0.0)
-    variance = centred.square().sum(1, keepdim=True) / frames
-    return centred * torch.rsqrt(variance + eps)
+    centerd = (targets - mean).masked_fill(padding, 0.0)
+    variance = centerd.square().sum(1, keepdim=True) / frames
+    return centerd * torch.rsqrt(variance + eps)
 
 
 def average_layers(layers: Sequence[Tensor], padding_mask: Optional[Tensor] = None, how: str = "none") -> Tensor:
-    """Mean of several teacher layers, each normalised first (data2vec; LightHuBERT: the last eight).
+    """Mean of several teacher layers, each normalized first (data2vec; LightHuBERT: the last eight).
 
     Args:
         layers: tensors ``[B, T, D]``.
         padding_mask: ``[B, T]`` bool, True on padding.
-        how: see :func:`normalise_targets`; applied to each layer.
+        how: see :func:`normalize_targets`; applied to each layer.
 
     Returns:
         ``[B, T, D]``, float32 (or float64).
@@ -65,6 +65,6 @@ def average_layers(layers: Sequence[Tensor], padding_mask: Optional[Tensor] = No
     # Layer by layer instead of through a stack: the peak is two layers, not all of them.
     total = 0.0
     for layer in layers:
-        layer = normalise_targets(layer, padding_mask, how)
+        layer = normalize_targets(layer, padding_mask, how)
         total = total + layer.to(torch.promote_types(layer.dtype, torch.float32))
     return total / len(layers)

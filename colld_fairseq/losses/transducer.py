@@ -119,9 +119,9 @@ def path_losses(
     blank_arcs: Tensor, label_arcs: Tensor, targets: Targets, options: TransducerOptions
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Sum, count and losses ``[B]`` of arcs ``[B, T, U+1]``, the delay penalty included."""
-    penalised = penalise_delay(label_arcs, targets.logit_lengths, options.delay_penalty)
+    penalized = penalize_delay(label_arcs, targets.logit_lengths, options.delay_penalty)
     log_prob, _, _ = lattice_log_prob(
-        blank_arcs, penalised, targets.logit_lengths, targets.label_lengths, options.topology, options.fastemit_lambda
+        blank_arcs, penalized, targets.logit_lengths, targets.label_lengths, options.topology, options.fastemit_lambda
     )
     return collect(log_prob, targets, options.zero_infinity)
 
@@ -182,7 +182,7 @@ def check_room(tensor: Tensor, needed: Sequence[int], meaning: str, targets: Tar
         )
 
 
-def penalise_delay(label_arcs: Tensor, logit_lengths: Tensor, penalty: float) -> Tensor:
+def penalize_delay(label_arcs: Tensor, logit_lengths: Tensor, penalty: float) -> Tensor:
     """``[B, T, W]`` log-probabilities of label arcs + penalty * ((T_b - 1) / 2 - t)."""
     if penalty == 0.0:
         return label_arcs

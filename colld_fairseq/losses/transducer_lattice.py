@@ -13,7 +13,7 @@ How it is computed. All nodes of an anti-diagonal t + u (regular) or of a frame 
 step before, so a step is three operations on ``[U+1, N]``. Shorter utterances are extended to the corner of
 the longest by one path of probability 1; then the backward variable is the forward variable of the lattice
 read from its end, and both run as one recursion with N = 2 B. The arcs are laid out step by step through a
-skewed view, without index tensors. Per-frame cumulative logsumexp along u, the other way to vectorise, took
+skewed view, without index tensors. Per-frame cumulative logsumexp along u, the other way to vectorize, took
 5 to 10 times as long on a CPU and loses digits where a label is very unlikely.
 
 The recursion runs in float64: log P grows with the length of the utterance, and in float32 the posteriors of

@@ -22,7 +22,7 @@ from .transducer import (
     check_targets,
     collect,
     path_losses,
-    penalise_delay,
+    penalize_delay,
 )
 from .transducer_arcs import LogitLayout, arc_log_probs
 from .transducer_lattice import lattice_log_prob
@@ -81,7 +81,7 @@ def simple_transducer_loss(
             lm_label = log_probs.gather(2, targets.next_labels[..., None])[:, None, :, 0]
             blank_arcs = (1 - lm_only_scale) * blank_arcs + lm_only_scale * lm_blank
             label_arcs = (1 - lm_only_scale) * label_arcs + lm_only_scale * lm_label
-        label_arcs = penalise_delay(label_arcs, targets.logit_lengths, chosen.delay_penalty)
+        label_arcs = penalize_delay(label_arcs, targets.logit_lengths, chosen.delay_penalty)
         log_prob, *posteriors = lattice_log_prob(
             blank_arcs,
             label_arcs,

@@ -1,6 +1,6 @@
 """Arc log-probabilities of a transducer whose joiner is an addition, without logits of the size T * U * V.
 
-log softmax_k(am_t + lm_u) = am_t[k] + lm_u[k] - n(t, u), and the normaliser is a matrix product,
+log softmax_k(am_t + lm_u) = am_t[k] + lm_u[k] - n(t, u), and the normalizer is a matrix product,
 
     n(t, u) = log sum_k exp(am_t[k] - max am_t) exp(lm_u[k] - max lm_u) + max am_t + max lm_u.
 
@@ -43,16 +43,16 @@ class _SimpleArcLogProbs(torch.autograd.Function):
             x, z, y = am[b, :t].to(dtype), lm[b, : u + 1].to(dtype), next_labels[b, :u]
             x_max, z_max = x.amax(1, keepdim=True), z.amax(1, keepdim=True)
             product = (x - x_max).exp_() @ (z - z_max).exp_().T  # [T, U+1]
-            normaliser = product.log() + x_max + z_max.T
+            normalizer = product.log() + x_max + z_max.T
             low = product < _smallest_product(dtype)
             if low.any():
                 ctx.underflows[b] = low.nonzero().unbind(1)
                 for rows, columns in _pieces(ctx.underflows[b], x):
-                    normaliser[rows, columns] = (x[rows] + z[columns]).logsumexp(1)
+                    normalizer[rows, columns] = (x[rows] + z[columns]).logsumexp(1)
                 product.masked_fill_(low, torch.inf)  # takes no part in the gradient's products
             products[b, :t, : u + 1] = product
-            blank_arcs[b, :t, : u + 1] = x[:, blank, None] + z[:, blank] - normaliser
-            label_arcs[b, :t, :u] = x[:, y] + z[:u].gather(1, y[:, None])[:, 0] - normaliser[:, :u]
+            blank_arcs[b, :t, : u + 1] = x[:, blank, None] + z[:, blank] - normalizer
+            label_arcs[b, :t, :u] = x[:, y] + z[:u].gather(1, y[:, None])[:, 0] - normalizer[:, :u]
         ctx.save_for_backward(am, lm, next_labels, products)
         ctx.frames, ctx.counts, ctx.blank = frames, counts, blank
         return blank_arcs, label_arcs
@@ -71,12 +71,12 @@ def _gradients(ctx, grad_blank: Tensor, grad_label: Tensor) -> Tuple[Tensor, Ten
     for b, (t, u) in enumerate(zip(ctx.frames, ctx.counts)):
         x, z, y = am[b, :t].to(products.dtype), lm[b, : u + 1].to(products.dtype), next_labels[b, :u]
         to_blank, to_label = grad_blank[b, :t, : u + 1], grad_label[b, :t, :u]
-        to_normaliser = -to_blank - grad_label[b, :t, : u + 1]
-        ratio = to_normaliser / products[b, :t, : u + 1]
+        to_normalizer = -to_blank - grad_label[b, :t, : u + 1]
+        ratio = to_normalizer / products[b, :t, : u + 1]
         e_x, e_z = (x - x.amax(1, keepdim=True)).exp_(), (z - z.amax(1, keepdim=True)).exp_()
         found_x, found_z = (ratio @ e_z).mul_(e_x), (ratio.T @ e_x).mul_(e_z)
         for rows, columns in _pieces(ctx.underflows.get(b), x):
-            softmax = (x[rows] + z[columns]).softmax(1).mul_(to_normaliser[rows, columns, None])
+            softmax = (x[rows] + z[columns]).softmax(1).mul_(to_normalizer[rows, columns, None])
             found_x.index_add_(0, rows, softmax)
             found_z.index_add_(0, columns, softmax)
         found_x[:, ctx.blank] += to_blank.sum(1)

@@ -58,7 +58,7 @@ def average(paths: Sequence[str]) -> Tuple[Checkpoint, str]:
     """The checkpoint whose weights are the mean of those in `paths`, and which of them is the newest.
 
     Summed in float64; weights in half precision become float32. Integers, settings and the state of the task are those
-    of the newest, the one after most updates. One file at a time is read, without its optimiser.
+    of the newest, the one after most updates. One file at a time is read, without its optimizer.
 
     Raises ConfigError that names the file and what is wrong: no checkpoint of fairseq, settings of the model, names or
     shapes other than in the first, NaN, the weights of another file once more.

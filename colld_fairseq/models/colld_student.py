@@ -195,7 +195,7 @@ class ColldStudent(BaseFairseqModel):
         """Spans to mask, bool [B, T], for frame counts `lengths` [B]."""
         if self.training:
             return self.sample_mask(lengths)
-        # In validation each clip's mask depends on its length alone, not on the other clips of its batch.
+        # In validation each utterance's mask depends on its length alone, not on the other utterances of its batch.
         masks = [self.sample_mask(length, VALID_MASK_SEED)[0] for length in lengths.split(1)]
         return pad_sequence(masks, batch_first=True)
 
@@ -279,7 +279,7 @@ def freeze_unreached(encoder: StudentEncoder, pairs: Sequence[layer_map.LayerPai
     """Take parameters that no loss reaches out of training.
 
     So distributed training need not search for them at every step, and weight decay leaves them alone. Blocks
-    above the highest distilled layer stay as they were initialised, which is worth a warning.
+    above the highest distilled layer stay as they were initialized, which is worth a warning.
     """
     top = max(pair.student_layer for pair in pairs)
     for parameter in unreached_parameters(encoder, top, masked):

@@ -1,4 +1,4 @@
-"""Published students of HuBERT Base as architectures of `colld_student`: shape, layer map, heads, regularisation.
+"""Published students of HuBERT Base as architectures of `colld_student`: shape, layer map, heads, regularization.
 
 deep-and-thin and shallow-and-wide: Wang et al., 2210.15631 (S&W has DistilHuBERT's shape, heads and targets, and
 starts from its teacher with --init-from); fithubert: 2207.00555; half_l2l: the 12-layer half of 2207.06867. All run

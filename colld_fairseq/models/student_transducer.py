@@ -103,7 +103,7 @@ class TransducerStudent(BaseFairseqModel):
         src_lengths: Tensor,
         prev_output_tokens: Tensor,
         label_lengths: Tensor,
-        clips: Optional[Tensor] = None,
+        utterances: Optional[Tensor] = None,
         choose_range: Optional[RangeChooser] = None,
         nodes: Optional[Nodes] = None,
         **unused,
@@ -111,7 +111,7 @@ class TransducerStudent(BaseFairseqModel):
         """The joiner on pairs of a frame and a symbol of each of M texts, on all of them or on a pruned range.
 
         prev_output_tokens [M, 1 (+ 1) + U]: what fairseq's decoders are fed, </s>, the language tag where there are
-        tags, labels; label_lengths [M] counts the labels alone. clips int64 [M]: the clip of each text, for M other
+        tags, labels; label_lengths [M] counts the labels alone. utterances int64 [M]: the utterance of each text, for M other
         than B. choose_range: from the outputs of the simple joiner, am [M, T, V] and lm [M, U+1, V], and frame lengths
         [M], to the symbols at every frame, int64 [M, T', S]. nodes: pairs to join besides, any frame numbers.
 
@@ -126,8 +126,8 @@ class TransducerStudent(BaseFairseqModel):
         frames, lengths = self.joiner.encoder_projection(encoded.x), encoded.lengths
         symbols = self.joiner.predictor_projection(predicted)
         x = encoded.x
-        if clips is not None:
-            x, frames, lengths = x[clips], frames[clips], lengths[clips]
+        if utterances is not None:
+            x, frames, lengths = x[utterances], frames[utterances], lengths[utterances]
         output = {"lengths": lengths}
         if choose_range is None:
             output["logits"] = self.joiner.lattice(frames, symbols, lengths.tolist(), label_lengths.tolist())

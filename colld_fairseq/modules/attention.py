@@ -30,11 +30,11 @@ class SelfAttention(nn.Module):
         x: Tensor,
         key_bias: Optional[Tensor] = None,
         rotary: Optional[Rotary] = None,
-        clips: Optional[Sequence[int]] = None,
+        utterances: Optional[Sequence[int]] = None,
     ) -> Tensor:
         """[B, T, D] -> [B, T, D]; ``key_bias`` [B, 1, 1 or T, T] is added to the scores, None = nothing is hidden.
 
-        clips: frames of the clips that stand behind one another in [1, T, D], each of which attends to itself.
+        utterances: frames of the utterances that stand behind one another in [1, T, D], each of which attends to itself.
         """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, self.head_dim)
@@ -43,10 +43,10 @@ class SelfAttention(nn.Module):
             value = qkv[:, :, 2]
         else:
             query, key, value = qkv.unbind(2)
-        if clips is None or len(clips) == 1:
+        if utterances is None or len(utterances) == 1:
             y = self.attend(query, key, value, key_bias)
         else:
-            parts = zip(query.split(clips, 1), key.split(clips, 1), value.split(clips, 1))
+            parts = zip(query.split(utterances, 1), key.split(utterances, 1), value.split(utterances, 1))
             y = torch.cat([self.attend(*part) for part in parts], dim=1)
         return self.out(y.reshape(batch, length, width))
 

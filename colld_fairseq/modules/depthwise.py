@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class DepthwiseConv(nn.Module):
-    """One filter of ``kernel`` frames per channel, no bias; ``causal`` = past frames only, else centred.
+    """One filter of ``kernel`` frames per channel, no bias; ``causal`` = past frames only, else centerd.
 
     The weight has torch's Conv1d shape [D, 1, kernel], so that checkpoints of other libraries load unchanged.
     """
@@ -18,7 +18,7 @@ class DepthwiseConv(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]; frames outside the clip count as zero; the caller zeroes padded frames."""
+        """[B, T, D] -> [B, T, D]; frames outside the utterance count as zero; the caller zeroes padded frames."""
         left = self.kernel - 1 if self.causal else (self.kernel - 1) // 2
         # A contiguous [B, D, T] copy would make torch's CPU backward pass several times slower.
         return self.valid(F.pad(x, (0, 0, left, self.kernel - 1 - left)))

@@ -20,7 +20,7 @@ from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.positions import ConvPositionalEmbedding, Rotary, attention_key_bias, rotary_table
 from colld_fairseq.modules.transformer import TransformerBlock
 
-CLIP_FRAMES = 384  # fewer at once would leave a matrix product too little to do
+UTTERANCE_FRAMES = 384  # fewer at once would leave a matrix product too little to do
 Mask = Union[Tensor, Callable[[Tensor], Tensor]]
 
 __all__ = ["EncoderConfig", "EncoderOutput", "StudentEncoder"]
@@ -53,7 +53,7 @@ class StudentEncoder(nn.Module):
     With post-norm or pre-norm Transformer blocks, "conv" positions and the waveform front-end it is HuBERT /
     wav2vec 2.0; with Conformer blocks, "relative_key" positions, causal convolution and two stacked
     filterbank frames it is w2v-BERT 2.0; weights of those load exactly (see
-    :mod:`colld_fairseq.checkpoints.encoder`). A clip's frames do not depend on its batch.
+    :mod:`colld_fairseq.checkpoints.encoder`). An utterance's frames do not depend on its batch.
 
     With a "causal" or "chunk" context frames hear only so much of what comes later: in training as drawn for each
     batch, in evaluation as :meth:`set_chunk` says. :class:`~colld_fairseq.modules.streaming.StreamingEncoder` gives the
@@ -159,14 +159,14 @@ class StudentEncoder(nn.Module):
         Args:
             source: samples [B, N] in [-1, 1] at 16 kHz for the waveform front-end, else filterbanks [B, T,
                 bins] at 100 Hz.
-            source_lengths: [B] valid samples or frames; None when no clip is padded.
+            source_lengths: [B] valid samples or frames; None when no utterance is padded.
             mask: frames to replace by the learned mask embedding, bool [B, T] at the encoder's rate, or a
                 function from encoder lengths [B] to such a mask.
             layers: layers to return: 0 = input of the first block, k = output of block k (before the final
                 norm of a pre-norm encoder).
             kind: "layer", or "ffn" for the raw output of block k's (second) feed-forward, before dropout, the
                 Conformer's factor 1/2, residual and norm.
-            channel_mask: channels of the projected features to zero over a whole clip, bool [B, D].
+            channel_mask: channels of the projected features to zero over a whole utterance, bool [B, D].
 
         A block skipped by layerdrop passes its input on: that is its "layer" feature, and its "ffn" feature
         is zero.
@@ -192,10 +192,10 @@ class StudentEncoder(nn.Module):
         run = partial(self._run_blocks, layers=layers, kind=kind, skip=self._skipped_blocks())
         if self._packs(x, block_padding):
             packing = Packing.of(padding_mask)
-            # Without gradients little is kept, and what a few clips need stays in the cache.
-            parts = [packing.frames] if torch.is_grad_enabled() else packing.parts(CLIP_FRAMES)
-            rows = packing.pack(x).split([sum(clips) for clips in parts], dim=1)
-            results = [run(part, None, None, None, clips) for part, clips in zip(rows, parts)]
+            # Without gradients little is kept, and what a few utterances need stays in the cache.
+            parts = [packing.frames] if torch.is_grad_enabled() else packing.parts(UTTERANCE_FRAMES)
+            rows = packing.pack(x).split([sum(utterances) for utterances in parts], dim=1)
+            results = [run(part, None, None, None, utterances) for part, utterances in zip(rows, parts)]
             x, outputs = packing.unpack(torch.cat([y for y, _ in results], dim=1)), {}
             for number in results[0][1]:
                 outputs[number] = packing.unpack(torch.cat([found[number] for _, found in results], dim=1))
@@ -209,7 +209,7 @@ class StudentEncoder(nn.Module):
         padding_mask: Optional[Tensor],
         key_bias: Optional[Tensor],
         rotary: Optional[Rotary],
-        *clips: Sequence[int],
+        *utterances: Sequence[int],
         layers: Sequence[int],
         kind: str,
         skip: Sequence[bool],
@@ -220,7 +220,7 @@ class StudentEncoder(nn.Module):
             if skip[number - 1]:
                 ffn = torch.zeros_like(x)
             else:
-                x, ffn = block(x, padding_mask, key_bias, rotary, *clips)
+                x, ffn = block(x, padding_mask, key_bias, rotary, *utterances)
             if number in layers:
                 features[number] = x if kind == "layer" else ffn
         if self.layer_norm is not None and self.config.norm_first:
@@ -249,7 +249,7 @@ class StudentEncoder(nn.Module):
         return self.dropout(x)
 
     def _packs(self, x: Tensor, padding_mask: Optional[Tensor]) -> bool:
-        """Whether blocks get the clips behind one another; of these blocks only attention mixes frames."""
+        """Whether blocks get the utterances behind one another; of these blocks only attention mixes frames."""
         gains = padding_mask is not None or (x.size(0) > 1 and not torch.is_grad_enabled())
         able = self.config.block == "transformer" and self.config.position != "rotary"
         return gains and able and use_cpu_kernels("packing", x)
@@ -274,7 +274,7 @@ class StudentEncoder(nn.Module):
 
 
 def _is_unpadded(source: Tensor, lengths: Tensor) -> bool:
-    """Whether every clip fills the batch, where asking is free: eager mode, lengths on the CPU."""
+    """Whether every utterance fills the batch, where asking is free: eager mode, lengths on the CPU."""
     if torch.compiler.is_compiling() or lengths.device.type != "cpu":
         return False
     return bool((lengths == source.size(1)).all())

@@ -54,7 +54,7 @@ class EncoderConfig:
             before it).
         chunk_sizes: frames of a chunk of "chunk", drawn for every batch in training; None = the whole utterance.
         left_contexts: chunks ("causal": frames) before its own that a frame attends to, drawn likewise; None = all.
-    Regularisation, in training only:
+    Regularization, in training only:
         dropout (residual branches), attention_dropout, activation_dropout, dropout_input (projected
         features), layerdrop (probability of skipping a whole block).
     """

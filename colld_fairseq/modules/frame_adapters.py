@@ -10,7 +10,7 @@ class ConcatTanh(nn.Module):
     """n stacked teacher frames to one of the teacher's width: z = tanh(W [e_1; ...; e_n] + b).
 
     The form is that of Yang et al.'s public code (concat_tanh), where recognition trains it together with the teacher.
-    Without labels a target that is itself learnt would shrink to a constant, so here W learns to keep what is in the
+    Without labels a target that is itself learned would shrink to a constant, so here W learns to keep what is in the
     frames: a second Linear has to restore them from z, and z reaches the student without gradient.
     """
 

@@ -1,7 +1,7 @@
 """Front-ends: from samples or filterbanks to the frames a student encoder works on.
 
 Every front-end is called as ``front_end(x, lengths)`` and returns features [B, T, D] and their lengths [B];
-``lengths=None`` means that no clip is padded. What stands in the padding of the input never reaches a valid
+``lengths=None`` means that no utterance is padded. What stands in the padding of the input never reaches a valid
 frame of the output.
 
 Those that can stream look at no frame before their own and have a ``lookahead``: frame k sees filterbank frames sk to
@@ -55,7 +55,7 @@ class ExtractorLayer(nn.Module):
 class WaveformFrontEnd(nn.Module):
     """The convolutions of wav2vec 2.0 and HuBERT, LayerNorm, and the projection to ``embed_dim``.
 
-    Takes samples [B, N] at 16 kHz. With the published layers a clip of n samples gives ``(n - 400) // 320 +
+    Takes samples [B, N] at 16 kHz. With the published layers an utterance of n samples gives ``(n - 400) // 320 +
     1`` frames.
     """
 
@@ -102,7 +102,7 @@ class WaveformFrontEnd(nn.Module):
         for layer in reversed(self.layers):
             shortest = (shortest - 1) * layer.stride + layer.kernel
         if x.size(1) < shortest:
-            raise ConfigError(f"the longest clip of the batch has {x.size(1)} samples; one frame needs {shortest}")
+            raise ConfigError(f"the longest utterance of the batch has {x.size(1)} samples; one frame needs {shortest}")
         if self.grad_mult == 0.0:
             with torch.no_grad():
                 features = self.extract(x, lengths)
@@ -145,7 +145,7 @@ class FbankFrontEnd(nn.Module):
 
 
 class FbankStackFrontEnd(nn.Module):
-    """``fbank_stack`` neighbouring filterbank frames side by side, LayerNorm, Linear (w2v-BERT 2.0 stacks 2:
+    """``fbank_stack`` neighboring filterbank frames side by side, LayerNorm, Linear (w2v-BERT 2.0 stacks 2:
     50 Hz).
 
     Takes [B, T, bins] at 100 Hz; frames that do not fill a last stack are dropped.
@@ -169,7 +169,7 @@ class FbankStackFrontEnd(nn.Module):
         frames = x.size(1) // self.stack
         if frames == 0:
             raise ConfigError(
-                f"the longest clip of the batch has {x.size(1)} fbank frames; one frame needs {self.stack}"
+                f"the longest utterance of the batch has {x.size(1)} fbank frames; one frame needs {self.stack}"
             )
         stacked = x[:, : frames * self.stack].reshape(x.size(0), frames, -1)
         out_lengths = self.output_lengths(_full_lengths(x) if lengths is None else lengths)
@@ -200,7 +200,7 @@ class Conv2dFrontEnd(nn.Module):
     def forward(self, x: Tensor, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         if x.size(1) < self.SHORTEST:
             raise ConfigError(
-                f"the longest clip of the batch has {x.size(1)} fbank frames; one frame needs {self.SHORTEST}"
+                f"the longest utterance of the batch has {x.size(1)} fbank frames; one frame needs {self.SHORTEST}"
             )
         out_lengths = self.output_lengths(_full_lengths(x) if lengths is None else lengths)
         x = x.unsqueeze(1)

@@ -46,7 +46,7 @@ class DistillationHeads(nn.Module):
         front_end_width: outputs of :attr:`front_end`, a Linear from the front-end's output to the teacher's
             width; 0 = none.
         adapters: number of a target -> module that makes it of stacked teacher frames; kept here, and called
-            by the criterion, because it is learnt and left behind with the heads.
+            by the criterion, because it is learned and left behind with the heads.
 
     ``code`` and ``front_end`` (None where their width is 0) are called by themselves (2210.15631).
 

@@ -25,5 +25,5 @@ def lengths_to_padding_mask(lengths: Tensor, frames: Optional[int] = None) -> Te
 
 
 def conv_length(lengths: Tensor, kernel: int, stride: int) -> Tensor:
-    """Frames of an unpadded convolution; 0 where the clip is shorter than the kernel."""
+    """Frames of an unpadded convolution; 0 where the utterance is shorter than the kernel."""
     return (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Normalisation layers whose statistics ignore padded frames."""
+"""Normalization layers whose statistics ignore padded frames."""
 
 from typing import Optional
 
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class MaskedChannelNorm(nn.Module):
-    """Group norm with one group per channel over the valid frames of each clip.
+    """Group norm with one group per channel over the valid frames of each utterance.
 
     The first convolution of wav2vec 2.0 Base and HuBERT Base has it. torch's GroupNorm counts padded frames,
-    so that a clip's features depend on what else is in its batch; without padding the two are equal.
+    so that an utterance's features depend on what else is in its batch; without padding the two are equal.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5):
@@ -21,7 +21,7 @@ class MaskedChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
-        """[B, C, T], mask [B, T] (True on padding) or None when no clip is padded -> [B, C, T]."""
+        """[B, C, T], mask [B, T] (True on padding) or None when no utterance is padded -> [B, C, T]."""
         if padding_mask is None:
             return F.group_norm(x, x.size(1), self.weight, self.bias, self.eps)
         dtype = x.dtype

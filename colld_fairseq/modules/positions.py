@@ -15,7 +15,7 @@ Rotary = Tuple[Tensor, Tensor]
 
 
 class ConvPositionalEmbedding(nn.Module):
-    """Weight-normalised grouped convolution over time, then GELU (wav2vec 2.0 and HuBERT).
+    """Weight-normalized grouped convolution over time, then GELU (wav2vec 2.0 and HuBERT).
 
     The weight is ``weight_g * weight_v / |weight_v|``, the norm taken per kernel position over the other two
     axes as in the published checkpoints. Kernels of even size drop the last output frame. The caller zeroes
@@ -116,8 +116,8 @@ def attention_key_bias(
     hidden: bool [T, K], keys that single frames may not attend to (see :mod:`colld_fairseq.modules.chunks`); with it
     the bias is [B, 1, T, K], B = 1 where nothing is padded.
 
-    Finite rather than -inf: a clip that is all padding then gives a finite output instead of NaN gradients,
-    and for every other clip the padded keys' weight is exactly 0.
+    Finite rather than -inf: an utterance that is all padding then gives a finite output instead of NaN gradients,
+    and for every other utterance the padded keys' weight is exactly 0.
     """
     masks = [] if padding_mask is None else [padding_mask[:, None, None]]
     masks += [] if hidden is None else [hidden[None, None]]

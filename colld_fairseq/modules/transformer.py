@@ -38,18 +38,18 @@ class TransformerBlock(nn.Module):
         padding_mask: Optional[Tensor] = None,
         key_bias: Optional[Tensor] = None,
         rotary: Optional[Rotary] = None,
-        clips: Optional[Sequence[int]] = None,
+        utterances: Optional[Sequence[int]] = None,
     ) -> Tuple[Tensor, Tensor]:
         """[B, T, D] -> block output [B, T, D] and raw feed-forward output [B, T, D] (before dropout and
         residual).
 
         ``padding_mask`` is unused: within this block only attention mixes frames, and ``key_bias`` already
-        hides padded keys. ``clips``: see :class:`SelfAttention`.
+        hides padded keys. ``utterances``: see :class:`SelfAttention`.
         """
         if self.norm_first:
-            x = x + self.dropout(self.attention(self.attention_layer_norm(x), key_bias, rotary, clips))
+            x = x + self.dropout(self.attention(self.attention_layer_norm(x), key_bias, rotary, utterances))
             ffn = self.ffn(self.final_layer_norm(x))
             return x + self.dropout(ffn), ffn
-        x = self.attention_layer_norm(x + self.dropout(self.attention(x, key_bias, rotary, clips)))
+        x = self.attention_layer_norm(x + self.dropout(self.attention(x, key_bias, rotary, utterances)))
         ffn = self.ffn(x)
         return self.final_layer_norm(x + self.dropout(ffn)), ffn

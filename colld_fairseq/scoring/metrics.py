@@ -96,7 +96,7 @@ def _chrf_statistics(hypothesis: str, reference: str) -> Iterable[int]:
 def sentence_statistics(hypothesis: str, reference: str, tgt_lang: str = "") -> np.ndarray:
     """Counts of one sentence, float64 [STATISTICS_SIZE], to be added up for :func:`compute_scores`.
 
-    Texts are compared as they are; normalise them first (``colld_fairseq.data.text``).
+    Texts are compared as they are; normalize them first (``colld_fairseq.data.text``).
     """
     hyp_words, ref_words = hypothesis.split(), reference.split()
     hyp_text, ref_text = " ".join(hyp_words), " ".join(ref_words)

@@ -2,15 +2,15 @@
 
 from typing import Any, Dict, Sequence
 
-from colld_fairseq.data.text import TextNormaliser
+from colld_fairseq.data.text import TextNormalizer
 from colld_fairseq.scoring.language_confusion import language_confusion
 from colld_fairseq.scoring.metrics import CorpusScores
 from colld_fairseq.scoring.sentences import Sentence
 
 
-def build_report(sentences: Sequence[Sentence], normaliser: TextNormaliser = TextNormaliser()) -> Dict[str, Any]:
-    """What is printed, ready for JSON: pairs, overall, signatures, language_confusion, text_normalisation."""
-    cleaned = [s._replace(hypothesis=normaliser(s.hypothesis), reference=normaliser(s.reference)) for s in sentences]
+def build_report(sentences: Sequence[Sentence], normalizer: TextNormalizer = TextNormalizer()) -> Dict[str, Any]:
+    """What is printed, ready for JSON: pairs, overall, signatures, language_confusion, text_normalization."""
+    cleaned = [s._replace(hypothesis=normalizer(s.hypothesis), reference=normalizer(s.reference)) for s in sentences]
     scores = CorpusScores()
     for sentence in cleaned:
         scores.add(*sentence)
@@ -24,5 +24,5 @@ def build_report(sentences: Sequence[Sentence], normaliser: TextNormaliser = Tex
         "overall": scores.overall().to_json(),
         "signatures": scores.signatures(),
         "language_confusion": {language: counts.to_json() for language, counts in confusion.items()},
-        "text_normalisation": normaliser.to_config(),
+        "text_normalization": normalizer.to_config(),
     }

@@ -126,7 +126,7 @@ def _letters_only(text: str) -> str:
 
 
 def _check_same_references(path: str, manifest: AnyManifest, references: Dict[int, str]) -> None:
-    """A wrong manifest of the right size would assign wrong languages. Normalisation and unknown letters may
+    """A wrong manifest of the right size would assign wrong languages. Normalization and unknown letters may
     change some references, not most of them."""
     same = sum(_letters_only(text) == _letters_only(manifest.text("tgt_text", row)) for row, text in references.items())
     known = sum("<<unk>>" not in text for text in references.values())

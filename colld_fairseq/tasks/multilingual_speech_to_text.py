@@ -76,7 +76,7 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     nbest_targets: int = field(
         default=1,
         metadata=COUNT.help(
-            "texts a clip of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld"
+            "texts an utterance of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld"
             " transcribe --nbest`), weighed by their scores (criterion transducer; Yang et al.: 2); 1 = the manifest's"
             " text"
         ),
@@ -217,7 +217,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         return self.teacher_transducer(**sample["teacher_input"], **texts)
 
     def state_dict(self) -> Dict[str, Any]:
-        """Kept in every checkpoint: the vocabulary, and which teacher it learnt from."""
+        """Kept in every checkpoint: the vocabulary, and which teacher it learned from."""
         state = {vocabulary_copy.NAME: self._vocabulary_copy}
         if self.teacher_transducer is None:
             return state
@@ -323,7 +323,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
             return loss, sample_size, log
         model, net_input = unwrapped(model), sample["net_input"]
         source, lengths = net_input["src_tokens"], net_input["src_lengths"]
-        normalize = self.vocabulary.codec.normaliser
+        normalize = self.vocabulary.codec.normalizer
         for name, decoder in self.decoders(model).items():
             side = "src" if name == "ctc_" or self.transcribes([model]) else "tgt"
             hypotheses = decoder.decode([model], source, lengths, self.tags_for(decoder, source, sample["tgt_langs"]))

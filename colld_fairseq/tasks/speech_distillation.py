@@ -1,4 +1,4 @@
-"""Task `speech_distillation`: unlabelled audio and the features that frozen teachers, one or several, have of it."""
+"""Task `speech_distillation`: unlabeled audio and the features that frozen teachers, one or several, have of it."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -71,8 +71,8 @@ class SpeechDistillationConfig(SpeechTaskConfig):
     frame_rule: str = field(
         default="average",
         metadata={
-            "help": "how teacher frames meet a slower student: average neighbours, stack their channels, or concat_tanh"
-            f" (a learnt Linear and tanh bring stacked frames back to the teacher's width){EACH}"
+            "help": "how teacher frames meet a slower student: average neighbors, stack their channels, or concat_tanh"
+            f" (a learned Linear and tanh bring stacked frames back to the teacher's width){EACH}"
         },
     )
 
@@ -115,8 +115,8 @@ class SpeechDistillationTask(SpeechTask):
         return self.teachers.first.cache
 
     @property
-    def crops_long_clips(self) -> bool:
-        """Long clips are cropped, but not beside cached features, which are of whole clips: there they are left out."""
+    def crops_long_utterances(self) -> bool:
+        """Long utterances are cropped, but not beside cached features, which are of whole utterances: there they are left out."""
         return not self.teachers.caches
 
     @property
@@ -165,10 +165,10 @@ class SpeechDistillationTask(SpeechTask):
         for cache in self.teachers.caches:
             cache.check_manifest(rows)
         options.unusable = {name: why for cache in self.teachers.caches for name, why in cache.bad.items()}
-        if self.crops_long_clips:
+        if self.crops_long_utterances:
             options.max_samples = int(self.cfg.max_seconds * SAMPLE_RATE)
         return SpeechDataset(rows, student_input, options)
 
     def state_dict(self) -> Dict[str, str]:
-        """Kept in every checkpoint: which teachers it learnt from."""
+        """Kept in every checkpoint: which teachers it learned from."""
         return self.teachers.record()

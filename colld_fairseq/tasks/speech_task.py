@@ -61,14 +61,17 @@ class SpeechTaskConfig(FairseqDataclass):
         },
     )
     min_seconds: float = field(
-        default=0.1, metadata=NOT_NEGATIVE.help("shorter clips are left out of training (seconds; our choice)")
+        default=0.1, metadata=NOT_NEGATIVE.help("shorter utterances are left out of training (seconds; our choice)")
     )
     max_seconds: float = field(
         default=30.0,
-        metadata=POSITIVE.help("longer clips: cropped in distillation, left out of fine-tuning (seconds; our choice)"),
+        metadata=POSITIVE.help(
+            "longer utterances: cropped in distillation, left out of fine-tuning (seconds; our choice)"
+        ),
     )
     max_bad_audio: float = field(
-        default=0.001, metadata=SHARE.help("share of clips that may be unreadable before training stops (our choice)")
+        default=0.001,
+        metadata=SHARE.help("share of utterances that may be unreadable before training stops (our choice)"),
     )
     sampling_alpha: float = field(
         default=1.0,
@@ -85,23 +88,25 @@ class SpeechTaskConfig(FairseqDataclass):
         },
     )
     specaug_freq_masks: int = field(
-        default=0, metadata=COUNT_OR_NONE.help("SpecAugment: frequency masks per clip (filterbank input)")
+        default=0, metadata=COUNT_OR_NONE.help("SpecAugment: frequency masks per utterance (filterbank input)")
     )
     specaug_freq_width: int = field(
         default=27, metadata=COUNT_OR_NONE.help("SpecAugment F: widest frequency mask (bins)")
     )
     specaug_time_masks: int = field(
-        default=0, metadata=COUNT_OR_NONE.help("SpecAugment: time masks per clip (filterbank input)")
+        default=0, metadata=COUNT_OR_NONE.help("SpecAugment: time masks per utterance (filterbank input)")
     )
     specaug_time_width: int = field(
         default=40, metadata=COUNT_OR_NONE.help("SpecAugment T: longest time mask (10 ms frames)")
     )
     specaug_time_share: float = field(
-        default=0.2, metadata=SHARE.help("SpecAugment p: longest time mask as share of the clip")
+        default=0.2, metadata=SHARE.help("SpecAugment p: longest time mask as share of the utterance")
     )
     keep_in_memory: bool = field(
         default=False,
-        metadata={"help": "read and transform each clip once and keep it in memory (32 kB a second of filterbanks)"},
+        metadata={
+            "help": "read and transform each utterance once and keep it in memory (32 kB a second of filterbanks)"
+        },
     )
     seed: int = field(default=II("common.seed"), metadata={"number": COUNT_OR_NONE})
 
@@ -196,15 +201,15 @@ class SpeechTask(FairseqTask):
         """Row numbers within the length limits; raises ManifestError when there are none."""
         seconds = rows.n_samples / SAMPLE_RATE
         keep = seconds >= self.cfg.min_seconds
-        if not self.crops_long_clips:
+        if not self.crops_long_utterances:
             keep &= seconds <= self.cfg.max_seconds
         if not keep.any():
             raise ManifestError(
-                f"{rows.path}: no clip between {self.cfg.min_seconds} and {self.cfg.max_seconds} seconds; "
+                f"{rows.path}: no utterance between {self.cfg.min_seconds} and {self.cfg.max_seconds} seconds; "
                 "is n_frames given in samples at 16 kHz?"
             )
         if not keep.all():
-            logger.warning("%s: %d clips outside the length limits are left out", rows.path, int((~keep).sum()))
+            logger.warning("%s: %d utterances outside the length limits are left out", rows.path, int((~keep).sum()))
         return keep.nonzero()[0]
 
     def epoch_sampler(self, rows, usable: np.ndarray) -> Callable[[int], np.ndarray]:
@@ -234,7 +239,7 @@ class SpeechTask(FairseqTask):
             raise ConfigError(f"--sampling-weights {self.cfg.sampling_weights!r}: every weight must be above 0")
         return values
 
-    crops_long_clips = False
+    crops_long_utterances = False
 
     @property
     def student_input(self) -> StudentInput:
@@ -258,13 +263,13 @@ class SpeechTask(FairseqTask):
         raise NotImplementedError
 
     def valid_step(self, sample, model, criterion):
-        if not sample:  # no clip of the batch can be read; fairseq-validate asks nevertheless
+        if not sample:  # no utterance of the batch can be read; fairseq-validate asks nevertheless
             return 0.0, 0, {}
         return super().valid_step(sample, model, criterion)
 
     def get_batch_iterator(self, dataset, max_tokens=None, **kwargs):
-        """No utterance is lost: fairseq would drop the last batch when its size is no multiple of 8, and stop at a clip
-        longer than --max-tokens; outside training such a clip makes a batch of its own."""
+        """No utterance is lost: fairseq would drop the last batch when its size is no multiple of 8, and stop at an utterance
+        longer than --max-tokens; outside training such an utterance makes a batch of its own."""
         kwargs["required_batch_size_multiple"] = 1
         if max_tokens is not None and not dataset.options.train:
             max_tokens = max(max_tokens, int(dataset.sizes.max()))

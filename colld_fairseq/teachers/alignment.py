@@ -26,8 +26,8 @@ def align_frames(
 
     Args:
         features [B, T, D] at source_hz, lengths int64 [B]; target_lengths int64 [B] at target_hz.
-        rule: "none" (equal rates), or for source_hz = n * target_hz "average" (mean of n neighbours; of a
-            trailing incomplete group the mean of what is there) or "stack" (n neighbours side by side, width
+        rule: "none" (equal rates), or for source_hz = n * target_hz "average" (mean of n neighbors; of a
+            trailing incomplete group the mean of what is there) or "stack" (n neighbors side by side, width
             n * D; a trailing incomplete group is dropped).
         ids: names of the utterances; names: what the source and the target are; for the error messages.
 

@@ -104,7 +104,7 @@ class Teacher:
         return self
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Frames, int64 [B], that clips of `lengths` samples give; 0 where a clip is too short."""
+        """Frames, int64 [B], that utterances of `lengths` samples give; 0 where an utterance is too short."""
         raise NotImplementedError
 
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
@@ -121,7 +121,7 @@ class Teacher:
 
         The features of an utterance do not depend on its padding, nor on what else is in the batch.
         keep_padding: leave what the network computed on padded frames in place of zeros.
-        Raises TeacherError when a clip is too short to give one frame.
+        Raises TeacherError when an utterance is too short to give one frame.
         """
         if waveforms.dim() != 2 or lengths.shape != waveforms.shape[:1]:
             raise TeacherError(
@@ -136,7 +136,7 @@ class Teacher:
             row = sizes.index(min(sizes))
             raise TeacherError(
                 f"teacher {self.spec}: utterance {row} of the batch has {int(lengths[row])} samples, too few "
-                f"for one frame; drop clips this short from the manifest"
+                f"for one frame; drop utterances this short from the manifest"
             )
         waveforms = waveforms[:, : int(lengths.max())].float()
         padded = lengths_to_padding_mask(lengths, waveforms.size(1))

@@ -43,7 +43,7 @@ class FeatureCache:
             samples = part.samples or [None] * len(part.ids)
             for utterance, frames, length in zip(part.ids, part.frames, samples):
                 self.places[utterance] = _Place(number, start, frames, length)
-                start += header.clip_bytes(frames)
+                start += header.utterance_bytes(frames)
             self.bad.update(part.bad)
 
     @classmethod
@@ -77,7 +77,7 @@ class FeatureCache:
     def check_manifest(self, manifest: AnyManifest) -> None:
         """Raises TeacherError unless the cache knows every row of a manifest, with about its length.
 
-        Clips that gave no features are known.
+        Utterances that gave no features are known.
         """
         # The lengths of an utterance in two manifests may differ by as much as those of two encoders.
         tolerance = TOLERANCE * SAMPLE_RATE / self.header.frame_rate_hz
@@ -109,8 +109,8 @@ class FeatureCache:
         places = [self._place(utterance) for utterance in ids]
         frames = [place.frames for place in places]
         values = self.header.storage.decode([piece.to(device) for piece in self._read_pieces(places)])
-        for clip, length in enumerate(frames):  # cheaper than a mask, which would touch every number
-            values[:, clip, length:] = 0.0
+        for utterance, length in enumerate(frames):  # cheaper than a mask, which would touch every number
+            values[:, utterance, length:] = 0.0
         lengths = torch.tensor(frames, device=device)
         output = TeacherOutput(dict(zip(self.layers, values)), lengths, self.header.frame_rate_hz)
         return output.checked(ids, f"teacher cache {self.directory}: make it again with `colld features`")
@@ -121,14 +121,14 @@ class FeatureCache:
         longest = header.storage.pieces(max(place.frames for place in places))
         shape = (len(self.rows), len(places))
         batch = [np.zeros((*shape, piece.rows, header.width), dtype=piece.dtype) for piece in longest]
-        for clip, place in enumerate(places):
+        for utterance, place in enumerate(places):
             numbers, size = self._map(place.part), header.layer_bytes(place.frames)
             for layer, row in enumerate(self.rows):
                 start = place.start + row * size
                 for piece, into in zip(header.storage.pieces(place.frames), batch):
                     end = start + header.piece_bytes(piece)
                     found = numbers[start:end].view(piece.dtype)
-                    into[layer, clip, : piece.rows] = found.reshape(piece.rows, header.width)
+                    into[layer, utterance, : piece.rows] = found.reshape(piece.rows, header.width)
                     start = end
         return [torch.from_numpy(array) for array in batch]
 

@@ -2,7 +2,7 @@
 
     header.json       which teacher, layers, kind, rate and width, how numbers are stored, and of which manifest
     part-00000.bin    numbers of about ten minutes of audio, one utterance after another (see cache_storage.py)
-    part-00000.json   its ids, frames and samples, the clips that gave none, and what storing them has lost
+    part-00000.json   its ids, frames and samples, the utterances that gave none, and what storing them has lost
     index.json        every part's .json in one file, and the loss over all; written by whoever finds them complete
 
 Every file is written under a temporary name and renamed, the index of a part after its numbers: a part that has an
@@ -60,13 +60,13 @@ class CacheHeader:
         return STORAGES[self.dtype]
 
     def layer_bytes(self, frames: int) -> int:
-        """Size of one layer of a clip."""
+        """Size of one layer of an utterance."""
         return sum(map(self.piece_bytes, self.storage.pieces(frames)))
 
     def piece_bytes(self, piece: Piece) -> int:
         return piece.rows * self.width * np.dtype(piece.dtype).itemsize
 
-    def clip_bytes(self, frames: int) -> int:
+    def utterance_bytes(self, frames: int) -> int:
         return len(self.layers) * self.layer_bytes(frames)
 
     def save(self, directory: Path) -> None:
@@ -103,7 +103,7 @@ class CacheHeader:
 
 @dataclass
 class PartIndex:
-    """What a part holds: ids, frames and samples of its utterances, in order, and {id: reason} of clips that gave none.
+    """What a part holds: ids, frames and samples of its utterances, in order, and {id: reason} of utterances that gave none.
 
     loss: sums of a StorageLoss. Caches of earlier versions have no samples and no loss.
     """
@@ -124,7 +124,7 @@ def fits(directory: Path, number: int, index: PartIndex, header: CacheHeader) ->
     """Whether the numbers of a part are there, as many as its index says."""
     path = part_paths(directory, number)[0]
     size = path.stat().st_size if path.is_file() else -1
-    return size == sum(map(header.clip_bytes, index.frames))
+    return size == sum(map(header.utterance_bytes, index.frames))
 
 
 def finished_part(directory: Path, number: int, header: CacheHeader) -> Optional[PartIndex]:

@@ -1,10 +1,10 @@
-"""How a cache keeps the numbers of a clip: in half precision, or in one byte each.
+"""How a cache keeps the numbers of an utterance: in half precision, or in one byte each.
 
 float16   as they are, beyond +-65504 cut to it
-uint8     256 even steps from the lowest to the highest value that a channel has in the clip: half the space.
+uint8     256 even steps from the lowest to the highest value that a channel has in the utterance: half the space.
           Steps of a channel's own, because channels of one layer can differ a hundredfold in range.
 
-A clip's features [layers, T, D] are stored layer after layer, each layer as its pieces one after another.
+An utterance's features [layers, T, D] are stored layer after layer, each layer as its pieces one after another.
 """
 
 from typing import Dict, List, NamedTuple, Protocol, Sequence, Tuple
@@ -17,7 +17,7 @@ LARGEST = float(torch.finfo(torch.float16).max)
 
 
 class Piece(NamedTuple):
-    """Part of what is stored for one layer of a clip: [rows, D] numbers of a dtype (its name)."""
+    """Part of what is stored for one layer of an utterance: [rows, D] numbers of a dtype (its name)."""
 
     dtype: str
     rows: int
@@ -69,10 +69,10 @@ STORAGES: Dict[str, Storage] = {"float16": HalfPrecision(), "uint8": ByteSteps()
 
 
 class StorageLoss:
-    """How far stored features are from the teacher's, for each layer, over all clips given to `add`.
+    """How far stored features are from the teacher's, for each layer, over all utterances given to `add`.
 
-    error: root mean square difference, in standard deviations of the channel over the clip (channels that do not
-    change in a clip do not count); cosine_distance: 1 - cosine between the two vectors of a frame, mean.
+    error: root mean square difference, in standard deviations of the channel over the utterance (channels that do not
+    change in an utterance do not count); cosine_distance: 1 - cosine between the two vectors of a frame, mean.
     """
 
     def __init__(self, sums: Sequence[Sequence[float]]) -> None:
@@ -81,11 +81,11 @@ class StorageLoss:
 
     @classmethod
     def none(cls, layers: int) -> "StorageLoss":
-        """Before the first clip."""
+        """Before the first utterance."""
         return cls([[0.0] * 4] * layers)
 
     def add(self, features: Tensor, stored: Tensor) -> None:
-        """A clip [layers, T, D], as the teacher gave it and as it will be read."""
+        """An utterance [layers, T, D], as the teacher gave it and as it will be read."""
         variance = features.var(-2, correction=0)
         changes = (features != features[:, :1]).any(-2) & (variance > 0)
         errors = torch.where(changes, (stored - features).square().sum(-2) / variance, 0.0)

@@ -1,8 +1,8 @@
 """The passes of `colld cluster` over a corpus, which can be stopped and taken up again.
 
-Clips are shuffled anew for every pass and read in shards of about ten minutes of audio; the frames of a shard,
+Utterances are shuffled anew for every pass and read in shards of about ten minutes of audio; the frames of a shard,
 shuffled too, are the buffer that k-means sees. After a shard, at most every SAVE_SECONDS, everything the rest
-depends on is written to a state file. The order of clips and frames depends on seed, pass and shard alone, so a
+depends on is written to a state file. The order of utterances and frames depends on seed, pass and shard alone, so a
 fit that was stopped ends with the same numbers.
 """
 
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.clips import BadClips
+from colld_fairseq.data.utterances import BadUtterances
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import write_whole
 from colld_fairseq.teachers.cache_files import plan_parts
@@ -34,7 +34,7 @@ SAVE_SECONDS = 30.0
 @dataclass
 class _Position:
     """Where a fit is: the pass and the shard that come next, frames seen, the inertia summed over the `measured`
-    frames of the last pass, and clips that could not be used."""
+    frames of the last pass, and utterances that could not be used."""
 
     number: int = 0
     shard: int = 0
@@ -51,7 +51,7 @@ class ClusterFit:
         self.source, self.corpus, self.settings, self.path = source, corpus, settings, state
         self.clustering = FrameClustering(settings.num_clusters, settings.seed)
         self.position = _Position()
-        self.bad = BadClips(len(corpus.rows), max_bad)
+        self.bad = BadUtterances(len(corpus.rows), max_bad)
 
     def resume(self) -> bool:
         """Take up the fit that was stopped, if there is one. Raises ConfigError where its state is that of another."""
@@ -60,7 +60,7 @@ class ClusterFit:
         return self.path.is_file()
 
     def run(self, advance: Advance) -> Codebook:
-        """The codebook. Raises ConfigError (too few frames), AudioError (bad clips)."""
+        """The codebook. Raises ConfigError (too few frames), AudioError (bad utterances)."""
         saved = time.monotonic()
         waiting: List[np.ndarray] = []  # buffers of the sample, until there are enough for the first centroids
         for number, shard, shards, rows in self._shards():
@@ -98,7 +98,7 @@ class ClusterFit:
             first = 0
 
     def left(self) -> Tuple[int, float]:
-        """Clips and seconds of audio that are left."""
+        """Utterances and seconds of audio that are left."""
         done = self._plan(self.position.number)[: self.position.shard]
         rows = np.concatenate([*done, self.corpus.rows[:0]])
         passes = self.settings.passes - self.position.number
@@ -106,12 +106,12 @@ class ClusterFit:
         return passes * len(self.corpus.rows) - len(rows), passes * self.corpus.seconds - seconds
 
     def _frames(self, number: int, shard: int, rows: np.ndarray, advance: Advance) -> np.ndarray:
-        """All frames [N, D] of the rows, in random order: neighbours are alike."""
-        clips = sorted(self.source.read(self.corpus, rows, advance), key=lambda clip: clip[0])
+        """All frames [N, D] of the rows, in random order: neighbors are alike."""
+        utterances = sorted(self.source.read(self.corpus, rows, advance), key=lambda utterance: utterance[0])
         self.bad.update(self.source.bad)
-        if not clips:
+        if not utterances:
             return np.zeros((0, self.source.width), dtype=np.float32)
-        frames = np.concatenate([features for _, features in clips])
+        frames = np.concatenate([features for _, features in utterances])
         return frames[np.random.default_rng((self.settings.seed, number, shard)).permutation(len(frames))]
 
     def _start(self, sample: List[np.ndarray], total: int) -> None:

@@ -18,7 +18,7 @@ METRIC = "euclidean"
 @dataclass(frozen=True)
 class FitSettings:
     """All that decides what a codebook holds: content hash, layer and kind of the teacher; clusters, passes over
-    the clips and seed; rows: digest of the clips' ids and lengths."""
+    the utterances and seed; rows: digest of the utterances' ids and lengths."""
 
     content_hash: str
     layer: int
@@ -43,7 +43,7 @@ class FitSettings:
 class CodebookHeader(FitSettings):
     """How a codebook was made, and from which teacher (its spec).
 
-    frames: frames seen, those of every pass; inertia: mean squared distance of a standardised frame to its
+    frames: frames seen, those of every pass; inertia: mean squared distance of a standardized frame to its
     centroid, summed over channels, measured in the last pass.
     """
 
@@ -55,7 +55,7 @@ class CodebookHeader(FitSettings):
 
 @dataclass(frozen=True)
 class Codebook:
-    """centroids [C, D] of standardised features (h - mean) / std, with mean and std [D]; float32."""
+    """centroids [C, D] of standardized features (h - mean) / std, with mean and std [D]; float32."""
 
     centroids: Tensor
     mean: Tensor

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.clips import distinct_rows, plan_batches, read_ahead, usable
 from colld_fairseq.data.manifest import AnyManifest
+from colld_fairseq.data.utterances import distinct_rows, plan_batches, read_ahead, usable
 from colld_fairseq.teachers import Teacher
 from colld_fairseq.teachers.cache import FeatureCache
 
@@ -16,7 +16,7 @@ Advance = Callable[[int, float], None]  # told of every so many utterances and s
 
 
 class Corpus(NamedTuple):
-    """Clips to read, each id once: ids, samples [len(ids)] and the manifest (None: a cache without one)."""
+    """Utterances to read, each id once: ids, samples [len(ids)] and the manifest (None: a cache without one)."""
 
     ids: List[str]
     n_samples: np.ndarray
@@ -34,7 +34,7 @@ class Corpus(NamedTuple):
 
 
 class CacheSource:
-    """Frames of one layer of a cache. Clips that gave no features are entered in `bad`."""
+    """Frames of one layer of a cache. Utterances that gave no features are entered in `bad`."""
 
     def __init__(self, directory: Path, layer: int, teacher: Optional[str] = None, kind: Optional[str] = None):
         self.cache = FeatureCache.open(directory, teacher, [layer], kind)
@@ -44,7 +44,7 @@ class CacheSource:
         self.bad: Dict[str, str] = {}
 
     def everything(self) -> Corpus:
-        """All clips of the cache."""
+        """All utterances of the cache."""
         ids = list(self.cache.places)
         frames = np.array([self.cache.places[name].frames for name in ids], dtype=np.int64)
         samples = (frames * (SAMPLE_RATE / self.frame_rate_hz)).astype(np.int64)
@@ -62,7 +62,7 @@ class CacheSource:
 
 
 class FrameSource:
-    """Frames of one layer of a teacher that runs on the audio. Clips that cannot be used are entered in `bad`."""
+    """Frames of one layer of a teacher that runs on the audio. Utterances that cannot be used are entered in `bad`."""
 
     def __init__(self, teacher: Teacher, batch_seconds: float):
         self.teacher, self.batch_seconds = teacher, batch_seconds
@@ -71,18 +71,18 @@ class FrameSource:
         self.bad: Dict[str, str] = {}
 
     def read(self, corpus: Corpus, rows: np.ndarray, advance: Advance) -> Iterator[Tuple[str, np.ndarray]]:
-        """(id, features float32 [T, D]) of each row that has some; longest clips first."""
+        """(id, features float32 [T, D]) of each row that has some; longest utterances first."""
         batches = plan_batches(rows, corpus.n_samples, self.batch_seconds * SAMPLE_RATE)
-        for clips in read_ahead(corpus.manifest, corpus.ids, batches):
-            ids, waveforms = usable(clips, self.teacher.output_lengths, self.bad)
+        for utterances in read_ahead(corpus.manifest, corpus.ids, batches):
+            ids, waveforms = usable(utterances, self.teacher.output_lengths, self.bad)
             if ids:
                 lengths = torch.tensor([len(waveform) for waveform in waveforms])
                 padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(self.teacher.device)
                 output = self.teacher(padded, lengths).checked(ids, f"teacher {self.spec}")
                 features = output.features[self.layer].float().cpu().numpy()
-                for name, clip, frames in zip(ids, features, output.lengths.tolist()):
-                    yield name, clip[:frames]
-            advance(len(clips), sum(map(len, waveforms)) / SAMPLE_RATE)
+                for name, utterance, frames in zip(ids, features, output.lengths.tolist()):
+                    yield name, utterance[:frames]
+            advance(len(utterances), sum(map(len, waveforms)) / SAMPLE_RATE)
 
 
 Source = Union[CacheSource, FrameSource]

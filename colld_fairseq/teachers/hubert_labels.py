@@ -1,6 +1,6 @@
 """Frame labels in the files that fairseq's task `hubert_pretraining` reads.
 
-In one folder: SPLIT.tsv (the folder audio paths start from, then path<TAB>samples), SPLIT.km (one line a clip, the
+In one folder: SPLIT.tsv (the folder audio paths start from, then path<TAB>samples), SPLIT.km (one line an utterance, the
 cluster of every frame) and dict.km.txt, which lists the clusters.
 """
 
@@ -40,7 +40,7 @@ def write_dictionary(directory: Path, num_clusters: int) -> None:
 
 
 def write_split(directory: Path, split: str, corpus: Corpus, labels: Dict[str, np.ndarray]) -> int:
-    """SPLIT.km and SPLIT.tsv of the clips that have labels {id: [frames]}, in their order; returns how many."""
+    """SPLIT.km and SPLIT.tsv of the utterances that have labels {id: [frames]}, in their order; returns how many."""
     rows = [row for row in corpus.rows.tolist() if corpus.ids[row] in labels]
     paths = [corpus.manifest.audio_path(row) for row in rows]
     root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else os.sep

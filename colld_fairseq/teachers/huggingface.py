@@ -110,26 +110,26 @@ class ConvTeacher(Teacher):
             self.group_norm.set_padding(lengths, waveforms.size(1), *self.convolutions[0])
         hidden = self.module.feature_extractor(waveforms.to(self.dtype)).transpose(1, 2)
         hidden = self.module.feature_projection(hidden)
-        if isinstance(hidden, tuple):  # all but HuBERT also return what they would quantise
+        if isinstance(hidden, tuple):  # all but HuBERT also return what they would quantize
             hidden = hidden[0]
         self.module.encoder(hidden, attention_mask=None if self.padding is None else ~self.padding)
         self.padding = None
         return self.tap.take()
 
     def _zero_padding(self, module: nn.Module, arguments):
-        """Padded frames [B, D, T] enter the next position convolution as zeros, like those beyond a clip."""
+        """Padded frames [B, D, T] enter the next position convolution as zeros, like those beyond an utterance."""
         if self.padding is None:
             return None
         return (arguments[0].masked_fill(self.padding.unsqueeze(1), 0.0),)
 
 
-class _ClipGroupNorm(MaskedChannelNorm):
-    """Replaces the group norm of the first convolution: statistics of each clip's own frames, in float32."""
+class _UtteranceGroupNorm(MaskedChannelNorm):
+    """Replaces the group norm of the first convolution: statistics of each utterance's own frames, in float32."""
 
     padding: Optional[Tensor] = None
 
     def set_padding(self, lengths: Tensor, samples: int, kernel: int, stride: int) -> None:
-        """Prepares for a batch of clips of `lengths` samples padded to `samples`."""
+        """Prepares for a batch of utterances of `lengths` samples padded to `samples`."""
         frames = (lengths - kernel) // stride + 1
         ragged = int(lengths.min()) < samples
         self.padding = lengths_to_padding_mask(frames, (samples - kernel) // stride + 1) if ragged else None
@@ -138,12 +138,12 @@ class _ClipGroupNorm(MaskedChannelNorm):
         return super().forward(x.float(), self.padding).to(x.dtype)
 
 
-def _replace_group_norm(convolution: nn.Module) -> Optional[_ClipGroupNorm]:
-    """Puts a _ClipGroupNorm with the same weights, kept in float32, in place of a GroupNorm."""
+def _replace_group_norm(convolution: nn.Module) -> Optional[_UtteranceGroupNorm]:
+    """Puts a _UtteranceGroupNorm with the same weights, kept in float32, in place of a GroupNorm."""
     norm = getattr(convolution, "layer_norm", None)
     if not isinstance(norm, nn.GroupNorm):
         return None
-    replacement = _ClipGroupNorm(norm.num_channels, norm.eps).to(norm.weight.device).requires_grad_(False)
+    replacement = _UtteranceGroupNorm(norm.num_channels, norm.eps).to(norm.weight.device).requires_grad_(False)
     replacement.load_state_dict(norm.state_dict())
     convolution.layer_norm = replacement.eval()
     return replacement

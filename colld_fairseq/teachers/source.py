@@ -37,7 +37,7 @@ class TeacherSource:
     weight: float = 1.0
     layers: Tuple[int, ...] = ()
     teacher: Optional[Teacher] = field(default=None, init=False)
-    front_end_teacher: Optional[Teacher] = field(default=None, init=False)  # of layer 0, while nothing else is learnt
+    front_end_teacher: Optional[Teacher] = field(default=None, init=False)  # of layer 0, while nothing else is learned
     cache: Optional[FeatureCache] = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -79,8 +79,8 @@ class TeacherSource:
     ) -> TeacherOutput:
         """Features of a batch, {layer: [B, T, D]} at the teacher's own frame rate.
 
-        rows: int64, the clips of the batch that are wanted, at least one; default: all. front_end_only: layer 0 is
-        needed and no other, so no block is run. keep_padding: every clip is as long as the longest, with what the
+        rows: int64, the utterances of the batch that are wanted, at least one; default: all. front_end_only: layer 0 is
+        needed and no other, so no block is run. keep_padding: every utterance is as long as the longest, with what the
         teacher makes of its padding; a cache does not have that.
         """
         if self.cache is not None:
@@ -100,7 +100,7 @@ class TeacherSource:
     ) -> Tuple[Dict[int, Tensor], Tensor]:
         """Features on the student's frames: {layer: [B, T, D]} and lengths [B] (the shorter of the two).
 
-        `lengths` [B] and `rate_hz` are the student's; `rows` int64 takes some clips of the batch, B of them, and may
+        `lengths` [B] and `rate_hz` are the student's; `rows` int64 takes some utterances of the batch, B of them, and may
         be empty; `how` are options of `output`. Raises TeacherError, naming the utterance, when the two disagree by
         more than two frames.
         """

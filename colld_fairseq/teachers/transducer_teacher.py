@@ -11,10 +11,10 @@ from colld_fairseq.teachers.alignment import TOLERANCE
 
 
 class TeacherLattice:
-    """The teacher's side of the lattices of M texts over B clips; logits are computed where they are asked for.
+    """The teacher's side of the lattices of M texts over B utterances; logits are computed where they are asked for.
 
     network: offers `join` (see `decoding.transducer.Network`) and its topology; frames [B, T, J] and symbols
-    [M, U+1, J]: projected encoder and predictor outputs; frame_lengths, label_lengths, clips: int64 [M], clips = row of
+    [M, U+1, J]: projected encoder and predictor outputs; frame_lengths, label_lengths, utterances: int64 [M], utterances = row of
     each text's frames.
     """
 
@@ -25,17 +25,17 @@ class TeacherLattice:
         symbols: Tensor,
         frame_lengths: Tensor,
         label_lengths: Tensor,
-        clips: Tensor,
+        utterances: Tensor,
     ) -> None:
         self.network, self.frames, self.symbols = network, frames, symbols
-        self.frame_lengths, self.label_lengths, self.clips = frame_lengths, label_lengths, clips
+        self.frame_lengths, self.label_lengths, self.utterances = frame_lengths, label_lengths, utterances
 
     @torch.no_grad()
     def logits(self, nodes: Nodes) -> Tensor:
         """float32 [..., V] at nodes that broadcast to [...]."""
         text, frame, label = torch.broadcast_tensors(*nodes)
         with torch.autocast(self.frames.device.type, enabled=False):
-            return self.network.join(self.frames[self.clips[text], frame], self.symbols[text, label])
+            return self.network.join(self.frames[self.utterances[text], frame], self.symbols[text, label])
 
     def path(self, blank: int) -> Nodes:
         """The nodes [P] of the teacher's own way along each text."""
@@ -74,7 +74,7 @@ class TransducerTeacher:
         src_lengths: Tensor,
         prev_output_tokens: Tensor,
         label_lengths: Tensor,
-        clips: Optional[Tensor] = None,
+        utterances: Optional[Tensor] = None,
     ) -> TeacherLattice:
         """The lattices of texts, whose arguments are those of the student's forward; src_tokens is of any dtype."""
         device = src_tokens.device
@@ -83,6 +83,6 @@ class TransducerTeacher:
         with torch.autocast(device.type, enabled=False):
             frames, lengths = self.network.encode_for_search(src_tokens.to(dtype), src_lengths)
             symbols = self.network.joiner.predictor_projection(self.network.predict_all(prev_output_tokens))
-        if clips is None:
-            clips = torch.arange(len(frames), device=device)
-        return TeacherLattice(self.network, frames, symbols, lengths[clips], label_lengths, clips)
+        if utterances is None:
+            utterances = torch.arange(len(frames), device=device)
+        return TeacherLattice(self.network, frames, symbols, lengths[utterances], label_lengths, utterances)

@@ -16,7 +16,7 @@ FBANK_RATE_HZ = 100.0
 VARIANCE_FLOOR = 1e-7  # added to the variance by SeamlessM4TFeatureExtractor
 
 
-def normalised_fbank(waveform: np.ndarray) -> np.ndarray:
+def normalized_fbank(waveform: np.ndarray) -> np.ndarray:
     """Kaldi filterbank [T, 80] of a waveform [N], each bin at mean 0 and unbiased variance 1."""
     features = log_mel_fbank(waveform, NUM_BINS)
     variance = features.var(axis=0, ddof=1, keepdims=True)
@@ -26,7 +26,7 @@ def normalised_fbank(waveform: np.ndarray) -> np.ndarray:
 class W2vBertTeacher(Teacher):
     """Features of the Conformer; "ffn" is the second feed-forward module, before its factor 1/2.
 
-    Filterbanks are computed on the CPU, one clip at a time (kaldi-native-fbank).
+    Filterbanks are computed on the CPU, one utterance at a time (kaldi-native-fbank).
     """
 
     def __init__(self, model: nn.Module, **description: Any):
@@ -52,7 +52,7 @@ class W2vBertTeacher(Teacher):
         """Stacked filterbanks [B, T, 80 * stack]; a trailing incomplete stack is dropped."""
         inputs = waveforms.new_zeros(len(waveforms), longest, NUM_BINS * self.stack, device="cpu")
         for row, waveform, length in zip(inputs, waveforms.cpu(), lengths.tolist()):
-            features = torch.from_numpy(normalised_fbank(waveform[:length].numpy()))
+            features = torch.from_numpy(normalized_fbank(waveform[:length].numpy()))
             size = len(features) // self.stack
             row[:size] = features[: size * self.stack].reshape(size, -1)
         return inputs.to(device=waveforms.device, dtype=self.dtype)

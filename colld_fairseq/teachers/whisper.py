@@ -1,10 +1,10 @@
-"""The encoder of Whisper (Radford et al. 2022) as a teacher, without computing 30 s of silence for each clip.
+"""The encoder of Whisper (Radford et al. 2022) as a teacher, without computing 30 s of silence for each utterance.
 
-Whisper was trained on windows padded to 30 s. Here a clip costs its own length and half a second: log-mel,
-positions and attention cover the clip and `TAIL` frames of the silence that follows it. Up to the first block
+Whisper was trained on windows padded to 30 s. Here an utterance costs its own length and half a second: log-mel,
+positions and attention cover the utterance and `TAIL` frames of the silence that follows it. Up to the first block
 this equals the padded computation; above, it differs by what the blocks would have taken from the rest of the
-silence. On a clip of 29.5 to 30 s both are the same. Measured with the encoder of Whisper base on 24 real
-prompts of 0.6 to 8 s in five languages, against the result padded to 30 s (mean over clips; norm of the
+silence. On an utterance of 29.5 to 30 s both are the same. Measured with the encoder of Whisper base on 24 real
+prompts of 0.6 to 8 s in five languages, against the result padded to 30 s (mean over utterances; norm of the
 difference over the norm of the padded result, and cosine of frames):
 
     block                   1      2      3      4      5      6
@@ -16,7 +16,7 @@ difference over the norm of the padded result, and cosine of frames):
 From block 4 on single frames of silence carry values in the hundreds (attention sinks). Without any silence
 the model puts them into the speech, where they would dominate a regression loss: hence the tail.
 
-Clips longer than 30 s are processed in consecutive windows of 30 s and joined.
+Utterances longer than 30 s are processed in consecutive windows of 30 s and joined.
 """
 
 from typing import Any, Dict, List, Tuple
@@ -33,12 +33,12 @@ from colld_fairseq.teachers.huggingface import load_into
 HOP = 160  # samples between mel frames
 WINDOW = 400  # samples of one mel frame
 SAMPLES_PER_FRAME = 2 * HOP  # the second convolution halves the 100 Hz mel rate
-TAIL = 25  # frames of silence after the clip, see above
+TAIL = 25  # frames of silence after the utterance, see above
 PREFIXES = ("model.encoder.", "encoder.", "")
 
 
 class LogMel(nn.Module):
-    """Whisper's log-mel, batched: what WhisperFeatureExtractor gives for clips padded to `max_samples`."""
+    """Whisper's log-mel, batched: what WhisperFeatureExtractor gives for utterances padded to `max_samples`."""
 
     def __init__(self, num_bins: int, max_samples: int):
         super().__init__()
@@ -59,10 +59,10 @@ class LogMel(nn.Module):
         self.window = torch.hann_window(WINDOW)
 
     def forward(self, waveforms: Tensor, num_frames: int) -> Tensor:
-        """[B, bins, num_frames] from float32 waveforms [B, N], zero beyond each clip, N <= max_samples.
+        """[B, bins, num_frames] from float32 waveforms [B, N], zero beyond each utterance, N <= max_samples.
 
-        num_frames must reach 3 frames beyond the longest clip, or to the end of the window: the dynamic range
-        is cut at 8 below the loudest value of the clip, so no frame that holds some of it may be left out.
+        num_frames must reach 3 frames beyond the longest utterance, or to the end of the window: the dynamic range
+        is cut at 8 below the loudest value of the utterance, so no frame that holds some of it may be left out.
         """
         if self.window.device != waveforms.device:
             self.window, self.filters = self.window.to(waveforms.device), self.filters.to(waveforms.device)
@@ -77,7 +77,7 @@ class LogMel(nn.Module):
 
 
 class WhisperTeacher(Teacher):
-    """Features at 50 Hz: a clip of N samples gives ceil(floor(N / 160) / 2) frames."""
+    """Features at 50 Hz: an utterance of N samples gives ceil(floor(N / 160) / 2) frames."""
 
     def __init__(self, encoder: nn.Module, max_frames: int, **description):
         super().__init__(encoder, frame_rate_hz=16000 / SAMPLES_PER_FRAME, **description)
@@ -113,7 +113,7 @@ class WhisperTeacher(Teacher):
         return {layer: value[:, :longest] for layer, value in self.tap.take().items()}
 
     def _cut(self, waveforms: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor, List[int]]:
-        """Windows [W, max_samples] of all clips in order, their lengths [W], and how many each clip has."""
+        """Windows [W, max_samples] of all utterances in order, their lengths [W], and how many each utterance has."""
         pieces, piece_lengths, counts = [], [], []
         for waveform, length in zip(waveforms, lengths.tolist()):
             starts = [s for s in range(0, length, self.max_samples) if length - s >= HOP]
@@ -127,8 +127,8 @@ class WhisperTeacher(Teacher):
     def _join(self, features: Tensor, piece_lengths: Tensor, counts: List[int]) -> Tensor:
         """[B, T, D] from the windows' features [W, T', D]."""
         valid = [window[:size] for window, size in zip(features, _window_frames(piece_lengths).tolist())]
-        clips = [torch.cat(valid[end - count : end]) for count, end in zip(counts, _running_sum(counts))]
-        return nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        utterances = [torch.cat(valid[end - count : end]) for count, end in zip(counts, _running_sum(counts))]
+        return nn.utils.rnn.pad_sequence(utterances, batch_first=True)
 
 
 def _window_frames(lengths: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """Few labels out of many:
 
-    python -m examples.hubert_asr.prepare OUT --data DIR [--unlabelled A.tsv,B.tsv] [--label-minutes 10,60]
+    python -m examples.hubert_asr.prepare OUT --data DIR [--unlabeled A.tsv,B.tsv] [--label-minutes 10,60]
 
 DIR holds train_asr.tsv, dev_asr.tsv and test_asr.tsv (speech-to-text manifests, tgt_text = transcript). Writes to OUT,
 with absolute audio paths:
 
   train_10min.tsv, ...   so many minutes of every language (src_lang), chosen by a seeded shuffle; a smaller set is part
                          of every larger one
-  train_unlabelled.tsv   audio to distil from: the rows of --unlabelled (default: train_asr.tsv), each utterance once
+  train_unlabeled.tsv   audio to distil from: the rows of --unlabeled (default: train_asr.tsv), each utterance once
   dev_asr.tsv, test_asr.tsv   the rows of DIR
 """
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--unlabelled", default="", help="manifests of either format, comma-separated")
+    parser.add_argument("--unlabeled", default="", help="manifests of either format, comma-separated")
     parser.add_argument("--label-minutes", default="10,60", help="of every language, comma-separated")
     parser.add_argument("--label-seed", type=int, default=1, help="of the shuffle that chooses the labels")
     args = parser.parse_args()
@@ -35,10 +35,10 @@ def main() -> None:
         print(describe(f"train_{minutes}min.tsv", chosen))
     for split in ("dev_asr", "test_asr"):
         write_manifest(args.out / f"{split}.tsv", read_rows(str(args.data / f"{split}.tsv")))
-    unlabelled = list({row.id: row for row in (read_rows(args.unlabelled) if args.unlabelled else train)}.values())
-    write_manifest(args.out / "train_unlabelled.tsv", unlabelled)
-    hours = sum(row.n_samples for row in unlabelled) / SAMPLE_RATE / 3600
-    print(f"train_unlabelled.tsv: {len(unlabelled)} utterances, {hours:.2f} h")
+    unlabeled = list({row.id: row for row in (read_rows(args.unlabeled) if args.unlabeled else train)}.values())
+    write_manifest(args.out / "train_unlabeled.tsv", unlabeled)
+    hours = sum(row.n_samples for row in unlabeled) / SAMPLE_RATE / 3600
+    print(f"train_unlabeled.tsv: {len(unlabeled)} utterances, {hours:.2f} h")
 
 
 if __name__ == "__main__":

@@ -87,15 +87,15 @@ def common_jobs(args: argparse.Namespace, teacher: EncoderConfig, systems: List[
         *(sys.executable, "-m", "examples.hubert_asr.prepare", str(data), "--data", str(args.data)),
         *("--label-minutes", ",".join(args.label_minutes)),
     ]
-    prepare += ["--unlabelled", args.unlabelled] if args.unlabelled else []
+    prepare += ["--unlabeled", args.unlabeled] if args.unlabeled else []
     # Letters of all transcripts, so that every amount of labels has the same output layer.
     vocab = ["colld", "vocab", "--manifest", str(args.data / "train_asr.tsv"), "--lowercase", "--remove-punctuation"]
     jobs = [Job("prepare", prepare), Job("vocab", [*vocab, "--out", str(out / "vocab")])]
     if any(system.startswith("deep_thin_fbank/") for system in systems):
-        cmvn = ["colld", "cmvn", "--manifest", str(data / "train_unlabelled.tsv"), "--max-hours", CMVN_HOURS]
+        cmvn = ["colld", "cmvn", "--manifest", str(data / "train_unlabeled.tsv"), "--max-hours", CMVN_HOURS]
         jobs.append(Job("cmvn", [*cmvn, "--out", str(data / "cmvn.npz")], ["prepare"]))
     if not args.no_cache and any(SYSTEMS[system]["distil"] is not None for system in systems):
-        audio = ",".join(str(data / f"{name}.tsv") for name in ("train_unlabelled", "dev_asr"))
+        audio = ",".join(str(data / f"{name}.tsv") for name in ("train_unlabeled", "dev_asr"))
         layers = ",".join(str(layer) for layer in range(teacher.layers + 1))
         features = ["colld", "features", "--manifest", audio, "--teacher", args.teacher, "--layers", layers]
         jobs.append(Job("features", [*features, "--out", str(out / "features")], ["prepare"]))
@@ -202,7 +202,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--data", type=Path, required=True, help="folder with train_asr.tsv, dev_asr.tsv, test_asr.tsv")
     add("--teacher", required=True, help="fairseq:FILE.pt (HuBERT pre-training checkpoint) or hf:DIRECTORY")
     add("--teacher-codes", default="", help="file of colld cluster, for a teacher without code embeddings of its own")
-    add("--unlabelled", default="", help="manifests to distil from, comma-separated (default: train_asr.tsv)")
+    add("--unlabeled", default="", help="manifests to distil from, comma-separated (default: train_asr.tsv)")
     add("--label-minutes", default="10,60", help="labels of every language, comma-separated (default: %(default)s)")
     add("--seeds", default="1", help="comma-separated (default: %(default)s)")
     add("--systems", default="*", help="of systems.yaml, comma-separated, with wildcards: 'deep_thin/*' (default: all)")
@@ -226,7 +226,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--finetune-settings", nargs="*", default=[], metavar=more, help="of every fine-tuning")
     args = parser.parse_args(words)
     args.out, args.data, args.teacher = args.out.resolve(), args.data.resolve(), absolute_spec(args.teacher)
-    args.unlabelled = absolute_paths(args.unlabelled)
+    args.unlabeled = absolute_paths(args.unlabeled)
     args.teacher_codes = str(Path(args.teacher_codes).resolve()) if args.teacher_codes else ""
     for name in ("distil_settings", "finetune_settings"):
         setattr(args, name, parse_settings(getattr(args, name)))

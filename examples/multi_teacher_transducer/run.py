@@ -50,13 +50,13 @@ class System(NamedTuple):
     label: str
     teachers: Tuple[str, ...]
     stage1: Config
-    unlabelled: bool
+    unlabeled: bool
     kd: bool
 
     @property
     def start(self) -> str:
         """The same for systems that share their stage 1."""
-        return str((self.teachers, self.stage1, self.unlabelled))
+        return str((self.teachers, self.stage1, self.unlabeled))
 
 
 class Comparison:
@@ -70,7 +70,7 @@ class Comparison:
         self.layers = {name: layers[name] or str(info.num_layers) for name, info in self.info.items()}
         self.given_caches = split_named(args.teacher_cache, "--teacher-cache")
         self.cache = {name: self.given_caches.get(name, str(args.out / "features" / name)) for name in self.teachers}
-        self.has_unlabelled = bool(args.unlabelled) or args.label_minutes is not None
+        self.has_unlabeled = bool(args.unlabeled) or args.label_minutes is not None
         self.joint = "sum" if len(self.teachers) > 1 else next(iter(self.teachers))  # of all teachers
         self.possible = self.possible_systems()
         for name in args.systems:
@@ -89,7 +89,7 @@ class Comparison:
                 row["label"],
                 () if row["teachers"] == "none" else names,
                 row.get("stage1", {}),
-                row.get("unlabelled", False),
+                row.get("unlabeled", False),
                 row.get("kd", False),
             )
             if row["teachers"] == "each":
@@ -107,8 +107,8 @@ class Comparison:
         if name == "average" and len(widths) > 1:
             return f"; an average needs teachers of one width, not of {' and '.join(map(str, sorted(widths)[::-1]))}"
         row = TABLE["systems"].get(name, {})
-        if row.get("unlabelled") and not self.has_unlabelled:
-            return "; that one needs --unlabelled or --label-minutes"
+        if row.get("unlabeled") and not self.has_unlabeled:
+            return "; that one needs --unlabeled or --label-minutes"
         if row.get("kd") and not self.args.kd_teacher and "full" not in self.args.students:
             return "; that one needs the student full, or --kd-teacher"
         return ""
@@ -142,7 +142,7 @@ class Comparison:
                     if owner == run:
                         jobs.append(self.stage1_job(run, student, system, seed, common))
                         logs["stage 1"] = f"{run}/stage1.log"
-                    if system.kd and system.unlabelled and f"train_pseudo_seed{seed}" not in [job.name for job in jobs]:
+                    if system.kd and system.unlabeled and f"train_pseudo_seed{seed}" not in [job.name for job in jobs]:
                         jobs.append(self.pseudo_job(seed, common))
                     jobs.append(self.stage2_job(run, student, system, seed, owner, common))
                     logs["stage 2"] = f"{run}/stage2.log"
@@ -175,7 +175,7 @@ class Comparison:
         """What all systems need: manifests, vocabulary, statistics, the teachers' features."""
         args, data = self.args, self.data
         prepare = [sys.executable, "-m", "examples.multi_teacher_transducer.prepare", str(data)]
-        for name in ("train", "dev", "test", "unlabelled"):
+        for name in ("train", "dev", "test", "unlabeled"):
             prepare += [f"--{name}", getattr(args, name)] if getattr(args, name) else []
         if args.label_minutes is not None:
             prepare += ["--label-minutes", str(args.label_minutes)]
@@ -194,7 +194,7 @@ class Comparison:
     def feature_jobs(self) -> List[Job]:
         """The features of every teacher that a system learns from, of all the audio that a system needs."""
         splits = ["train_audio", "dev_audio"]
-        splits += ["train_unlabelled"] if any(system.unlabelled for system in self.chosen.values()) else []
+        splits += ["train_unlabeled"] if any(system.unlabeled for system in self.chosen.values()) else []
         audio = ",".join(str(self.data / f"{split}.tsv") for split in splits)
         jobs = []
         for name, spec in self.teachers.items():
@@ -223,7 +223,7 @@ class Comparison:
                 "teacher": ",".join(f"{teacher}={self.teachers[teacher]}" for teacher in system.teachers),
                 "teacher_cache": ",".join(f"{teacher}={self.cache[teacher]}" for teacher in system.teachers),
             },
-            "dataset": {"train_subset": "train_audio,train_unlabelled" if system.unlabelled else "train_audio"},
+            "dataset": {"train_subset": "train_audio,train_unlabeled" if system.unlabeled else "train_audio"},
             "model": {**self.encoder(student), "layer_map": self.layer_map(system.teachers)},
             "criterion": {"target_shift": args.target_shift if student == "streaming" else 0},
         }
@@ -259,7 +259,7 @@ class Comparison:
             # The mean over all nodes of a lattice, not their sum as of those of a path: it would drown the transcript.
             path = TABLE["students"][student]["kd"]
             filled["criterion"].update(path if args.kd == "one_best" else {"kd_mean": "node"})
-            if system.unlabelled:
+            if system.unlabeled:
                 needs.append(f"train_pseudo_seed{seed}")
                 filled["dataset"] = {"train_subset": f"train,train_pseudo_seed{seed}"}
         recipe = read_yaml(HERE / ("stage2_kd.yaml" if system.kd else "stage2.yaml"))
@@ -268,14 +268,14 @@ class Comparison:
         return training_job(self.out, name, override(recipe, *changes), needs)
 
     def kd_teacher(self, seed: str) -> Tuple[str, List[str]]:
-        """The transducer that is learnt from in stage 2, and the job that trains it, if one does."""
+        """The transducer that is learned from in stage 2, and the job that trains it, if one does."""
         if self.args.kd_teacher:
             return str(self.args.kd_teacher.resolve()), []
         run = f"full/{self.joint}/seed{seed}"
         return str(self.out / run / "stage2" / "checkpoint_best.pt"), [f"{run}/stage2"]
 
     def pseudo_job(self, seed: str, common: List[str]) -> Job:
-        """Its transcripts of unlabelled audio."""
+        """Its transcripts of unlabeled audio."""
         (teacher, needs), name = self.kd_teacher(seed), f"train_pseudo_seed{seed}"
         command = [
             *("colld", "transcribe", teacher, "--manifest", str(self.data / "train_untranscribed.tsv")),
@@ -313,7 +313,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
         add(f"--{split}", required=True, help="speech-to-text manifests, comma-separated")
     add("--teachers", required=True, metavar="NAME=SPEC,...", help="SPEC: hf:DIRECTORY or fairseq:FILE.pt")
     add("--teacher-layers", default="", metavar="NAME=4+6,...", help="default: the last of every teacher")
-    add("--unlabelled", default="", help="manifests of further audio, comma-separated")
+    add("--unlabeled", default="", help="manifests of further audio, comma-separated")
     add("--label-minutes", type=float, help="transcripts of so many minutes of every language are used (default: all)")
     add("--systems", default="", help="comma-separated (default: all that are possible)")
     add("--students", default="full", help="full, streaming or both (default: %(default)s)")
@@ -345,7 +345,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--stage2-settings", nargs="*", default=[], metavar=more, help="of every stage 2")
     args = parser.parse_args(words)
     args.out = args.out.resolve()
-    for name in ("train", "dev", "test", "unlabelled"):
+    for name in ("train", "dev", "test", "unlabeled"):
         setattr(args, name, absolute_paths(getattr(args, name)))
         for path in split_paths(getattr(args, name)) if getattr(args, name) else []:
             if not Path(path).is_file():

@@ -1,6 +1,6 @@
 """How much of the text a frozen student knows: python probe.py RUN_DIR CHECKPOINT [CHECKPOINT ...]
 
-A small convolutional CTC head (kernel 5, 256 channels) is trained for 600 updates of 16 clips on the last layer of
+A small convolutional CTC head (kernel 5, 256 channels) is trained for 600 updates of 16 utterances on the last layer of
 each frozen student, and decoded greedily on the dev recordings. It takes a minute a checkpoint on one core, where
 fine-tuning takes ten: made to compare objectives of distillation. "random" in place of a checkpoint probes an
 untrained student.
@@ -29,7 +29,7 @@ from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.scoring.metrics import CorpusScores
 
 UPDATES, BATCH, LEARNING_RATE, WARM_UP, MAX_SECONDS = 600, 16, 3e-3, 50, 14
-Clips = List[Tuple[Tensor, str]]
+Utterances = List[Tuple[Tensor, str]]
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="+")
     args = parser.parse_args()
     vocabulary = Vocabulary(str(args.run_dir / "vocab"))
-    train, dev = (read_clips(args.run_dir / "data" / f"{split}_asr.tsv") for split in ("train", "dev"))
+    train, dev = (read_utterances(args.run_dir / "data" / f"{split}_asr.tsv") for split in ("train", "dev"))
     for checkpoint in args.checkpoints:
         torch.manual_seed(1)
         encoder = untrained() if checkpoint == "random" else colld_fairseq.load_student(checkpoint)
@@ -51,25 +51,25 @@ def untrained() -> StudentEncoder:
     return StudentEncoder(EncoderConfig.from_dict(shape)).eval()
 
 
-def read_clips(manifest: Path) -> Clips:
-    """(filterbanks [T, 80], transcript) of every clip up to MAX_SECONDS."""
+def read_utterances(manifest: Path) -> Utterances:
+    """(filterbanks [T, 80], transcript) of every utterance up to MAX_SECONDS."""
     rows, student_input = read_manifest(str(manifest)), StudentInput()
     chosen = [rows.row(i) for i in np.flatnonzero(rows.n_samples <= MAX_SECONDS * 16000)]
     return [(torch.from_numpy(student_input(read_audio(row.audio))), row.tgt_text) for row in chosen]
 
 
 @torch.no_grad()
-def encode(encoder: StudentEncoder, clips: Clips) -> List[Tensor]:
-    """Last layer [T, D] of every clip."""
+def encode(encoder: StudentEncoder, utterances: Utterances) -> List[Tensor]:
+    """Last layer [T, D] of every utterance."""
     features = []
-    for start in range(0, len(clips), BATCH):
-        sources = [source for source, _ in clips[start : start + BATCH]]
+    for start in range(0, len(utterances), BATCH):
+        sources = [source for source, _ in utterances[start : start + BATCH]]
         output = encoder(pad_sequence(sources, batch_first=True), torch.tensor([len(source) for source in sources]))
         features += [x[:length].clone() for x, length in zip(output.x, output.lengths)]
     return features
 
 
-def probe(encoder: StudentEncoder, train: Clips, dev: Clips, vocabulary: Vocabulary) -> float:
+def probe(encoder: StudentEncoder, train: Utterances, dev: Utterances, vocabulary: Vocabulary) -> float:
     """Dev CER in percent of a head trained on the frozen encoder."""
     train_x, dev_x = encode(encoder, train), encode(encoder, dev)
     train_y = [vocabulary.encode(text, append_eos=False) for _, text in train]

@@ -16,7 +16,7 @@ def benchmark():
 
 
 def test_a_small_run(benchmark, capsys):
-    arguments = "--device cpu --width 64 --batch-seconds 2 --clip-seconds 1 --pairs 2 --runs 2 --warm-up 0"
+    arguments = "--device cpu --width 64 --batch-seconds 2 --utterance-seconds 1 --pairs 2 --runs 2 --warm-up 0"
     result = benchmark.run(benchmark.parse_arguments(arguments.split()))
     assert json.loads(json.dumps(result)) == result
     assert set(result["seconds"]) == set(benchmark.TIMED)

@@ -26,7 +26,7 @@ def test_a_small_run(benchmark, beam, capsys, tmp_path, monkeypatch):
     short, long = result["chunks"]
     assert (short["chunk_ms"], long["chunk_ms"]) == (80, 320)
     for row in (short, long):
-        assert 3 <= row["labels_per_second"] <= 12  # 5 were asked for, and a clip is short
+        assert 3 <= row["labels_per_second"] <= 12  # 5 were asked for, and an utterance is short
         assert 0 < row["whole_rtf"] and 0 < row["final_s"] < row["first_text_s"]
         assert row["step_ms"] == pytest.approx(row["rtf"] * row["chunk_ms"])
     assert 0.02 < short["emission_delay_s"] < long["emission_delay_s"]  # half a chunk, the look-ahead, a window
@@ -34,7 +34,7 @@ def test_a_small_run(benchmark, beam, capsys, tmp_path, monkeypatch):
     assert "target: RTF at most 0.3" in capsys.readouterr().out
 
 
-def test_a_stream_that_differs_from_the_whole_clip_is_an_error(benchmark, monkeypatch):
+def test_a_stream_that_differs_from_the_whole_utterance_is_an_error(benchmark, monkeypatch):
     args = benchmark.parse_arguments([*TINY.split(), "--chunk-ms", "80"])
     monkeypatch.setattr(benchmark, "LEFT_CHUNKS", 3)
     plain = benchmark.StreamingEncoder

@@ -133,7 +133,7 @@ def test_hubert_of_fairseq(variant, normalize, tmp_path):
 
 
 def test_fairseq_fine_tunes_it(tmp_path):
-    """fairseq's recogniser takes it as --w2v-path, and insists on the normalisation of the file."""
+    """fairseq's recogniser takes it as --w2v-path, and insists on the normalization of the file."""
     encoder = encoder_of(HUBERT, normalize=True)
     write_encoder("fairseq", tmp_path / "hubert.pt", encoder)
     cfg = OmegaConf.structured(HubertAsrConfig(w2v_path=str(tmp_path / "hubert.pt"), normalize=True, data="."))
@@ -206,7 +206,7 @@ def test_half_precision_stays(tmp_path):
 
 
 def test_wav2vec2_becomes_hubert(tmp_path):
-    """The two have the same encoder; the quantiser of pre-training stays behind."""
+    """The two have the same encoder; the quantizer of pre-training stays behind."""
     settings = dict(encoder_layers=3, encoder_embed_dim=24, encoder_ffn_embed_dim=40, encoder_attention_heads=4)
     settings.update(conv_feature_layers=str([tuple(layer) for layer in CONV_LAYERS]), conv_pos=6, conv_pos_groups=2)
     model = Wav2Vec2Model(Wav2Vec2Config(**settings, quantize_targets=True, final_dim=4, latent_vars=4)).eval()

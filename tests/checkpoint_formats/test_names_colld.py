@@ -52,8 +52,8 @@ def test_waveform_students(checkpoint, corpus):
     waveform = read_audio(str(corpus / "test-0.wav"))
     front_end = ["--front-end", "waveform"]
     assert np.array_equal(read_input(checkpoint(*front_end))(waveform), waveform)
-    normalised = read_input(checkpoint(*front_end, "--normalize-waveform"))(waveform)
-    assert abs(normalised.mean()) < 1e-5 and normalised.std() == pytest.approx(1.0, abs=1e-2)
+    normalized = read_input(checkpoint(*front_end, "--normalize-waveform"))(waveform)
+    assert abs(normalized.mean()) < 1e-5 and normalized.std() == pytest.approx(1.0, abs=1e-2)
 
 
 def test_files_that_hold_no_student(tmp_path):

@@ -1,7 +1,7 @@
 """Names and shapes of official checkpoints, built at full size from their published configuration.
 
 The libraries' own classes make them, without memory: on torch's meta device, or as fake tensors where fairseq's
-initialisation needs values. What a checkpoint holds besides the encoder is listed and nothing else may be left over.
+initialization needs values. What a checkpoint holds besides the encoder is listed and nothing else may be left over.
 """
 
 import pytest
@@ -88,7 +88,7 @@ def test_fairseq(name):
 
 
 def published_names(state, prefix):
-    """As the files have them: the prefix of a model with heads, and torch's older weight normalisation."""
+    """As the files have them: the prefix of a model with heads, and torch's older weight normalization."""
     old = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
     for new, before in old.items():
         state = {name.replace(new, before): tensor for name, tensor in state.items()}

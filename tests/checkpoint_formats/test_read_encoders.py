@@ -59,7 +59,7 @@ def student_of(state, config):
 
 
 def assert_same_layers(output, hidden_states, last):
-    """All but the last layer from the hidden states, which some versions replace by the normalised output."""
+    """All but the last layer from the hidden states, which some versions replace by the normalized output."""
     for layer, theirs in enumerate(hidden_states[:-1]):
         torch.testing.assert_close(output.features[layer], theirs, atol=1e-4, rtol=0)
     torch.testing.assert_close(output.x, last, atol=1e-4, rtol=0)
@@ -88,7 +88,7 @@ def test_hf_wav2vec_family(family, changes):
     ours = encoder(source, layers=(1, 2, 3), kind="ffn").features
     for layer in (1, 2, 3):
         torch.testing.assert_close(ours[layer], ffn[layer - 1], atol=1e-4, rtol=0)
-    # A padded batch gives what their model gives each clip alone.
+    # A padded batch gives what their model gives each utterance alone.
     padded = encoder(source, torch.tensor([4000, 2600])).x[1, :7]
     alone = model(source[1:, :2600]).last_hidden_state[0]
     torch.testing.assert_close(padded, alone, atol=1e-4, rtol=0)

@@ -31,7 +31,7 @@ def small_shards(monkeypatch):
 
 @pytest.fixture(scope="module")
 def cache(corpus, teacher, tmp_path_factory):
-    """Features of the training and validation clips."""
+    """Features of the training and validation utterances."""
     folder = tmp_path_factory.mktemp("cache")
     manifests = f"{corpus}/train.tsv,{corpus}/valid.tsv"
     command = f"features --manifest {manifests} --teacher {teacher} --layers {LAYER} --out {folder}"
@@ -161,12 +161,12 @@ def test_fairseq_reads_the_labels(fit, corpus, teacher, cache, tmp_path):
         rows = read_manifest(str(corpus / f"{part}.tsv"))
         for row, codes in enumerate(assignments(Codebook.load(tmp_path / "codes.safetensors"), teacher, rows).values()):
             expected[rows.audio_path(row)] = read_audio(rows.audio_path(row)), codes
-    for split, clips in (("train", 34), ("valid", 10)):
+    for split, utterances in (("train", 34), ("valid", 10)):
         task.load_dataset(split)
         dataset = task.dataset(split)
-        assert len(dataset) == clips
+        assert len(dataset) == utterances
         agreed = total = 0
-        for index in range(clips):
+        for index in range(utterances):
             item = dataset[index]
             waveform, codes = expected[f"{dataset.audio_root}/{dataset.audio_names[index]}"]
             np.testing.assert_allclose(item["source"].numpy(), waveform, atol=1e-4)
@@ -194,7 +194,7 @@ def test_labels_are_the_largest_logits(fit, corpus, teacher, tmp_path):
         assert np.array_equal(written, largest) and np.array_equal(written, nearest)
 
 
-def test_clips_that_cannot_be_used(fit, corpus, teacher, tmp_path, capsys):
+def test_utterances_that_cannot_be_used(fit, corpus, teacher, tmp_path, capsys):
     soundfile.write(tmp_path / "short.wav", np.zeros(300), 16000)
     rows = [line.split("\t") for line in (corpus / "train.tsv").read_text().splitlines()[1:]]
     lines = [f"{corpus}/{row[1]}\t{row[2]}" for row in rows]
@@ -202,11 +202,11 @@ def test_clips_that_cannot_be_used(fit, corpus, teacher, tmp_path, capsys):
     manifest.write_text("\n".join(["/", *lines[:5], f"{tmp_path}/gone.wav\t9000", *lines[5:]]) + "\n")
     options = ["--teacher", teacher, "--manifest", manifest, "--device", "cpu", "--passes", "1"]
     fit(*options, "--labels", tmp_path / "labels", "--label-manifests", f"train={manifest}")
-    assert f"1 of 25 clips cannot be used, left out:\n  {tmp_path}/gone.wav: " in capsys.readouterr().out
+    assert f"1 of 25 utterances cannot be used, left out:\n  {tmp_path}/gone.wav: " in capsys.readouterr().out
     assert len((tmp_path / "labels/train.tsv").read_text().splitlines()) == 25
     assert len((tmp_path / "labels/train.km").read_text().splitlines()) == 24
     manifest.write_text(manifest.read_text() + f"{tmp_path}/short.wav\t300\n")
-    with pytest.raises(AudioError, match="2 of 26 clips cannot be used, more than the 1 that --max-bad allows"):
+    with pytest.raises(AudioError, match="2 of 26 utterances cannot be used, more than the 1 that --max-bad allows"):
         fit(*options, out="more")
     fit(*options, "--max-bad", "0.1", out="more")
     assert "short.wav: 300 samples are too few for one frame" in capsys.readouterr().out

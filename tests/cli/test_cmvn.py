@@ -25,7 +25,7 @@ def test_statistics_are_those_of_all_frames_together(corpus, tmp_path, capsys):
     np.testing.assert_allclose(found.mean, frames.mean(0), rtol=0, atol=1e-9)
     np.testing.assert_allclose(found.std, frames.std(0), rtol=0, atol=1e-9)
     assert [path.name for path in out.parent.iterdir()] == ["stats"]
-    assert "19 clips" in capsys.readouterr().out
+    assert "19 utterances" in capsys.readouterr().out
 
 
 def test_a_sample_is_drawn_by_the_seed(corpus, tmp_path, capsys):
@@ -33,15 +33,15 @@ def test_a_sample_is_drawn_by_the_seed(corpus, tmp_path, capsys):
         out = tmp_path / name
         command = f"cmvn --manifest {corpus}/train.tsv --out {out} --max-hours 0.0015".split()
         assert main([*command, *more]) == 0
-        clips = int(capsys.readouterr().out.split(f"{out}: ")[1].split()[0])
-        assert 2 <= clips <= 12
+        utterances = int(capsys.readouterr().out.split(f"{out}: ")[1].split()[0])
+        assert 2 <= utterances <= 12
         return GlobalCmvn.load(str(out)).mean
 
     first = means("a")
     assert np.array_equal(first, means("b")) and not np.allclose(first, means("c", "--seed", "2"))
 
 
-def test_bad_clips_are_counted_named_and_limited(corpus, tmp_path, capsys):
+def test_bad_utterances_are_counted_named_and_limited(corpus, tmp_path, capsys):
     lines = (corpus / "valid.tsv").read_text().splitlines()
     audio = tmp_path / "audio"
     shutil.copytree(corpus, audio)
@@ -51,11 +51,11 @@ def test_bad_clips_are_counted_named_and_limited(corpus, tmp_path, capsys):
     command = f"cmvn --manifest {audio}/valid.tsv --out {out}".split()
     assert main(command) == 0 and out.is_file()
     printed = capsys.readouterr().out
-    assert "1 of 10 clips cannot be used, left out" in printed and victims[0] in printed
+    assert "1 of 10 utterances cannot be used, left out" in printed and victims[0] in printed
     out.unlink()
     (audio / victims[1]).unlink()
     assert main(command) == 2 and not out.exists()
-    assert "2 of 10 clips cannot be used, more than the 1" in capsys.readouterr().err
+    assert "2 of 10 utterances cannot be used, more than the 1" in capsys.readouterr().err
     assert main([*command, "--max-bad", "0.2"]) == 0
 
 
@@ -69,7 +69,7 @@ def build(request):
     return request.getfixturevalue(request.param)
 
 
-def test_both_stages_train_on_the_normalised_filterbanks(build, corpus, tmp_path):
+def test_both_stages_train_on_the_normalized_filterbanks(build, corpus, tmp_path):
     out = tmp_path / "stats.npz"
     assert main(f"cmvn --manifest {corpus}/train.tsv --out {out}".split()) == 0
     run = build("--cmvn", out)

@@ -6,7 +6,7 @@ import pytest
 
 from colld_fairseq.cli import main as colld
 from colld_fairseq.data.manifest import read_manifest
-from colld_fairseq.data.text import TextNormaliser
+from colld_fairseq.data.text import TextNormalizer
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.data.vocabulary_making import make_vocabulary
 
@@ -15,7 +15,7 @@ from colld_fairseq.data.vocabulary_making import make_vocabulary
 def folder(request, corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     size = None if request.param == "char" else 60
-    make_vocabulary([str(corpus / "train.tsv")], folder, request.param, size, normaliser=TextNormaliser(lowercase=True))
+    make_vocabulary([str(corpus / "train.tsv")], folder, request.param, size, normalizer=TextNormalizer(lowercase=True))
     return folder
 
 
@@ -48,14 +48,14 @@ def test_what_cannot_be_encoded(folder, corpus, tmp_path, capsys):
     start = ["encode", "--vocab", str(folder), "--out", str(out)]
     (tmp_path / "latin").write_bytes("é".encode("latin-1"))
     (tmp_path / "empty").write_text(" \n")
-    unlabelled = tmp_path / "unlabelled.tsv"
-    unlabelled.write_text(f"{tmp_path}\na.wav\t16000\n")
+    unlabeled = tmp_path / "unlabeled.tsv"
+    unlabeled.write_text(f"{tmp_path}\na.wav\t16000\n")
     for more, message in (
         ([], "nothing to encode: give"),
         ([str(tmp_path / "missing")], "missing: cannot be read"),
         ([str(tmp_path / "latin")], "UTF-8"),
         ([str(tmp_path / "empty")], "no line with a word"),
-        (["--manifest", str(unlabelled)], "no texts"),
+        (["--manifest", str(unlabeled)], "no texts"),
     ):
         assert colld([*start, *more]) == 2
         assert message in capsys.readouterr().err

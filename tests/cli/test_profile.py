@@ -127,13 +127,13 @@ def test_options_are_what_is_measured(student, tmp_path):
         report = profile(tmp_path, "--student", path, *options)
     finally:
         torch.set_num_threads(threads)
-    assert (report["threads"], report["device"], report["clip_seconds"]) == (1, "cpu", 0.5)
+    assert (report["threads"], report["device"], report["utterance_seconds"]) == (1, "cpu", 0.5)
     assert report["machine"]["cpu"] and report["machine"]["torch"] == torch.__version__
     speed = report["models"][0]["speed"]
     assert [(s["batch_size"], len(s["seconds"])) for s in speed] == [(3, 4), (1, 4)]
 
 
-def test_measure_feeds_clips_of_the_asked_shape_and_divides_by_their_audio():
+def test_measure_feeds_utterances_of_the_asked_shape_and_divides_by_their_audio():
     shapes = []
 
     def run(waveforms):

@@ -123,14 +123,14 @@ def test_references_of_the_manifest_need_no_target_lines(tmp_path):
     assert report["overall"]["wer"] == 0 and report["overall"]["chrf"] == pytest.approx(100)
 
 
-def test_normalisation_is_applied_to_both_sides_and_reported(tmp_path):
+def test_normalization_is_applied_to_both_sides_and_reported(tmp_path):
     (tmp_path / "hyp").write_text("guten tag\nwo ist er\n", encoding="utf-8")
     (tmp_path / "ref").write_text("Guten Tag!\nWo ist er?\n", encoding="utf-8")
     arguments = ("--hyp", tmp_path / "hyp", "--ref", tmp_path / "ref", "--lang", "de")
     assert score_json(tmp_path, *arguments)["overall"]["wer"] == pytest.approx(80)
     report = score_json(tmp_path, *arguments, "--lowercase", "--remove-punctuation")
     assert report["overall"]["wer"] == 0
-    assert report["text_normalisation"] == {"lowercase": True, "remove_punctuation": True}
+    assert report["text_normalization"] == {"lowercase": True, "remove_punctuation": True}
 
 
 def test_plain_files_with_a_language_a_line(tmp_path):

@@ -1,4 +1,4 @@
-"""`colld similarity` on tiny models, against features taken from them one clip at a time."""
+"""`colld similarity` on tiny models, against features taken from them one utterance at a time."""
 
 import csv
 
@@ -61,7 +61,7 @@ def compare(corpus, tmp_path, monkeypatch):
 
 
 def one_by_one(corpus, student_path, teacher_spec, layers):
-    """Features of student and teacher layers, [frames of all clips, D], from clips that are never padded."""
+    """Features of student and teacher layers, [frames of all utterances, D], from utterances that are never padded."""
     manifest = read_manifest(str(corpus / "valid.tsv"))
     student = load_student(student_path)
     prepare = StudentInput(student.config.input)
@@ -135,20 +135,22 @@ def test_frame_rates_are_aligned_by_averaging(order, checkpoint, corpus):
 def test_rates_that_do_not_fit_name_the_faster_model_first(checkpoint, teacher, corpus):
     """The student has 100 / 3 frames a second, the teacher 50; the faster one is the one to be averaged."""
     student = StudentLayers(checkpoint("--fbank-stack", "3"), [1], "cpu")
-    clip = [torch.zeros(16000)]
+    utterance = [torch.zeros(16000)]
     with pytest.raises(TeacherError, match="the teacher's 50 Hz are no whole multiple of the student's 33.3333 Hz"):
-        paired_frames(student, TeacherLayers(teacher, [1], "cpu"), ["a"], clip)
+        paired_frames(student, TeacherLayers(teacher, [1], "cpu"), ["a"], utterance)
     student.frame_rate_hz = 75.0
     with pytest.raises(TeacherError, match="the student's 75 Hz are no whole multiple of the teacher's 50 Hz"):
-        paired_frames(TeacherLayers(teacher, [1], "cpu"), student, ["a"], clip)
+        paired_frames(TeacherLayers(teacher, [1], "cpu"), student, ["a"], utterance)
 
 
-def test_a_clip_has_the_same_frames_in_any_company(checkpoint, teacher, corpus):
+def test_a_utterance_has_the_same_frames_in_any_company(checkpoint, teacher, corpus):
     rows, columns = StudentLayers(checkpoint(), None, "cpu"), TeacherLayers(teacher, None, "cpu")
-    clips = [torch.from_numpy(read_audio(str(corpus / f"valid-{i}.{end}"))) for i, end in ((0, "wav"), (1, "flac"))]
-    clips[1] = clips[1][:5000]
-    together = paired_frames(rows, columns, ["a", "b"], clips)
-    alone = [paired_frames(rows, columns, ["a"], [clip]) for clip in clips]
+    utterances = [
+        torch.from_numpy(read_audio(str(corpus / f"valid-{i}.{end}"))) for i, end in ((0, "wav"), (1, "flac"))
+    ]
+    utterances[1] = utterances[1][:5000]
+    together = paired_frames(rows, columns, ["a", "b"], utterances)
+    alone = [paired_frames(rows, columns, ["a"], [utterance]) for utterance in utterances]
     for side in (0, 1):
         torch.testing.assert_close(together[side], torch.cat([pair[side] for pair in alone]), atol=1e-4, rtol=1e-4)
 
@@ -187,7 +189,7 @@ def test_heat_maps_name_axes_layers_and_numbers():
     figure = plot.heat_maps({"linear CKA": values, "CCA": values}, name, [0, 6], "hf:teacher", [0, 3, 12])
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in panels] == ["linear CKA", "CCA"]
-    assert len(figure.axes) == 4  # each with a colour bar
+    assert len(figure.axes) == 4  # each with a color bar
     for axes in panels:
         assert axes.get_xlabel() == "layer of hf:teacher"
         assert axes.get_ylabel().endswith("student.pt") and len(axes.get_ylabel()) <= 60
@@ -200,17 +202,17 @@ def test_heat_maps_name_axes_layers_and_numbers():
     assert wide.get_figwidth() > 11 and wide.get_figheight() > 5.5  # a number has room in its cell
 
 
-def test_bad_clips_are_left_out_or_fatal(teacher, corpus, tmp_path, capsys, monkeypatch):
+def test_bad_utterances_are_left_out_or_fatal(teacher, corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plot, "png", lambda figure: PNG_MAGIC)
     manifest = read_manifest(str(corpus / "valid.tsv"))
     good = [f"{manifest.audio_path(row)}\t{manifest.n_samples[row]}" for row in range(len(manifest))]
     (tmp_path / "list.tsv").write_text("\n".join(["/", *good, f"{tmp_path}/none.wav\t16000"]) + "\n")
     command = f"similarity --manifest {tmp_path}/list.tsv --teacher {teacher} {teacher} --out {tmp_path}/o".split()
     assert main([*command, "--row-layers", "1", "--column-layers", "1"]) == 0
-    assert "1 of 11 clips cannot be used, left out" in capsys.readouterr().out
+    assert "1 of 11 utterances cannot be used, left out" in capsys.readouterr().out
     (tmp_path / "all.tsv").write_text(f"{tmp_path}\nnone.wav\t16000\n")
     assert main([*command[:2], f"{tmp_path}/all.tsv", *command[3:]]) == 2
-    assert "not one clip that both models can use" in capsys.readouterr().err
+    assert "not one utterance that both models can use" in capsys.readouterr().err
 
 
 def test_too_little_audio(teacher, corpus, tmp_path, capsys):

@@ -18,7 +18,7 @@ from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.errors import ManifestError
 from colld_fairseq.recogniser import Recogniser
 
-TEST_CLIPS = 9
+TEST_UTTERANCES = 9
 DECODER = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "48"]
 WAVEFORM = ["--front-end", "waveform", "--conv-feature-layers", "[(8,10,5)] + [(8,3,2)] * 4 + [(8,2,2)] * 2"]
 TRANSDUCER = ["--predictor-embed-dim", "16", "--joiner-dim", "24", "--front-end", "conv2d", "--criterion", "transducer"]
@@ -56,7 +56,7 @@ def generated(corpus, path, *options):
     fixed = ["--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--num-workers", "0"]
     limits = ["--gen-subset", "test", "--max-len-a", str(30 / 16000), "--max-len-b", "10", "--max-tokens", "60000"]
     output = call("generate", corpus, *fixed, *limits, "--path", path, *options)
-    found = {row: ([], []) for row in range(TEST_CLIPS)}
+    found = {row: ([], []) for row in range(TEST_UTTERANCES)}
     for row, score, text in re.findall(r"^D-(\d+)\t(\S+)\t(.*)$", output, re.MULTILINE):
         found[int(row)][0].append(text.replace("<unk>", ""))
         found[int(row)][1].append(float(score) * torch.log(torch.tensor(2.0)).item())  # printed to the base 2
@@ -82,10 +82,10 @@ def test_hypotheses_are_those_of_fairseq_generate(case, checkpoint, corpus, tmp_
     folder = {"vocab": vocab, "tagged_vocab": tagged_vocab}[MODELS[name][1]]
     expected = generated(corpus, path, "--vocab", folder, *options, *theirs)
     rows = read_manifest(str(out))
-    assert len(rows) == TEST_CLIPS and any(rows.row(i).tgt_text for i in range(TEST_CLIPS))
+    assert len(rows) == TEST_UTTERANCES and any(rows.row(i).tgt_text for i in range(TEST_UTTERANCES))
     n_best = dict(read_entries(tmp_path / "out.hypotheses.jsonl")) if "--nbest" in options else {}
     assert (tmp_path / "out.hypotheses.jsonl").exists() == bool(n_best)
-    for i in range(TEST_CLIPS):
+    for i in range(TEST_UTTERANCES):
         row, (texts, scores) = rows.row(i), expected[i]
         assert row.id == f"test-{i}" and " ".join(row.tgt_text.split()) == " ".join(texts[0].split())
         for transcript, text, score in zip(n_best.get(row.id, []), texts, scores):
@@ -95,11 +95,11 @@ def test_hypotheses_are_those_of_fairseq_generate(case, checkpoint, corpus, tmp_
 
 
 def test_manifest_can_be_trained_on(checkpoint, corpus, tmp_path, finetuning):
-    """Lengths, languages and speakers are there, audio is found from the new place, and a score for choosing clips."""
+    """Lengths, languages and speakers are there, audio is found from the new place, and a score for choosing utterances."""
     out = tmp_path / "labels" / "train.tsv"
     assert transcribe(checkpoint("ctc"), "--manifest", corpus / "test.tsv", "--out", out) == 0
     found, given = read_manifest(str(out)), read_manifest(str(corpus / "test.tsv"))
-    for i in range(TEST_CLIPS):
+    for i in range(TEST_UTTERANCES):
         ours, theirs = found.row(i), given.row(i)
         assert ours.tgt_text != theirs.tgt_text
         assert ours._replace(tgt_text="", line=0) == theirs._replace(tgt_text="", line=0)
@@ -110,7 +110,7 @@ def test_manifest_can_be_trained_on(checkpoint, corpus, tmp_path, finetuning):
     run.task.cfg.data = str(out.parent)
     run.task.load_dataset("train")
     dataset = run.task.dataset("train")
-    loss, _, _ = run.criterion(run.model, dataset.collater([dataset[i] for i in range(TEST_CLIPS)]))
+    loss, _, _ = run.criterion(run.model, dataset.collater([dataset[i] for i in range(TEST_UTTERANCES)]))
     assert torch.isfinite(loss) and dataset.bad_audio.count == 0
 
 
@@ -152,7 +152,7 @@ def test_files_folders_and_archives(checkpoint, corpus, tmp_path, capsys):
     out = tmp_path / "out.tsv"
     assert transcribe(checkpoint("ctc"), "--manifest", corpus / "test.tsv", "--out", out) == 0
     rows = read_manifest(str(out))
-    texts = {rows.row(i).id: rows.row(i).tgt_text for i in range(TEST_CLIPS)}
+    texts = {rows.row(i).id: rows.row(i).tgt_text for i in range(TEST_UTTERANCES)}
     capsys.readouterr()
     folder = tmp_path / "audio" / "deeper"
     folder.mkdir(parents=True)
@@ -208,14 +208,14 @@ def test_stopped_run_is_finished(checkpoint, corpus, tmp_path, monkeypatch, caps
     stop_at = -1
     assert transcribe(checkpoint("ctc"), *manifest, "--out", out) == 0
     assert sum(heard) == 24
-    assert "clips are there already" in capsys.readouterr().err and not journal.exists()
+    assert "utterances are there already" in capsys.readouterr().err and not journal.exists()
     for name in ("{}.tsv", "{}.hypotheses.jsonl"):
         assert (tmp_path / name.format("out")).read_bytes() == (tmp_path / name.format("whole")).read_bytes()
 
 
 @pytest.fixture
 def damaged(corpus, tmp_path):
-    """The test clips: one is no audio, one is gone, one is too short for a frame."""
+    """The test utterances: one is no audio, one is gone, one is too short for a frame."""
     shutil.copytree(corpus, tmp_path / "audio")
     wavs = sorted((tmp_path / "audio").glob("test-*.wav"))
     wavs[0].write_bytes(b"not audio")
@@ -224,7 +224,7 @@ def damaged(corpus, tmp_path):
     return tmp_path / "audio", [wav.name for wav in wavs]
 
 
-def test_broken_clips_are_named_and_counted(damaged, checkpoint, tmp_path, capsys):
+def test_broken_utterances_are_named_and_counted(damaged, checkpoint, tmp_path, capsys):
     folder, names = damaged
     out = tmp_path / "out.tsv"
     arguments = [checkpoint("ctc"), "--manifest", folder / "test.tsv", "--out", out]
@@ -232,13 +232,13 @@ def test_broken_clips_are_named_and_counted(damaged, checkpoint, tmp_path, capsy
     assert "cannot be used, more than the 1" in capsys.readouterr().err
     assert transcribe(*arguments) == 0
     printed = capsys.readouterr().err
-    assert f"3 of {TEST_CLIPS} clips cannot be used" in printed and "too few for one frame" in printed
+    assert f"3 of {TEST_UTTERANCES} utterances cannot be used" in printed and "too few for one frame" in printed
     assert all(name.removesuffix(".wav") in printed for name in names)
-    assert len(read_manifest(str(out))) == TEST_CLIPS - 3
+    assert len(read_manifest(str(out))) == TEST_UTTERANCES - 3
     present = [folder / name for name in (names[0], names[2])]
     nothing = tmp_path / "nothing"
     assert transcribe(checkpoint("ctc"), *present, "--out", nothing / "o.tsv") == 2 and not list(nothing.iterdir())
-    assert "2 of 2 clips cannot be used, which leaves none" in capsys.readouterr().err
+    assert "2 of 2 utterances cannot be used, which leaves none" in capsys.readouterr().err
     assert transcribe(checkpoint("ctc"), *present, folder / "test.zip") == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
 
@@ -267,14 +267,14 @@ def test_refused_with_the_remedy(checkpoint, corpus, distillation, tmp_path, cap
     assert "tab" in refused(path, tmp_path / "a\tb.wav")
 
 
-def test_long_clips_are_pointed_out(checkpoint, corpus, capsys):
+def test_long_utterances_are_pointed_out(checkpoint, corpus, capsys):
     assert transcribe(checkpoint("ctc"), corpus / "test.zip") == 0
     assert "longer than" not in capsys.readouterr().err
     assert transcribe(checkpoint("ctc"), corpus / "test.zip", "--options", "max_seconds=0.2") == 0
-    assert "3 of 3 clips are longer than the 0.2 s" in capsys.readouterr().err
+    assert "3 of 3 utterances are longer than the 0.2 s" in capsys.readouterr().err
 
 
-def test_a_clip_with_two_target_languages(checkpoint, corpus, tmp_path, capsys):
+def test_a_utterance_with_two_target_languages(checkpoint, corpus, tmp_path, capsys):
     lines = (corpus / "test.tsv").read_text().splitlines(keepends=True)
     (corpus / "more.tsv").write_text(lines[0] + lines[1].replace("xx\txx", "xx\tyy"))
     out = tmp_path / "o.tsv"
@@ -282,7 +282,7 @@ def test_a_clip_with_two_target_languages(checkpoint, corpus, tmp_path, capsys):
     assert transcribe(checkpoint("attention"), *both) == 2
     assert "target languages 'xx' and 'yy'" in capsys.readouterr().err
     assert transcribe(checkpoint("attention"), *both, "--lang", "xx") == 0
-    assert len(read_manifest(str(out))) == TEST_CLIPS
+    assert len(read_manifest(str(out))) == TEST_UTTERANCES
 
 
 def test_hypotheses_file_is_checked(tmp_path):

@@ -1,4 +1,4 @@
-"""`colld transcribe --streaming`: the texts of whole clips under the same context, as they come."""
+"""`colld transcribe --streaming`: the texts of whole utterances under the same context, as they come."""
 
 import io
 import itertools
@@ -52,7 +52,7 @@ def lines(output):
     return [line.split("\t") for line in output.splitlines()]
 
 
-def test_texts_grow_into_those_of_whole_clips(run, corpus):
+def test_texts_grow_into_those_of_whole_utterances(run, corpus):
     whole = dict(lines(run(corpus / "test.zip", *CONTEXT).out))
     assert len(whole) == 3 and all(whole.values())
     printed = run("--streaming", corpus / "test.zip", *CONTEXT, "--endpoint", "none")
@@ -69,13 +69,13 @@ def test_texts_grow_into_those_of_whole_clips(run, corpus):
 
 
 def test_manifest_of_streams_decoded_side_by_side(run, corpus, tmp_path):
-    """One file is broken; it is named, and the others are those of whole clips."""
+    """One file is broken; it is named, and the others are those of whole utterances."""
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     audio = [corpus / "valid.zip", tmp_path / "broken.wav", corpus / "test.zip"]
     whole, streamed = tmp_path / "whole.tsv", tmp_path / "streamed.tsv"
     run(*audio, *CONTEXT, "--out", whole)
     printed = run("--streaming", "--streams", "4", *audio, *CONTEXT, "--endpoint", "none", "--out", streamed)
-    assert printed.out == "" and "1 of 7 clips cannot be used" in printed.err and "6 streams" in printed.err
+    assert printed.out == "" and "1 of 7 utterances cannot be used" in printed.err and "6 streams" in printed.err
     scores = [[float(line[8]) for line in lines(path.read_text())[1:]] for path in (whole, streamed)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
     assert [line[:8] for line in lines(whole.read_text())] == [line[:8] for line in lines(streamed.read_text())]
@@ -109,14 +109,14 @@ def test_utterances_end_by_the_rules(run, corpus, tmp_path):
 
 
 def test_beams_and_their_lists(run, corpus, tmp_path):
-    """A beam acts in streams as on whole clips, and so does a length score; --out has the lists of hypotheses."""
+    """A beam acts in streams as on whole utterances, and so does a length score; --out has the lists of hypotheses."""
     options = ["--beam", "3", "--options", "blank_penalty=0.5,max_symbols=1,length_bonus=1.5", *CONTEXT]
     streaming = ["--streaming", "--streams", "2", "--endpoint", "none"]
     found = []
     for name, more in (("whole", []), ("streamed", streaming)):
         run(corpus / "test.zip", *options, *more, "--nbest", "2", "--out", tmp_path / f"{name}.tsv")
         entries = read_entries(hypotheses_path(tmp_path / f"{name}.tsv"))
-        found.append({clip: [Hypothesis(**fields) for fields in n_best] for clip, n_best in entries})
+        found.append({utterance: [Hypothesis(**fields) for fields in n_best] for utterance, n_best in entries})
     whole, streamed = found
     assert list(whole) == list(streamed) and len(whole) == 3
     for name, n_best in whole.items():
@@ -131,7 +131,7 @@ def test_beams_and_their_lists(run, corpus, tmp_path):
     assert best != [tuple(line) for line in lines(run(corpus / "test.zip", *CONTEXT).out)]
 
 
-def test_hypotheses_of_a_clip_combine_those_of_its_utterances():
+def test_hypotheses_of_a_utterance_combine_those_of_its_utterances():
     """Against all combinations."""
     draw = random.Random(1)
 
@@ -157,10 +157,10 @@ def test_hypotheses_of_a_clip_combine_those_of_its_utterances():
 
 
 def test_standard_input(run, corpus, monkeypatch, tmp_path):
-    clip = next(path for path in sorted(corpus.glob("test-*.wav")))
-    samples, rate = soundfile.read(clip, dtype="int16")
+    utterance = next(path for path in sorted(corpus.glob("test-*.wav")))
+    samples, rate = soundfile.read(utterance, dtype="int16")
     assert rate == 16000
-    expected = [line[2:] for line in lines(run("--streaming", clip, *CONTEXT).out)]
+    expected = [line[2:] for line in lines(run("--streaming", utterance, *CONTEXT).out)]
 
     def hear(content, **options):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
@@ -186,7 +186,7 @@ def test_interrupted_recording_is_finished(run, corpus, monkeypatch):
     assert lines(run("--streaming", "-", *CONTEXT).out)[-1][0] == "final"
 
 
-@pytest.mark.parametrize("name, begin", [("-", ""), ("clip", "clip: ")])
+@pytest.mark.parametrize("name, begin", [("-", ""), ("utterance", "utterance: ")])
 def test_a_terminal_shows_one_growing_line(name, begin, monkeypatch):
     """What no longer fits moves out at the left; the final text is there in full."""
     monkeypatch.setenv("COLUMNS", str(len(begin) + 4))

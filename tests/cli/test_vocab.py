@@ -73,7 +73,7 @@ def test_characters_by_frequency_with_tags(tmp_path, capsys):
         assert dictionary.string(ids, config["post_process"]) == codec.clean(text)
 
 
-def test_normalisation_is_applied_and_stored(tmp_path):
+def test_normalization_is_applied_and_stored(tmp_path):
     colld_vocab(
         "--manifest",
         write_manifest(tmp_path / "a.tsv"),
@@ -84,7 +84,7 @@ def test_normalisation_is_applied_and_stored(tmp_path):
     )
     assert not {"L", ",", ".", "’", "<lang:fr>"} & set(tokens_of(tmp_path)) and "'" in tokens_of(tmp_path)
     _, codec, config = load(tmp_path)
-    assert config["text_normalisation"] == {"lowercase": True, "remove_punctuation": True}
+    assert config["text_normalization"] == {"lowercase": True, "remove_punctuation": True}
     assert codec.clean("Le chat, l’été.") == "le chat l'été"
 
 
@@ -144,7 +144,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, kind):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
-def test_temperature_favours_the_small_language(tmp_path):
+def test_temperature_favors_the_small_language(tmp_path):
     large = write_manifest(tmp_path / "a.tsv", [(text, "aa", "aa", "") for text in sentences(2, 300, "abcdef")])
     small = write_manifest(tmp_path / "b.tsv", [(text, "bb", "bb", "") for text in sentences(3, 12, "uvwxyz")])
     long_pieces = {}

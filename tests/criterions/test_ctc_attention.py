@@ -1,4 +1,4 @@
-"""ctc_attention against torch's CTC clip by clip, and cross-entropy token by token."""
+"""ctc_attention against torch's CTC utterance by utterance, and cross-entropy token by token."""
 
 import math
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ def dictionary():
 
 
 def setting(with_decoder=True, tags=False):
-    """Three clips of 20, 9 and 3 frames; the last is too short for its text."""
+    """Three utterances of 20, 9 and 3 frames; the last is too short for its text."""
     torch.manual_seed(2)
     symbols = dictionary()
     ctc_targets = [[6, 7, 7, 8], [9, 10], [6, 6, 7]]
@@ -54,7 +54,7 @@ def setting(with_decoder=True, tags=False):
 
 
 def ctc_alone(at):
-    """Sum of the CTC losses of the clips that have an alignment, one call each."""
+    """Sum of the CTC losses of the utterances that have an alignment, one call each."""
     total = 0.0
     for row in (0, 1):
         log_probs = at.output["ctc_logits"][row, : at.output["ctc_lengths"][row]].float().log_softmax(-1)
@@ -82,7 +82,7 @@ def logged(*logs):
 
 
 @pytest.mark.parametrize("with_decoder", [False, True])
-def test_the_loss_is_that_of_the_clips_with_an_alignment(with_decoder):
+def test_the_loss_is_that_of_the_utterances_with_an_alignment(with_decoder):
     """As if the others were not there: neither better nor worse."""
     at = setting(with_decoder)
     criterion = CtcAttentionCriterion(CtcAttentionConfig(ctc_weight=1.0), at.task)
@@ -114,7 +114,7 @@ def test_cross_entropy_takes_the_share_of_ctc_without_any_alignment():
 
 
 def test_an_empty_target_counts_as_one_token():
-    """All blanks is its alignment: one clip's loss, in a batch of them as beside others."""
+    """All blanks is its alignment: one utterance's loss, in a batch of them as beside others."""
     at = setting(with_decoder=False)
     log_probs = at.output["ctc_logits"].detach().float().log_softmax(-1)
     blanks = -float(log_probs[0, :20, 0].sum()), -float(log_probs[1, :9, 0].sum()), -float(log_probs[2, :3, 0].sum())

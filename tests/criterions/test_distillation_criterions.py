@@ -19,13 +19,13 @@ def seed():
     torch.manual_seed(11)
 
 
-def instance_norm(clip):
-    """[T, D] of one clip: every channel to mean 0 and variance 1."""
-    return (clip - clip.mean(0)) / torch.sqrt(clip.var(0, unbiased=False) + 1e-5)
+def instance_norm(utterance):
+    """[T, D] of one utterance: every channel to mean 0 and variance 1."""
+    return (utterance - utterance.mean(0)) / torch.sqrt(utterance.var(0, unbiased=False) + 1e-5)
 
 
-def layer_norm(clip):
-    return F.layer_norm(clip, clip.shape[-1:])
+def layer_norm(utterance):
+    return F.layer_norm(utterance, utterance.shape[-1:])
 
 
 def regression_of_frame(p, z, weights):
@@ -40,9 +40,9 @@ def regression_of_frame(p, z, weights):
 
 @pytest.mark.parametrize("frames", ["all", "masked"])
 @pytest.mark.parametrize(
-    "norm, normalise", [("none", lambda clip: clip), ("instance", instance_norm), ("layer", layer_norm)]
+    "norm, normalize", [("none", lambda utterance: utterance), ("instance", instance_norm), ("layer", layer_norm)]
 )
-def test_feature_regression(frames, norm, normalise):
+def test_feature_regression(frames, norm, normalize):
     stub = distillation(LENGTHS, pairs=((1, (2,)), (2, (3, 4))))
     terms = dict(l1_weight=0.7, mse_weight=0.2, cosine_weight=0.4, log_sigmoid_cosine_weight=1.3)
     cfg = FeatureRegressionConfig(**terms, regression_frames=frames, layer_weights="0.25,2", target_norm=norm)
@@ -50,20 +50,22 @@ def test_feature_regression(frames, norm, normalise):
 
     expected, count = 0.0, 0
     for row, length in enumerate(LENGTHS):
-        clips = {layer: normalise(value[row, :length]) for layer, value in stub.features.items()}
+        utterances = {layer: normalize(value[row, :length]) for layer, value in stub.features.items()}
         for t in range(length):
             if frames == "masked" and not stub.mask[row, t]:
                 continue
             count += 1
-            expected += 0.25 * regression_of_frame(stub.predictions[0][row, t], clips[2][t], terms)
-            expected += 2 * regression_of_frame(stub.predictions[1][row, t], (clips[3][t] + clips[4][t]) / 2, terms)
+            expected += 0.25 * regression_of_frame(stub.predictions[0][row, t], utterances[2][t], terms)
+            expected += 2 * regression_of_frame(
+                stub.predictions[1][row, t], (utterances[3][t] + utterances[4][t]) / 2, terms
+            )
     assert int(sample_size) == count
     assert float(loss) == pytest.approx(expected, rel=1e-6)
     assert float(log["loss"]) == float(loss) and log["nsentences"] == 3
 
 
-def contrastive_of_clip(p, z, masked, temperature):
-    """Sum over masked frames of one clip, all its other masked frames as negatives; also the correct ones."""
+def contrastive_of_utterance(p, z, masked, temperature):
+    """Sum over masked frames of one utterance, all its other masked frames as negatives; also the correct ones."""
     loss, correct = 0.0, 0
     chosen = [t for t in range(len(p)) if masked[t]]
     if len(chosen) < 2:
@@ -88,7 +90,7 @@ def test_colld(training, given, weights):
     for row, length in enumerate(LENGTHS):
         for k, layer in enumerate((2, 4)):
             p, z = stub.predictions[k][row, :length], instance_norm(stub.features[layer][row, :length])
-            one, right = contrastive_of_clip(p, z, stub.mask[row, :length], 0.2)
+            one, right = contrastive_of_utterance(p, z, stub.mask[row, :length], 0.2)
             contrastive += weights[k] * one
             correct += right
             distance += weights[k] * float((p - z).abs().mean(1).sum())
@@ -126,7 +128,7 @@ def test_without_a_mask_every_frame_is_contrasted():
 
 
 @pytest.mark.parametrize("negatives", [20, 100])
-def test_loss_at_random_initialisation_is_the_logarithm_of_the_choices(negatives):
+def test_loss_at_random_initialization_is_the_logarithm_of_the_choices(negatives):
     """Wide random features are nearly orthogonal: every one of N + 1 frames is as likely (5 %)."""
     stub = distillation([300, 280], width=768, dtype=torch.float32)
     cfg = ColldConfig(num_negatives=negatives, target_norm="layer")
@@ -136,7 +138,7 @@ def test_loss_at_random_initialisation_is_the_logarithm_of_the_choices(negatives
 
 
 def test_real_student_starts_at_the_logarithm_of_the_choices():
-    """The same with a real encoder and heads on noise, predicting layer-normalised random targets of width 768."""
+    """The same with a real encoder and heads on noise, predicting layer-normalized random targets of width 768."""
     from colld_fairseq.models.colld_student import ColldStudent, ColldStudentConfig
     from colld_fairseq.models.layer_map import LayerPair
     from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
@@ -154,7 +156,7 @@ def test_real_student_starts_at_the_logarithm_of_the_choices():
 
 
 def pick(stub, rows, lengths, extra=0):
-    """The same clips in another order, or alone, with `extra` frames of garbage behind."""
+    """The same utterances in another order, or alone, with `extra` frames of garbage behind."""
     other = distillation([lengths[row] for row in rows], frames=max(lengths[row] for row in rows) + extra)
     for tensors, source in ((other.predictions, stub.predictions), (other.features, stub.features)):
         for key in range(len(tensors)) if isinstance(tensors, list) else tensors:
@@ -167,8 +169,8 @@ def pick(stub, rows, lengths, extra=0):
 
 
 @pytest.mark.parametrize("name", ["colld", "feature_regression"])
-def test_validation_loss_of_a_clip_does_not_depend_on_its_batch(name):
-    """Sampled negatives too: sum over clips alone = batch = batch in another order and with more padding."""
+def test_validation_loss_of_a_utterance_does_not_depend_on_its_batch(name):
+    """Sampled negatives too: sum over utterances alone = batch = batch in another order and with more padding."""
     build = {
         "colld": lambda task: ColldCriterion(ColldConfig(num_negatives=10), task),
         "feature_regression": lambda task: FeatureRegressionCriterion(

@@ -23,7 +23,7 @@ STILL = ["--dropout", "0", "--attention-dropout", "0", "--activation-dropout", "
 
 @pytest.fixture
 def build(corpus, coded_teacher):
-    """build(options) -> task, model in training mode, criterion, and a batch of three clips of different lengths."""
+    """build(options) -> task, model in training mode, criterion, and a batch of three utterances of different lengths."""
 
     def make(*more, arch="hubert_student_deep_thin_fbank", shape=TINY_ENCODER[:-2], teacher=coded_teacher):
         torch.manual_seed(3)
@@ -48,7 +48,7 @@ def loss_of(run):
 
 
 class World:
-    """Student output of a batch, and the teacher's features clip by clip; `frames`: (clip, frame) that count."""
+    """Student output of a batch, and the teacher's features utterance by utterance; `frames`: (utterance, frame) that count."""
 
     def __init__(self, run, spec, layers=(0, 1, 2, 3, 4)):
         self.output = run.model(**run.sample["net_input"])
@@ -215,7 +215,9 @@ def test_padding_included_as_in_the_authors_code(stage, build, coded_teacher):
 
     features = load_teacher(coded_teacher, [0, 2, 4])(**run.sample["teacher_input"], keep_padding=True).features
     teacher_frames = features[0].size(1)
-    assert all(value[0, -1].abs().sum() > 0 for value in features.values()), "the shortest clip's padding is computed"
+    assert all(value[0, -1].abs().sum() > 0 for value in features.values()), (
+        "the shortest utterance's padding is computed"
+    )
     if stage == "adaptation":
         with plain_operators():
             front_end = run.model(**run.sample["net_input"], front_end_only=True).front_end[:, :teacher_frames]

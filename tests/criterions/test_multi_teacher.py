@@ -1,4 +1,4 @@
-"""multi_teacher against loops over single frames; which clips a drawn teacher gets."""
+"""multi_teacher against loops over single frames; which utterances a drawn teacher gets."""
 
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ def seed():
 
 
 class Source:
-    """A teacher that hands over random features [B, T, D], and counts the clips it was asked for."""
+    """A teacher that hands over random features [B, T, D], and counts the utterances it was asked for."""
 
     def __init__(self, name, width, layers):
         self.weight, self.asked = WEIGHTS[name], 0
@@ -104,7 +104,7 @@ def feature(here, pair, row, t):
 
 
 def by_hand(here, rows_of, weights, head_weights=(0.5, 0.5, 1.0), shift=0, distance=l1, frames_of=None):
-    """Loss summed and frames; rows_of, weights: teacher -> its clips, its weight."""
+    """Loss summed and frames; rows_of, weights: teacher -> its utterances, its weight."""
     loss, counted = 0.0, set()
     for number, pair in enumerate(here.model.pairs):
         for row in rows_of[pair.teacher]:
@@ -152,7 +152,7 @@ def test_l1_alone_is_the_default():
     assert {"mse", "cosine", "log_sigmoid_cosine"}.isdisjoint(log) and float(log["l1"]) == pytest.approx(float(loss))
 
 
-def test_random_trains_each_clip_on_one_teacher_that_runs_on_no_other():
+def test_random_trains_each_utterance_on_one_teacher_that_runs_on_no_other():
     here = world("random")
     torch.manual_seed(1)
     drawn = {name: rows.tolist() for name, rows in draw_rows(WEIGHTS, 4, "cpu").items()}
@@ -224,7 +224,7 @@ def test_average():
     assert "loss_average" in log
 
 
-def test_learnt_adapter_is_the_target_and_learns_to_restore():
+def test_learned_adapter_is_the_target_and_learns_to_restore():
     adapter = ConcatTanh(6, 2).double()
     here = world(pairs=SAME, widths={"wide": 10, "narrow": 6}, adapters={1: adapter})
     loss, _, log = run(here)
@@ -246,6 +246,6 @@ def test_learnt_adapter_is_the_target_and_learns_to_restore():
     assert torch.equal(torch.autograd.grad(run(here)[0], adapter.encode.weight)[0], pull)
 
 
-def test_clips_shorter_than_the_shift_carry_nothing():
+def test_utterances_shorter_than_the_shift_carry_nothing():
     loss, sample_size, _ = run(world(), target_shift=100)
     assert float(loss) == 0.0 and int(sample_size) == 0

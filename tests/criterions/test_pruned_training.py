@@ -107,8 +107,8 @@ def test_warmup_weights():
 
 
 @pytest.mark.parametrize("topology", ["regular", "modified"])
-def test_clips_without_frames_or_path(topology, build):
-    """One clip too short for a frame, or (modified) for its text; also a batch of such clips alone."""
+def test_utterances_without_frames_or_path(topology, build):
+    """One utterance too short for a frame, or (modified) for its text; also a batch of such utterances alone."""
     run = build.pruned(3, topology=topology)
     for rows in (slice(0, 4), slice(3, 4)):
         batch = {**run.batch, "utt_id": run.batch["utt_id"][rows], "target": run.batch["target"][rows]}

@@ -1,4 +1,4 @@
-"""Criterion transducer: which tokens it aligns, CTC beside it, clips without an alignment."""
+"""Criterion transducer: which tokens it aligns, CTC beside it, utterances without an alignment."""
 
 import math
 from types import SimpleNamespace
@@ -55,7 +55,7 @@ def setting(frames=(5, 3, 4), tags=False, ctc=False, topology="regular"):
 
 
 def alone(at, frames, rows_of, **options):
-    """Sum of the losses of the clips, one call each."""
+    """Sum of the losses of the utterances, one call each."""
     total, start = 0.0, 0
     for b, (t, labels) in enumerate(zip(frames, LABELS)):
         size = t * (len(labels) + 1)
@@ -103,7 +103,7 @@ def test_ctc_beside_it():
     assert "ctc_loss" not in log and float(without) < float(loss)
 
 
-def test_clips_without_an_alignment_are_counted():
+def test_utterances_without_an_alignment_are_counted():
     """No frame at all; with one label a frame, also fewer frames than labels."""
     at = setting(frames=(2, 0, 4))
     loss, tokens, log = TransducerCriterion(TransducerConfig(), at.task)(at.model, at.sample)
@@ -141,9 +141,9 @@ def test_the_transducer_takes_the_share_of_ctc_without_any_alignment():
 
 
 def test_what_counts_of_lists_of_texts():
-    """The weight of a text without a path goes to the others of its clip; a clip without any does not count."""
-    weights, clips = torch.tensor([0.5, 0.3, 0.2, 1.0, 0.6, 0.4]), torch.tensor([0, 0, 0, 1, 2, 2])
-    texts = TargetSequences(None, None, None, weights, {"clips": clips})
+    """The weight of a text without a path goes to the others of its utterance; an utterance without any does not count."""
+    weights, utterances = torch.tensor([0.5, 0.3, 0.2, 1.0, 0.6, 0.4]), torch.tensor([0, 0, 0, 1, 2, 2])
+    texts = TargetSequences(None, None, None, weights, {"utterances": utterances})
     everything = torch.ones(6, dtype=torch.bool)
     assert texts.counting(everything)[0].equal(weights) and texts.counting(everything)[1].all()
     left, counted = texts.counting(torch.tensor([True, False, True, False, False, True]))

@@ -28,7 +28,7 @@ def base(corpus, vocab):
 
 @pytest.fixture
 def build(base):
-    """A student and a batch of training clips; `nbest` stands for the n-best lists of the training rows."""
+    """A student and a batch of training utterances; `nbest` stands for the n-best lists of the training rows."""
 
     def make(nbest=None, **options):
         torch.manual_seed(6)
@@ -71,15 +71,17 @@ class List:
         return 2
 
 
-def distributions(network, source, lengths, labels, clips):
+def distributions(network, source, lengths, labels, utterances):
     """[M][T][U+1] log-probabilities [V], every pair joined alone, symbols read one by one."""
     frames, lengths = network.encode_for_search(source, lengths)
     found = []
-    for text, clip in zip(labels, clips):
+    for text, utterance in zip(labels, utterances):
         symbols = [network.start(1)]
         for label in text:
             symbols.append(network.extend(torch.tensor([label]), symbols[-1][1]))
-        rows = [[network.join(frames[clip, t], s[0]).double() for s, _ in symbols] for t in range(lengths[clip])]
+        rows = [
+            [network.join(frames[utterance, t], s[0]).double() for s, _ in symbols] for t in range(lengths[utterance])
+        ]
         found.append(rows)
     return found
 
@@ -141,12 +143,12 @@ def test_node_by_node(kind, options, band, nbest, build, teacher):
     loss, _, log = run.criterion(model, run.batch)
     loss.backward()
     source = run.batch.get("nbest", run.batch)
-    sizes, clips = source["target_lengths"] - 1, source.get("clips", torch.arange(3)).tolist()
+    sizes, utterances = source["target_lengths"] - 1, source.get("utterances", torch.arange(3)).tolist()
     texts = [row[:size].tolist() for row, size in zip(source["target"], sizes)]
     inputs = run.batch["net_input"]["src_tokens"], run.batch["net_input"]["src_lengths"]
     with torch.no_grad():
-        mine = distributions(model, *inputs, texts, clips)
-        known = distributions(run.task.teacher_transducer.network, *inputs, texts, clips)
+        mine = distributions(model, *inputs, texts, utterances)
+        known = distributions(run.task.teacher_transducer.network, *inputs, texts, utterances)
     ranges = chosen_band(run) if band else None
 
     def in_band(m, t, u):
@@ -266,7 +268,7 @@ def test_teacher_stays_out_of_the_student(build, teacher):
 
 
 def test_teacher_hears_clean_audio_of_its_own_kind(build, teacher):
-    """No SpecAugment, its own normalisation, and nothing that half-precision training would round."""
+    """No SpecAugment, its own normalization, and nothing that half-precision training would round."""
     for more in ({}, {"cmvn": "none"}):
         masked = build(kd="one_best", teacher_transducer=teacher(**more), specaug_freq_masks=2, specaug_time_masks=2)
         clean = build(**more)
@@ -279,7 +281,7 @@ def test_teacher_hears_clean_audio_of_its_own_kind(build, teacher):
         assert same == (not more)
 
 
-def test_clips_without_frames(build, teacher):
+def test_utterances_without_frames(build, teacher):
     for kind in KINDS:
         for band in ({}, BAND):
             run = build(kd=kind, teacher_transducer=teacher(), **band)
@@ -333,7 +335,7 @@ def test_lists_beside_the_manifest(base, corpus, tmp_path):
     task = load(2, "train", "valid")
     dataset = task.dataset("train")
     batch = dataset.collater([dataset[1], dataset[0]])["nbest"]
-    assert batch["clips"].tolist() == [0, 1, 1]
+    assert batch["utterances"].tolist() == [0, 1, 1]
     higher = 1 / (1 + math.exp(-0.5))
     assert batch["weights"].tolist() == pytest.approx([1.0, higher, 1 - higher])
     targets = [row[:size] for row, size in zip(batch["target"], batch["target_lengths"])]

@@ -46,7 +46,7 @@ def test_time_masks_cover_whole_frames():
     assert abs(np.mean(counts) - 40) < 4
 
 
-def test_time_fraction_protects_short_clips():
+def test_time_fraction_protects_short_utterances():
     policy = SpecAugment(num_freq_masks=0, num_time_masks=1, max_time_width=100, max_time_fraction=0.2)
     assert max(masked_cells(policy, features(50), seed).all(axis=1).sum() for seed in range(100)) == 10
 

@@ -58,7 +58,7 @@ def test_audio_findings(folder):
         ("ok.wav", "0", *text),
     )
     expected = [
-        ("empty clip", 11),
+        ("empty utterance", 11),
         ("missing audio", 3),
         ("unreadable audio", 4),
         ("unreadable audio", 5),
@@ -176,9 +176,9 @@ def test_character_vocabulary(folder):
     assert [(f.kind, f.line, f.detail) for f in report.findings] == [("out of vocabulary", 3, "'x' 'X'")]
 
 
-def test_vocabulary_with_its_own_normalisation(folder):
+def test_vocabulary_with_its_own_normalization(folder):
     (folder / "dict.txt").write_text("".join(f"{c} 1\n" for c in "|abx"), encoding="utf-8")
-    (folder / "config.yaml").write_text(yaml.safe_dump({"text_normalisation": {"lowercase": True}}))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"text_normalization": {"lowercase": True}}))
     path = manifest(folder, ("ok.wav", "8000", "AXbä", "de", "de"))
     report = check_manifest(path, dictionary=str(folder / "dict.txt"))
     assert report.unknown_tokens == {"ä": 1} and report.tokens == 4

@@ -28,26 +28,26 @@ def make(rows, student_input=None, **options):
 def test_batch_of_waveforms(rows):
     dataset = make(rows, keep_waveform=True)
     batch = dataset.collater([dataset[2], dataset[0]])
-    clips = [read_audio(rows.audio_path(i)) for i in (2, 0)]
+    utterances = [read_audio(rows.audio_path(i)) for i in (2, 0)]
     assert batch["id"].tolist() == [2, 0] and batch["utt_id"] == ["test-2", "test-0"]
-    assert batch["net_input"]["src_lengths"].tolist() == [len(clip) for clip in clips]
-    for row, clip in enumerate(clips):
+    assert batch["net_input"]["src_lengths"].tolist() == [len(utterance) for utterance in utterances]
+    for row, utterance in enumerate(utterances):
         for tensor in (batch["net_input"]["src_tokens"], batch["teacher_input"]["waveforms"]):
-            assert np.array_equal(tensor[row, : len(clip)].float().numpy(), clip)
-            assert not tensor[row, len(clip) :].any()
-    assert batch["audio_seconds"] == pytest.approx(sum(map(len, clips)) / 16000)
+            assert np.array_equal(tensor[row, : len(utterance)].float().numpy(), utterance)
+            assert not tensor[row, len(utterance) :].any()
+    assert batch["audio_seconds"] == pytest.approx(sum(map(len, utterances)) / 16000)
     assert "teacher_input" not in make(rows).collater([dataset[0]])
 
 
-def test_filterbanks_and_their_normalisation(rows, tmp_path):
+def test_filterbanks_and_their_normalization(rows, tmp_path):
     expected = log_mel_fbank(read_audio(rows.audio_path(0)))
     assert np.array_equal(make(rows, StudentInput(InputConfig(normalization="none")))[0]["source"], expected)
-    normalised = make(rows, StudentInput())[0]["source"]
-    assert np.allclose(normalised.mean(0), 0, atol=1e-4) and np.allclose(normalised.std(0), 1, atol=1e-2)
+    normalized = make(rows, StudentInput())[0]["source"]
+    assert np.allclose(normalized.mean(0), 0, atol=1e-4) and np.allclose(normalized.std(0), 1, atol=1e-2)
     statistics = GlobalCmvn.fit([log_mel_fbank(read_audio(rows.audio_path(1)))])
     statistics.save(str(tmp_path / "cmvn.npz"))
     source = make(rows, StudentInput(fbank_input(str(tmp_path / "cmvn.npz"))))[0]["source"]
-    assert np.array_equal(source, statistics(expected)) and not np.array_equal(source, normalised)
+    assert np.array_equal(source, statistics(expected)) and not np.array_equal(source, normalized)
 
 
 def test_crops_at_random_in_training_and_at_the_start_otherwise(rows):
@@ -77,7 +77,7 @@ def test_draws_depend_on_seed_epoch_and_row_only(rows):
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_keeping_clips_in_memory_changes_nothing(train, rows, monkeypatch):
+def test_keeping_utterances_in_memory_changes_nothing(train, rows, monkeypatch):
     augment = SpecAugment(num_freq_masks=1)
     options = dict(train=train, keep_waveform=True, max_samples=15000)
     plain = make(rows, StudentInput(), spec_augment=augment, **options)

@@ -58,7 +58,7 @@ def test_silence_is_finite_and_repeats_are_equal():
 
 
 def test_length_is_that_of_kaldi():
-    """Every length of a whole frame shift, some long ones, and clips too short for a frame."""
+    """Every length of a whole frame shift, some long ones, and utterances too short for a frame."""
     waveform = speech_like(25.0)
     for num_samples in [0, 1, 399, *range(400, 722), 15_999, 16_000, 16_001, 399_999, 400_000]:
         assert log_mel_fbank(waveform[:num_samples]).shape == (fbank_length(num_samples), 80), num_samples

@@ -1,4 +1,4 @@
-"""Filterbanks of a stream are those of the whole clip."""
+"""Filterbanks of a stream are those of the whole utterance."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_a_frame_is_there_as_soon_as_its_samples_are():
     assert [len(online.accept(noise(n))) for n in (399, 1, 159, 1, 320, 0)] == [0, 1, 0, 1, 2, 0]
 
 
-def test_normalised_frame_by_frame():
+def test_normalized_frame_by_frame():
     waveform = noise(8000)
     statistics = GlobalCmvn.fit([log_mel_fbank(waveform)])
     online = OnlineFbank(statistics)

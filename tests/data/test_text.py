@@ -1,10 +1,17 @@
-"""Text normalisation and the two tokenisations."""
+"""Text normalization and the two tokenizations."""
 
 import unicodedata
 
 import pytest
 
-from colld_fairseq.data.text import TextCodec, TextNormaliser, load_text_codec, normalise_text
+from colld_fairseq.data.text import (
+    FORMER_KEY,
+    TextCodec,
+    TextNormalizer,
+    load_text_codec,
+    normalize_text,
+    read_vocabulary_config,
+)
 from colld_fairseq.errors import ConfigError
 
 
@@ -18,13 +25,13 @@ from colld_fairseq.errors import ConfigError
         ("Straße, OK!", "Straße, OK!"),  # nothing else changes by default
     ],
 )
-def test_default_normalisation(text, expected):
-    assert normalise_text(text) == expected
+def test_default_normalization(text, expected):
+    assert normalize_text(text) == expected
 
 
 def test_lower_case_stays_composed():
-    assert normalise_text("ÉTÉ Straße ΟΔΟΣ", lowercase=True) == "été straße οδος"
-    assert unicodedata.is_normalized("NFC", normalise_text("İ", lowercase=True))
+    assert normalize_text("ÉTÉ Straße ΟΔΟΣ", lowercase=True) == "été straße οδος"
+    assert unicodedata.is_normalized("NFC", normalize_text("İ", lowercase=True))
 
 
 @pytest.mark.parametrize(
@@ -41,13 +48,13 @@ def test_lower_case_stays_composed():
     ],
 )
 def test_punctuation_removal(text, expected):
-    assert normalise_text(text, remove_punctuation=True) == expected
+    assert normalize_text(text, remove_punctuation=True) == expected
 
 
-def test_normalisation_is_idempotent():
+def test_normalization_is_idempotent():
     for text in ("L’été, “dit-il”…", "İSTANBUL — ﬁn", "e\u0301\u0323 x", "a|b ▁c"):
-        once = normalise_text(text, lowercase=True, remove_punctuation=True)
-        assert normalise_text(once, lowercase=True, remove_punctuation=True) == once
+        once = normalize_text(text, lowercase=True, remove_punctuation=True)
+        assert normalize_text(once, lowercase=True, remove_punctuation=True) == once
 
 
 def test_character_codec_round_trip():
@@ -61,21 +68,21 @@ def test_character_codec_round_trip():
 def test_character_codec_agrees_with_fairseq_post_processing():
     from fairseq.data.data_utils import post_process
 
-    codec = TextCodec("char", TextNormaliser(lowercase=True))
+    codec = TextCodec("char", TextNormalizer(lowercase=True))
     tokens = " ".join(codec.encode("Le | Chat|Noir"))
     assert post_process(tokens, codec.post_process) == codec.clean("Le | Chat|Noir") == "le chat noir"
 
 
-def test_normaliser_is_stored_and_read_back():
-    normaliser = TextNormaliser(lowercase=True, remove_punctuation=True)
-    assert TextNormaliser.from_config(normaliser.to_config()) == normaliser
-    assert TextNormaliser.from_config(None) == TextNormaliser()
+def test_normalizer_is_stored_and_read_back():
+    normalizer = TextNormalizer(lowercase=True, remove_punctuation=True)
+    assert TextNormalizer.from_config(normalizer.to_config()) == normalizer
+    assert TextNormalizer.from_config(None) == TextNormalizer()
     with pytest.raises(ConfigError, match="stem_words"):
-        TextNormaliser.from_config({"stem_words": True})
+        TextNormalizer.from_config({"stem_words": True})
 
 
 def test_codec_from_config(tmp_path):
-    codec = load_text_codec({"text_normalisation": {"lowercase": True}}, tmp_path)
+    codec = load_text_codec({"text_normalization": {"lowercase": True}}, tmp_path)
     assert codec.kind == "char" and codec.encode("A B") == ["a", "|", "b"]
     with pytest.raises(ConfigError, match="sentencepiece model not found.*colld vocab"):
         load_text_codec({"bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": "spm.model"}}, tmp_path)
@@ -83,3 +90,8 @@ def test_codec_from_config(tmp_path):
         load_text_codec({"bpe_tokenizer": {"bpe": "gpt2"}}, tmp_path)
     with pytest.raises(ConfigError, match="words"):
         TextCodec("words")
+
+
+def test_vocabularies_of_the_former_spelling_are_read(tmp_path):
+    (tmp_path / "config.yaml").write_text(f"vocab_filename: dict.txt\n{FORMER_KEY}: {{lowercase: true}}\n")
+    assert read_vocabulary_config(tmp_path)["text_normalization"] == {"lowercase": True}

@@ -32,7 +32,7 @@ CONFIGS = {
     "bpe_tokenizer: {bpe: sentencepiece}\n": "names no sentencepiece_model",
     "bpe_tokenizer: {bpe: sentencepiece, sentencepiece_model: gone.model}\n": "model not found: .*gone.model",
     "bpe_tokenizer: {bpe: sentencepiece, sentencepiece_model: dict.txt}\n": "dict.txt: no sentencepiece model",
-    "text_normalisation: [lowercase]\n": "config.yaml: text_normalisation is",
+    "text_normalization: [lowercase]\n": "config.yaml: text_normalization is",
 }
 SYMBOLS = {
     "": "dict.txt: no symbol",

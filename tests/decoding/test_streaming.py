@@ -1,4 +1,4 @@
-"""Streams: the results of whole clips decoded under the same context, alone and together, utterance by utterance."""
+"""Streams: the results of whole utterances decoded under the same context, alone and together, utterance by utterance."""
 
 import math
 from types import SimpleNamespace
@@ -27,13 +27,13 @@ def speech(seconds, seed=0):
     return (0.3 * loudness * generator.standard_normal(len(loudness))).astype(np.float32)
 
 
-CLIPS = [speech(seconds, seed) for seed, seconds in enumerate(SECONDS)]
+UTTERANCES = [speech(seconds, seed) for seed, seconds in enumerate(SECONDS)]
 
 
 @pytest.fixture(scope="module")
 def statistics(tmp_path_factory):
     path = tmp_path_factory.mktemp("cmvn") / "stats.npz"
-    GlobalCmvn.fit([log_mel_fbank(clip) for clip in CLIPS]).save(str(path))
+    GlobalCmvn.fit([log_mel_fbank(utterance) for utterance in UTTERANCES]).save(str(path))
     return path
 
 
@@ -71,14 +71,14 @@ def streamed(recogniser, waveform, piece=1000):
     "context, more",
     [("chunk", ()), ("causal", ()), ("chunk", ("--predictor", "stateless", "--topology", "modified"))],
 )
-def test_result_is_that_of_the_whole_clip(make, context, more, chunk_ms, left):
+def test_result_is_that_of_the_whole_utterance(make, context, more, chunk_ms, left):
     recogniser = load_recogniser(make(*more, context=context), blank_penalty=0.5, max_symbols=2)
     recogniser.limit_context(chunk_ms, left)
-    expected = [n_best[0] for n_best in recogniser.transcribe(CLIPS)]
+    expected = [n_best[0] for n_best in recogniser.transcribe(UTTERANCES)]
     assert max(len(transcript.tokens) for transcript in expected) > 10
     streaming = recogniser.streaming(chunk_ms, left, endpoint=None)
-    for clip, transcript in zip(CLIPS, expected):
-        results = streamed(streaming, clip)
+    for utterance, transcript in zip(UTTERANCES, expected):
+        results = streamed(streaming, utterance)
         found = results[-1] if results else streaming.result(streaming.create_stream())
         assert (found.text, found.tokens) == (transcript.text, transcript.tokens)
         assert found.log_prob == pytest.approx(transcript.score, abs=1e-3)
@@ -111,18 +111,18 @@ BEAMS = {
 
 
 @pytest.mark.parametrize("name", BEAMS)
-def test_beam_search_is_that_of_the_whole_clip(make, language_model, name):
+def test_beam_search_is_that_of_the_whole_utterance(make, language_model, name):
     more, options = BEAMS[name]
     options = dict(blank_penalty=0.5, max_symbols=2, **options)
     greedy = load_recogniser(make(*more), blank_penalty=0.5, max_symbols=2)
     recogniser = load_recogniser(make(*more), **options, **(language_model if name == "fused" else {}))
     for one in (greedy, recogniser):
         one.limit_context(160, "2")
-    expected = recogniser.transcribe(CLIPS)
-    assert [n_best[0].tokens for n_best in expected] != [n_best[0].tokens for n_best in greedy.transcribe(CLIPS)]
+    expected = recogniser.transcribe(UTTERANCES)
+    assert [n_best[0].tokens for n_best in expected] != [n_best[0].tokens for n_best in greedy.transcribe(UTTERANCES)]
     streaming = recogniser.streaming(160, "2", endpoint=None)
-    for clip, n_best in zip(CLIPS, expected):
-        results = streamed(streaming, clip)
+    for utterance, n_best in zip(UTTERANCES, expected):
+        results = streamed(streaming, utterance)
         best = results[-1] if results else streaming.result(streaming.create_stream())
         found = [best, *best.alternatives]
         assert [(one.text, one.tokens) for one in found] == [(one.text, one.tokens) for one in n_best]
@@ -136,22 +136,22 @@ def test_beam_search_is_that_of_the_whole_clip(make, language_model, name):
 @pytest.mark.parametrize("piece", [37, 16000])
 def test_pieces_of_audio_change_nothing(make, piece):
     streaming = load_recogniser(make(), blank_penalty=0.5, max_symbols=2).streaming(endpoint=None)
-    assert streamed(streaming, CLIPS[0], piece)[-1] == streamed(streaming, CLIPS[0])[-1]
+    assert streamed(streaming, UTTERANCES[0], piece)[-1] == streamed(streaming, UTTERANCES[0])[-1]
 
 
 @pytest.mark.parametrize("beam", [1, 3])
 def test_streams_share_batches(make, beam):
     """They begin at different times, one is created again, and each result is that of the stream alone."""
     streaming = load_recogniser(make(), beam, blank_penalty=0.5, max_symbols=2).streaming(160, "3", endpoint=None)
-    alone = [streamed(streaming, clip)[-1] for clip in CLIPS if len(clip) > 2000]
-    clips = [clip for clip in CLIPS if len(clip) > 2000]
-    streams, batches = [streaming.create_stream() for _ in clips], []
+    alone = [streamed(streaming, utterance)[-1] for utterance in UTTERANCES if len(utterance) > 2000]
+    utterances = [utterance for utterance in UTTERANCES if len(utterance) > 2000]
+    streams, batches = [streaming.create_stream() for _ in utterances], []
     for now in range(60):
-        for number, (clip, stream) in enumerate(zip(clips, streams)):
+        for number, (utterance, stream) in enumerate(zip(utterances, streams)):
             at = (now - 7 * number) * 800
-            if 0 <= at < len(clip):
-                stream.accept_waveform(clip[at : at + 800])
-            elif at >= len(clip) and not stream.finished:
+            if 0 <= at < len(utterance):
+                stream.accept_waveform(utterance[at : at + 800])
+            elif at >= len(utterance) and not stream.finished:
                 stream.finish()
         while ready := streaming.decode(streams):
             batches.append(len(ready))
@@ -163,11 +163,11 @@ def test_streams_share_batches(make, beam):
 
 @pytest.mark.parametrize("beam", [1, 3])
 def test_after_a_reset_the_stream_begins_anew(make, beam):
-    """The second utterance is that of a clip which begins where the first ended; times go on."""
+    """The second utterance is that of an utterance which begins where the first ended; times go on."""
     streaming = load_recogniser(make(), beam, blank_penalty=0.5, max_symbols=2).streaming(endpoint=None)
-    clip = CLIPS[0]
+    utterance = UTTERANCES[0]
     stream = streaming.create_stream()
-    stream.accept_waveform(clip)
+    stream.accept_waveform(utterance)
     for _ in range(2):
         streaming.decode([stream])
     first = streaming.result(stream)
@@ -178,11 +178,11 @@ def test_after_a_reset_the_stream_begins_anew(make, beam):
     stream.finish()
     while streaming.decode([stream]):
         pass
-    second, expected = streaming.result(stream), streamed(streaming, clip[int(0.64 * 16000) :])[-1]
+    second, expected = streaming.result(stream), streamed(streaming, utterance[int(0.64 * 16000) :])[-1]
     assert second.tokens == expected.tokens and len(second.tokens) > 2
     assert second.times == pytest.approx([time + 0.64 for time in expected.times])
     with pytest.raises(ColldError, match="finished"):
-        stream.accept_waveform(clip)
+        stream.accept_waveform(utterance)
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_endpoints(quiet):
     def first_end(recogniser, rules):
         streaming = recogniser.streaming(160, "3", endpoint=rules)
         stream = streaming.create_stream()
-        stream.accept_waveform(np.concatenate([CLIPS[0], CLIPS[1]]))
+        stream.accept_waveform(np.concatenate([UTTERANCES[0], UTTERANCES[1]]))
         while streaming.decode([stream]):
             if streaming.is_endpoint(stream):
                 return streaming.result(stream)
@@ -212,7 +212,7 @@ def test_endpoints(quiet):
     # a model that speaks, and then does not any more
     streaming = quiet(1e4).streaming(160, "3", endpoint=EndpointRules(math.inf, 0.4, math.inf))
     stream = streaming.create_stream()
-    stream.accept_waveform(np.concatenate([CLIPS[0], CLIPS[1]]))
+    stream.accept_waveform(np.concatenate([UTTERANCES[0], UTTERANCES[1]]))
     streaming.decode([stream])
     assert streaming.result(stream).tokens and not streaming.is_endpoint(stream)
     streaming.scorer.blank_penalty = -1e4
@@ -228,7 +228,7 @@ def test_language_of_a_stream(make):
     results = []
     for language in ("xx", "yy", None):
         stream = streaming.create_stream(None if language is None else recogniser.vocabulary.tag_id(language))
-        stream.accept_waveform(CLIPS[0])
+        stream.accept_waveform(UTTERANCES[0])
         while streaming.decode([stream]):
             pass
         results.append(streaming.result(stream))
@@ -277,7 +277,9 @@ def test_clock_of_a_live_stream(make, monkeypatch):
 
     monkeypatch.setattr(recogniser, "decode", decode)
     results = []
-    latency = listen(recogniser, [cut(CLIPS[0])], lambda *result: results.append(result), timer=lambda: ticks[0])[0]
+    latency = listen(recogniser, [cut(UTTERANCES[0])], lambda *result: results.append(result), timer=lambda: ticks[0])[
+        0
+    ]
     # 1.4 s: steps at 0.38 (chunk, lookahead and a window, in pieces of 20 ms), 0.7, 1.02, 1.34, and one at the end
     assert latency.audio == pytest.approx(1.4) and latency.work == pytest.approx(2.5)
     assert latency.first == pytest.approx(0.38 + 0.5)
@@ -340,7 +342,7 @@ def test_audio_in_any_form(make):
     """Lists, integers, tensors and another rate give what 16 kHz floats give; nothing is no crash."""
     recogniser = load_recogniser(make(), blank_penalty=0.5, max_symbols=2)
     streaming = recogniser.streaming(endpoint=None)
-    pcm = (CLIPS[0] * 32767).astype(np.int16)
+    pcm = (UTTERANCES[0] * 32767).astype(np.int16)
     exact = pcm / np.float32(32768)
     forms = [exact.astype(np.float64), exact.tolist(), pcm, torch.from_numpy(pcm)[None]]
     expected, *found, empty, short = recogniser.transcribe([exact, *forms, [], exact[:10]])

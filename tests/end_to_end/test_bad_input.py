@@ -29,7 +29,7 @@ def distil(folder, teacher, *more):
 
 
 def add_row(folder, name, waveform, rate=16000, text="abc", split="train"):
-    """Append a clip to a manifest, with the length it should have at 16 kHz."""
+    """Append an utterance to a manifest, with the length it should have at 16 kHz."""
     soundfile.write(folder / name, waveform, rate)
     with open(folder / f"{split}.tsv", "a", encoding="utf-8") as out:
         out.write(ROW.format(name, name, len(waveform) * 16000 // rate, text, text))
@@ -58,24 +58,24 @@ def damage(kind, folder):
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "nan", "missing", "no audio"])
-def test_one_unusable_clip_is_named_and_left_out(kind, folder, teacher):
+def test_one_unusable_utterance_is_named_and_left_out(kind, folder, teacher):
     damage(kind, folder)
     output = distil(folder, teacher)
-    assert output.count("skipping unreadable clip bad.wav (1 so far, limit 1)") == 1
+    assert output.count("skipping unreadable utterance bad.wav (1 so far, limit 1)") == 1
     assert sum(float(record["bsz"]) for record in log_records(output, "train_inner")) == 24
     assert "done training" in output
 
 
-def test_too_many_unusable_clips_are_fatal(folder, teacher):
+def test_too_many_unusable_utterances_are_fatal(folder, teacher):
     for path in sorted(folder.glob("train-*.wav"))[:3]:
         path.unlink()
-    with pytest.raises(AudioError, match="2 of 24 clips cannot be read.*colld doctor --manifest.*--max-bad-audio"):
+    with pytest.raises(AudioError, match="2 of 24 utterances cannot be read.*colld doctor --manifest.*--max-bad-audio"):
         distil(folder, teacher)
     output = distil(folder, teacher, "--max-bad-audio", "0.2", "--reset-dataloader")
-    assert output.count("skipping unreadable clip") == 3 and "done training" in output
+    assert output.count("skipping unreadable utterance") == 3 and "done training" in output
 
 
-def test_too_many_unusable_clips_end_the_command_in_a_loader_process(folder, teacher):
+def test_too_many_unusable_utterances_end_the_command_in_a_loader_process(folder, teacher):
     for path in folder.glob("train-*.wav"):
         path.unlink()
     run = spawn(
@@ -85,11 +85,11 @@ def test_too_many_unusable_clips_end_the_command_in_a_loader_process(folder, tea
         check=False,
     )  # fmt: skip
     assert run.code == 1
-    assert "clips cannot be read" in run.last_line and "--max-bad-audio" in run.last_line
+    assert "utterances cannot be read" in run.last_line and "--max-bad-audio" in run.last_line
 
 
-def test_batches_of_unusable_clips_only(folder, teacher):
-    """Also when it is the first one, which fairseq would need for skipping the others. Another clip takes the place."""
+def test_batches_of_unusable_utterances_only(folder, teacher):
+    """Also when it is the first one, which fairseq would need for skipping the others. Another utterance takes the place."""
     rows = [line.split("\t") for line in (folder / "train.tsv").read_text(encoding="utf-8").splitlines()[1:]]
     bad = [fields[1] for fields in rows if fields[1].endswith(".wav")]
     for name in bad:
@@ -99,19 +99,19 @@ def test_batches_of_unusable_clips_only(folder, teacher):
     assert "done training" in output
 
 
-def test_validation_and_decoding_go_on_without_unusable_clips(folder, recogniser, vocab):
+def test_validation_and_decoding_go_on_without_unusable_utterances(folder, recogniser, vocab):
     (folder / "valid-0.wav").unlink()
     options = [folder, "--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--vocab", vocab]
     options += ["--path", recogniser.checkpoint, "--batch-size", "1", "--num-workers", "0"]
     assert "wer" in call("validate", *options, "--valid-subset", "valid")
     output = call("generate", *options, "--gen-subset", "valid")
-    assert "skipping unreadable clip valid-0" in output
+    assert "skipping unreadable utterance valid-0" in output
     assert [f"\nD-{i}\t" in output for i in range(10)] == [False] + [True] * 9
 
 
 def test_stereo_44k_and_its_mono_16k_train_alike(folder, teacher):
     generator = np.random.default_rng(3)
-    sound = synthetic.make_clip("x", "xx", "xx", generator).waveform
+    sound = synthetic.make_utterance("x", "xx", "xx", generator).waveform
     add_row(folder, "stereo.wav", np.stack([np.repeat(sound, 3), np.repeat(sound, 3)], 1)[: 3 * 16000], 48000)
     add_row(
         folder,
@@ -168,7 +168,7 @@ WRONG = {
     "layer weights": (["--layer-weights", "1,2,3"], ConfigError, "3 weights for 2 layer pairs"),
     "data folder": (["--train-subset", "train_other"], ManifestError, "train_other.tsv"),
     "feature cache": (["--teacher-cache", "/nowhere/cache"], TeacherError, "/nowhere/cache.*colld features"),
-    "lengths": (["--min-seconds", "5"], ManifestError, "no clip between"),
+    "lengths": (["--min-seconds", "5"], ManifestError, "no utterance between"),
 }
 
 

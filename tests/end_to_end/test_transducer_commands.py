@@ -85,9 +85,9 @@ def fused(corpus, vocab, tmp_path_factory):
     call("preprocess", *source, "--destdir", binary)
     task = ["--task", "language_modeling", "--arch", "transformer_lm", "--sample-break-mode", "eos"]
     size = ["--decoder-layers", "1", "--decoder-embed-dim", "16", "--decoder-attention-heads", "2"]
-    optimiser = ["--optimizer", "adam", "--lr", "0.01", "--max-update", "4", "--no-epoch-checkpoints"]
+    optimizer = ["--optimizer", "adam", "--lr", "0.01", "--max-update", "4", "--no-epoch-checkpoints"]
     limits = ["--tokens-per-sample", "64", "--max-tokens", "2000", "--num-workers", "0"]
-    call("train", binary, *task, *size, *optimiser, *limits, "--save-dir", model)
+    call("train", binary, *task, *size, *optimizer, *limits, "--save-dir", model)
     return folder
 
 

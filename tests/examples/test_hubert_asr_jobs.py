@@ -39,7 +39,7 @@ def plan(coded_teacher, data):
 
 
 def test_commands_parse(plan, tmp_path):
-    jobs, _ = plan("--label-minutes", "10", "--lm", tmp_path / "lm.arpa", "--unlabelled", tmp_path / "more.tsv")
+    jobs, _ = plan("--label-minutes", "10", "--lm", tmp_path / "lm.arpa", "--unlabeled", tmp_path / "more.tsv")
     programs = Counter(check_command(job, Path("out").resolve()) for job in jobs.values())
     # 10 systems, 6 of them distilled, decoded greedily and with the language model
     assert programs["fairseq-hydra-train"] == 6 + 10 and programs["fairseq-generate"] == 2 * 10
@@ -116,8 +116,8 @@ def test_in_miniature(plan, data, tmp_path, monkeypatch, capsys):
         out=tmp_path,
     )
     run_here(tmp_path, jobs.values())
-    labels, unlabelled = (read_manifest(str(tmp_path / "data" / f"train_{n}.tsv")) for n in ("0.05min", "unlabelled"))
-    assert len(labels) < len(unlabelled) == len(read_manifest(str(data / "train_asr.tsv")))
+    labels, unlabeled = (read_manifest(str(tmp_path / "data" / f"train_{n}.tsv")) for n in ("0.05min", "unlabeled"))
+    assert len(labels) < len(unlabeled) == len(read_manifest(str(data / "train_asr.tsv")))
 
     wide, thin = (
         read_encoder(f"colld:{tmp_path}/{system}/seed1/distil/checkpoint_last.pt").config

@@ -39,9 +39,9 @@ def write_librispeech(root):
         chapter.mkdir(parents=True)
         lines = []
         for i in range(count):
-            clip = synthetic.make_clip(f"{number}-7-{i:04}", "xx", "xx", generator)
-            soundfile.write(chapter / f"{clip.name}.flac", clip.waveform, synthetic.RATE)
-            lines.append(f"{clip.name} {clip.text.upper()}\n")
+            utterance = synthetic.make_utterance(f"{number}-7-{i:04}", "xx", "xx", generator)
+            soundfile.write(chapter / f"{utterance.name}.flac", utterance.waveform, synthetic.RATE)
+            lines.append(f"{utterance.name} {utterance.text.upper()}\n")
         (chapter / f"{number}-7.trans.txt").write_text("".join(lines))
 
 
@@ -81,8 +81,8 @@ def test_every_command(tmp_path, teacher, coded_teacher, monkeypatch, capsys):
     for output in logs.values():
         assert len(log_records(output, "train_inner")) == 2
 
-    # All of the audio in stage 1; two texts a clip and the teacher's distributions in the student that streams.
-    assert "train,unlabelled: 12 utterances" in logs["stage1"]
+    # All of the audio in stage 1; two texts an utterance and the teacher's distributions in the student that streams.
+    assert "train,unlabeled: 12 utterances" in logs["stage1"]
     assert "train,train_pseudo: 12 utterances" in logs["checkpoints/streaming_stage2"]
     lists = [json.loads(line) for line in (tmp_path / "data/train_pseudo.hypotheses.jsonl").read_text().splitlines()]
     assert len(lists) == 6 and max(len(one["hypotheses"]) for one in lists) == 2

@@ -13,12 +13,12 @@ from examples.colld import make_manifests
 
 @pytest.fixture
 def corpus(tmp_path):
-    """A Common Voice folder `de` with two readable clips and a broken one."""
-    clips = tmp_path / "de" / "clips"
-    clips.mkdir(parents=True)
+    """A Common Voice folder `de` with two readable utterances and a broken one."""
+    utterances = tmp_path / "de" / "clips"
+    utterances.mkdir(parents=True)
     for name, rate in (("a", 16000), ("b", 48000)):
-        soundfile.write(clips / f"{name}.mp3", 0.1 * np.random.default_rng(0).standard_normal(rate), rate)
-    (clips / "c.mp3").write_bytes(b"no audio")
+        soundfile.write(utterances / f"{name}.mp3", 0.1 * np.random.default_rng(0).standard_normal(rate), rate)
+    (utterances / "c.mp3").write_bytes(b"no audio")
     rows = 's1\ta.mp3\tSagt "er"  doch\ns2\tb.mp3\tJa\ns2\tc.mp3\tNein\n'
     for name in ("train", "validated"):
         (tmp_path / "de" / f"{name}.tsv").write_text("client_id\tpath\tsentence\n" + rows, encoding="utf-8")

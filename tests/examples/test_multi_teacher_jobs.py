@@ -50,9 +50,9 @@ def option(job, name):
 def test_systems_follow_from_teachers_and_data(comparison, data):
     assert list(comparison(teachers="a").chosen) == ["scratch", "a", "kd"]
     assert list(comparison().chosen) == ["scratch", "a", "b", "sum", "random", "average", "kd"]
-    assert list(comparison("--unlabelled", data / "more.tsv", teachers="a,c").chosen) == [
+    assert list(comparison("--unlabeled", data / "more.tsv", teachers="a,c").chosen) == [
         *("scratch", "a", "c", "sum", "random"),
-        *("unlabelled", "kd", "kd_unlabelled"),
+        *("unlabeled", "kd", "kd_unlabeled"),
     ]
     runs = comparison("--seeds", "1,2", "--systems", "scratch,sum", "--beam", "1").plan()[1].results
     assert len(runs) == 4
@@ -60,7 +60,7 @@ def test_systems_follow_from_teachers_and_data(comparison, data):
     assert "kd" in comparison("--students", "streaming", "--kd-teacher", "x.pt").chosen
 
 
-REFUSED = {"average": "24 and 16", "unlabelled": "--label-minutes", "x": "scratch", "kd": "full/sum"}
+REFUSED = {"average": "24 and 16", "unlabeled": "--label-minutes", "x": "scratch", "kd": "full/sum"}
 
 
 @pytest.mark.parametrize("system, reason", REFUSED.items())
@@ -70,7 +70,7 @@ def test_a_system_that_is_not_possible_is_refused(system, reason, comparison):
 
 
 @pytest.mark.parametrize(
-    "words", [["--students", "big"], ["--unlabelled", "no.tsv"], ["--teachers", "hf:x"], ["--teachers", "kd=hf:x"]]
+    "words", [["--students", "big"], ["--unlabeled", "no.tsv"], ["--teachers", "hf:x"], ["--teachers", "kd=hf:x"]]
 )
 def test_mistyped_options_are_refused(words, comparison, capsys):
     with pytest.raises(SystemExit):
@@ -79,19 +79,19 @@ def test_mistyped_options_are_refused(words, comparison, capsys):
 
 
 def test_commands_parse(jobs_of, data):
-    jobs = jobs_of("--unlabelled", data / "more.tsv", "--pieces", "30")
+    jobs = jobs_of("--unlabeled", data / "more.tsv", "--pieces", "30")
     programs = Counter(check_command(job, Path("out").resolve()) for job in jobs.values())
-    # nine systems; kd and kd_unlabelled start from the stage 1 of sum and unlabelled
+    # nine systems; kd and kd_unlabeled start from the stage 1 of sum and unlabeled
     assert programs["fairseq-hydra-train"] == 6 + 9 and programs["fairseq-generate"] == 2 * 9
     assert {"features/a", "features/b", "cmvn", "vocab", "prepare", "train_pseudo_seed1"} <= set(jobs)
 
 
 def test_what_is_needed_is_waited_for(jobs_of, data):
     """And it is what the job takes."""
-    jobs = jobs_of("--students", "full,streaming", "--unlabelled", data / "more.tsv")
+    jobs = jobs_of("--students", "full,streaming", "--unlabeled", data / "more.tsv")
     assert all(need in jobs for job in jobs.values() for need in job.needs)
-    job, out = jobs["streaming/kd_unlabelled/seed1/stage2"], Path("out").resolve()
-    first, second, third = "streaming/unlabelled/seed1/stage1", "full/sum/seed1/stage2", "train_pseudo_seed1"
+    job, out = jobs["streaming/kd_unlabeled/seed1/stage2"], Path("out").resolve()
+    first, second, third = "streaming/unlabeled/seed1/stage1", "full/sum/seed1/stage2", "train_pseudo_seed1"
     assert {first, second, third, "vocab", "cmvn", "prepare"} <= set(job.needs)
     assert job.config["model"]["student"].startswith(f"{out}/{first}/")
     assert job.config["task"]["teacher_transducer"].startswith(f"{out}/{second}/")
@@ -115,11 +115,11 @@ def test_systems_differ_in_nothing_but_their_start(jobs_of):
     assert (single, several) == ("a=2:4", "a=2:4,b=2:4")
 
 
-def test_features_are_of_what_is_learnt_from(jobs_of, data):
+def test_features_are_of_what_is_learned_from(jobs_of, data):
     """Neither of a teacher that no system has, nor of audio without a system."""
-    jobs = jobs_of("--systems", "scratch,b", "--unlabelled", data / "more.tsv")
+    jobs = jobs_of("--systems", "scratch,b", "--unlabeled", data / "more.tsv")
     assert "features/b" in jobs and "features/a" not in jobs
-    assert "train_unlabelled" not in option(jobs["features/b"], "--manifest")
+    assert "train_unlabeled" not in option(jobs["features/b"], "--manifest")
     jobs = jobs_of("--teacher-layers", "b=2+4", "--no-cache")
     assert not any(name.startswith("features") for name in jobs)
     config = jobs["full/sum/seed1/stage1"].config
@@ -132,7 +132,7 @@ def test_manifests(tmp_path, data, monkeypatch):
     again = "\t".join("translated" if i == 3 else "zz" if i == 7 else v for i, v in enumerate(lines[1].split("\t")))
     (data / "again.tsv").write_text(f"{lines[0]}\n{again}\n")
     (data / "foreign.tsv").write_text(f"{lines[0]}\nforeign-0\tx.wav\t16000\t\ts\t\tzz\tzz\n")
-    manifests = {"train": "train,again", "dev": "dev", "test": "test", "unlabelled": "train,test,more,foreign"}
+    manifests = {"train": "train,again", "dev": "dev", "test": "test", "unlabeled": "train,test,more,foreign"}
     words = ["prepare.py", str(tmp_path), "--label-minutes", "0.05"]
     for name, files in manifests.items():
         words += [f"--{name}", ",".join(str(data / f"{file}.tsv") for file in files.split(","))]
@@ -143,11 +143,11 @@ def test_manifests(tmp_path, data, monkeypatch):
     assert len(rows["test"]) == len(rows["dev"]) == 8
     assert 3 < len(rows["train_audio"]) < 16  # three seconds of each of three languages
     assert {row.audio for row in rows["train"]} == {row.audio for row in rows["train_audio"]}
-    together = rows["train_audio"] + rows["train_unlabelled"]
+    together = rows["train_audio"] + rows["train_unlabeled"]
     assert len({row.audio for row in together}) == len(together) == 16 + 8 + 1
     assert not {row.audio for row in together} & {row.audio for row in rows["test"]}
-    untranscribed, unlabelled = ([row.id for row in rows[f"train_{name}"]] for name in ("untranscribed", "unlabelled"))
-    assert [*untranscribed, "foreign-0"] == unlabelled
+    untranscribed, unlabeled = ([row.id for row in rows[f"train_{name}"]] for name in ("untranscribed", "unlabeled"))
+    assert [*untranscribed, "foreign-0"] == unlabeled
     if lines[1].split("\t")[1] in [Path(row.audio).name for row in rows["train"]]:
         assert any(row.id == "train-0:zz" and row.tgt_text == "translated" for row in rows["train"])
 
@@ -181,7 +181,7 @@ def test_the_beam_has_a_length_bonus(jobs_of):
     assert "--length-bonus" not in greedy  # with it, greedy search would become a beam of one
 
 
-MINIATURE = ("full/scratch", "full/sum", "streaming/kd_unlabelled")
+MINIATURE = ("full/scratch", "full/sum", "streaming/kd_unlabeled")
 
 
 @pytest.mark.slow
@@ -189,18 +189,18 @@ def test_in_miniature(comparison, data, tmp_path, monkeypatch, capsys):
     """Every kind of job but the timing: manifests, vocabulary, statistics, caches, both stages, decoding, scores."""
     monkeypatch.chdir(REPOSITORY)
     made = comparison(
-        *["--unlabelled", data / "more.tsv", "--label-minutes", "0.1", "--students", "full,streaming", "--beam", "1"],
+        *["--unlabeled", data / "more.tsv", "--label-minutes", "0.1", "--students", "full,streaming", "--beam", "1"],
         *["--stage1-updates", "2", "--stage2-updates", "2", "--max-tokens", "60000"],
-        *["--systems", "scratch,sum,kd_unlabelled"],
+        *["--systems", "scratch,sum,kd_unlabeled"],
         out=tmp_path,
         teachers="a,c",
     )
     jobs, plan = made.plan()
-    left_out = ("streaming/scratch/", "streaming/sum/", "full/kd_unlabelled/")
+    left_out = ("streaming/scratch/", "streaming/sum/", "full/kd_unlabeled/")
     jobs = [job for job in jobs if not job.name.startswith(left_out)]
     plan.results = [result for result in plan.results if not result.checkpoint.startswith(left_out)]
     run_here(tmp_path, jobs)
-    config = read_encoder(f"colld:{tmp_path}/streaming/kd_unlabelled/seed1/stage2/checkpoint_last.pt").config
+    config = read_encoder(f"colld:{tmp_path}/streaming/kd_unlabeled/seed1/stage2/checkpoint_last.pt").config
     assert (config.layers, config.embed_dim, config.front_end, config.context) == (2, 16, "conv2d", "chunk")
 
     write_plan(tmp_path, plan)
@@ -208,13 +208,13 @@ def test_in_miniature(comparison, data, tmp_path, monkeypatch, capsys):
     result = json.loads((tmp_path / "report.json").read_text())
     assert [Path(text.split(": ")[0]).name for text in result["missing"]] == ["profile.json"]
     assert list(result["summary"]["student full, greedy"]) == ["scratch", "sum"]
-    assert list(result["summary"]["student streaming, whole"]) == ["kd_unlabelled"]
-    system = result["summary"]["student streaming, greedy"]["kd_unlabelled"]
+    assert list(result["summary"]["student streaming, whole"]) == ["kd_unlabeled"]
+    system = result["summary"]["student streaming, greedy"]["kd_unlabeled"]
     assert set(system["asr"]) == {"xx", "yy", "mean"} and set(system["st"]) == {"yy → xx", "ar → xx", "mean"}
-    scores = json.loads((tmp_path / "streaming/kd_unlabelled/seed1/greedy.json").read_text())["pairs"]
+    scores = json.loads((tmp_path / "streaming/kd_unlabeled/seed1/greedy.json").read_text())["pairs"]
     own = [pair["wer"] for pair in scores if pair["src_lang"] == pair["tgt_lang"]]
     assert system["asr"]["mean"]["wer"][0] == pytest.approx(sum(own) / 2)
     stages = {one["checkpoint"].split("/seed")[0]: "stage 1" in one["stages"] for one in result["results"]}
     assert stages == dict(zip(MINIATURE, (False, True, True), strict=True))
     assert len({one["parameters"] for one in result["results"]}) == 1
-    assert "all teachers + unlabelled audio + KD" in capsys.readouterr().out
+    assert "all teachers + unlabeled audio + KD" in capsys.readouterr().out

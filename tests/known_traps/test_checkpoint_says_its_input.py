@@ -510,7 +510,7 @@ def test_vocabulary_of_another_model(trained, corpus, vocab, tagged_vocab, tmp_p
     (tmp_path / "same size" / "dict.txt").write_text("\n".join(symbols[::-1]) + "\n")
     shutil.copytree(vocab, tmp_path / "lower case")
     config = yaml.safe_load((tmp_path / "lower case" / "config.yaml").read_text())
-    config["text_normalisation"] = {"lowercase": True}
+    config["text_normalization"] = {"lowercase": True}
     (tmp_path / "lower case" / "config.yaml").write_text(yaml.safe_dump(config))
     for other in (tagged_vocab, tmp_path / "same size", tmp_path / "lower case"):
         with pytest.raises(ConfigError, match=f"another vocabulary .*than that in {other}"):

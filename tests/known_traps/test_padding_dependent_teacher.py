@@ -6,7 +6,7 @@ import torch
 from colld_fairseq.teachers import load_teacher
 
 
-def test_teacher_targets_of_a_batch_are_those_of_each_clip_alone(distillation, corpus):
+def test_teacher_targets_of_a_batch_are_those_of_each_utterance_alone(distillation, corpus):
     run = distillation()
     run.task.load_dataset("test")
     dataset = run.task.dataset("test")
@@ -31,11 +31,11 @@ def test_the_trap_is_still_there(teacher):
     loaded = load_teacher(teacher, layers=[4])
     model = HubertModel.from_pretrained(teacher.partition(":")[2]).eval()
     torch.manual_seed(0)
-    clip = torch.randn(1, 8000)
-    padded = torch.nn.functional.pad(clip, (0, 8000))
+    utterance = torch.randn(1, 8000)
+    padded = torch.nn.functional.pad(utterance, (0, 8000))
     with torch.no_grad():
-        alone = model(clip).last_hidden_state
+        alone = model(utterance).last_hidden_state
         beside = model(padded).last_hidden_state[:, : alone.size(1)]
     assert (alone - beside).abs().max() > 0.05
-    ours = [loaded(audio, torch.tensor([8000])).features[4] for audio in (clip, padded)]
+    ours = [loaded(audio, torch.tensor([8000])).features[4] for audio in (utterance, padded)]
     assert ours[0].shape == ours[1].shape and ours[0].numpy() == pytest.approx(ours[1].numpy(), abs=1e-4)

@@ -1,4 +1,4 @@
-"""fairseq's S2TDataConfig.standardize_audio is a method read as a value: waveforms are normalised whatever it says."""
+"""fairseq's S2TDataConfig.standardize_audio is a method read as a value: waveforms are normalized whatever it says."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ def test_waveform_is_left_alone_unless_asked(distillation, corpus):
     assert np.array_equal(source, expected)
 
 
-def test_waveform_is_normalised_when_asked(distillation, corpus):
+def test_waveform_is_normalized_when_asked(distillation, corpus):
     source, raw = waveform_of(distillation("--front-end", "waveform", "--normalize-waveform"), corpus)
     expected = torch.nn.functional.layer_norm(torch.from_numpy(raw), raw.shape)
     assert torch.allclose(torch.from_numpy(source), expected, atol=1e-4) and not np.allclose(source, raw, atol=1e-2)

@@ -75,7 +75,7 @@ def test_lm_only_scale_mixes_in_the_predictors_own_probabilities():
 
 @pytest.mark.parametrize("pieces", [1, 2**18])
 @pytest.mark.parametrize(("scale", "tolerance"), [(60.0, 1e-4), (1e4, 5e-3)])
-def test_simple_loss_where_the_factors_of_the_normaliser_underflow(monkeypatch, scale, tolerance, pieces):
+def test_simple_loss_where_the_factors_of_the_normalizer_underflow(monkeypatch, scale, tolerance, pieces):
     monkeypatch.setattr(transducer_arcs, "PIECE_CPU", pieces)
     am, lm, *rest = make_batch([6, 5], [3, 4], dtype=torch.float32)
     am, lm = ((scale * x.detach().sign()).requires_grad_() for x in (am, lm))

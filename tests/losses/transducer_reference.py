@@ -11,8 +11,8 @@ def arcs_of(logits, labels, blank=0, fastemit_lambda=0.0, delay_penalty=0.0):
     label = log_probs[:, range(len(labels)), labels]
     if fastemit_lambda:  # its definition: more gradient to the probabilities of labels, the rest as it is
         label.register_hook(lambda grad: (1 + fastemit_lambda) * grad)
-    centred = (frames - 1) / 2 - torch.arange(frames, dtype=logits.dtype)
-    return log_probs[..., blank], label + delay_penalty * centred[:, None]
+    centerd = (frames - 1) / 2 - torch.arange(frames, dtype=logits.dtype)
+    return log_probs[..., blank], label + delay_penalty * centerd[:, None]
 
 
 def alignments(frames, labels, topology):

@@ -73,7 +73,7 @@ def test_frozen_for_the_first_updates(build):
         ["--encoder-layerdrop", "0.6"],
     ],
 )
-def test_regularisation_acts_in_training_only(options, build):
+def test_regularization_acts_in_training_only(options, build):
     model = build(*options).model
     x, lengths = source()
     plain = build().model

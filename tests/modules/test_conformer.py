@@ -63,7 +63,7 @@ def test_dropout_keeps_the_mean_and_repeats_under_a_seed():
     assert abs((y == 0).float().mean().item() - 0.1) < 0.004
     assert abs(y.mean().item() - 1.0) < 0.005
     torch.testing.assert_close(y.max().item(), 1 / 0.9, atol=1e-4, rtol=0)
-    # Neighbours that share one 64-bit draw must not share their fate.
+    # Neighbors that share one 64-bit draw must not share their fate.
     dropped = (y.flatten()[:100_000] == 0).view(-1, 4).float()
     assert abs(dropped.t().corrcoef().fill_diagonal_(0.0)).max() < 0.03
     torch.manual_seed(0)

@@ -84,7 +84,7 @@ def test_every_parameter_gets_a_gradient(front_end, block):
 
 
 def test_masked_training_does_not_depend_on_padding():
-    """Gradients too: the same clip with and without padding behind it."""
+    """Gradients too: the same utterance with and without padding behind it."""
     gradients = []
     for pad in (0, 13):
         encoder = small_encoder(front_end="fbank", position="conv", conv_norm="batch").double().train()

@@ -98,7 +98,7 @@ def test_gradient_multiplier_scales_only_the_extractor():
     assert gradients[2][0] is None
 
 
-def test_too_short_a_clip_is_named():
+def test_too_short_a_utterance_is_named():
     with pytest.raises(ConfigError, match="399 samples; one frame needs 400"):
         front_end(WaveformFrontEnd)(torch.randn(1, 399))
     with pytest.raises(ConfigError, match="3 fbank frames; one frame needs 4"):

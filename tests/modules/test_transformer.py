@@ -61,7 +61,7 @@ def test_block_equals_torch_encoder_layer(norm_first):
     assert ffn.shape == x.shape and not torch.allclose(ffn, y)
 
 
-def test_padded_keys_get_no_weight_and_an_empty_clip_stays_finite():
+def test_padded_keys_get_no_weight_and_an_empty_utterance_stays_finite():
     torch.manual_seed(0)
     attention = SelfAttention(16, 2)
     x = torch.randn(2, 5, 16, requires_grad=True)
@@ -72,7 +72,7 @@ def test_padded_keys_get_no_weight_and_an_empty_clip_stays_finite():
     assert torch.isfinite(x.grad).all() and torch.isfinite(y).all()
 
 
-def test_conv_position_equals_weight_normalised_convolution():
+def test_conv_position_equals_weight_normalized_convolution():
     torch.manual_seed(0)
     for kernel in (8, 7):
         module = ConvPositionalEmbedding(12, kernel, 3).double()

@@ -41,7 +41,7 @@ def test_another_script_and_another_language_of_the_same_script():
 
 
 def test_the_own_reference_does_not_vouch_for_a_hypothesis():
-    # The second reference labelled "it" is English; leaving it out of its own profile shows that.
+    # The second reference labeled "it" is English; leaving it out of its own profile shows that.
     references = ENGLISH[:3] + ITALIAN[:3] + ["the time is nice"]
     result = language_confusion(references, references, ["en"] * 3 + ["it"] * 4)
     assert result["it"].references_misjudged == 1 and result["it"].nearer_to_another == 1

@@ -49,7 +49,7 @@ def test_training_from_caches_is_training_online(two, corpus, teacher, fast_teac
         run = two(*(["--teacher-cache", caches] if caches else []))
         losses.append(loss_of(run)[0])
         assert ("teacher_input" in batch_of(run)) == (caches != both)
-        assert run.task.crops_long_clips == (not caches)
+        assert run.task.crops_long_utterances == (not caches)
     assert losses[1] == pytest.approx(losses[0], rel=2e-3) and losses[1] != losses[0]
     assert losses[2:] == pytest.approx(losses[:1] * 2, rel=2e-3) and losses[3] != losses[0]
     with pytest.raises(
@@ -58,7 +58,7 @@ def test_training_from_caches_is_training_online(two, corpus, teacher, fast_teac
         two("--teacher-cache", both).task.load_dataset("train")
 
 
-def test_a_clip_without_cached_features_is_left_out(two, corpus, fast_teacher, tmp_path, caplog):
+def test_a_utterance_without_cached_features_is_left_out(two, corpus, fast_teacher, tmp_path, caplog):
     arguments = ["--manifest", str(corpus / "test.tsv"), "--teacher", fast_teacher, "--layers", "3"]
     assert colld(["features", *arguments, "--out", str(tmp_path)]) == 0
     for path in (tmp_path / "index.json", tmp_path / "part-00000.json"):
@@ -69,11 +69,11 @@ def test_a_clip_without_cached_features_is_left_out(two, corpus, fast_teacher, t
         path.write_text(json.dumps(content))
     batch = batch_of(two("--teacher-cache", f"fast={tmp_path}"))
     assert batch["utt_id"] == ["test-0", "test-2"]
-    assert "skipping unreadable clip test-1 (1 so far, limit 1): 12 samples are too few" in caplog.text
+    assert "skipping unreadable utterance test-1 (1 so far, limit 1): 12 samples are too few" in caplog.text
 
 
 def test_drawn_teachers_under_distributed_data_parallel(two, tmp_path):
-    """It raises at the second batch where a parameter got no gradient; of one clip, one teacher has no target."""
+    """It raises at the second batch where a parameter got no gradient; of one utterance, one teacher has no target."""
     run = two("--teacher-combination", "random", "--frame-rule", "concat_tanh")
     batch = batch_of(run, 1)
     torch.distributed.init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
@@ -143,7 +143,7 @@ def test_one_teacher_is_feature_regression(distillation):
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
-def test_unlabelled_manifests_join_with_a_weight(distillation, corpus):
+def test_unlabeled_manifests_join_with_a_weight(distillation, corpus):
     """9 rows of test.tsv get two thirds of the 33 rows of an epoch."""
     run = distillation("--sampling-weights", "train=1,test=2")
     run.task.load_dataset("train,test")

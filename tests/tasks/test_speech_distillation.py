@@ -19,8 +19,8 @@ def test_targets_are_the_teachers_features_on_the_students_frames(distillation, 
     batch, lengths = batch_of(run)
     targets, target_lengths = run.task.teachers.first.targets(batch, lengths, 50.0)
     assert sorted(targets) == [2, 4] and (target_lengths <= lengths).all() and (lengths - target_lengths).max() <= 1
-    clip = torch.from_numpy(read_audio(str(corpus / "test-0.wav")))[None]
-    expected = load_teacher(teacher, [2, 4])(clip, torch.tensor([clip.size(1)])).features
+    utterance = torch.from_numpy(read_audio(str(corpus / "test-0.wav")))[None]
+    expected = load_teacher(teacher, [2, 4])(utterance, torch.tensor([utterance.size(1)])).features
     frames = int(target_lengths[0])
     for layer in (2, 4):
         assert (targets[layer][0, :frames] - expected[layer][0, :frames]).abs().max() < 1e-4

@@ -1,4 +1,4 @@
-"""Tiny random teachers in Hugging Face layout, and clips of different lengths."""
+"""Tiny random teachers in Hugging Face layout, and utterances of different lengths."""
 
 import json
 
@@ -72,7 +72,7 @@ def tiny_teacher(tmp_path_factory):
 
 
 @pytest.fixture
-def clips():
+def utterances():
     """Waveforms [3, N] at different loudness with an offset, garbage in the padding, and their lengths."""
     torch.manual_seed(7)
     lengths = torch.tensor([4801, 3000, 3999])

@@ -15,7 +15,7 @@ from colld_fairseq.teachers import load_teacher
 from colld_fairseq.teachers.base import Teacher, TeacherOutput
 from colld_fairseq.teachers.cache import FeatureCache, part_paths
 
-NUM_CLIPS = 9
+NUM_UTTERANCES = 9
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def corpus(tmp_path, tiny_teacher):
     """(manifest, teacher spec, folder of the cache, {id: waveform})."""
     rng = np.random.default_rng(0)
     waveforms, lines = {}, [str(tmp_path)]
-    for number in range(NUM_CLIPS):
+    for number in range(NUM_UTTERANCES):
         name = f"è{number}.wav"
         waveforms[name] = (0.1 * rng.standard_normal(3000 + 700 * number)).astype(np.float32)
         soundfile.write(tmp_path / name, waveforms[name], 16000, subtype="FLOAT")
@@ -63,7 +63,7 @@ def assert_same_as_teacher(corpus, cache, layers=(1, 3)):
 def test_reads_what_the_teacher_computes(corpus):
     assert make(corpus) == 0
     cache = FeatureCache.open(corpus[2], corpus[1], [1, 3], "layer")
-    assert len(cache) == NUM_CLIPS
+    assert len(cache) == NUM_UTTERANCES
     assert len(list(corpus[2].glob("part-*.bin"))) > 2
     assert_same_as_teacher(corpus, cache)
     assert cache.read(["è3.wav"]).features[1].dtype == torch.float32
@@ -126,13 +126,13 @@ def test_torchrun_shares_the_work_and_the_last_process_writes_the_index(corpus, 
     assert_same_as_teacher(corpus, FeatureCache.open(tmp_path / "alone"))
 
 
-def test_bad_clips_of_all_processes_count(corpus, capsys):
+def test_bad_utterances_of_all_processes_count(corpus, capsys):
     manifest = corpus[0]
     for name in ("è0.wav", "è4.wav"):  # in the first and the second part
         (manifest.parent / name).write_bytes(b"not audio")
     assert make(corpus, "--num-shards", "2", "--shard", "0") == 0
     assert make(corpus, "--num-shards", "2", "--shard", "1") == 2
-    assert "2 of 9 clips cannot be used, more than the 1" in capsys.readouterr().err
+    assert "2 of 9 utterances cannot be used, more than the 1" in capsys.readouterr().err
     assert not (corpus[2] / "index.json").exists()
 
 
@@ -245,35 +245,35 @@ def test_truncated_part(corpus):
     with pytest.raises(TeacherError, match="part-00000 of . parts is missing or cut short; finish it with: colld"):
         FeatureCache.open(corpus[2])
     make(corpus)
-    assert path.read_bytes() == whole and len(FeatureCache.open(corpus[2])) == NUM_CLIPS
+    assert path.read_bytes() == whole and len(FeatureCache.open(corpus[2])) == NUM_UTTERANCES
 
 
-def test_an_unreadable_clip_is_named_and_left_out(corpus, capsys):
+def test_an_unreadable_utterance_is_named_and_left_out(corpus, capsys):
     manifest, _, directory, waveforms = corpus
     (manifest.parent / "è4.wav").write_bytes(b"not audio")
     assert make(corpus) == 0
-    assert "1 of 9 clips cannot be used, left out" in capsys.readouterr().out
+    assert "1 of 9 utterances cannot be used, left out" in capsys.readouterr().out
     cache = FeatureCache.open(directory)
-    assert len(cache) == NUM_CLIPS - 1
+    assert len(cache) == NUM_UTTERANCES - 1
     with pytest.raises(TeacherError, match="utterance è4.wav .* gave no features .*è4.wav"):
         cache.read(["è4.wav"])
     del waveforms["è4.wav"]
     assert_same_as_teacher(corpus, cache)
 
 
-def test_too_many_unreadable_clips_are_fatal(corpus, capsys):
+def test_too_many_unreadable_utterances_are_fatal(corpus, capsys):
     manifest, _, directory, _ = corpus
     for name in ("è4.wav", "è5.wav"):
         (manifest.parent / name).write_bytes(b"not audio")
     assert make(corpus) == 2
     message = capsys.readouterr().err
-    assert "2 of 9 clips cannot be used, more than the 1 that --max-bad allows" in message
+    assert "2 of 9 utterances cannot be used, more than the 1 that --max-bad allows" in message
     assert "è4.wav" in message and "è5.wav" in message
     assert make(corpus, "--max-bad", "0.3") == 0
-    assert len(FeatureCache.open(directory)) == NUM_CLIPS - 2
+    assert len(FeatureCache.open(directory)) == NUM_UTTERANCES - 2
 
 
-def test_a_clip_too_short_for_the_teacher_is_left_out(corpus):
+def test_a_utterance_too_short_for_the_teacher_is_left_out(corpus):
     manifest, _, directory, _ = corpus
     soundfile.write(manifest.parent / "è2.wav", np.zeros(20, np.float32), 16000)
     assert make(corpus) == 0
@@ -282,7 +282,7 @@ def test_a_clip_too_short_for_the_teacher_is_left_out(corpus):
 
 
 def test_an_id_in_two_manifests_is_computed_once(corpus):
-    """A clip with two translations."""
+    """An utterance with two translations."""
     manifest, spec, directory, waveforms = corpus
     rows = [f"{name}\t{name}\t{len(waveform)}\ttext" for name, waveform in list(waveforms.items())[:2]]
     paths = []
@@ -401,4 +401,4 @@ def test_features_that_are_no_numbers_are_refused(storage, value, corpus, monkey
             assert f"teacher cache {corpus[2]}: make it again" in str(error) and f"utterance {name}" in str(error)
             refused.append(name)
     # infinity is cut to the range of float16
-    assert bool(refused) == (storage == "uint8" or value != value) and len(refused) < NUM_CLIPS
+    assert bool(refused) == (storage == "uint8" or value != value) and len(refused) < NUM_UTTERANCES

@@ -42,17 +42,17 @@ def test_pieces_are_what_encode_gives(name, features):
 
 @pytest.mark.parametrize("name", STORAGES)
 def test_loss_is_the_one_of_its_definition(name, features):
-    clips = [features[:, :25], features[:, 25:]]
+    utterances = [features[:, :25], features[:, 25:]]
     halves = [StorageLoss.none(2), StorageLoss.none(2)]
-    for loss, clip in zip(halves, clips):
-        loss.add(clip, stored(name, clip))
+    for loss, utterance in zip(halves, utterances):
+        loss.add(utterance, stored(name, utterance))
     total = StorageLoss(halves[0].sums.tolist())  # as it comes back from JSON
     total.merge(halves[1])
     found = total.of_layers([3, 7])
     for row, layer in enumerate("37"):
         squares, distances = [], []
-        for clip in clips:
-            x, y = clip[row].double().numpy(), stored(name, clip)[row].double().numpy()
+        for utterance in utterances:
+            x, y = utterance[row].double().numpy(), stored(name, utterance)[row].double().numpy()
             squares += list(((y - x)[:, :5] / x.std(0)[:5]).ravel() ** 2)
             cosine = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
             distances += list(1 - cosine)

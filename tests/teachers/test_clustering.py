@@ -23,8 +23,8 @@ def buffers(frames, size=500):
 
 
 def labels_of(fitted, frames):
-    standardised = (frames - fitted.mean) / fitted.std
-    return np.square(standardised[:, None] - fitted.centroids).sum(-1).argmin(1)
+    standardized = (frames - fitted.mean) / fitted.std
+    return np.square(standardized[:, None] - fitted.centroids).sum(-1).argmin(1)
 
 
 def test_finds_what_kmeans_finds(blobs):
@@ -40,7 +40,7 @@ def test_finds_what_kmeans_finds(blobs):
     assert np.abs(np.sort(fitted.centroids, 0) - np.sort(whole.cluster_centers_, 0)).max() < 0.05
 
 
-def test_standardises_channels(blobs):
+def test_standardizes_channels(blobs):
     """The channel of large scale does not decide alone."""
     frames = blobs[0]
     fitted = FrameClustering(7, seed=1)

@@ -24,7 +24,7 @@ VARIANTS = {
 
 
 def fairseq_logits(model, waveform, temp):
-    """[T, 5] that fairseq's own forward compares with its targets, from one normalised clip [N].
+    """[T, 5] that fairseq's own forward compares with its targets, from one normalized utterance [N].
 
     Its logits are [positive, all classes with the positive at -inf]; nothing is masked here.
     """
@@ -45,13 +45,13 @@ def fairseq_logits(model, waveform, temp):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_equal_fairseqs_pretraining_logits(variant, tmp_path, clips):
+def test_equal_fairseqs_pretraining_logits(variant, tmp_path, utterances):
     settings = VARIANTS[variant]
     model = build("hubert", settings)
     spec = f"fairseq:{save(tmp_path / 'model.pt', model, 'hubert', settings)}"
     codes = load_codes(spec)
     assert (codes.layer, codes.kind, codes.num_codes, codes.code_dim) == (3, "layer", 5, settings["final_dim"] or 24)
-    waveforms, lengths = clips
+    waveforms, lengths = utterances
     output = load_teacher(spec, [codes.layer])(waveforms, lengths)
     ours = codes.logits(output.features[3], temp=0.1)
     assert ours.shape == (*output.features[3].shape[:2], 5)
@@ -130,8 +130,8 @@ def test_a_codebook_survives_its_file(tmp_path):
 def test_codebook_logits_are_negative_distances():
     made = book()
     features = 3 * torch.randn(2, 5, 6)
-    standardised = ((features - made.mean) / made.std).double().numpy()
-    difference = standardised[:, :, None] - made.centroids.double().numpy()
+    standardized = ((features - made.mean) / made.std).double().numpy()
+    difference = standardized[:, :, None] - made.centroids.double().numpy()
     codes = codes_of(made)
     assert (codes.layer, codes.kind, codes.metric, codes.num_codes, codes.code_dim) == (2, "ffn", "euclidean", 4, 6)
     expected = -np.square(difference).mean(-1) / 0.3

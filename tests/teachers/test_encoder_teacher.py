@@ -26,12 +26,12 @@ def test_others_keep_their_own_modules(name, tiny_teacher):
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_padding_is_computed_only_where_it_is_asked_for(name, tiny_teacher, clips):
+def test_padding_is_computed_only_where_it_is_asked_for(name, tiny_teacher, utterances):
     directory, _ = tiny_teacher(name)
     teacher = load_teacher(f"hf:{directory}", [0, 2, 3])
     seen = []
     teacher.module.blocks[0].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].shape[:2]))
-    without, whole = teacher(*clips), teacher(*clips, keep_padding=True)
+    without, whole = teacher(*utterances), teacher(*utterances, keep_padding=True)
     assert seen == [(1, without.lengths.sum()), (3, without.lengths.max())]
     for layer in (0, 2, 3):
         for row, frames in enumerate(without.lengths.tolist()):
@@ -41,9 +41,9 @@ def test_padding_is_computed_only_where_it_is_asked_for(name, tiny_teacher, clip
             assert frames == len(expected) or expected[frames:].any(-1).all()
 
 
-def test_layer_0_runs_no_block(tiny_teacher, clips):
+def test_layer_0_runs_no_block(tiny_teacher, utterances):
     directory, _ = tiny_teacher("hubert-group")
     teacher = load_teacher(f"hf:{directory}", [0])
     assert len(teacher.module.blocks) == 0
-    expected = load_teacher(f"hf:{directory}", [0, 3])(*clips).features[0]
-    torch.testing.assert_close(teacher(*clips).features[0], expected)
+    expected = load_teacher(f"hf:{directory}", [0, 3])(*utterances).features[0]
+    torch.testing.assert_close(teacher(*utterances).features[0], expected)

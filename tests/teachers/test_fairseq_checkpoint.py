@@ -22,7 +22,7 @@ VARIANTS = {
 
 
 def fairseq_states(model, waveform):
-    """Layer number -> [T, D] of one normalised clip [N], by hooks on fairseq's blocks."""
+    """Layer number -> [T, D] of one normalized utterance [N], by hooks on fairseq's blocks."""
     states, handles = {}, []
     layers = model.encoder.layers
     handles.append(layers[0].register_forward_pre_hook(lambda m, a: states.__setitem__(0, a[0].clone())))
@@ -36,8 +36,8 @@ def fairseq_states(model, waveform):
     return {layer: value[:, 0] for layer, value in states.items()}
 
 
-def assert_equal(teacher, model, clips):
-    waveforms, lengths = clips
+def assert_equal(teacher, model, utterances):
+    waveforms, lengths = utterances
     output = teacher(waveforms, lengths)
     for row, (length, frames) in enumerate(zip(lengths.tolist(), output.lengths.tolist())):
         expected = fairseq_states(model, waveforms[row, :length])
@@ -51,27 +51,27 @@ def assert_equal(teacher, model, clips):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", ["wav2vec2", "hubert"])
-def test_equals_fairseq(name, variant, tmp_path, clips):
+def test_equals_fairseq(name, variant, tmp_path, utterances):
     settings = VARIANTS[variant]
     model = build(name, settings)
     path = save(tmp_path / "model.pt", model, name, settings)
-    assert_equal(load_teacher(f"fairseq:{path}", [0, 1, 2, 3]), model, clips)
+    assert_equal(load_teacher(f"fairseq:{path}", [0, 1, 2, 3]), model, utterances)
 
 
-def test_batch_norm_before_the_position_convolution(tmp_path, clips):
+def test_batch_norm_before_the_position_convolution(tmp_path, utterances):
     settings = dict(TINY, conv_pos_batch_norm=True)
     model = build("hubert", settings)
     path = save(tmp_path / "model.pt", model, "hubert", settings)
-    assert_equal(load_teacher(f"fairseq:{path}", [0, 3]), model, clips)
+    assert_equal(load_teacher(f"fairseq:{path}", [0, 3]), model, utterances)
 
 
-def test_checkpoints_with_args(tmp_path, clips):
+def test_checkpoints_with_args(tmp_path, utterances):
     model = build("wav2vec2", TINY)
     path = save(tmp_path / "model.pt", model, "wav2vec2", TINY, old_layout=True)
-    assert_equal(load_teacher(f"fairseq:{path}", [2]), model, clips)
+    assert_equal(load_teacher(f"fairseq:{path}", [2]), model, utterances)
 
 
-def test_data2vec_equals_fairseq(tmp_path, clips):
+def test_data2vec_equals_fairseq(tmp_path, utterances):
     """data2vec's model lives in fairseq's examples, which some wheels leave out."""
     if importlib.util.find_spec("fairseq.examples.data2vec") is None:
         pytest.skip("this fairseq has no examples")
@@ -81,22 +81,22 @@ def test_data2vec_equals_fairseq(tmp_path, clips):
     torch.manual_seed(5)
     model = shake(module.Data2VecAudioModel(module.Data2VecAudioConfig(**settings, average_top_k_layers=2)))
     path = save(tmp_path / "model.pt", model, "data2vec_audio", settings)
-    assert_equal(load_teacher(f"fairseq:{path}", [0, 1, 2, 3]), model, clips)
+    assert_equal(load_teacher(f"fairseq:{path}", [0, 1, 2, 3]), model, utterances)
 
 
-def test_normalisation_follows_the_task(tmp_path, clips):
+def test_normalization_follows_the_task(tmp_path, utterances):
     model = build("hubert", TINY)
     state = {"model": model.state_dict(), "cfg": {"model": {"_name": "hubert", **TINY}, "task": dict(TASK)}}
     outputs = []
     for normalize in (True, False):
         state["cfg"]["task"]["normalize"] = normalize
         torch.save(state, tmp_path / f"{normalize}.pt")
-        outputs.append(load_teacher(f"fairseq:{tmp_path}/{normalize}.pt", [3])(*clips).features[3])
+        outputs.append(load_teacher(f"fairseq:{tmp_path}/{normalize}.pt", [3])(*utterances).features[3])
     assert (outputs[0] - outputs[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["numbers", "omegaconf", "omegaconf parts"])
-def test_fairseq_teachers_with_harmless_classes(kind, tmp_path, clips):
+def test_fairseq_teachers_with_harmless_classes(kind, tmp_path, utterances):
     model = {"_name": "wav2vec2", **TINY}
     state = build("wav2vec2", TINY).state_dict()
     plain_cfg = {"model": model, "task": dict(TASK)}
@@ -112,7 +112,7 @@ def test_fairseq_teachers_with_harmless_classes(kind, tmp_path, clips):
     extra = {"best": np.float64(3.5)}
     torch.save({"args": None, "cfg": cfg, "model": state, "extra_state": extra}, tmp_path / "other.pt")
     expected, found = (
-        load_teacher(f"fairseq:{tmp_path}/{name}.pt", [0, 2])(*clips).features for name in ("plain", "other")
+        load_teacher(f"fairseq:{tmp_path}/{name}.pt", [0, 2])(*utterances).features for name in ("plain", "other")
     )
     assert all(torch.equal(found[layer], expected[layer]) for layer in (0, 2))
 

@@ -7,7 +7,7 @@ import transformers
 
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.teachers import load_teacher
-from colld_fairseq.teachers.w2v_bert import normalised_fbank
+from colld_fairseq.teachers.w2v_bert import normalized_fbank
 
 WAVEFORM = [
     "wav2vec2-group",
@@ -24,10 +24,10 @@ LAYERS = [0, 1, 2, 3]
 
 
 def library_inputs(name, waveform):
-    """What transformers' feature extractor makes of a clip; filterbanks are compared on their own below."""
+    """What transformers' feature extractor makes of an utterance; filterbanks are compared on their own below."""
     waveform = waveform.numpy()
     if name in FBANK:
-        features = normalised_fbank(waveform)
+        features = normalized_fbank(waveform)
         features = features[: len(features) // 2 * 2].reshape(1, -1, 160)
         return {"input_features": torch.from_numpy(features)}
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize="group" in name)
@@ -53,10 +53,10 @@ def library_states(name, model, waveform):
 
 
 @pytest.mark.parametrize("name", WAVEFORM + FBANK)
-def test_equals_the_library(name, tiny_teacher, clips):
+def test_equals_the_library(name, tiny_teacher, utterances):
     directory, model = tiny_teacher(name)
     teacher = load_teacher(f"hf:{directory}", LAYERS)
-    waveforms, lengths = clips
+    waveforms, lengths = utterances
     for waveform, length in zip(waveforms, lengths.tolist()):
         expected = library_states(name, model, waveform[:length])
         output = teacher(waveform[None, :length], torch.tensor([length]))
@@ -69,11 +69,11 @@ def test_equals_the_library(name, tiny_teacher, clips):
 
 @pytest.mark.parametrize("name", WAVEFORM + FBANK)
 @pytest.mark.parametrize("kind", ["layer", "ffn"])
-def test_padding_changes_no_valid_frame(name, kind, tiny_teacher, clips):
+def test_padding_changes_no_valid_frame(name, kind, tiny_teacher, utterances):
     directory, _ = tiny_teacher(name)
     layers = LAYERS if kind == "layer" else LAYERS[1:]
     teacher = load_teacher(f"hf:{directory}", layers, kind=kind)
-    waveforms, lengths = clips
+    waveforms, lengths = utterances
     together = teacher(waveforms, lengths)
     assert together.lengths.tolist() == teacher.output_lengths(lengths).tolist()
     for row, length in enumerate(lengths.tolist()):
@@ -87,9 +87,9 @@ def test_padding_changes_no_valid_frame(name, kind, tiny_teacher, clips):
 
 
 @pytest.mark.parametrize("name", ["hubert-group", "wav2vec2-layer"])
-def test_ffn_is_the_feed_forward_before_the_residual(name, tiny_teacher, clips):
+def test_ffn_is_the_feed_forward_before_the_residual(name, tiny_teacher, utterances):
     directory, model = tiny_teacher(name)
-    waveform = clips[0][:1]
+    waveform = utterances[0][:1]
     seen = {}
     dense = model.encoder.layers[1].feed_forward.output_dense
     handle = dense.register_forward_hook(lambda m, a, o: seen.update(y=o))
@@ -101,9 +101,9 @@ def test_ffn_is_the_feed_forward_before_the_residual(name, tiny_teacher, clips):
     torch.testing.assert_close(output.features[2], seen["y"], atol=1e-4, rtol=0)
 
 
-def test_w2v_bert_ffn_is_the_second(tiny_teacher, clips):
+def test_w2v_bert_ffn_is_the_second(tiny_teacher, utterances):
     directory, model = tiny_teacher("w2v-bert")
-    waveform = clips[0][:1]
+    waveform = utterances[0][:1]
     seen = {}
     handle = model.encoder.layers[0].ffn2.register_forward_hook(lambda m, a, o: seen.update(y=o))
     with torch.no_grad():
@@ -117,16 +117,16 @@ def test_w2v_bert_ffn_is_the_second(tiny_teacher, clips):
 def test_fbank_equals_the_library():
     rng = np.random.default_rng(0)
     waveform = (0.1 * rng.standard_normal(16080)).astype(np.float32)
-    ours = normalised_fbank(waveform)
+    ours = normalized_fbank(waveform)
     theirs = transformers.SeamlessM4TFeatureExtractor()(waveform, sampling_rate=16000)["input_features"][0]
     assert len(ours) == 99  # the library marks the frame that is left over as padding
     np.testing.assert_allclose(ours[:98].reshape(49, 160), theirs[:49], atol=1e-3)
 
 
-def test_w2v_bert_from_waveform_equals_the_library(tiny_teacher, clips):
+def test_w2v_bert_from_waveform_equals_the_library(tiny_teacher, utterances):
     """End to end. Kaldi works in float32, transformers' filterbanks in float64: hence the tolerance."""
     directory, model = tiny_teacher("w2v-bert")
-    waveforms, lengths = clips
+    waveforms, lengths = utterances
     batch = [waveform[:length].numpy() for waveform, length in zip(waveforms, lengths.tolist())]
     inputs = transformers.SeamlessM4TFeatureExtractor()(batch, sampling_rate=16000, return_tensors="pt")
     with torch.no_grad():
@@ -140,10 +140,10 @@ def test_w2v_bert_from_waveform_equals_the_library(tiny_teacher, clips):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["hubert-group", "data2vec", "w2v-bert", "wavlm-layer"])
-def test_half_precision(name, dtype, tiny_teacher, clips):
+def test_half_precision(name, dtype, tiny_teacher, utterances):
     directory, _ = tiny_teacher(name)
-    full = load_teacher(f"hf:{directory}", [3])(*clips).features[3]
-    half = load_teacher(f"hf:{directory}", [3], dtype=dtype)(*clips).features[3]
+    full = load_teacher(f"hf:{directory}", [3])(*utterances).features[3]
+    half = load_teacher(f"hf:{directory}", [3], dtype=dtype)(*utterances).features[3]
     assert half.dtype == getattr(torch, dtype)
     assert (half.float() - full).norm() < 0.05 * full.norm()
 

@@ -68,9 +68,9 @@ def test_misshaped_keys_are_named(copied):
         load_teacher(f"hf:{directory}", [1])
 
 
-def test_prefix_of_a_model_with_a_head_and_old_weight_norm(copied, clips):
+def test_prefix_of_a_model_with_a_head_and_old_weight_norm(copied, utterances):
     directory, state, write = copied
-    expected = load_teacher(f"hf:{directory}", [3])(*clips).features[3]
+    expected = load_teacher(f"hf:{directory}", [3])(*utterances).features[3]
     old = {"original0": "weight_g", "original1": "weight_v"}
     renamed = {}
     for key, value in state.items():
@@ -79,13 +79,13 @@ def test_prefix_of_a_model_with_a_head_and_old_weight_norm(copied, clips):
         renamed[f"hubert.{name}"] = value
     assert any(key.endswith("conv.weight_g") for key in renamed)
     write(renamed)
-    assert torch.equal(load_teacher(f"hf:{directory}", [3])(*clips).features[3], expected)
+    assert torch.equal(load_teacher(f"hf:{directory}", [3])(*utterances).features[3], expected)
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_torch_weights(copied, clips, sharded):
+def test_torch_weights(copied, utterances, sharded):
     directory, state, _ = copied
-    expected = load_teacher(f"hf:{directory}", [3])(*clips).features[3]
+    expected = load_teacher(f"hf:{directory}", [3])(*utterances).features[3]
     (directory / "model.safetensors").unlink()
     if sharded:
         keys = sorted(state)
@@ -96,7 +96,7 @@ def test_torch_weights(copied, clips, sharded):
         (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     else:
         torch.save(state, directory / "pytorch_model.bin")
-    assert torch.equal(load_teacher(f"hf:{directory}", [3])(*clips).features[3], expected)
+    assert torch.equal(load_teacher(f"hf:{directory}", [3])(*utterances).features[3], expected)
     if sharded:
         (directory / "pytorch_model-2.bin").unlink()
         with pytest.raises(TeacherError, match="shards are missing: .*pytorch_model-2.bin"):
@@ -139,7 +139,7 @@ def test_unknown_dtype(tiny_teacher):
         load_teacher(f"hf:{tiny_teacher('hubert-group')[0]}", [1], dtype="int8")
 
 
-def test_frozen(tiny_teacher, clips):
+def test_frozen(tiny_teacher, utterances):
     """No gradient, no train mode, not a module: nothing a parent module does reaches it."""
     teacher = load_teacher(f"hf:{tiny_teacher('hubert-group')[0]}", [1, 2])
     student = torch.nn.Module()
@@ -151,7 +151,7 @@ def test_frozen(tiny_teacher, clips):
     assert not any(parameter.requires_grad for parameter in teacher.module.parameters())
     assert {parameter.dtype for parameter in teacher.module.parameters()} == {torch.float32}
     teacher.module.train()
-    first, second = teacher(*clips), teacher(*clips)
+    first, second = teacher(*utterances), teacher(*utterances)
     assert not teacher.module.training
     assert torch.equal(first.features[2], second.features[2])
     assert not first.features[2].requires_grad
@@ -160,11 +160,11 @@ def test_frozen(tiny_teacher, clips):
     assert weight.grad is not None
 
 
-def test_autocast_does_not_change_a_float32_teacher(tiny_teacher, clips):
+def test_autocast_does_not_change_a_float32_teacher(tiny_teacher, utterances):
     teacher = load_teacher(f"hf:{tiny_teacher('hubert-group')[0]}", [3])
-    expected = teacher(*clips).features[3]
+    expected = teacher(*utterances).features[3]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(teacher(*clips).features[3], expected)
+        assert torch.equal(teacher(*utterances).features[3], expected)
 
 
 def test_content_hash_follows_the_weights(copied):
@@ -176,7 +176,7 @@ def test_content_hash_follows_the_weights(copied):
     assert load_teacher(f"hf:{directory}", [1]).content_hash != first
 
 
-def test_clips_too_short_are_named(tiny_teacher):
+def test_utterances_too_short_are_named(tiny_teacher):
     teacher = load_teacher(f"hf:{tiny_teacher('hubert-group')[0]}", [1])
     with pytest.raises(TeacherError, match="utterance 1 of the batch has 9 samples"):
         teacher(torch.zeros(2, 800), torch.tensor([800, 9]))
@@ -185,11 +185,11 @@ def test_clips_too_short_are_named(tiny_teacher):
 
 
 @pytest.mark.parametrize("name", ["hubert-group", "hubert-group-batchnorm", "wavlm-group", "data2vec", "w2v-bert"])
-def test_it_follows_the_waveforms_to_their_device(name, tiny_teacher, clips):
+def test_it_follows_the_waveforms_to_their_device(name, tiny_teacher, utterances):
     teacher = load_teacher(f"hf:{tiny_teacher(name)[0]}", [0, 2])
-    expected = teacher(*clips).features
+    expected = teacher(*utterances).features
     with second_device():
-        found = teacher(*(part.to(DEVICE) for part in clips))
+        found = teacher(*(part.to(DEVICE) for part in utterances))
         for layer, features in found.features.items():
             torch.testing.assert_close(features.to("cpu"), expected[layer], atol=2e-4, rtol=1e-3)
     assert teacher.device == DEVICE

@@ -67,7 +67,7 @@ def batch():
     }
 
 
-def test_a_teacher_at_100_hz_for_some_clips(fast_teacher, batch):
+def test_a_teacher_at_100_hz_for_some_utterances(fast_teacher, batch):
     """Rows are taken before the teacher runs; stacked frames are four of the teacher's own."""
     source = Teachers.from_options(fast_teacher, frame_rule="stack").first
     source.load([2, 4])

@@ -1,4 +1,4 @@
-"""The Whisper encoder: equal to the library on full windows, independent of padding, cheap on short clips."""
+"""The Whisper encoder: equal to the library on full windows, independent of padding, cheap on short utterances."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def library_mel(waveform, samples):
 
 
 def library_states(encoder, waveform):
-    """Layer number -> [FRAMES, D] of a clip padded with silence to the full window."""
+    """Layer number -> [FRAMES, D] of an utterance padded with silence to the full window."""
     states = {}
     handles = [encoder.layers[0].register_forward_pre_hook(lambda m, a: states.__setitem__(0, a[0][0].clone()))]
     for number, block in enumerate(encoder.layers, start=1):
@@ -63,7 +63,7 @@ def library_states(encoder, waveform):
     return states
 
 
-def clip(samples, seed=0):
+def utterance(samples, seed=0):
     generator = torch.Generator().manual_seed(seed)
     envelope = torch.linspace(0.2, 1.0, samples)
     return 0.1 * torch.randn(samples, generator=generator) * envelope
@@ -71,9 +71,9 @@ def clip(samples, seed=0):
 
 @pytest.mark.parametrize("samples", [WINDOW, WINDOW - 1, WINDOW - 160 * 2 * TAIL])
 def test_full_window_equals_the_library(whisper, samples):
-    """A clip of a full window, or shorter by at most the silence that is computed anyway."""
+    """An utterance of a full window, or shorter by at most the silence that is computed anyway."""
     directory, encoder = whisper
-    waveform = clip(samples)
+    waveform = utterance(samples)
     output = load_teacher(f"hf:{directory}", LAYERS)(waveform[None], torch.tensor([samples]))
     frames = int(output.lengths[0])
     assert frames == -(-(samples // 160) // 2)
@@ -85,7 +85,7 @@ def test_full_window_equals_the_library(whisper, samples):
 
 def test_silence_appended_to_the_window_equals_the_library(whisper):
     directory, encoder = whisper
-    waveform = clip(9000)
+    waveform = utterance(9000)
     padded = torch.nn.functional.pad(waveform, (0, WINDOW - 9000))
     output = load_teacher(f"hf:{directory}", LAYERS)(padded[None], torch.tensor([WINDOW]))
     expected = library_states(encoder, waveform)
@@ -94,10 +94,10 @@ def test_silence_appended_to_the_window_equals_the_library(whisper):
 
 
 @pytest.mark.parametrize("samples", [700, 9000, 9079, 9119, 9120, 20001])
-def test_short_clip_enters_the_blocks_as_in_the_window(whisper, samples):
+def test_short_utterance_enters_the_blocks_as_in_the_window(whisper, samples):
     """The silence that is left out changes neither log-mel, convolutions nor positions."""
     directory, encoder = whisper
-    waveform = clip(samples, seed=samples)
+    waveform = utterance(samples, seed=samples)
     output = load_teacher(f"hf:{directory}", [0, 3])(waveform[None], torch.tensor([samples]))
     frames = int(output.lengths[0])
     expected = library_states(encoder, waveform)
@@ -112,7 +112,7 @@ def test_padding_changes_no_valid_frame(whisper, kind):
     lengths = torch.tensor([WINDOW - 3000, 4001, 19999])
     waveforms = torch.full((3, WINDOW + 17), 0.5)
     for row, length in enumerate(lengths.tolist()):
-        waveforms[row, :length] = clip(length, seed=row) * 4 ** (row - 1)
+        waveforms[row, :length] = utterance(length, seed=row) * 4 ** (row - 1)
     together = teacher(waveforms, lengths)
     for row, length in enumerate(lengths.tolist()):
         alone = teacher(waveforms[row : row + 1, :length], lengths[row : row + 1])
@@ -124,10 +124,10 @@ def test_padding_changes_no_valid_frame(whisper, kind):
             assert not batch[frames:].any()
 
 
-def test_long_clips_are_cut_into_windows(whisper):
+def test_long_utterances_are_cut_into_windows(whisper):
     directory, _ = whisper
     teacher = load_teacher(f"hf:{directory}", [2])
-    long, short = clip(2 * WINDOW + 5000, seed=1), clip(3000, seed=2)
+    long, short = utterance(2 * WINDOW + 5000, seed=1), utterance(3000, seed=2)
     lengths = torch.tensor([len(short), len(long), WINDOW + 100])
     waveforms = torch.zeros(3, len(long))
     waveforms[0, : len(short)], waveforms[1] = short, long
@@ -144,10 +144,10 @@ def test_long_clips_are_cut_into_windows(whisper):
 
 
 def test_log_mel_equals_the_library():
-    """Batched, on clips of different lengths, over 30 s: every frame of the padded window."""
+    """Batched, on utterances of different lengths, over 30 s: every frame of the padded window."""
     log_mel = LogMel(80, 480000)
     batch = torch.zeros(3, 480000)
-    waveforms = [clip(50000, 1), 5 * clip(480000, 2), clip(479900, 3)]
+    waveforms = [utterance(50000, 1), 5 * utterance(480000, 2), utterance(479900, 3)]
     for row, waveform in zip(batch, waveforms):
         row[: len(waveform)] = waveform
     ours = log_mel(batch, 3000)
@@ -157,18 +157,18 @@ def test_log_mel_equals_the_library():
 
 
 def test_computes_no_30_seconds(whisper):
-    """The cost follows the clip: its own frames and TAIL frames of silence pass the blocks."""
+    """The cost follows the utterance: its own frames and TAIL frames of silence pass the blocks."""
     directory, _ = whisper
     teacher = load_teacher(f"hf:{directory}", [1])
     seen = []
     teacher.module.layers[0].register_forward_pre_hook(lambda m, a: seen.append(a[0].size(1)))
-    teacher(clip(3200)[None], torch.tensor([3200]))
+    teacher(utterance(3200)[None], torch.tensor([3200]))
     assert seen == [10 + TAIL]
 
 
 def test_half_precision(whisper):
     directory, _ = whisper
-    waveform, length = clip(9000)[None], torch.tensor([9000])
+    waveform, length = utterance(9000)[None], torch.tensor([9000])
     full = load_teacher(f"hf:{directory}", [3])(waveform, length).features[3]
     half = load_teacher(f"hf:{directory}", [3], dtype="bfloat16")(waveform.bfloat16(), length).features[3]
     assert half.dtype == torch.bfloat16
@@ -176,12 +176,12 @@ def test_half_precision(whisper):
 
 
 def test_it_follows_the_waveforms_to_their_device(whisper):
-    """With a clip that is cut into windows and one that is not."""
+    """With an utterance that is cut into windows and one that is not."""
     teacher = load_teacher(f"hf:{whisper[0]}", [0, 3])
     torch.manual_seed(2)
-    clips = 0.1 * torch.randn(2, WINDOW + 5000), torch.tensor([WINDOW + 5000, 9000])
-    expected = teacher(*clips).features
+    utterances = 0.1 * torch.randn(2, WINDOW + 5000), torch.tensor([WINDOW + 5000, 9000])
+    expected = teacher(*utterances).features
     with second_device():
-        found = teacher(*(part.to(DEVICE) for part in clips))
+        found = teacher(*(part.to(DEVICE) for part in utterances))
         for layer, features in found.features.items():
             torch.testing.assert_close(features.to("cpu"), expected[layer], atol=2e-4, rtol=1e-3)

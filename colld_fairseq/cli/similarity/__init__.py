@@ -16,8 +16,8 @@ from colld_fairseq.cli.similarity import plot
 from colld_fairseq.cli.similarity.models import StudentLayers, TeacherLayers, paired_frames
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.clips import BadClips, distinct_rows, plan_batches, read_ahead, sample_rows, usable
 from colld_fairseq.data.manifest import JoinedManifest, read_manifests
+from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_batches, read_ahead, sample_rows, usable
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import write_whole
@@ -67,10 +67,10 @@ def _load_models(args: argparse.Namespace) -> List:
 
 
 def _gather(args: argparse.Namespace, console: Console, manifest: JoinedManifest, rows, columns) -> SecondMoments:
-    """Moments of both models' layers over the clips."""
+    """Moments of both models' layers over the utterances."""
     ids = manifest.ids
     drawn = sample_rows(distinct_rows(ids), manifest.n_samples, args.max_seconds or None, args.seed)
-    bad = BadClips(len(drawn), args.max_bad)
+    bad = BadUtterances(len(drawn), args.max_bad)
 
     def output_lengths(samples: Tensor) -> Tensor:
         return torch.minimum(rows.output_lengths(samples), columns.output_lengths(samples))
@@ -79,18 +79,18 @@ def _gather(args: argparse.Namespace, console: Console, manifest: JoinedManifest
     with progress(console, "similarity") as display:
         bar = AudioBar(display, len(drawn), manifest.n_samples[drawn].sum() / SAMPLE_RATE)
         batches = plan_batches(drawn, manifest.n_samples, args.batch_seconds * SAMPLE_RATE)
-        for clips in read_ahead(manifest, ids, batches):
+        for utterances in read_ahead(manifest, ids, batches):
             failed = {}
-            names, waveforms = usable(clips, output_lengths, failed)
+            names, waveforms = usable(utterances, output_lengths, failed)
             bad.update(failed)
             if names:
                 x, y = paired_frames(rows, columns, names, waveforms)
                 moments = moments or SecondMoments(rows.widths, columns.widths, x.device)
                 moments.update(x, y)
-            bar.advance(len(clips), sum(map(len, waveforms)) / SAMPLE_RATE)
+            bar.advance(len(utterances), sum(map(len, waveforms)) / SAMPLE_RATE)
     console.left_out(bad)
     if moments is None:
-        raise ConfigError(f"{manifest.path}: not one clip that both models can use")
+        raise ConfigError(f"{manifest.path}: not one utterance that both models can use")
     return moments
 
 

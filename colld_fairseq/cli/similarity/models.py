@@ -1,4 +1,4 @@
-"""Students and teachers behind one interface: clips in, chosen layers side by side out."""
+"""Students and teachers behind one interface: utterances in, chosen layers side by side out."""
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
@@ -16,7 +16,7 @@ from colld_fairseq.teachers.describe import describe_teacher
 
 
 class Features(NamedTuple):
-    """All layers of a batch side by side, [B, T, sum D], and the valid frames of each clip, int64 [B]."""
+    """All layers of a batch side by side, [B, T, sum D], and the valid frames of each utterance, int64 [B]."""
 
     layers: Tensor
     lengths: Tensor
@@ -80,7 +80,7 @@ def paired_frames(rows, columns, ids: List[str], waveforms: Sequence[Tensor]) ->
     """Features [n, sum D] of both models on the frames they share, without padding.
 
     The model with more frames a second is averaged to the other's rate. Raises TeacherError when the rates do not fit,
-    or the models differ by more than two frames on a clip.
+    or the models differ by more than two frames on an utterance.
     """
     x, y = rows(waveforms), columns(waveforms)
     if rows.frame_rate_hz > columns.frame_rate_hz:

@@ -39,8 +39,8 @@ def _heat_map(figure: Figure, axes: Axes, values: Tensor, rows: Sequence[int], c
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     for i, line in enumerate(values.tolist()):
         for j, value in enumerate(line):
-            colour = "black" if value > 0.6 else "white"  # viridis is light at its upper end
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
+            color = "black" if value > 0.6 else "white"  # viridis is light at its upper end
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=color, fontsize=7)
     figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02).ax.tick_params(labelsize=8)
 
 

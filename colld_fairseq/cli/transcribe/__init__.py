@@ -1,4 +1,4 @@
-"""`colld transcribe`: audio to text with a trained recogniser or translator; pseudo-labels for unlabelled audio."""
+"""`colld transcribe`: audio to text with a trained recogniser or translator; pseudo-labels for unlabeled audio."""
 
 import argparse
 import hashlib
@@ -12,19 +12,19 @@ import numpy as np
 from rich.progress import Progress
 
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
-from colld_fairseq.cli.transcribe.inputs import Clips, read_clips_of_manifests, read_files
+from colld_fairseq.cli.transcribe.inputs import Utterances, read_files, read_utterances_of_manifests
 from colld_fairseq.cli.transcribe.output import Journal, Result, check_places, write_results
 from colld_fairseq.cli.transcribe.streaming import (
     Printer,
     from_standard_input,
-    stream_clips,
+    stream_utterances,
     streaming_recogniser,
     summary,
 )
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.clips import BadClips, plan_batches, read_ahead, usable
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.text_files import STANDARD_INPUT
+from colld_fairseq.data.utterances import BadUtterances, plan_batches, read_ahead, usable
 from colld_fairseq.decoding.real_time import Latency
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.files import split_paths
@@ -32,10 +32,10 @@ from colld_fairseq.named_values import split_named
 from colld_fairseq.outputs import only_run, refuse_inputs
 from colld_fairseq.recogniser import TRAINED, Recogniser, load_recogniser
 
-# Transcribes clips: results by id as they are known; what cannot be used goes to BadClips.
-Work = Callable[[Clips, BadClips, AudioBar], Iterator[Dict[str, Result]]]
+# Transcribes utterances: results by id as they are known; what cannot be used goes to BadUtterances.
+Work = Callable[[Utterances, BadUtterances, AudioBar], Iterator[Dict[str, Result]]]
 
-WINDOW = 512  # neighbouring clips among which batches of similar length are made: printing waits for no more
+WINDOW = 512  # neighboring utterances among which batches of similar length are made: printing waits for no more
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.left_context != TRAINED:
         raise ConfigError("--left-context says nothing without --chunk-ms or --streaming")
     work = partial(transcribe, recogniser, args.batch_seconds)
-    run_clips(args, recogniser, work, Texts(args.nbest), console)
+    run_utterances(args, recogniser, work, Texts(args.nbest), console)
     return 0
 
 
@@ -67,33 +67,35 @@ def run_streaming(args: argparse.Namespace, recogniser: Recogniser, console: Con
         return 0
     latencies: List[Latency] = []
     printer = None if args.out else Printer(sys.stdout, sys.stdout.isatty() and args.streams == 1)
-    work = partial(stream_clips, streaming, recogniser, args.streams, latencies, printer)
-    run_clips(args, recogniser, work, lambda clips, results, bad: None, console)
+    work = partial(stream_utterances, streaming, recogniser, args.streams, latencies, printer)
+    run_utterances(args, recogniser, work, lambda utterances, results, bad: None, console)
     if latencies:
         console.say(summary(latencies))
     return 0
 
 
-def run_clips(args: argparse.Namespace, recogniser: Recogniser, work: Work, show: Callable, console: Console) -> None:
-    """All clips to --out, or shown as they are finished: show(clips, results, bad)."""
-    clips, unreadable = read_clips(args, recogniser)
-    bad = BadClips(len(clips) + len(unreadable), args.max_bad)
+def run_utterances(
+    args: argparse.Namespace, recogniser: Recogniser, work: Work, show: Callable, console: Console
+) -> None:
+    """All utterances to --out, or shown as they are finished: show(utterances, results, bad)."""
+    utterances, unreadable = read_utterances(args, recogniser)
+    bad = BadUtterances(len(utterances) + len(unreadable), args.max_bad)
     bad.update(unreadable)
     longest = recogniser.task.cfg.max_seconds
-    long = int((clips.rows.n_samples[clips.todo] > longest * SAMPLE_RATE).sum())
+    long = int((utterances.rows.n_samples[utterances.todo] > longest * SAMPLE_RATE).sum())
     if long and not args.streaming:
         console.say(
-            f"{long} of {len(clips)} clips are longer than the {longest:g} s up to which the model was trained: cut"
+            f"{long} of {len(utterances)} utterances are longer than the {longest:g} s up to which the model was trained: cut"
             " them, or use --streaming with a model that can"
         )
     if args.out:
         with only_run(args.out):
-            to_manifest(args, clips, work, bad, console)
+            to_manifest(args, utterances, work, bad, console)
     else:
         # A terminal shows texts or a bar, not both; nor may the bar's display take over standard output.
         with progress(Console(quiet=True) if sys.stdout.isatty() else console, "transcribing") as display:
-            for results in work(clips, bad, audio_bar(display, clips)):
-                show(clips, results, bad)
+            for results in work(utterances, bad, audio_bar(display, utterances)):
+                show(utterances, results, bad)
     if len(bad) == bad.rows:
         raise AudioError(bad.report("which leaves none"))
     console.left_out(bad)
@@ -108,8 +110,8 @@ def task_options(args: argparse.Namespace) -> Dict[str, str]:
     return {"decoder": args.decoder, "tgt_lang": args.lang, **moved, **options}
 
 
-def read_clips(args: argparse.Namespace, recogniser: Recogniser) -> Tuple[Clips, Dict[str, str]]:
-    """The clips that were asked for, and {id: reason} of files that cannot be opened."""
+def read_utterances(args: argparse.Namespace, recogniser: Recogniser) -> Tuple[Utterances, Dict[str, str]]:
+    """The utterances that were asked for, and {id: reason} of files that cannot be opened."""
     if args.audio and recogniser.needs_language:
         raise ConfigError("this model writes several languages: say with --lang which")
 
@@ -119,32 +121,34 @@ def read_clips(args: argparse.Namespace, recogniser: Recogniser) -> Tuple[Clips,
 
     if args.audio:
         rows, unreadable = read_files(args.audio)
-        return Clips(rows, rows.ids, np.arange(len(rows)), describe), unreadable
-    rows, todo = read_clips_of_manifests(args.manifest, args.audio_root, recogniser.needs_language)
+        return Utterances(rows, rows.ids, np.arange(len(rows)), describe), unreadable
+    rows, todo = read_utterances_of_manifests(args.manifest, args.audio_root, recogniser.needs_language)
     if recogniser.needs_language:
         for part in rows.parts:
             recogniser.task.check_languages(part)
-    return Clips(rows, [rows.text("id", row) for row in range(len(rows))], todo, describe), {}
+    return Utterances(rows, [rows.text("id", row) for row in range(len(rows))], todo, describe), {}
 
 
-def audio_bar(display: Progress, clips: Clips) -> AudioBar:
-    return AudioBar(display, len(clips), clips.rows.n_samples[clips.todo].sum() / SAMPLE_RATE)
+def audio_bar(display: Progress, utterances: Utterances) -> AudioBar:
+    return AudioBar(display, len(utterances), utterances.rows.n_samples[utterances.todo].sum() / SAMPLE_RATE)
 
 
 def transcribe(
-    recogniser: Recogniser, batch_seconds: float, clips: Clips, bad: BadClips, bar: AudioBar
+    recogniser: Recogniser, batch_seconds: float, utterances: Utterances, bad: BadUtterances, bar: AudioBar
 ) -> Iterator[Dict[str, Result]]:
-    """Results by id, batch by batch; clips that cannot be used go to `bad`."""
-    windows = np.split(clips.todo, range(WINDOW, len(clips), WINDOW))
+    """Results by id, batch by batch; utterances that cannot be used go to `bad`."""
+    windows = np.split(utterances.todo, range(WINDOW, len(utterances), WINDOW))
     batches = (
-        batch for rows in windows for batch in plan_batches(rows, clips.rows.n_samples, batch_seconds * SAMPLE_RATE)
+        batch
+        for rows in windows
+        for batch in plan_batches(rows, utterances.rows.n_samples, batch_seconds * SAMPLE_RATE)
     )
-    for batch in read_ahead(clips.rows, clips.ids, batches):
+    for batch in read_ahead(utterances.rows, utterances.ids, batches):
         failed: Dict[str, str] = {}
         names, waveforms = usable(batch, recogniser.output_lengths, failed)
         results: Dict[str, Result] = {}
         if names:
-            languages = clips.languages(names) if recogniser.needs_language else None
+            languages = utterances.languages(names) if recogniser.needs_language else None
             n_best = recogniser.transcribe([waveform.numpy() for waveform in waveforms], languages)
             results = {name: Result(len(wave), best) for name, wave, best in zip(names, waveforms, n_best)}
         bad.update(failed)
@@ -161,10 +165,10 @@ class Texts:
         self.waiting: Dict[str, Result] = {}
         self.next = 0
 
-    def __call__(self, clips: Clips, results: Dict[str, Result], bad: BadClips) -> None:
+    def __call__(self, utterances: Utterances, results: Dict[str, Result], bad: BadUtterances) -> None:
         self.waiting.update(results)
-        while self.next < len(clips):
-            name = clips.ids[clips.todo[self.next]]
+        while self.next < len(utterances):
+            name = utterances.ids[utterances.todo[self.next]]
             if name not in self.waiting and name not in bad.reasons:
                 break
             self.next += 1
@@ -173,15 +177,17 @@ class Texts:
                 print(f"{name}\t{score}{hypothesis.text}", file=self.out, flush=True)
 
 
-def to_manifest(args: argparse.Namespace, clips: Clips, work: Work, bad: BadClips, console: Console) -> None:
-    """Write --out once every clip is transcribed; until then results are kept in a journal beside it."""
-    refuse_inputs(args.out, "--out", (clips.rows.audio_path(row) for row in clips.todo.tolist()))
-    journal = Journal(f"{args.out}.partial", settings(args, clips))
+def to_manifest(
+    args: argparse.Namespace, utterances: Utterances, work: Work, bad: BadUtterances, console: Console
+) -> None:
+    """Write --out once every utterance is transcribed; until then results are kept in a journal beside it."""
+    refuse_inputs(args.out, "--out", (utterances.rows.audio_path(row) for row in utterances.todo.tolist()))
+    journal = Journal(f"{args.out}.partial", settings(args, utterances))
     try:
         if journal.results:
-            console.say(f"{len(journal.results)} of {len(clips)} clips are there already")
-        left = [row for row in clips.todo.tolist() if clips.ids[row] not in journal.results]
-        rest = replace(clips, todo=np.array(left, dtype=np.int64))
+            console.say(f"{len(journal.results)} of {len(utterances)} utterances are there already")
+        left = [row for row in utterances.todo.tolist() if utterances.ids[row] not in journal.results]
+        rest = replace(utterances, todo=np.array(left, dtype=np.int64))
         with progress(console, "transcribing") as display:
             bar = audio_bar(display, rest)
             for results in work(rest, bad, bar):
@@ -190,20 +196,20 @@ def to_manifest(args: argparse.Namespace, clips: Clips, work: Work, bad: BadClip
         journal.close()
         raise
     if journal.results:
-        rows = [clips.row(row) for row in clips.todo.tolist()]
+        rows = [utterances.row(row) for row in utterances.todo.tolist()]
         for path in write_results(args.out, rows, journal.results, args.nbest):
             console.say(bar.summary(path))
     journal.remove()
 
 
-def settings(args: argparse.Namespace, clips: Clips) -> Dict[str, str]:
+def settings(args: argparse.Namespace, utterances: Utterances) -> Dict[str, str]:
     """What a result depends on: a journal that was begun with other values is refused."""
     models = hashlib.sha256()
     for path in split_paths(args.checkpoint, ":"):
         with open(path, "rb") as file:
             models.update(hashlib.file_digest(file, "sha256").digest())
     context = [args.streaming, args.chunk_ms, args.left_context, args.endpoint]
-    names = json.dumps([(clips.ids[row], clips.rows.audio_path(row)) for row in clips.todo.tolist()])
+    names = json.dumps([(utterances.ids[row], utterances.rows.audio_path(row)) for row in utterances.todo.tolist()])
     return {
         "checkpoint": models.hexdigest(),
         "audio": hashlib.sha256(names.encode()).hexdigest(),

@@ -8,17 +8,17 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Un
 import numpy as np
 
 from colld_fairseq.data.audio import AUDIO_SUFFIXES, audio_info, find_zip_members, split_zip_spec
-from colld_fairseq.data.clips import distinct_rows
 from colld_fairseq.data.manifest import AnyManifest, Row, read_manifests
 from colld_fairseq.data.manifest_writer import checked_name
 from colld_fairseq.data.rows import PathRows
+from colld_fairseq.data.utterances import distinct_rows
 from colld_fairseq.errors import AudioError, ConfigError, ManifestError
 
 Rows = Union[AnyManifest, PathRows]
 
 
 @dataclass(frozen=True)
-class Clips:
+class Utterances:
     """What is to be transcribed: `todo` are numbers of rows, whose ids differ."""
 
     rows: Rows
@@ -37,7 +37,7 @@ class Clips:
         return {self.ids[row]: row for row in self.todo.tolist()}
 
     def languages(self, names: Sequence[str]) -> List[str]:
-        """Target languages of clips, by their ids."""
+        """Target languages of utterances, by their ids."""
         return [self.row(self.row_of_id[name]).tgt_lang for name in names]
 
 
@@ -63,7 +63,7 @@ def find_audio(names: Sequence[str]) -> Tuple[List[str], List[str]]:
 
 
 def _audio_of(name: str) -> Iterator[Tuple[str, str]]:
-    """(id, path) of every clip under one name."""
+    """(id, path) of every utterance under one name."""
     if os.path.isdir(name):
         for folder, folders, files in os.walk(name):
             folders.sort()
@@ -79,7 +79,7 @@ def _audio_of(name: str) -> Iterator[Tuple[str, str]]:
 
 
 def read_files(names: Sequence[str]) -> Tuple[PathRows, Dict[str, str]]:
-    """Rows of the clips that :func:`find_audio` finds, and {id: reason} of those that cannot be opened."""
+    """Rows of the utterances that :func:`find_audio` finds, and {id: reason} of those that cannot be opened."""
     ids, paths = find_audio(names)
     kept, lengths, bad = [], [], {}
     for name, path in zip(ids, paths):
@@ -93,12 +93,12 @@ def read_files(names: Sequence[str]) -> Tuple[PathRows, Dict[str, str]]:
     return PathRows([path for _, path in kept], lengths, [name for name, _ in kept]), bad
 
 
-def read_clips_of_manifests(
+def read_utterances_of_manifests(
     paths: str, audio_root: Optional[str], each_language: bool
 ) -> Tuple[AnyManifest, np.ndarray]:
     """The rows of manifests `A.tsv,B.tsv`, and which of them to transcribe: those of a repeated id once.
 
-    each_language: the result depends on a row's own target language. A clip that is there with several of them is then
+    each_language: the result depends on a row's own target language. An utterance that is there with several of them is then
     refused with ConfigError, because a manifest of the results could not hold it twice.
     """
     manifest = read_manifests(paths, audio_root)

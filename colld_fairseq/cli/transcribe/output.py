@@ -21,7 +21,7 @@ CONFIDENCE = "mean_log_prob"  # the column that manifests of transcripts have an
 
 @dataclass
 class Result:
-    """A clip's length as it was read (samples at 16 kHz) and its n-best list, best first."""
+    """An utterance's length as it was read (samples at 16 kHz) and its n-best list, best first."""
 
     samples: int
     hypotheses: List[Hypothesis]
@@ -33,7 +33,7 @@ class Result:
 class Journal:
     """Results by id, each kept in a file as soon as it is known: a run that is stopped goes on where it was.
 
-    Clips that could not be used are not in it: they are tried again. The first line of the file says what was asked
+    Utterances that could not be used are not in it: they are tried again. The first line of the file says what was asked
     for. Raises ConfigError when a journal was begun for something else.
     """
 
@@ -111,7 +111,7 @@ def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nb
 
     n-best lists of an earlier manifest of that name would be taken for those of this one: they are removed.
 
-    rows: languages and what else is known of the clips, in order; those without a result are left out.
+    rows: languages and what else is known of the utterances, in order; those without a result are left out.
     """
     rows = [row for row in rows if row.id in results]
     folder = os.path.dirname(os.path.abspath(path))

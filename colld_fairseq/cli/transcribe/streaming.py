@@ -10,11 +10,11 @@ from typing import BinaryIO, Dict, Iterator, List, Optional, Sequence, TextIO
 import numpy as np
 
 from colld_fairseq.cli.terminal import AudioBar, Console
-from colld_fairseq.cli.transcribe.inputs import Clips
+from colld_fairseq.cli.transcribe.inputs import Utterances
 from colld_fairseq.cli.transcribe.output import Result
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.clips import BadClips, read_ahead, usable
 from colld_fairseq.data.text_files import STANDARD_INPUT
+from colld_fairseq.data.utterances import BadUtterances, read_ahead, usable
 from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.real_time import PIECE, Latency, cut, listen
@@ -68,27 +68,29 @@ class Printer:
         self.out.flush()
 
 
-def stream_clips(
+def stream_utterances(
     streaming: StreamingRecogniser,
     recogniser: Recogniser,
     streams: int,
     latencies: List[Latency],
     printer: Optional[Printer],
-    clips: Clips,
-    bad: BadClips,
+    utterances: Utterances,
+    bad: BadUtterances,
     bar: AudioBar,
 ) -> Iterator[Dict[str, Result]]:
-    """Results by id, `streams` clips at a time.
+    """Results by id, `streams` utterances at a time.
 
     `latencies` and `bad` are added to; `printer` shows results as they come.
     """
-    for batch in read_ahead(clips.rows, clips.ids, np.split(clips.todo, range(streams, len(clips), streams))):
+    for batch in read_ahead(
+        utterances.rows, utterances.ids, np.split(utterances.todo, range(streams, len(utterances), streams))
+    ):
         failed: Dict[str, str] = {}
         names, waveforms = usable(batch, recogniser.output_lengths, failed)
         finals = Utterances(names, printer)
         tags = None
         if recogniser.needs_language:
-            tags = [recogniser.vocabulary.tag_id(language) for language in clips.languages(names)]
+            tags = [recogniser.vocabulary.tag_id(language) for language in utterances.languages(names)]
         latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], finals, tags)
         bad.update(failed)
         bar.advance(len(batch), sum(map(len, waveforms)) / SAMPLE_RATE)
@@ -126,7 +128,7 @@ def followed_by(before: Hypothesis, one: Hypothesis) -> Hypothesis:
 
 
 def from_standard_input(streaming: StreamingRecogniser, console: Console) -> None:
-    """Print what is recognised on standard input, until it ends or the user interrupts it."""
+    """Print what is recognized on standard input, until it ends or the user interrupts it."""
     shown = Utterances([STANDARD_INPUT], Printer(sys.stdout, sys.stdout.isatty()))
     latencies = listen(streaming, [raw_pcm(sys.stdin.buffer)], shown)
     if not latencies[0].audio:

@@ -101,7 +101,7 @@ class TransducerCriterion(RecognitionCriterion):
         return PrunedRange(sequences, model.prune_range, self.cfg.simple_lm_scale, **self.options(model))
 
     def distillation(self, sample: Dict, sequences: TargetSequences) -> Optional[Distillation]:
-        """What is learnt from the teacher transducer in this batch, if anything is."""
+        """What is learned from the teacher transducer in this batch, if anything is."""
         if self.cfg.kd == "none":
             return None
         lattice = self.task.teacher_lattice(sample, **sequences.inputs)

@@ -39,7 +39,7 @@ class TransducerKdConfig(FairseqDataclass):
     kd: ChoiceEnum(["none", "one_best", "three_class", "lattice"]) = field(
         default="none",
         metadata={
-            "help": "what is learnt from --teacher-transducer: the nodes of its one-best path, of all nodes blank, next"
+            "help": "what is learned from --teacher-transducer: the nodes of its one-best path, of all nodes blank, next"
             " label and rest, or of all nodes the whole vocabulary"
         },
     )

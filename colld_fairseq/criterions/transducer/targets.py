@@ -23,7 +23,7 @@ class TargetSequences(NamedTuple):
         """Weights [M] of the sequences that are `counted` (bool [M]), 0 of the others, and of utterances [B] whether
         one of their sequences counts. What the others of a list would have weighed goes to those that count."""
         weights = self.weights * counted
-        rows = self.inputs.get("clips")
+        rows = self.inputs.get("utterances")
         if rows is None:
             return weights, counted
         sums = weights.new_zeros(int(rows.max()) + 1).index_add_(0, rows, weights)
@@ -46,6 +46,6 @@ def target_sequences(sample: Dict, prefix_size: int) -> TargetSequences:
     if lists is None:
         weights = torch.ones(len(labels), device=labels.device)
         return TargetSequences(labels, label_lengths, sample["utt_id"], weights, inputs)
-    inputs["clips"] = lists["clips"]
-    names = [sample["utt_id"][row] for row in lists["clips"].tolist()]
+    inputs["utterances"] = lists["utterances"]
+    names = [sample["utt_id"][row] for row in lists["utterances"].tolist()]
     return TargetSequences(labels, label_lengths, names, lists["weights"].float(), inputs)

@@ -1,6 +1,6 @@
 """The waveform extractor on a CPU: matrix products on blocks of time that stay in the cache.
 
-Most values of a clip live in the first layers (512 channels at 3.2 kHz). Convolved, normalised and activated
+Most values of an utterance live in the first layers (512 channels at 3.2 kHz). Convolved, normalized and activated
 layer by layer they cross the memory bus many times, which costs as much as the arithmetic. Here
 
 - a block of output frames goes through all layers before the next one (a few frames of each layer are
@@ -81,7 +81,7 @@ def fold_channel_norm(
     norm: nn.Module,
     frames: Optional[Tensor] = None,
 ) -> Tensor:
-    """Weights of a first convolution that normalises its own output over time, clip by clip.
+    """Weights of a first convolution that normalizes its own output over time, utterance by utterance.
 
     The output y = w z + b of the K samples z under the kernel has mean w m + b and variance w R w^T, where m
     and R are mean and covariance of z over the frames: a K x K matrix instead of a pass over all channels.
@@ -90,7 +90,7 @@ def fold_channel_norm(
         x: samples [B, N].
         conv: 1 -> C channels, kernel K, without padding.
         norm: what follows it: weight [C], bias [C], eps.
-        frames: [B] output frames of each clip that count; None = all.
+        frames: [B] output frames of each utterance that count; None = all.
 
     Returns:
         [B, C, K + 1] in the dtype of `x`, the bias in the last column; the statistics are float64.
@@ -101,8 +101,8 @@ def fold_channel_norm(
     padding = (torch.arange(windows.size(1)) >= frames[:, None]).unsqueeze(-1)
     count = frames.clamp(min=1)[:, None, None]
     mean = windows.masked_fill(padding, 0.0).sum(1, keepdim=True) / count
-    centred = (windows - mean).masked_fill_(padding, 0.0)
-    covariance = centred.transpose(1, 2) @ centred / count
+    centerd = (windows - mean).masked_fill_(padding, 0.0)
+    covariance = centerd.transpose(1, 2) @ centerd / count
     taps = conv.weight.squeeze(1).double()
     offset = taps.new_zeros(len(taps)) if conv.bias is None else conv.bias.double()
     y_mean = (mean @ taps.t()).squeeze(1) + offset
@@ -125,10 +125,10 @@ def extract_in_blocks(
         tensors: for each of them weight, bias, gain and offset of the norm, None where there is none. The
             first weight is [B, C, K + 1] with the bias in its last column, the others come from
             `positions_first`.
-        frames: valid frames of each clip; None = all. The others are not computed.
+        frames: valid frames of each utterance; None = all. The others are not computed.
 
     Returns:
-        [B, T, C], 0 where a clip has no frame.
+        [B, T, C], 0 where an utterance has no frame.
     """
     total = x.size(1)
     for step in steps:
@@ -142,17 +142,17 @@ def extract_in_blocks(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Layers, frames of the padded output, and valid frames of each clip."""
+    """Layers, frames of the padded output, and valid frames of each utterance."""
 
     steps: Tuple[Step, ...]
     total: int
     frames: Tuple[int, ...]
 
     def blocks(self) -> Iterator[Tuple[int, int, int]]:
-        """(clip, first frame, number of frames) of every block."""
-        for clip, frames in enumerate(self.frames):
+        """(utterance, first frame, number of frames) of every block."""
+        for utterance, frames in enumerate(self.frames):
             for first in range(0, frames, BLOCK_FRAMES):
-                yield clip, first, min(BLOCK_FRAMES, frames - first)
+                yield utterance, first, min(BLOCK_FRAMES, frames - first)
 
     def rows(self, last: int) -> List[int]:
         """Rows that each layer computes for `last` rows of the last one."""
@@ -161,13 +161,13 @@ class _Plan:
             rows.insert(0, (rows[0] - 1) * step.stride + step.kernel)
         return rows
 
-    def windows(self, x: Tensor, clip: int, first: int, frames: int) -> Tensor:
+    def windows(self, x: Tensor, utterance: int, first: int, frames: int) -> Tensor:
         """Samples under the first kernel for one block, and a 1 for the bias: [rows, K + 1]."""
         for step in self.steps[1:]:
             first *= step.stride
         kernel, count = self.steps[0].kernel, self.rows(frames)[0]
         windows = x.new_ones(count, kernel + 1)
-        windows[:, :kernel] = x[clip].unfold(0, kernel, self.steps[0].stride)[first : first + count]
+        windows[:, :kernel] = x[utterance].unfold(0, kernel, self.steps[0].stride)[first : first + count]
         return windows
 
 
@@ -188,11 +188,13 @@ class _Extractor(torch.autograd.Function):
         flat, kept = saved[:tensors], iter(saved[tensors:])
         grads = [None if tensor is None else torch.zeros_like(tensor) for tensor in flat]
         work = _Workspace(x, plan, flat)
-        for clip, first, frames in plan.blocks():
-            windows = plan.windows(x, clip, first, frames)
+        for utterance, first, frames in plan.blocks():
+            windows = plan.windows(x, utterance, first, frames)
             inputs = [next(kept) for _ in plan.steps[1:]]
-            out_grad = grad[clip, first : first + frames]
-            _backward_block(out_grad, windows, inputs, plan.steps, _layers(flat, clip), _layers(grads, clip), work)
+            out_grad = grad[utterance, first : first + frames]
+            _backward_block(
+                out_grad, windows, inputs, plan.steps, _layers(flat, utterance), _layers(grads, utterance), work
+            )
         return (None, None, *grads)
 
 
@@ -210,10 +212,10 @@ class _Workspace:
         return self.buffers[number][: rows * width].view(rows, width)
 
 
-def _layers(flat: Sequence[Optional[Tensor]], clip: int) -> List[List[Optional[Tensor]]]:
-    """[weight, bias, gain, offset] of each layer; of the first one the weight that belongs to this clip."""
+def _layers(flat: Sequence[Optional[Tensor]], utterance: int) -> List[List[Optional[Tensor]]]:
+    """[weight, bias, gain, offset] of each layer; of the first one the weight that belongs to this utterance."""
     layers = [list(flat[i : i + 4]) for i in range(0, len(flat), 4)]
-    layers[0][0] = layers[0][0][clip]
+    layers[0][0] = layers[0][0][utterance]
     return layers
 
 
@@ -247,12 +249,12 @@ def _activate_backward(
 def _forward(x: Tensor, plan: _Plan, flat: Sequence[Optional[Tensor]], kept: Optional[List[Tensor]]) -> Tensor:
     """All blocks; appends to `kept` the pre-activations of every layer but the first."""
     out = x.new_empty(x.size(0), plan.total, flat[-4].size(-1 if len(plan.steps) > 1 else 1))
-    for clip, frames in enumerate(plan.frames):
-        out[clip, frames:] = 0.0
+    for utterance, frames in enumerate(plan.frames):
+        out[utterance, frames:] = 0.0
     work, last = _Workspace(x, plan, flat), len(plan.steps) - 1
-    for clip, first, frames in plan.blocks():
-        layers = _layers(flat, clip)
-        windows = plan.windows(x, clip, first, frames)
+    for utterance, first, frames in plan.blocks():
+        layers = _layers(flat, utterance)
+        windows = plan.windows(x, utterance, first, frames)
         y = torch.mm(windows, layers[0][0].t(), out=work.take(0, len(windows), layers[0][0].size(0)))
         hidden = y  # what the layer before has made; of the first one nothing is asked
         for number, length in enumerate(plan.rows(frames)):
@@ -266,7 +268,7 @@ def _forward(x: Tensor, plan: _Plan, flat: Sequence[Optional[Tensor]], kept: Opt
                 if kept is not None:
                     kept.append(y)
             if number == last:
-                _activate(y, step, layer, out[clip, first : first + frames])
+                _activate(y, step, layer, out[utterance, first : first + frames])
             else:
                 hidden = _activate(y, step, layer, work.take(number % 2, *y.shape))
     return out

@@ -1,4 +1,4 @@
-"""Clips of different length behind one another in one row, so that what works frame by frame never sees padding."""
+"""Utterances of different length behind one another in one row, so that what works frame by frame never sees padding."""
 
 from typing import List, NamedTuple
 
@@ -8,7 +8,7 @@ from torch import Tensor
 class Packing(NamedTuple):
     """Where the frames of a padded batch stand.
 
-    frames: of each clip; rows: int64 [F], numbers of the valid frames in the flattened batch; batch, length: B and T.
+    frames: of each utterance; rows: int64 [F], numbers of the valid frames in the flattened batch; batch, length: B and T.
     """
 
     frames: List[int]
@@ -23,12 +23,12 @@ class Packing(NamedTuple):
         return cls(valid.sum(1).tolist(), valid.flatten().nonzero().squeeze(1), *valid.shape)
 
     def parts(self, frames: int) -> List[List[int]]:
-        """The clips' frames in groups of neighbours that have at least ``frames`` each, but for the last."""
+        """The utterances' frames in groups of neighbors that have at least ``frames`` each, but for the last."""
         groups: List[List[int]] = [[]]
-        for clip in self.frames:
+        for utterance in self.frames:
             if sum(groups[-1]) >= frames:
                 groups.append([])
-            groups[-1].append(clip)
+            groups[-1].append(utterance)
         return groups
 
     def pack(self, x: Tensor) -> Tensor:

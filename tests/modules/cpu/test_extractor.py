@@ -34,8 +34,8 @@ def front_end(shape, norm, bias, dtype=torch.float64):
 def results(module, x, lengths, out_grad):
     """Features of valid frames and every gradient of the extractor."""
     features = module.extract(x, lengths)
-    for clip, frames in enumerate(module.output_lengths(lengths).tolist()):
-        out_grad[clip, frames:] = 0.0
+    for utterance, frames in enumerate(module.output_lengths(lengths).tolist()):
+        out_grad[utterance, frames:] = 0.0
     gradients = torch.autograd.grad((features * out_grad).sum(), list(module.layers.parameters()))
     return features * (out_grad != 0), gradients
 
@@ -79,7 +79,7 @@ def test_one_convolution_is_conv1d():
     torch.testing.assert_close(extract_in_blocks(x, [Step(4, 2), Step(3, 2)], tensors), expected)
 
 
-def test_folded_norm_is_a_group_norm_of_each_clips_frames():
+def test_folded_norm_is_a_group_norm_of_each_utterances_frames():
     torch.manual_seed(0)
     conv, norm = torch.nn.Conv1d(1, 6, 10, stride=5), torch.nn.GroupNorm(6, 6)
     torch.nn.init.normal_(norm.weight)
@@ -88,10 +88,10 @@ def test_folded_norm_is_a_group_norm_of_each_clips_frames():
     x[1] += 30.0  # an offset of the whole recording
     frames = torch.tensor([39, 20, 0])
     folded = fold_channel_norm(x, conv, norm, frames)
-    for clip in range(2):
-        windows = x[clip, : 5 + 5 * frames[clip]].unfold(0, 10, 5)
-        ours = windows @ folded[clip, :, :10].t() + folded[clip, :, 10]
-        double = conv.double()(x[None, clip : clip + 1, : 5 + 5 * frames[clip]].double())
+    for utterance in range(2):
+        windows = x[utterance, : 5 + 5 * frames[utterance]].unfold(0, 10, 5)
+        ours = windows @ folded[utterance, :, :10].t() + folded[utterance, :, 10]
+        double = conv.double()(x[None, utterance : utterance + 1, : 5 + 5 * frames[utterance]].double())
         expected = F.group_norm(double, 6, norm.weight.double(), norm.bias.double(), norm.eps)
         conv.float()
         torch.testing.assert_close(ours.t(), expected[0].float(), atol=2e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""Clips without their padding: the same features and gradients as with it."""
+"""Utterances without their padding: the same features and gradients as with it."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_pack_and_unpack():
     assert torch.equal(x.grad, (~padding(2, 5, 3)).unsqueeze(-1).expand_as(x).float())
 
 
-def test_parts_hold_every_clip_in_order():
+def test_parts_hold_every_utterance_in_order():
     packing = Packing.of(padding(3, 1, 2, 5, 0, 1))
     assert packing.parts(4) == [[3, 1], [2, 5], [0, 1]]
     assert packing.parts(1) == [[3], [1], [2], [5], [0, 1]]
@@ -32,8 +32,8 @@ def test_parts_hold_every_clip_in_order():
 
 @pytest.mark.parametrize("lengths", [[30, 12, 25, 8, 17], [30] * 5], ids=["padded", "full"])
 @pytest.mark.parametrize("kind", ["layer", "ffn"])
-def test_without_gradients_clips_run_in_groups(lengths, kind, monkeypatch):
-    monkeypatch.setattr("colld_fairseq.modules.encoder.CLIP_FRAMES", 13)
+def test_without_gradients_utterances_run_in_groups(lengths, kind, monkeypatch):
+    monkeypatch.setattr("colld_fairseq.modules.encoder.UTTERANCE_FRAMES", 13)
     torch.manual_seed(0)
     shape = dict(layers=3, embed_dim=16, ffn_dim=24, attention_heads=2, position="none", norm_first=True)
     encoder = StudentEncoder(EncoderConfig(front_end="fbank", block="transformer", **shape)).double().eval()
@@ -69,7 +69,7 @@ def test_an_encoder_gives_the_same_packed_and_padded(position, norm_first):
         conv_pos_groups=2,
     )
     encoder = StudentEncoder(config).double()
-    source, lengths = torch.randn(4, 31, 80).double(), torch.tensor([17, 31, 0, 24])  # one clip holds nothing
+    source, lengths = torch.randn(4, 31, 80).double(), torch.tensor([17, 31, 0, 24])  # one utterance holds nothing
     weights = torch.randn(4, 16, 16).double()
     widths, results = [], []
     encoder.blocks[0].register_forward_pre_hook(lambda module, arguments: widths.append(arguments[0].shape[:2]))

@@ -74,14 +74,14 @@ def swap_data(module):
     module.weight_v.data = module.weight_v.data.flip(0)
 
 
-def optimise(module):
+def optimize(module):
     module.train()
     module.weight_v.grad = torch.ones_like(module.weight_v)
     torch.optim.SGD(module.parameters(), lr=0.1).step()
     module.eval()
 
 
-CHANGES = [edit_in_place, edit_through_data, new_gain, load, swap_data, optimise]
+CHANGES = [edit_in_place, edit_through_data, new_gain, load, swap_data, optimize]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

@@ -13,10 +13,10 @@ from colld_fairseq.errors import AudioError
 
 READERS = 2  # threads that read audio while the model computes
 AHEAD = 4  # batches that are read before they are asked for
-SHOWN = 10  # unusable clips listed at the end
+SHOWN = 10  # unusable utterances listed at the end
 
 
-class Clip(NamedTuple):
+class Utterance(NamedTuple):
     """A row of the manifest whose audio is being read: `waveform.result()` is float32 [N], or raises AudioError."""
 
     id: str
@@ -24,7 +24,7 @@ class Clip(NamedTuple):
 
 
 def distinct_rows(ids: Sequence[str]) -> np.ndarray:
-    """Rows without repetitions of an id (the same clip with several translations)."""
+    """Rows without repetitions of an id (the same utterance with several translations)."""
     first: Dict[str, int] = {}
     for row, name in enumerate(ids):
         first.setdefault(name, row)
@@ -44,7 +44,7 @@ def sample_rows(rows: np.ndarray, n_samples: np.ndarray, max_seconds: Optional[f
 
 
 def plan_batches(rows: np.ndarray, n_samples: np.ndarray, max_samples: float) -> Iterator[np.ndarray]:
-    """Rows of similar length, at most `max_samples` with padding (a longer clip alone), longest first."""
+    """Rows of similar length, at most `max_samples` with padding (a longer utterance alone), longest first."""
     rows = rows[np.argsort(-n_samples[rows], kind="stable")]
     start = 0
     while start < len(rows):
@@ -53,14 +53,14 @@ def plan_batches(rows: np.ndarray, n_samples: np.ndarray, max_samples: float) ->
         start += size
 
 
-def read_ahead(manifest, ids: Sequence[str], batches: Iterable[np.ndarray]) -> Iterator[List[Clip]]:
-    """The clips of each batch of rows, in order; threads read AHEAD batches before they are asked for."""
+def read_ahead(manifest, ids: Sequence[str], batches: Iterable[np.ndarray]) -> Iterator[List[Utterance]]:
+    """The utterances of each batch of rows, in order; threads read AHEAD batches before they are asked for."""
     readers = ThreadPoolExecutor(READERS)
-    waiting: "deque[List[Clip]]" = deque()
+    waiting: "deque[List[Utterance]]" = deque()
     try:
         for batch in batches:
             paths = [(ids[row], manifest.audio_path(row)) for row in batch]
-            waiting.append([Clip(name, readers.submit(read_audio, path)) for name, path in paths])
+            waiting.append([Utterance(name, readers.submit(read_audio, path)) for name, path in paths])
             if len(waiting) > AHEAD:
                 yield waiting.popleft()
         while waiting:
@@ -72,29 +72,29 @@ def read_ahead(manifest, ids: Sequence[str], batches: Iterable[np.ndarray]) -> I
 
 
 def usable(
-    clips: Sequence[Clip], output_lengths: Callable[[Tensor], Tensor], bad: Dict[str, str]
+    utterances: Sequence[Utterance], output_lengths: Callable[[Tensor], Tensor], bad: Dict[str, str]
 ) -> Tuple[List[str], List[Tensor]]:
-    """Ids and waveforms [N] of the clips that can be read and give a frame; the others are entered in `bad`.
+    """Ids and waveforms [N] of the utterances that can be read and give a frame; the others are entered in `bad`.
 
     output_lengths: samples int64 [B] -> frames [B], as a teacher or a student has it.
     """
     ids, waveforms = [], []
-    for clip in clips:
+    for utterance in utterances:
         try:
-            waveform = torch.from_numpy(clip.waveform.result())
+            waveform = torch.from_numpy(utterance.waveform.result())
         except AudioError as error:
-            bad[clip.id] = str(error)
+            bad[utterance.id] = str(error)
             continue
         if int(output_lengths(torch.tensor([len(waveform)]))) < 1:
-            bad[clip.id] = f"{len(waveform)} samples are too few for one frame"
+            bad[utterance.id] = f"{len(waveform)} samples are too few for one frame"
             continue
-        ids.append(clip.id)
+        ids.append(utterance.id)
         waveforms.append(waveform)
     return ids, waveforms
 
 
-class BadClips:
-    """Clips that cannot be used, with the reason. Those beyond `max_share` of all rows (at least one) are fatal."""
+class BadUtterances:
+    """Utterances that cannot be used, with the reason. Those beyond `max_share` of all rows (at least one) are fatal."""
 
     def __init__(self, rows: int, max_share: float):
         self.rows, self.limit = rows, max(1, int(max_share * rows))
@@ -113,4 +113,4 @@ class BadClips:
         """The message: how many, the verdict, the first SHOWN of them."""
         lines = [f"  {name}: {reason}" for name, reason in list(self.reasons.items())[:SHOWN]]
         more = [f"  and {len(self) - SHOWN} more"] if len(self) > SHOWN else []
-        return "\n".join([f"{len(self)} of {self.rows} clips cannot be used, {verdict}:", *lines, *more])
+        return "\n".join([f"{len(self)} of {self.rows} utterances cannot be used, {verdict}:", *lines, *more])
