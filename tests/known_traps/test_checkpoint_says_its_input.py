@@ -317,12 +317,14 @@ def test_teacher_transducer(trained, corpus, vocab):
 @pytest.mark.parametrize("kind", KINDS)
 def test_student_as_a_teacher(kind, trained, corpus):
     """As `colld features` and `colld cluster` run it, on batches of waveforms."""
-    spec, clips = f"colld:{trained[kind].path}", [torch.from_numpy(clip) for clip in waveforms(corpus)]
+    spec, utterances = f"colld:{trained[kind].path}", [torch.from_numpy(utterance) for utterance in waveforms(corpus)]
     teacher, student = load_teacher(spec, [0, 2]), load_student(trained[kind].path)
     assert describe_teacher(spec) == TeacherInfo(teacher.num_layers, teacher.width, teacher.frame_rate_hz)
-    found = teacher(pad_sequence(clips, batch_first=True), torch.tensor([len(clip) for clip in clips]))
-    for row, clip in enumerate(clips):
-        source = torch.from_numpy(by_hand(kind, clip.numpy()).astype(np.float32))[None]
+    found = teacher(
+        pad_sequence(utterances, batch_first=True), torch.tensor([len(utterance) for utterance in utterances])
+    )
+    for row, utterance in enumerate(utterances):
+        source = torch.from_numpy(by_hand(kind, utterance.numpy()).astype(np.float32))[None]
         with torch.no_grad():
             expected = student(source, layers=[0, 2])
         assert found.lengths[row] == expected.x.size(1)
