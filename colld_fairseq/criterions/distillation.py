@@ -224,7 +224,9 @@ class DistillationCriterion(FairseqCriterion):
         totals = sum_logs(logging_outputs)
         log_means(totals, "sample_size", "loss", *cls.logged_terms)
         for name in [name for name in totals if name.startswith("loss_")]:
-            log_means(totals, name.replace("loss_", "frames_", 1), name)
+            frames = name.replace("loss_", "frames_", 1)
+            if totals[frames]:  # of a teacher that was drawn
+                log_means(totals, frames, name)
         frames = max(totals["sample_size"], 1)
         metrics.log_scalar("masked", totals["masked_frames"] / max(totals["valid_frames"], 1), frames, round=3)
         log_speed(totals)

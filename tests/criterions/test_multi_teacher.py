@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from fairseq.logging import metrics
 from torch import nn
 
 from colld_fairseq.criterions.distillation import draw_rows
@@ -187,6 +188,9 @@ def test_a_teacher_that_nobody_drew_still_gives_its_heads_a_gradient(monkeypatch
     for parameter in (here.model.predictions[2], *here.model.heads.adapters.parameters()):
         assert torch.equal(parameter.grad, torch.zeros_like(parameter))
     assert here.model.predictions[0].grad.abs().sum() > 0
+    with metrics.aggregate(new_root=True) as totals:
+        MultiTeacherCriterion.reduce_metrics([log])
+    assert "loss_wide" in totals and "loss_narrow" not in totals
 
 
 def test_draws_follow_the_weights_and_the_seed():
