@@ -22,12 +22,13 @@ PREFIXES = ("encoder.student.", "encoder.")
 
 
 class SavedModel(NamedTuple):
-    """What a checkpoint says of a model: its encoder, all weights, and the options of model and task."""
+    """What a checkpoint says of a model: its encoder, all weights, the options of model and task, the task's state."""
 
     config: EncoderConfig
     weights: StateDict
     model: Dict[str, Any]
     task: Dict[str, Any]
+    state: Dict[str, Any]
 
 
 def read_model(path: str, options: InputOptions = InputOptions()) -> SavedModel:
@@ -40,7 +41,8 @@ def read_model(path: str, options: InputOptions = InputOptions()) -> SavedModel:
     model = cfg.get("model") if isinstance(cfg, dict) else None
     if not isinstance(weights, dict) or not isinstance(model, dict) or "encoder_config" not in model:
         raise CheckpointError(f"{path} is not a checkpoint of a colld_fairseq model")
-    return SavedModel(encoder_in(cfg, path, options), weights, model, cfg.get("task") or {})
+    state = checkpoint.get("task_state") or {}
+    return SavedModel(encoder_in(cfg, path, options), weights, model, cfg.get("task") or {}, state)
 
 
 def encoder_in(cfg: MutableMapping[str, Any], path: str, options: InputOptions) -> EncoderConfig:

@@ -135,6 +135,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         return model
 
     def go_on_from(self, saved, cfg, file):
+        self.load_state_dict(saved.state)
         if "topology" in saved.model:  # of a transducer
             recorded, given = str(saved.model["topology"] or "regular"), getattr(cfg, "topology", None)
             if given and str(given) != recorded:

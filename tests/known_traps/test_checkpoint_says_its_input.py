@@ -517,6 +517,8 @@ def test_vocabulary_of_another_model(trained, corpus, vocab, tagged_vocab, tmp_p
     for other in (tagged_vocab, tmp_path / "same size", tmp_path / "lower case"):
         with pytest.raises(ConfigError, match=f"another vocabulary .*than that in {other}"):
             generate(trained["waveform"].path, corpus, other, tmp_path)
+    with pytest.raises(ConfigError, match="another vocabulary"):  # of as many tokens: the weights would fit
+        restored(trained["waveform"].path, corpus, tmp_path / "same size", tmp_path)
 
 
 def test_vocabulary_of_an_older_checkpoint_that_is_gone(trained, corpus, vocab, tmp_path):
