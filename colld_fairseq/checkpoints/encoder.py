@@ -343,6 +343,23 @@ def _some(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
+class Fields:
+    """How a library calls the fields of a configuration: our field=(theirs, its default where a file says nothing)."""
+
+    def __init__(self, **table: Tuple[str, Any]) -> None:
+        self.theirs = {ours: name for ours, (name, _) in table.items()}
+        self.defaults = dict(table.values())
+
+    def to_ours(self, settings: Dict[str, Any]) -> Dict[str, Any]:
+        """Their fields as ours; the values stay theirs."""
+        complete = {**self.defaults, **settings}
+        return {ours: complete[name] for ours, name in self.theirs.items()}
+
+    def to_theirs(self, config: EncoderConfig) -> Dict[str, Any]:
+        """:meth:`to_ours` backwards."""
+        return {name: getattr(config, ours) for ours, name in self.theirs.items()}
+
+
 class Layout(NamedTuple):
     """A kind of encoder in a format: how messages call it, its configuration in both directions, and its names.
 

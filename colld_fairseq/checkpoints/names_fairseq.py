@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.checkpoints import names_hf
-from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, Layout, Names, StateDict, check_fits
+from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, Fields, Layout, Names, StateDict, check_fits
 from colld_fairseq.checkpoints.files import plain, read_torch, resolve_file
 from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
 from colld_fairseq.errors import CheckpointError, ConfigError
@@ -49,29 +49,27 @@ WAV2VEC = Names(
     ("encoder.", "feature_extractor.", "post_extract_proj."),
 )
 
-#: fairseq's values for fields that a configuration leaves out.
-DEFAULTS = {
-    "extractor_mode": "default",
-    "encoder_layers": 12,
-    "encoder_embed_dim": 768,
-    "encoder_ffn_embed_dim": 3072,
-    "encoder_attention_heads": 12,
-    "activation_fn": "gelu",
-    "layer_type": "transformer",
-    "dropout": 0.1,
-    "attention_dropout": 0.1,
-    "activation_dropout": 0.0,
-    "encoder_layerdrop": 0.0,
-    "dropout_input": 0.0,
-    "layer_norm_first": False,
-    "conv_feature_layers": "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
-    "conv_bias": False,
-    "feature_grad_mult": 1.0,
-    "conv_pos": 128,
-    "conv_pos_groups": 16,
-    "pos_conv_depth": 1,
-    "conv_pos_batch_norm": False,
-}
+FIELDS = Fields(
+    layers=("encoder_layers", 12),
+    embed_dim=("encoder_embed_dim", 768),
+    ffn_dim=("encoder_ffn_embed_dim", 3072),
+    attention_heads=("encoder_attention_heads", 12),
+    activation=("activation_fn", "gelu"),
+    norm_first=("layer_norm_first", False),
+    extractor_norm=("extractor_mode", "default"),
+    conv_layers=("conv_feature_layers", "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"),
+    conv_bias=("conv_bias", False),
+    feature_grad_mult=("feature_grad_mult", 1.0),
+    conv_pos=("conv_pos", 128),
+    conv_pos_groups=("conv_pos_groups", 16),
+    dropout=("dropout", 0.1),
+    attention_dropout=("attention_dropout", 0.1),
+    activation_dropout=("activation_dropout", 0.0),
+    dropout_input=("dropout_input", 0.0),
+    layerdrop=("encoder_layerdrop", 0.0),
+)
+#: Fields that the student encoder has with these values only (here, and in fairseq where nothing is said).
+FIXED = dict(layer_type="transformer", pos_conv_depth=1, conv_pos_batch_norm=False)
 
 
 class FairseqFile(NamedTuple):
@@ -137,59 +135,37 @@ def with_projection(state: StateDict, config: EncoderConfig) -> StateDict:
     return {**state, f"{name}.weight": torch.eye(width), f"{name}.bias": torch.zeros(width)}
 
 
-#: Our field -> theirs.
-COMMON = {
-    "conv_bias": "conv_bias",
-    "feature_grad_mult": "feature_grad_mult",
-    "norm_first": "layer_norm_first",
-    "conv_pos": "conv_pos",
-    "conv_pos_groups": "conv_pos_groups",
-    "layers": "encoder_layers",
-    "embed_dim": "encoder_embed_dim",
-    "ffn_dim": "encoder_ffn_embed_dim",
-    "attention_heads": "encoder_attention_heads",
-    "activation": "activation_fn",
-    "dropout": "dropout",
-    "attention_dropout": "attention_dropout",
-    "activation_dropout": "activation_dropout",
-    "dropout_input": "dropout_input",
-    "layerdrop": "encoder_layerdrop",
-}
-
-
 def config_from_fairseq(config: Dict[str, Any], task: Optional[Dict[str, Any]] = None) -> EncoderConfig:
     """`cfg` of a fairseq wav2vec 2.0 or HuBERT checkpoint (or its `model` part), and its task's -> EncoderConfig.
 
     Raises:
         ConfigError: a variant (named) that the student encoder does not have.
     """
-    c = {**DEFAULTS, **pretrained_part(config)}
-    supported = dict(layer_type=("transformer",), pos_conv_depth=(1,), conv_pos_batch_norm=(False,))
-    for name, values in {**supported, "activation_fn": ACTIVATIONS}.items():
-        if (value := str(c[name]) if isinstance(values[0], str) else c[name]) not in values:
-            able = " or ".join(map(repr, values))
-            raise ConfigError(f"{name}={value!r} is not supported by the student encoder; only {able} is")
-    mode = str(c["extractor_mode"])
-    return EncoderConfig(
+    model = pretrained_part(config)
+    fields = FIELDS.to_ours(model)
+    for name, value in {**FIXED, "activation_fn": model.get("activation_fn", "gelu")}.items():
+        given, able = model.get(name, value), ACTIVATIONS if name == "activation_fn" else (value,)
+        if (str(given) if isinstance(value, str) else given) not in able:
+            able = " or ".join(map(repr, able))
+            raise ConfigError(f"{name}={given!r} is not supported by the student encoder; only {able} is")
+    mode = str(fields["extractor_norm"])
+    fields.update(
         input=InputConfig.waveforms(bool((task or {}).get("normalize")), VARIANCE_FLOOR),
-        front_end="waveform",
-        conv_layers=parse_conv_layers(c["conv_feature_layers"]),
+        conv_layers=parse_conv_layers(fields["conv_layers"]),
         extractor_norm={"default": "group", "layer_norm": "layer"}.get(mode, mode),
-        block="transformer",
-        position="conv",
-        **{ours: c[theirs] for ours, theirs in COMMON.items() if ours != "activation"},
-        activation=str(c["activation_fn"]),
+        activation=str(fields["activation"]),
     )
+    return EncoderConfig(front_end="waveform", block="transformer", position="conv", **fields)
 
 
 def hubert_settings(config: EncoderConfig) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     """Fields of fairseq's HubertConfig that shape the encoder, and of its task."""
-    model = {theirs: getattr(config, ours) for ours, theirs in COMMON.items()}
+    model = FIELDS.to_theirs(config)
     model.update(
         _name="hubert",
+        layer_type="transformer",
         extractor_mode={"group": "default", "layer": "layer_norm"}[config.extractor_norm],
         conv_feature_layers=str([tuple(layer) for layer in config.conv_layers]),
-        layer_type="transformer",
         conv_pos_groups=config.conv_pos_groups if config.position == "conv" else 1,
         activation_fn=config.activation if config.activation in ACTIVATIONS else "gelu",
     )
@@ -286,14 +262,14 @@ def _evaluate(node: ast.expr) -> Any:
 
 def to_transformers(file: FairseqFile) -> Tuple[Dict[str, Any], InputConfig, StateDict]:
     """config.json, input and weights of the same model in transformers. ConfigError where it has none either."""
-    c = {**DEFAULTS, **file.model}
-    depth, batch_norm = c["pos_conv_depth"], c["conv_pos_batch_norm"]
-    config = config_from_fairseq({**c, "pos_conv_depth": 1, "conv_pos_batch_norm": False}, file.task)
+    given = {**FIXED, **file.model}
+    depth, batch_norm = given["pos_conv_depth"], given["conv_pos_batch_norm"]
+    config = config_from_fairseq({**given, "pos_conv_depth": 1, "conv_pos_batch_norm": False}, file.task)
     if depth > 1 and (config.norm_first or config.extractor_norm == "group"):
         raise ConfigError("pos_conv_depth > 1 with layer_norm_first or a group-norm extractor has no counterpart")
     settings = {**names_hf.hubert_settings(config)[0], "conv_pos_batch_norm": batch_norm}
     if depth > 1:
-        kernel = max(3, c["conv_pos"] // depth)
+        kernel = max(3, config.conv_pos // depth)
         settings.update(model_type="data2vec-audio", num_conv_pos_embeddings=depth, conv_pos_kernel_size=kernel)
     return settings, config.input, transformers_names(with_projection(file.weights, config), batch_norm)
 
@@ -352,7 +328,8 @@ def _fairseq_model(file: FairseqFile) -> nn.Module:
     from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
     from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 
-    fields = {key: file.model[key] for key in DEFAULTS if key in file.model}
+    shape = {**FIXED, **FIELDS.defaults}
+    fields = {key: file.model[key] for key in shape if key in file.model}
     if file.name == "wav2vec2":
         return Wav2Vec2Model(Wav2Vec2Config(**fields))
     if file.name == "hubert":

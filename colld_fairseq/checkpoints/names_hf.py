@@ -2,13 +2,13 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, Layout, Names, check_fits
+from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, Fields, Layout, Names, check_fits
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory, weight_files
 from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
 from colld_fairseq.errors import CheckpointError, ConfigError
@@ -82,49 +82,42 @@ W2V_BERT = Names(
     PARTS,
 )
 
-#: Transformers' values for fields that a configuration file leaves out.
-WAV2VEC_DEFAULTS = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "intermediate_size": 3072,
-    "num_attention_heads": 12,
-    "hidden_act": "gelu",
-    "hidden_dropout": 0.1,
-    "attention_dropout": 0.1,
-    "activation_dropout": 0.1,
-    "feat_proj_dropout": 0.0,
-    "layerdrop": 0.1,
-    "layer_norm_eps": 1e-5,
-    "do_stable_layer_norm": False,
-    "feat_extract_norm": "group",
-    "feat_extract_activation": "gelu",
-    "feat_proj_layer_norm": True,
-    "conv_dim": [layer[0] for layer in WAV2VEC_CONV_LAYERS],
-    "conv_kernel": [layer[1] for layer in WAV2VEC_CONV_LAYERS],
-    "conv_stride": [layer[2] for layer in WAV2VEC_CONV_LAYERS],
-    "conv_bias": False,
-    "num_conv_pos_embeddings": 128,
-    "num_conv_pos_embedding_groups": 16,
-    "conv_pos_batch_norm": False,
-}
-W2V_BERT_DEFAULTS = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "intermediate_size": 4096,
-    "num_attention_heads": 16,
-    "hidden_act": "swish",
-    "hidden_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "activation_dropout": 0.0,
-    "feat_proj_dropout": 0.0,
-    "layerdrop": 0.1,
-    "layer_norm_eps": 1e-5,
-    "feature_projection_input_dim": 160,
-    "position_embeddings_type": "relative_key",
-    "left_max_position_embeddings": 64,
-    "right_max_position_embeddings": 8,
-    "conv_depthwise_kernel_size": 31,
-}
+WAV2VEC_FIELDS = Fields(
+    layers=("num_hidden_layers", 12),
+    embed_dim=("hidden_size", 768),
+    ffn_dim=("intermediate_size", 3072),
+    attention_heads=("num_attention_heads", 12),
+    activation=("hidden_act", "gelu"),
+    norm_first=("do_stable_layer_norm", False),
+    extractor_norm=("feat_extract_norm", "group"),
+    conv_bias=("conv_bias", False),
+    feature_norm=("feat_proj_layer_norm", True),
+    conv_pos=("num_conv_pos_embeddings", 128),
+    conv_pos_groups=("num_conv_pos_embedding_groups", 16),
+    layer_norm_eps=("layer_norm_eps", 1e-5),
+    dropout=("hidden_dropout", 0.1),
+    attention_dropout=("attention_dropout", 0.1),
+    activation_dropout=("activation_dropout", 0.1),
+    dropout_input=("feat_proj_dropout", 0.0),
+    layerdrop=("layerdrop", 0.1),
+)
+BERT_FIELDS = Fields(
+    layers=("num_hidden_layers", 24),
+    embed_dim=("hidden_size", 1024),
+    ffn_dim=("intermediate_size", 4096),
+    attention_heads=("num_attention_heads", 16),
+    activation=("hidden_act", "swish"),
+    position=("position_embeddings_type", "relative_key"),
+    max_left_position=("left_max_position_embeddings", 64),
+    max_right_position=("right_max_position_embeddings", 8),
+    depthwise_conv_kernel=("conv_depthwise_kernel_size", 31),
+    layer_norm_eps=("layer_norm_eps", 1e-5),
+    dropout=("hidden_dropout", 0.0),
+    attention_dropout=("attention_dropout", 0.0),
+    activation_dropout=("activation_dropout", 0.0),
+    dropout_input=("feat_proj_dropout", 0.0),
+    layerdrop=("layerdrop", 0.1),
+)
 
 #: model_type -> stem of transformers' classes, of models whose blocks a teacher can be asked for.
 FAMILIES = {
@@ -217,97 +210,58 @@ def config_from_hf(settings: Dict[str, Any], preprocessor: Optional[Dict[str, An
         ConfigError: another model type, or a variant (named) that the student encoder does not have.
     """
     family = settings.get("model_type")
-    heard = input_of(settings, preprocessor or {})
-    if family == "wav2vec2-bert":
-        return _w2v_bert_from({**W2V_BERT_DEFAULTS, **settings}, heard)
-    if family not in ("wav2vec2", "hubert", "wavlm"):
+    if family not in ("wav2vec2", "hubert", "wavlm", "wav2vec2-bert"):
         raise ConfigError(
             f"model_type={family!r} cannot start a student; wav2vec2, hubert, wavlm and wav2vec2-bert can"
         )
-    c = {**WAV2VEC_DEFAULTS, **settings}
-    for name, supported in (("conv_pos_batch_norm", False), ("feat_extract_activation", "gelu")):
-        if c[name] != supported:
-            raise ConfigError(f"{name}={c[name]!r} is not supported by the student encoder; only {supported!r} is")
-    if c.get("adapter_attn_dim"):
+    supported = dict(conv_pos_batch_norm=False, feat_extract_activation="gelu")
+    wrong = next((name for name, value in supported.items() if settings.get(name, value) != value), None)
+    if wrong:
+        able = repr(supported[wrong])
+        raise ConfigError(f"{wrong}={settings[wrong]!r} is not supported by the student encoder; only {able} is")
+    if settings.get("adapter_attn_dim"):
         raise ConfigError("attention adapters (adapter_attn_dim) have no place in the student encoder")
-    return EncoderConfig(
-        input=heard,
-        front_end="waveform",
-        conv_layers=[list(layer) for layer in zip(c["conv_dim"], c["conv_kernel"], c["conv_stride"])],
-        extractor_norm=c["feat_extract_norm"],
-        conv_bias=c["conv_bias"],
-        feature_norm=c["feat_proj_layer_norm"],
-        block="transformer",
-        norm_first=c["do_stable_layer_norm"],
-        position="conv",
-        conv_pos=c["num_conv_pos_embeddings"],
-        conv_pos_groups=c["num_conv_pos_embedding_groups"],
-        **_common_from(c),
-    )
-
-
-def _w2v_bert_from(c: Dict[str, Any], heard: InputConfig) -> EncoderConfig:
-    position = c["position_embeddings_type"] or "none"
-    if position not in ("relative_key", "none"):
-        raise ConfigError(f"position_embeddings_type={position!r} has no exact counterpart; 'relative_key' has")
-    return EncoderConfig(
-        input=heard,
-        front_end="fbank_stack",
-        fbank_bins=FBANK_BINS,
-        fbank_stack=c["feature_projection_input_dim"] // FBANK_BINS,
-        block="conformer",
-        position=position,
-        max_left_position=c["left_max_position_embeddings"],
-        max_right_position=c["right_max_position_embeddings"],
-        depthwise_conv_kernel=c["conv_depthwise_kernel_size"],
-        causal_conv=True,
-        **_common_from(c),
-    )
-
-
-#: Our field -> theirs, in all families.
-COMMON = {
-    "layers": "num_hidden_layers",
-    "embed_dim": "hidden_size",
-    "ffn_dim": "intermediate_size",
-    "attention_heads": "num_attention_heads",
-    "activation": "hidden_act",
-    "layer_norm_eps": "layer_norm_eps",
-    "dropout": "hidden_dropout",
-    "attention_dropout": "attention_dropout",
-    "activation_dropout": "activation_dropout",
-    "dropout_input": "feat_proj_dropout",
-    "layerdrop": "layerdrop",
-}
-
-
-def _common_from(c: Dict[str, Any]) -> Dict[str, Any]:
-    fields = {ours: c[theirs] for ours, theirs in COMMON.items()}
+    fields = (BERT_FIELDS if family == "wav2vec2-bert" else WAV2VEC_FIELDS).to_ours(settings)
     fields["activation"] = {"silu": "swish"}.get(fields["activation"], fields["activation"])
     get_activation(fields["activation"])
-    return fields
+    fields["input"] = input_of(settings, preprocessor or {})
+    if family != "wav2vec2-bert":
+        convolutions = zip(*conv_layers_of(settings))
+        return EncoderConfig(
+            front_end="waveform", conv_layers=list(convolutions), block="transformer", position="conv", **fields
+        )
+    fields["position"] = fields["position"] or "none"
+    if fields["position"] not in ("relative_key", "none"):
+        position = fields["position"]
+        raise ConfigError(f"position_embeddings_type={position!r} has no exact counterpart; 'relative_key' has")
+    return EncoderConfig(
+        front_end="fbank_stack",
+        fbank_bins=FBANK_BINS,
+        fbank_stack=fbank_stack_of(settings),
+        block="conformer",
+        causal_conv=True,
+        **fields,
+    )
 
 
-def _common_to(config: EncoderConfig) -> Dict[str, Any]:
-    return {theirs: getattr(config, ours) for ours, theirs in COMMON.items()}
+def conv_layers_of(settings: Dict[str, Any]) -> List[Sequence[int]]:
+    """Channels, kernels and strides of the waveform extractor."""
+    published = zip(*WAV2VEC_CONV_LAYERS)
+    return [settings.get(f"conv_{name}", value) for name, value in zip(("dim", "kernel", "stride"), published)]
+
+
+def fbank_stack_of(settings: Dict[str, Any]) -> int:
+    """Filterbank frames that w2v-BERT stacks."""
+    return settings.get("feature_projection_input_dim", 2 * FBANK_BINS) // FBANK_BINS
 
 
 def hubert_settings(config: EncoderConfig) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     """Fields of transformers' HubertConfig and Wav2Vec2FeatureExtractor."""
-    channels, kernels, strides = zip(*config.conv_layers)
-    settings = dict(
-        _common_to(config),
-        model_type="hubert",
-        feat_extract_norm=config.extractor_norm,
-        do_stable_layer_norm=config.norm_first,
-        feat_proj_layer_norm=config.feature_norm,
-        conv_dim=list(channels),
-        conv_kernel=list(kernels),
-        conv_stride=list(strides),
-        conv_bias=config.conv_bias,
-        num_conv_pos_embeddings=config.conv_pos,
-        num_conv_pos_embedding_groups=config.conv_pos_groups if config.position == "conv" else 1,
-    )
+    channels, kernels, strides = map(list, zip(*config.conv_layers))
+    settings = WAV2VEC_FIELDS.to_theirs(config)
+    settings.update(model_type="hubert", conv_dim=channels, conv_kernel=kernels, conv_stride=strides)
+    if config.position != "conv":
+        settings["num_conv_pos_embedding_groups"] = 1  # any other might not divide the width
     normalize = config.input is not None and config.input.normalization == "utterance"
     # As published: attention masks belong to models with layer norms in the extractor.
     return settings, dict(do_normalize=normalize, return_attention_mask=config.extractor_norm == "layer")
@@ -315,14 +269,11 @@ def hubert_settings(config: EncoderConfig) -> Tuple[Dict[str, Any], Dict[str, An
 
 def w2v_bert_settings(config: EncoderConfig) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     """Fields of transformers' Wav2Vec2BertConfig and SeamlessM4TFeatureExtractor."""
-    settings = dict(
-        _common_to(config),
+    settings = BERT_FIELDS.to_theirs(config)
+    settings.update(
         model_type="wav2vec2-bert",
         feature_projection_input_dim=FBANK_BINS * config.fbank_stack,
         position_embeddings_type="relative_key" if config.position == "relative_key" else None,
-        left_max_position_embeddings=config.max_left_position,
-        right_max_position_embeddings=config.max_right_position,
-        conv_depthwise_kernel_size=config.depthwise_conv_kernel,
         conformer_conv_dropout=config.dropout,
         add_adapter=False,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from colld_fairseq.checkpoints.encoder import hash_of
-from colld_fairseq.checkpoints.names_fairseq import DEFAULTS, open_file
+from colld_fairseq.checkpoints.names_fairseq import FIELDS, open_file
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.losses import cosine_logits
 from colld_fairseq.teachers.codebook import Codebook
@@ -127,17 +127,17 @@ def _from_checkpoint(spec: str) -> TeacherCodes:
     if scheme != "fairseq":
         raise TeacherError(_without_codes(spec, "this layout drops final_proj and the code embeddings"))
     file = open_file(name)
-    state, model = file.weights, {**DEFAULTS, **file.model}
+    state, fields = file.weights, FIELDS.to_ours(file.model)
     missing = [key for key in ("final_proj.weight", "final_proj.bias", "label_embs_concat") if key not in state]
     if missing or file.name != "hubert":
         reason = f"the checkpoint lacks {', '.join(missing)}" if missing else "it is not a HuBERT"
         raise TeacherError(_without_codes(spec, reason))
     embeddings, projection = _embeddings(spec, state, file.task)
     norm = None
-    if model["layer_norm_first"]:
+    if fields["norm_first"]:
         norm = (state["encoder.layer_norm.weight"].float(), state["encoder.layer_norm.bias"].float())
     return TeacherCodes(
-        layer=model["encoder_layers"],
+        layer=fields["layers"],
         embeddings=embeddings,
         projection=projection,
         layer_norm=norm,

@@ -12,7 +12,7 @@ from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError, TeacherError
 from colld_fairseq.modules.encoder import StudentEncoder
 
-WHISPER_RATE_HZ = 50.0
+WHISPER_RATE_HZ, FBANK_RATE_HZ = 50.0, 100.0
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,9 @@ def describe_teacher(spec: str) -> TeacherInfo:
     scheme, _, name = spec.partition(":")
     try:
         if scheme == "fairseq":
-            model = {**names_fairseq.DEFAULTS, **names_fairseq.open_file(name).model}
-            strides = [stride for _, _, stride in names_fairseq.parse_conv_layers(model["conv_feature_layers"])]
-            rate_hz = SAMPLE_RATE / math.prod(strides)
-            return TeacherInfo(model["encoder_layers"], model["encoder_embed_dim"], rate_hz)
+            fields = names_fairseq.FIELDS.to_ours(names_fairseq.open_file(name).model)
+            strides = [stride for _, _, stride in names_fairseq.parse_conv_layers(fields["conv_layers"])]
+            return TeacherInfo(fields["layers"], fields["embed_dim"], SAMPLE_RATE / math.prod(strides))
         if scheme == "colld":
             config = names_colld.read_model(name).config
             with torch.device("meta"):  # without memory for weights
@@ -46,9 +45,8 @@ def _of_directory(settings: Dict[str, Any]) -> TeacherInfo:
     if family == "whisper":
         return TeacherInfo(settings["encoder_layers"], settings["d_model"], WHISPER_RATE_HZ)
     if family == "wav2vec2-bert":
-        c = {**names_hf.W2V_BERT_DEFAULTS, **settings}
-        rate_hz = 100.0 / (c["feature_projection_input_dim"] // names_hf.FBANK_BINS)
+        fields, rate_hz = names_hf.BERT_FIELDS, FBANK_RATE_HZ / names_hf.fbank_stack_of(settings)
     else:
-        c = {**names_hf.WAV2VEC_DEFAULTS, **settings}
-        rate_hz = SAMPLE_RATE / math.prod(c["conv_stride"])
-    return TeacherInfo(c["num_hidden_layers"], c["hidden_size"], rate_hz)
+        fields, rate_hz = names_hf.WAV2VEC_FIELDS, SAMPLE_RATE / math.prod(names_hf.conv_layers_of(settings)[2])
+    ours = fields.to_ours(settings)
+    return TeacherInfo(ours["layers"], ours["embed_dim"], rate_hz)
