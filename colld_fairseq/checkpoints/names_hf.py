@@ -11,6 +11,7 @@ from torch import Tensor
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, Fields, Layout, Names, check_fits
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory, weight_files
 from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
+from colld_fairseq.constants import NUM_BINS, SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.modules.encoder_config import WAV2VEC_CONV_LAYERS, EncoderConfig
 from colld_fairseq.modules.feed_forward import get_activation
@@ -18,8 +19,6 @@ from colld_fairseq.modules.input_config import InputConfig
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATE = 16000
-FBANK_BINS = 80
 VARIANCE_FLOOR = 1e-7  # added to the variance by transformers' Wav2Vec2FeatureExtractor
 
 WRITTEN = ("config.json", "model.safetensors", "preprocessor_config.json")  # by `write`
@@ -199,7 +198,7 @@ def _find_preprocessor(directory: Path) -> Tuple[Optional[Path], Dict[str, Any]]
 def input_of(settings: Dict[str, Any], preprocessor: Dict[str, Any]) -> InputConfig:
     """What a model takes, by its config.json and the settings of its feature extractor."""
     if settings.get("model_type") == "wav2vec2-bert":
-        return InputConfig("fbank", bins=FBANK_BINS)
+        return InputConfig("fbank", bins=NUM_BINS)
     return InputConfig.waveforms(preprocessor.get("do_normalize", True), VARIANCE_FLOOR)
 
 
@@ -236,7 +235,7 @@ def config_from_hf(settings: Dict[str, Any], preprocessor: Optional[Dict[str, An
         raise ConfigError(f"position_embeddings_type={position!r} has no exact counterpart; 'relative_key' has")
     return EncoderConfig(
         front_end="fbank_stack",
-        fbank_bins=FBANK_BINS,
+        fbank_bins=NUM_BINS,
         fbank_stack=fbank_stack_of(settings),
         block="conformer",
         causal_conv=True,
@@ -252,7 +251,7 @@ def conv_layers_of(settings: Dict[str, Any]) -> List[Sequence[int]]:
 
 def fbank_stack_of(settings: Dict[str, Any]) -> int:
     """Filterbank frames that w2v-BERT stacks."""
-    return settings.get("feature_projection_input_dim", 2 * FBANK_BINS) // FBANK_BINS
+    return settings.get("feature_projection_input_dim", 2 * NUM_BINS) // NUM_BINS
 
 
 def hubert_settings(config: EncoderConfig) -> Tuple[Dict[str, Any], Dict[str, Any]]:
@@ -272,7 +271,7 @@ def w2v_bert_settings(config: EncoderConfig) -> Tuple[Dict[str, Any], Dict[str, 
     settings = BERT_FIELDS.to_theirs(config)
     settings.update(
         model_type="wav2vec2-bert",
-        feature_projection_input_dim=FBANK_BINS * config.fbank_stack,
+        feature_projection_input_dim=NUM_BINS * config.fbank_stack,
         position_embeddings_type="relative_key" if config.position == "relative_key" else None,
         conformer_conv_dropout=config.dropout,
         add_adapter=False,
@@ -346,7 +345,7 @@ def own_library(name: str, complete: bool) -> NativeEncoder:
         if not filterbanks:
             return inputs["input_values"][0]
         frames = int(inputs["attention_mask"].sum())
-        return inputs["input_features"][0, :frames].reshape(-1, FBANK_BINS)
+        return inputs["input_features"][0, :frames].reshape(-1, NUM_BINS)
 
     def forward(source: Tensor) -> Tensor:
         if not filterbanks:

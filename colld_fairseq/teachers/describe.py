@@ -8,7 +8,7 @@ import torch
 
 from colld_fairseq.checkpoints import names_colld, names_fairseq, names_hf
 from colld_fairseq.checkpoints.files import read_json, resolve_directory
-from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError, TeacherError
 from colld_fairseq.modules.encoder import StudentEncoder
 

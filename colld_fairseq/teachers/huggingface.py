@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from colld_fairseq.checkpoints.names_hf import FAMILIES, PREFIXES
-from colld_fairseq.data.audio import SAMPLE_RATE
+from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError
 from colld_fairseq.modules.hooks import FeatureTap
 from colld_fairseq.modules.input_config import InputConfig
