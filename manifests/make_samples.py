@@ -1,5 +1,4 @@
-"""Make manifests/samples/ again: four synthetic utterances (no recordings) in different formats, and a manifest of
-each kind.
+"""Make manifests/samples/ again: four synthetic audio files (no recordings) and a manifest of each kind.
 
     python manifests/make_samples.py
 
@@ -28,19 +27,19 @@ def sweep(seconds: float, rate: int, start_hz: float, end_hz: float) -> np.ndarr
 
 
 def main() -> None:
-    utterances = SAMPLES / "clips"
-    utterances.mkdir(parents=True, exist_ok=True)
+    folder = SAMPLES / "audio"
+    folder.mkdir(parents=True, exist_ok=True)
     stereo = np.stack([sweep(0.2, 44100, 150, 300), sweep(0.2, 44100, 300, 150)], axis=1)
-    soundfile.write(utterances / "stereo_44k.wav", stereo, 44100, subtype="PCM_16")
-    soundfile.write(utterances / "mono_8k.flac", sweep(0.6, 8000, 120, 240), 8000)
-    with zipfile.ZipFile(SAMPLES / "clips.zip", "w", zipfile.ZIP_STORED) as archive:
+    soundfile.write(folder / "stereo_44k.wav", stereo, 44100, subtype="PCM_16")
+    soundfile.write(folder / "mono_8k.flac", sweep(0.6, 8000, 120, 240), 8000)
+    with zipfile.ZipFile(SAMPLES / "audio.zip", "w", zipfile.ZIP_STORED) as archive:
         for name, pitch in (("first.ogg", 110), ("second.ogg", 220)):
             encoded = io.BytesIO()
             soundfile.write(encoded, sweep(0.5, 16000, pitch, 1.5 * pitch), 16000, format="OGG", subtype="OPUS")
             archive.writestr(zipfile.ZipInfo(name), encoded.getvalue())  # ZipInfo: a fixed date
 
-    zipped = find_zip_members(str(SAMPLES / "clips.zip"))
-    audio = ["clips/stereo_44k.wav", "clips/mono_8k.flac"]
+    zipped = find_zip_members(str(SAMPLES / "audio.zip"))
+    audio = ["audio/stereo_44k.wav", "audio/mono_8k.flac"]
     audio += [Path(zipped[name]).name for name in ("first.ogg", "second.ogg")]
     lengths = [audio_info(str(SAMPLES / path)).num_samples for path in audio]
 

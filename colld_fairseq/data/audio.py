@@ -24,13 +24,19 @@ from colld_fairseq.data.containers.stream import Stream
 from colld_fairseq.errors import AudioError
 from colld_fairseq.files import printable
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")  # of folders and archives; a named file may have any
+AUDIO_SUFFIXES = (
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".opus",
+    ".mp3",
+)  # looked for in folders and archives; a file given by name may have any
 _ZIP_SPEC = re.compile(r"(?P<zip>.+\.zip):(?P<offset>\d+):(?P<length>\d+)", re.IGNORECASE | re.DOTALL)
 _SEGMENT_SPEC = re.compile(r"(?P<file>.+):(?P<offset>\d+):(?P<length>\d+)", re.DOTALL)
 _LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's local header
 _LOUDEST = 2.0**31  # full scale is 1; some keep float samples on an integer scale, of 32 bits at most
 _LOGGED = ("VOC", "MAT4")  # libsndfile shortens these, but says so in its log
-_UNKNOWN = 1 << 62  # a number of frames that means "until the end"
+_UNKNOWN = 1 << 62  # frames: libsndfile does not know the length
 _BLOCK = 1 << 20  # samples read at a time where their number is not known
 # seeking in these gives exactly the samples of a full decode
 _LOSSLESS = ("WAV", "WAVEX", "FLAC", "AIFF", "RF64")
@@ -61,7 +67,7 @@ def _split_spec(pattern: re.Pattern, path_spec: str) -> Optional[Tuple[str, int,
 
 
 def audio_info(path_spec: str, sample_rate: int = SAMPLE_RATE) -> AudioInfo:
-    """Length, rate and channels: as many samples as :func:`read_audio` gives.
+    """Length, rate and channels: as many samples as `read_audio` gives.
 
     From the headers, where they can be trusted; the audio is decoded where they cannot (an mp3 without a length).
     AudioError as there, but for what only decoding shows.
@@ -110,7 +116,7 @@ def read_audio(path_spec: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
 
 def check_samples(waveform: np.ndarray, name: str) -> None:
     """AudioError, which begins with `name`, if samples of [N] are NaN, infinite, or so large that features overflow."""
-    # NaN is in no order with any number
+    # comparisons with NaN are false
     if len(waveform) == 0 or (waveform.max() <= _LOUDEST and waveform.min() >= -_LOUDEST):
         return
     remedy = "write the file again or remove its row"
@@ -118,8 +124,10 @@ def check_samples(waveform: np.ndarray, name: str) -> None:
     if bad:
         raise AudioError(f"{name}: {bad} sample(s) are NaN or infinite; {remedy}")
     loud = np.abs(waveform)
-    many, most = int((loud > _LOUDEST).sum()), loud.max()
-    raise AudioError(f"{name}: {many} sample(s) are absurdly large (up to {most:.3g}, but full scale is 1); {remedy}")
+    count = int((loud > _LOUDEST).sum())
+    raise AudioError(
+        f"{name}: {count} sample(s) are absurdly large (up to {loud.max():.3g}, but full scale is 1); {remedy}"
+    )
 
 
 def resampled_length(num_samples: int, source_rate: int, target_rate: int) -> int:
@@ -160,15 +168,15 @@ def _data_offset(handle: BinaryIO, member: zipfile.ZipInfo) -> int:
 
 
 class _Sound:
-    """A stream of samples that is being read: where its length is not known, it is decoded to know it."""
+    """An open stream of samples; decoded at once where its length is not known otherwise."""
 
     def __init__(self, path_spec: str, handle: BinaryIO, stream: Stream) -> None:
         self.path_spec, self.stream = path_spec, stream
         source = stream.source
         if source is None:
-            # by number where there is a file: faster than calls into Python, and its name may be no UTF-8
+            # the descriptor of a real file: faster than calls into Python, and the name may be no UTF-8
             source = handle if isinstance(handle, io.BytesIO) else handle.fileno()
-            (handle.seek if source is handle else lambda at: os.lseek(source, at, os.SEEK_SET))(0)
+            (handle.seek if source is handle else lambda offset: os.lseek(source, offset, os.SEEK_SET))(0)
         try:
             self.file = soundfile.SoundFile(source, closefd=False)
         except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -212,7 +220,7 @@ class _Sound:
     def _read(self, count: int) -> np.ndarray:
         try:
             return self.file.read(count, dtype="float32", always_2d=True)
-        # of a number of samples that no memory holds, numpy says the latter two
+        # numpy raises the latter two where memory is too small for so many samples
         except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError) as error:
             raise AudioError(
                 f"{printable(self.path_spec)}: cannot be decoded to the end ({error}); copy or encode it again"
@@ -220,7 +228,7 @@ class _Sound:
 
 
 def _mono(samples: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # check_samples says it
+    with np.errstate(over="ignore"):  # check_samples reports it
         return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
 

@@ -9,19 +9,22 @@ import numpy as np
 class SpecAugment:
     """Masks blocks of frames and of mel bins with the utterance's mean value; no time warping.
 
-    Widths are uniform on 0..max as in the paper; the defaults are its LibriSpeech double policy (table 1,
-    LD). A time mask is never wider than ``max_time_fraction`` of the utterance, so that short utterances keep most
-    of their frames.
+    Widths are uniform on 0..max as in the paper; the defaults are its LibriSpeech double policy (table 1, LD).
     """
 
     num_freq_masks: int = 2
-    max_freq_width: int = 27  # mel bins
+    """Frequency masks per utterance."""
+    max_freq_width: int = 27
+    """Largest width of a frequency mask, in mel bins."""
     num_time_masks: int = 2
-    max_time_width: int = 100  # frames of 10 ms
+    """Time masks per utterance."""
+    max_time_width: int = 100
+    """Largest width of a time mask, in frames of 10 ms."""
     max_time_fraction: float = 1.0
+    """Largest width of a time mask, as a share of the utterance: short ones keep most of their frames."""
 
     def __call__(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A masked copy of features [T, F]; all randomness comes from ``rng``."""
+        """A masked copy of features [T, F]; all randomness comes from `rng`."""
         features = features.copy()
         num_frames, num_bins = features.shape
         if num_frames == 0:

@@ -12,9 +12,9 @@ logger = logging.getLogger(__name__)
 
 
 class BadAudioLedger:
-    """Remembers which rows could not be read, across data-loading worker processes and epochs.
+    """Keeps which rows could not be read, across data-loading worker processes and epochs.
 
-    The marks live in shared memory, one byte a row, so that every worker sees the total and an utterance that failed
+    The marks live in shared memory, one byte per row, so that every worker sees the total and an utterance that failed
     once is neither read nor reported again. `max_share` of all rows (at least one) may fail; the next is fatal.
     """
 
@@ -36,6 +36,6 @@ class BadAudioLedger:
         logger.warning("skipping unreadable utterance %s (%d so far, limit %d): %s", name, count, self.limit, error)
         if count > self.limit:
             raise AudioError(
-                f"{count} of {len(self.marks)} utterances cannot be read, more than the limit of {self.limit}; the last is "
-                f"{name}: {error}. Check the manifest with `colld doctor --manifest`, or raise --max-bad-audio"
+                f"{count} of {len(self.marks)} utterances cannot be read, more than the limit of {self.limit}; the "
+                f"last is {name}: {error}. Check the manifest with `colld doctor --manifest`, or raise --max-bad-audio"
             ) from error

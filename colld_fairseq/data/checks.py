@@ -1,8 +1,7 @@
 """Checks of a manifest before training: what would fail, or silently spoil, a run.
 
-:func:`text_findings` needs the manifest only and is cheap enough for every start of training;
-:func:`check_manifest` (behind ``colld doctor --manifest``) also opens every utterance. Every finding carries the
-line of the manifest.
+`text_findings` needs the manifest only and is cheap enough for every start of training; `check_manifest` (of
+`colld doctor --manifest`) also opens every audio file. Every finding carries the line of the manifest.
 """
 
 import itertools
@@ -24,8 +23,8 @@ from colld_fairseq.errors import AudioError, ConfigError
 # kind of finding -> (whether it is an error, what to do about it)
 REMEDIES: Dict[str, Tuple[bool, str]] = {
     "missing audio": (True, "correct the path, the root line or the audio root, or remove the rows"),
-    "unreadable audio": (True, "copy or encode the utterances again, or remove the rows"),
-    "wrong duration": (True, "write the utterance's number of samples at 16 kHz into n_frames"),
+    "unreadable audio": (True, "copy or encode the audio files again, or remove the rows"),
+    "wrong duration": (True, "write the number of samples at 16 kHz into n_frames"),
     "empty utterance": (True, "remove the rows whose n_frames is 0"),
     "duplicate id": (True, "give every row an id of its own"),
     "empty text": (False, "fill in tgt_text, or remove the rows from training"),
@@ -37,12 +36,11 @@ REMEDIES: Dict[str, Tuple[bool, str]] = {
 _CONTROL = r"[\p{Cc}\x{2028}\x{2029}\x{FFFD}]"
 _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 _TOKENS_SHOWN = 12
-_ROWS_A_TASK = 64  # utterances a worker opens before it reports back
+_ROWS_PER_TASK = 64  # audio files that a worker opens before it reports back
 
 
 class Finding(NamedTuple):
-    """One problem: its kind (a key of REMEDIES), the manifest's line, the utterance, and what exactly is
-    wrong."""
+    """One problem: its kind (a key of REMEDIES), the manifest's line, the utterance, and what exactly is wrong."""
 
     kind: str
     line: int
@@ -52,7 +50,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class ManifestReport:
-    """What :func:`check_manifest` found in one manifest."""
+    """What `check_manifest` found in one manifest."""
 
     path: str
     rows: int
@@ -84,8 +82,8 @@ def text_findings(
 ) -> Iterator[Finding]:
     """Empty utterances, empty or control-character text, unknown languages: vectorized, without opening audio.
 
-    ``languages`` are the codes that may occur; default: anything shaped like an ISO 639 code of two or three
-    letters. ``targets`` are the columns whose text should not be empty.
+    `languages` are the codes that may occur; default: anything shaped like an ISO 639 code of two or three
+    letters. `targets` are the columns whose text should not be empty.
     """
 
     def findings(kind: str, rows: np.ndarray, detail: Callable[[int], str]) -> Iterator[Finding]:
@@ -116,26 +114,26 @@ def text_findings(
 def load_warnings(
     manifest: Manifest, languages: Optional[Collection[str]] = None, targets: Sequence[str] = ("tgt_text",)
 ) -> List[str]:
-    """:func:`text_findings` as one line a kind, for the log of a training run."""
+    """`text_findings` as one line per kind, for the log of a training run."""
     lines: Dict[str, List[int]] = {}
     for finding in text_findings(manifest, languages, targets):
         lines.setdefault(finding.kind, []).append(finding.line)
     return [
-        f"{manifest.path}: {len(numbers)} row(s) with {kind} (line {', '.join(map(str, numbers[:5]))}"
-        f"{', ...' if len(numbers) > 5 else ''}): {REMEDIES[kind][1]}"
-        for kind, numbers in lines.items()
+        f"{manifest.path}: {len(rows)} row(s) with {kind} (line {', '.join(map(str, rows[:5]))}"
+        f"{', ...' if len(rows) > 5 else ''}): {REMEDIES[kind][1]}"
+        for kind, rows in lines.items()
     ]
 
 
 def vocabulary_warnings(
     manifest: Manifest, target: str, codec: TextCodec, known: Collection[str], required: bool
 ) -> List[str]:
-    """A line for the log of a training run, where tokens of the column ``target`` are not in the vocabulary.
+    """A line for the log of a training run, where tokens of the column `target` are not in the vocabulary.
 
     required: ConfigError where the model could write nothing of the whole column.
     """
-    texts = manifest.table.column(target).unique().to_pylist() if target in manifest.table.column_names else []
-    tokens = Counter(itertools.chain.from_iterable(map(codec.encode, texts)))
+    targets = manifest.table.column(target).unique().to_pylist() if target in manifest.table.column_names else []
+    tokens = Counter(itertools.chain.from_iterable(map(codec.encode, targets)))
     unknown = Counter({token: count for token, count in tokens.items() if token not in known})
     if not unknown and (tokens or not required):
         return []
@@ -148,7 +146,7 @@ def vocabulary_warnings(
             f"{f' ({worst}{more})' if tokens else ''}; {remedy if tokens else 'fill in the column'}"
         )
     return [
-        f"{manifest.path}: {unknown.total()} of {tokens.total()} tokens of the distinct texts in {target} "
+        f"{manifest.path}: {unknown.total()} of {tokens.total()} tokens of the distinct targets in {target} "
         f"({unknown.total() / tokens.total():.2%}) are out of vocabulary, no hypothesis can match them: "
         f"{worst}{more}; {remedy}"
     ]
@@ -167,10 +165,10 @@ def check_manifest(
 
     Args:
         dictionary: fairseq dict.txt to take the out-of-vocabulary rate against; the config.yaml beside it
-            (``colld vocab`` writes one) says how text is normalized and cut. Without it: characters.
+            (`colld vocab` writes one) says how text is normalized and cut. Without it: characters.
         workers: processes that open audio.
         decode: read every sample (finds NaN and damage inside a file) instead of the headers only.
-        tolerance: seconds by which n_frames may differ from the utterance's length.
+        tolerance: seconds by which n_frames may differ from the length of the audio.
         on_progress: called with (utterances opened, rows).
     """
     manifest = read_manifest(path, audio_root, check_ids=False)
@@ -210,9 +208,8 @@ def _count_unknown_tokens(manifest: Manifest, dictionary: str, report: ManifestR
 def load_tokens(dictionary: str) -> Tuple[Callable[[str], List[str]], Collection[str]]:
     """(function text -> tokens, the tokens known) of a fairseq dict.txt.
 
-    The config.yaml beside it names the tokenization. Without one, text is taken apart into characters, and of
-    a sentencepiece dictionary the characters of all its pieces are known: what is missing there becomes <unk>
-    in any segmentation.
+    The config.yaml beside it names the tokenization. Without one, tokens are characters, and of a sentencepiece
+    dictionary the characters of all pieces are known: any other becomes <unk> in every segmentation.
     """
     symbols, folder = set(read_symbols(dictionary)), Path(dictionary).parent
     if (folder / "config.yaml").exists():
@@ -245,7 +242,7 @@ def _audio_findings(
     manifest: Manifest, workers: int, decode: bool, tolerance: float, on_progress: Callable[[int, int], None]
 ) -> Iterator[Finding]:
     rows = len(manifest)
-    tasks = [range(start, min(start + _ROWS_A_TASK, rows)) for start in range(0, rows, _ROWS_A_TASK)]
+    tasks = [range(start, min(start + _ROWS_PER_TASK, rows)) for start in range(0, rows, _ROWS_PER_TASK)]
     settings = (manifest, decode, tolerance)
     if workers <= 1 or len(tasks) == 1:
         for task in tasks:

@@ -30,16 +30,26 @@ LENGTH_JITTER = 0.1
 class DatasetOptions:
     """What a SpeechDataset does beside reading."""
 
-    train: bool = False  # crop at random, take the rows that epoch_rows gives
+    train: bool = False
+    """Crop at random, and take the rows that epoch_rows gives."""
     seed: int = 1
-    spec_augment: Optional[SpecAugment] = None  # training: of filterbanks
-    max_samples: Optional[int] = None  # longer utterances are cropped (training: at random, else at the start)
-    keep_waveform: bool = False  # for an online teacher
-    teacher_input: Optional[StudentInput] = None  # of a teacher that takes the student's kind of input
-    bad_audio_share: float = 0.001  # share of unreadable rows past which reading is fatal
-    keep_in_memory: bool = False  # read and transform each utterance once (small corpora; per loader process)
-    epoch_rows: Optional[Callable[[int], np.ndarray]] = None  # training: epoch -> row numbers in random order
-    unusable: Mapping[str, str] = field(default_factory=dict)  # id -> why the utterance counts as unreadable
+    """Of crops, SpecAugment and the order of rows."""
+    spec_augment: Optional[SpecAugment] = None
+    """Of filterbanks, in training."""
+    max_samples: Optional[int] = None
+    """Longer utterances are cropped: in training at random, else to their start."""
+    keep_waveform: bool = False
+    """Give waveforms too, for an online teacher."""
+    teacher_input: Optional[StudentInput] = None
+    """Input of an online teacher that does not take waveforms."""
+    bad_audio_share: float = 0.001
+    """Share of unreadable rows past which reading is fatal."""
+    keep_in_memory: bool = False
+    """Read and transform each utterance once in every loader process (for small corpora)."""
+    epoch_rows: Optional[Callable[[int], np.ndarray]] = None
+    """In training: epoch -> indices of its rows, in random order."""
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    """id -> why the utterance counts as unreadable."""
 
 
 class SpeechDataset(FairseqDataset):
@@ -73,8 +83,7 @@ class SpeechDataset(FairseqDataset):
     def num_tokens_vec(self, indices) -> np.ndarray:
         return self.sizes[indices]
 
-    def size(self, index: int) -> int:
-        return int(self.sizes[index])
+    size = num_tokens
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
@@ -144,9 +153,9 @@ class SpeechDataset(FairseqDataset):
     def readable(self, items: Sequence[Optional[Dict]]) -> List[Dict]:
         """The items that could be read. In training never none: fairseq cannot skip a batch if it is the first one, so
         the first utterance of the epoch that can be read takes its place."""
-        found = [item for item in items if item is not None]
-        if found or not self.options.train:
-            return found
+        readable = [item for item in items if item is not None]
+        if readable or not self.options.train:
+            return readable
         for index in self.options.epoch_rows(self.epoch):
             item = self[index]
             if item is not None:
@@ -170,8 +179,8 @@ class SpeechDataset(FairseqDataset):
             waveforms, lengths = pad([item["waveform"] for item in items])
             batch["teacher_input"] = {"waveforms": waveforms.double(), "lengths": lengths}
         if self.options.teacher_input is not None:
-            heard, lengths = pad([item["teacher_source"] for item in items])
-            batch["teacher_input"] = {"src_tokens": heard.double(), "src_lengths": lengths}
+            inputs, lengths = pad([item["teacher_source"] for item in items])
+            batch["teacher_input"] = {"src_tokens": inputs.double(), "src_lengths": lengths}
         return batch
 
 
@@ -210,9 +219,9 @@ class SpeechToTextDataset(SpeechDataset):
     `encode(row)` gives the decoder's token ids (language tag first where the task uses tags, end of sentence
     last), `encode_ctc(row)` the token ids CTC aligns with the audio.
 
-    With n-best lists a batch also has `nbest`, all M texts of its utterances, one after the other: `target` [M, U],
-    `target_lengths` [M], `prev_output_tokens` [M, U], `utterances` int64 [M] (rows of the batch), `weights` float64 [M]. A
-    utterance without a list has its own text there.
+    With n-best lists a batch also has `nbest`, all M hypotheses of its utterances in order: `target` [M, U],
+    `target_lengths` [M], `prev_output_tokens` [M, U], `utterances` int64 [M] (rows of the batch), `weights` float64
+    [M]. An utterance without a list has its own target there.
     """
 
     def __init__(
@@ -235,8 +244,8 @@ class SpeechToTextDataset(SpeechDataset):
         item = super().read_item(index, row, generator)
         item.update(target=self.encode(row), ctc_target=self.encode_ctc(row), row=row)
         if self.nbest is not None:
-            texts = self.nbest.of(index) or [(row.tgt_text, 1.0)]
-            item["nbest"] = [(self.encode(row._replace(tgt_text=text)), weight) for text, weight in texts]
+            hypotheses = self.nbest.of(index) or [(row.tgt_text, 1.0)]
+            item["nbest"] = [(self.encode(row._replace(tgt_text=text)), weight) for text, weight in hypotheses]
         return item
 
     def collater(self, items: Sequence[Optional[Dict]]) -> Dict:
@@ -254,7 +263,7 @@ class SpeechToTextDataset(SpeechDataset):
         batch["ntokens"] = int(batch["target_lengths"].sum())
         if self.nbest is not None:
             counts = torch.tensor([len(item["nbest"]) for item in items])
-            targets, weights = zip(*(text for item in items for text in item["nbest"]))
+            targets, weights = zip(*(pair for item in items for pair in item["nbest"]))
             utterances = torch.arange(len(items)).repeat_interleave(counts)
             weights = torch.tensor(weights, dtype=torch.float64)
             batch["nbest"] = {**self.collate_targets(targets), "utterances": utterances, "weights": weights}

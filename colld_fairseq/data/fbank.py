@@ -18,17 +18,15 @@ _STD_FLOOR = 1e-5  # a constant channel stays 0 instead of becoming inf
 
 
 def fbank_length(num_samples: int) -> int:
-    """Frames of an utterance of ``num_samples`` (int or array) at 16 kHz: whole 25 ms windows, as snip_edges
-    does."""
+    """Frames of an utterance of `num_samples` (int or array) at 16 kHz: whole 25 ms windows, as snip_edges does."""
     return np.maximum(0, 1 + (np.asarray(num_samples) - WINDOW) // SHIFT)[()]
 
 
 def log_mel_fbank(waveform: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
     """Natural log of the mel energies of a waveform [N] in [-1, 1] at 16 kHz: float32 [T, num_bins].
 
-    Kaldi's defaults (Povey window, pre-emphasis 0.97, DC removal, 20 Hz to 8 kHz, power spectrum) without
-    dither, so that the same utterance always gives the same features. T = fbank_length(N); utterances under 25 ms give
-    0 frames.
+    Kaldi's defaults (Povey window, pre-emphasis 0.97, DC removal, 20 Hz to 8 kHz, power spectrum) without dither, so
+    that the same utterance always gives the same features. T = fbank_length(N); utterances under 25 ms give 0 frames.
     """
     if waveform.ndim != 1:
         raise AudioError(f"a filterbank needs a mono waveform [N], not an array of shape {waveform.shape}")
@@ -40,7 +38,7 @@ def log_mel_fbank(waveform: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
 
 
 def kaldi_extractor(num_bins: int) -> kaldi_native_fbank.OnlineFbank:
-    """Kaldi's filterbanks with the options of :func:`log_mel_fbank`."""
+    """Kaldi's filterbanks with the options of `log_mel_fbank`."""
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE
     options.frame_opts.dither = 0.0
@@ -70,7 +68,7 @@ def utterance_cmvn(features: np.ndarray) -> np.ndarray:
 
 @dataclass
 class GlobalCmvn:
-    """Normalization with the statistics of a whole corpus: ``mean`` [F] and ``std`` [F]."""
+    """Normalization with the statistics of a whole corpus: `mean` [F] and `std` [F]."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -111,5 +109,5 @@ class GlobalCmvn:
 
     @classmethod
     def load(cls, path: str, num_bins: int = NUM_BINS) -> "GlobalCmvn":
-        """Read what :meth:`save` wrote; AudioError if it is missing, lacks an array, or is of other filterbanks."""
+        """Read what `save` wrote; AudioError if it is missing, lacks an array, or is of other filterbanks."""
         return cls(*read_statistics(path, num_bins))

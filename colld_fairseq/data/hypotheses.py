@@ -2,7 +2,7 @@
 
     {"id": "utterance-1", "hypotheses": [{"text": "a b", "tokens": [5, 4, 6], "score": -1.2, "log_prob": -1.3}, ...]}
 
-The fields are those of :class:`colld_fairseq.decoding.hypothesis.Hypothesis`; `tokens` are ids of the vocabulary that
+The fields are those of `colld_fairseq.decoding.hypothesis.Hypothesis`; `tokens` are ids of the vocabulary that
 the recogniser was trained with. Hypotheses are in order of their score, best first.
 """
 
@@ -35,10 +35,10 @@ def read_entries(path: Union[str, Path]) -> Iterator[Tuple[str, List[Dict[str, A
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
     with file:
-        for number, line in enumerate(file, start=1):
+        for line_number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            where = f"{path}:{number}"
+            where = f"{path}:{line_number}"
             try:
                 entry = json.loads(line)
                 name, hypotheses = str(entry["id"]), list(entry["hypotheses"])
@@ -46,7 +46,7 @@ def read_entries(path: Union[str, Path]) -> Iterator[Tuple[str, List[Dict[str, A
             except (ValueError, KeyError, TypeError) as error:
                 raise ManifestError(f"{where}: no n-best list as `colld transcribe` writes it ({error})") from error
             if not hypotheses or not finite:
-                raise ManifestError(f"{where}: an n-best list has at least one hypothesis, with a text and a number")
+                raise ManifestError(f"{where}: an n-best list has at least one hypothesis, with a text and a score")
             if name in names:
                 raise ManifestError(f"{where}: id {name!r} is there already; every utterance has one line")
             names.add(name)

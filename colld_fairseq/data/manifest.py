@@ -2,12 +2,12 @@
 
 Two formats, told apart by the first line of the file:
 
-- audio-only: a line with the root folder, then ``path<TAB>n_samples`` rows (the format of wav2vec 2.0 and
+- audio-only: a line with the root folder, then `path<TAB>n_samples` rows (the format of wav2vec 2.0 and
   HuBERT in fairseq);
-- speech-to-text: a header with at least ``id audio n_frames tgt_text``, then one row an utterance (fairseq's
+- speech-to-text: a header with at least `id audio n_frames tgt_text`, then one row per utterance (fairseq's
   speech_to_text).
 
-Rows live in Arrow columns, not in Python objects: about 200 bytes a row instead of a thousand, shared
+Rows live in Arrow columns, not in Python objects: about 200 bytes per row instead of a thousand, shared
 between forked loader workers without copying. Everything that can be checked without opening audio is checked
 once, vectorized, at load.
 """
@@ -33,7 +33,7 @@ _SHOWN = 3  # examples quoted in an error
 
 
 class Row(NamedTuple):
-    """One utterance: ``audio`` as ``read_audio`` takes it (full path), ``n_samples`` counted at 16 kHz."""
+    """One utterance: `audio` as `read_audio` takes it (full path), `n_samples` counted at 16 kHz."""
 
     id: str
     audio: str
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Manifest:
-    """The rows of one manifest file; made by :func:`read_manifest`."""
+    """The rows of one manifest file; made by `read_manifest`."""
 
     path: str
     audio_root: str
@@ -78,14 +78,14 @@ class Manifest:
             yield self.audio_path(index)
 
     def line(self, index: int) -> int:
-        """Line of row ``index`` in the file, counted from 1."""
+        """Line of row `index` in the file, counted from 1."""
         line = index + 2
         for blank in self.blank_lines:
             line += blank <= line
         return line
 
     def where(self, index: int) -> str:
-        """``file:line`` of a row, for messages."""
+        """`file:line` of a row, for messages."""
         return f"{self.path}:{self.line(index)}"
 
     def text(self, name: str, index: int) -> str:
@@ -95,20 +95,14 @@ class Manifest:
         return self.table.column(name)[index].as_py()
 
     def audio_path(self, index: int) -> str:
-        """Full path of the row's audio: ``file`` or ``archive.zip:offset:length``."""
+        """Full path of the row's audio: `file` or `archive.zip:offset:length`."""
         return os.path.join(self.audio_root, self.text("audio", index))
 
     def row(self, index: int) -> Row:
-        """Row ``index`` (0-based); IndexError outside the manifest."""
+        """Row `index` (0-based); IndexError outside the manifest."""
         index = range(len(self))[index]
-        texts = {name: self.text(name, index) for name in ("tgt_text", *OPTIONAL_COLUMNS)}
-        return Row(
-            id=self.text("id", index),
-            audio=self.audio_path(index),
-            n_samples=int(self.n_samples[index]),
-            line=self.line(index),
-            **texts,
-        )
+        columns = {name: self.text(name, index) for name in ("id", "tgt_text", *OPTIONAL_COLUMNS)}
+        return Row(audio=self.audio_path(index), n_samples=int(self.n_samples[index]), line=self.line(index), **columns)
 
     def codes(self, name: str) -> Tuple[np.ndarray, List[str]]:
         """speaker, src_lang, tgt_lang or corpus of all rows as (int64 codes [rows], the values)."""
@@ -124,7 +118,7 @@ class Manifest:
 
 
 class JoinedManifest:
-    """Several manifests seen as one, in order; the same reading interface as :class:`Manifest`."""
+    """Several manifests seen as one, in order; the same reading interface as `Manifest`."""
 
     def __init__(self, parts: Sequence[Manifest]):
         self.parts = list(parts)
@@ -146,7 +140,7 @@ class JoinedManifest:
             yield from part.files
 
     def locate(self, index: int) -> Tuple[Manifest, int]:
-        """The manifest that holds row ``index`` and the row's number there."""
+        """The manifest that holds row `index` and the index of the row there."""
         index = range(len(self))[index]
         part = int(np.searchsorted(self._ends, index, side="right"))
         return self.parts[part], index - int(self._ends[part]) + len(self.parts[part])
@@ -186,12 +180,12 @@ AnyManifest = Union[Manifest, JoinedManifest]
 def read_manifest(path: str, audio_root: Optional[str] = None, check_ids: bool = True) -> Manifest:
     """Read and check one manifest of either format.
 
-    ``audio_root`` is the folder that audio paths are relative to. Default: the root line of an audio-only
+    `audio_root` is the folder that audio paths are relative to. Default: the root line of an audio-only
     manifest (itself relative to the manifest's folder if it is not absolute), or the folder of a
-    speech-to-text manifest. ``check_ids=False`` lets duplicate ids pass, for a checker that lists them all.
+    speech-to-text manifest. `check_ids=False` lets duplicate ids pass, for a checker that lists them all.
 
     Raises ManifestError naming file and line: unreadable file, no rows, missing columns, wrong number of
-    fields, invalid UTF-8, ``n_frames`` that is not a whole number >= 0, empty or duplicate ids.
+    fields, invalid UTF-8, `n_frames` that is not a whole number >= 0, empty or duplicate ids.
     """
     path = os.fspath(path)
     folder = os.path.dirname(os.path.abspath(path))
@@ -207,7 +201,7 @@ def read_manifest(path: str, audio_root: Optional[str] = None, check_ids: bool =
     table = _read_rows(path, columns)
     table, blank_lines = _drop_blank_lines(path, table, length_column)
     if len(table) == 0:
-        raise ManifestError(f"{path}: no rows below the first line; write one line an utterance")
+        raise ManifestError(f"{path}: no rows below the first line; write one line per utterance")
     has_text = length_column == "n_frames"
     root = os.path.expanduser(audio_root) if audio_root else root
     manifest = Manifest(path, os.path.abspath(root), has_text, table, np.zeros(0), blank_lines)
@@ -246,7 +240,7 @@ def join_manifests(manifests: Sequence[Manifest]) -> JoinedManifest:
 
 
 def read_manifests(paths: str, audio_root: Optional[str] = None) -> JoinedManifest:
-    """The manifests `A.tsv,B.tsv`, joined. Raises ManifestError as :func:`read_manifest` and :func:`join_manifests`."""
+    """The manifests `A.tsv,B.tsv`, joined. Raises ManifestError as `read_manifest` and `join_manifests`."""
     return join_manifests([read_manifest(path, audio_root) for path in split_paths(paths)])
 
 
@@ -263,7 +257,7 @@ def _first_line(path: str) -> str:
     if not line:
         raise ManifestError(f"{path}:1: the first line is empty; it must be the audio root folder or the column names")
     if not raw.endswith(b"\n"):
-        raise ManifestError(f"{path}: no rows below the first line; write one line an utterance")
+        raise ManifestError(f"{path}: no rows below the first line; write one line per utterance")
     return line
 
 
@@ -354,11 +348,11 @@ def _memory_pool() -> pa.MemoryPool:
 def _explain(path: str, error: Exception) -> str:
     """Arrow does not say where in the file invalid UTF-8 is; look for it once something went wrong."""
     with open(path, "rb") as handle:
-        for number, line in enumerate(handle, start=1):
+        for line_number, line in enumerate(handle, start=1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as bad:
-                return f"{path}:{number}: byte {bad.start + 1} is not UTF-8; convert the file to UTF-8"
+                return f"{path}:{line_number}: byte {bad.start + 1} is not UTF-8; convert the file to UTF-8"
     return f"{path}: cannot be parsed as a tab-separated file ({error})"
 
 
@@ -367,7 +361,7 @@ def _drop_blank_lines(path: str, table: pa.Table, length_column: str) -> Tuple[p
     if pc.index(table.column(length_column), "").as_py() < 0:
         return table, ()
     with open(path, "rb") as handle:
-        blank = [number for number, line in enumerate(handle, start=1) if number > 1 and not line.strip(b"\r\n")]
+        blank = [at for at, line in enumerate(handle, start=1) if at > 1 and not line.strip(b"\r\n")]
     keep = np.ones(len(table), dtype=bool)
     keep[np.array(blank, dtype=np.int64) - 2] = False
     return table.filter(pa.array(keep)), tuple(blank)
@@ -382,23 +376,12 @@ def _whole_numbers(manifest: Manifest, name: str) -> np.ndarray:
             f"{manifest.where(first)}: {name} is {column[first].as_py()!r}; "
             "it must be a whole number of samples at 16 kHz, 0 or more"
         )
-    numbers = np.empty(len(column), dtype=np.int64)
-    filled = 0
-    for chunk in column.chunks:
-        numbers[filled : filled + len(chunk)] = pc.cast(chunk, pa.int64()).to_numpy()
-        filled += len(chunk)
-    return numbers
+    return np.concatenate([pc.cast(chunk, pa.int64()).to_numpy() for chunk in column.chunks])
 
 
 def _all_distinct(ids: pa.ChunkedArray) -> bool:
-    """True if no two ids are equal. Compares 64-bit hashes, which takes 8 bytes an id instead of a hash
-    table."""
-    hashes = np.empty(len(ids), dtype=np.int64)
-    filled = 0
-    for chunk in ids.chunks:
-        hashes[filled : filled + len(chunk)] = [hash(text) for text in chunk.to_pylist()]
-        filled += len(chunk)
-    hashes.sort()
+    """True if no two ids are equal. Compares 64-bit hashes, which takes 8 bytes per id instead of a hash table."""
+    hashes = np.sort(np.concatenate([np.fromiter(map(hash, chunk.to_pylist()), np.int64) for chunk in ids.chunks]))
     return bool((hashes[1:] != hashes[:-1]).all()) or pc.count_distinct(ids).as_py() == len(ids)
 
 
@@ -409,7 +392,7 @@ def _repeated(ids: pa.ChunkedArray) -> pa.Array:
 
 
 def repeated_rows(manifest: AnyManifest, ids: pa.ChunkedArray) -> Iterator[Tuple[int, int]]:
-    """(row, first row with the same id) of every row whose id occurred before; ``ids`` are the manifest's."""
+    """(row, first row with the same id) of every row whose id occurred before; `ids` are the manifest's."""
     if _all_distinct(ids):
         return
     first: Dict[str, int] = {}

@@ -1,6 +1,7 @@
 """Writes manifests of either format (manifests/README.md), so that `read_manifest` reads back what was meant.
 
-Fields are never quoted: a tab or line break inside one would split its row. In texts and speakers it becomes a space;
+Fields are never quoted: a tab or line break inside one would split its row. In transcripts, targets and speakers it
+becomes a space;
 in names (id, audio, languages), which something else refers to, it is an error. So is anything else that
 `read_manifest` would refuse.
 """

@@ -9,7 +9,7 @@ from colld_fairseq.errors import AudioError
 
 
 class OnlineFbank:
-    """:func:`~colld_fairseq.data.fbank.log_mel_fbank` of one stream, frame for frame the same whatever the pieces.
+    """`log_mel_fbank` of one stream, frame for frame the same whatever the pieces.
 
     A frame is there once its 25 ms have arrived. Only samples that a later frame needs are kept.
 

@@ -1,7 +1,6 @@
 """Temperature sampling over groups of rows: languages, corpora or both (arXiv:1907.05019).
 
-Groups are read from the rows themselves, so one file may mix languages and one language may lie in many
-files.
+Groups are read from the rows themselves, so one file may mix languages and one language may lie in many files.
 """
 
 from typing import Optional, Sequence, Union

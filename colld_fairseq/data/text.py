@@ -1,15 +1,15 @@
 """Text as the model sees it: normalization, and the two tokenizations (characters, sentencepiece).
 
 The vocabulary (`colld vocab`), the datasets and the scorer all go through this file, so a transcript is the
-same string everywhere. What was chosen when the vocabulary was made is stored in its ``config.yaml`` and read
-back by :func:`load_text_codec`. :func:`read_vocabulary_config` and :func:`read_symbols` read the files of a vocabulary
+same string everywhere. What was chosen when the vocabulary was made is stored in its `config.yaml` and read
+back by `load_text_codec`. `read_vocabulary_config` and `read_symbols` read the files of a vocabulary
 folder, or say what is wrong with them.
 """
 
 import itertools
 import re
 import unicodedata
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
@@ -17,21 +17,21 @@ import yaml
 
 from colld_fairseq.errors import ConfigError
 
-LETTER_BOUNDARY = "|"  # what fairseq's ``--post-process letter`` turns into a space
-PIECE_BOUNDARY = "\u2581"  # what ``--post-process sentencepiece`` turns into a space
+LETTER_BOUNDARY = "|"  # what fairseq's `--post-process letter` turns into a space
+PIECE_BOUNDARY = "\u2581"  # what `--post-process sentencepiece` turns into a space
 LANG_TAG_TEMPLATE = "<lang:{}>"  # fairseq's speech_to_text uses the same
 
-# Typographic apostrophes are one letter for the ear; they are unified when punctuation is removed.
+# Typographic apostrophes sound alike; they are unified when punctuation is removed.
 _APOSTROPHES = "'\u2019\u02bc\u2018\uff07"
 # Never spoken and invisible: byte-order mark, zero-width space, soft hyphen, bidirectional controls. The
-# joiners U+200C and U+200D stay: they change how Persian and Indic words are spelt.
+# joiners U+200C and U+200D stay: they change how Persian and Indic words are written.
 _INVISIBLE = dict.fromkeys(
     [0xFEFF, 0x200B, 0x00AD, 0x2060, 0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 )
 _WHITESPACE = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # in every dictionary of fairseq, without a line
-FORMER_KEY = "text_normalization"  # of text_normalization, in vocabularies made before it was spelled so
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # in every dictionary of fairseq, without a line
+FORMER_KEY = "text_normalization"  # of text_normalization, in vocabularies made before the key was renamed
 _AGAIN = "make the vocabulary again with `colld vocab`, or copy the whole folder again"
 
 
@@ -51,56 +51,44 @@ def _remove_punctuation(text: str) -> str:
     return "".join(characters)
 
 
-def normalize_text(text: str, lowercase: bool = False, remove_punctuation: bool = False) -> str:
-    """The text in NFC with single spaces, without invisible control characters; optionally more.
-
-    Args:
-        lowercase: Unicode lower-casing (not case-folding: German "ß" stays).
-        remove_punctuation: characters of category P become spaces ("Weißenburg-Gunzenhausen" is two words,
-            "1,000" is "1 000"); an apostrophe between letters is kept, written "'". Symbols (category S: "$",
-            "+") are kept.
-    """
-    text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
-    if lowercase:
-        # lower() may decompose ("İ" becomes "i" and a combining dot), hence NFC again.
-        text = unicodedata.normalize("NFC", text.lower())
-    if remove_punctuation:
-        text = _remove_punctuation(text)
-    return _WHITESPACE.sub(" ", text).strip()
-
-
 @dataclass(frozen=True)
 class TextNormalizer:
-    """:func:`normalize_text` with its options, stored under ``text_normalization`` in config.yaml."""
+    """NFC, single spaces and no invisible control characters; optionally more.
+
+    The options are stored under `text_normalization` in config.yaml.
+    """
 
     lowercase: bool = False
+    """Unicode lower-casing (not case-folding: German "ß" stays)."""
     remove_punctuation: bool = False
+    """Characters of category P become spaces ("Weißenburg-Gunzenhausen" is two words, "1,000" is "1 000"); an
+    apostrophe between letters is kept, written "'". Symbols (category S: "$", "+") are kept."""
 
     def __call__(self, text: str) -> str:
-        return normalize_text(text, self.lowercase, self.remove_punctuation)
-
-    def to_config(self) -> Dict[str, bool]:
-        return asdict(self)
+        text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+        if self.lowercase:
+            # lower() may decompose ("İ" becomes "i" and a combining dot), hence NFC again.
+            text = unicodedata.normalize("NFC", text.lower())
+        if self.remove_punctuation:
+            text = _remove_punctuation(text)
+        return _WHITESPACE.sub(" ", text).strip()
 
     @classmethod
     def from_config(cls, config: Optional[Mapping[str, Any]]) -> "TextNormalizer":
-        """From the mapping under ``text_normalization``; ConfigError on an option that does not exist."""
+        """From the mapping under `text_normalization`; ConfigError on an option that does not exist."""
         config = dict(config or {})
-        unknown = sorted(set(config) - {f.name for f in fields(cls)})
+        known = [option.name for option in fields(cls)]
+        unknown = sorted(set(config) - set(known))
         if unknown:
-            raise ConfigError(
-                f"text_normalization in config.yaml has unknown options {unknown}; known: "
-                f"{[f.name for f in fields(cls)]}"
-            )
+            raise ConfigError(f"text_normalization in config.yaml has unknown options {unknown}; known: {known}")
         return cls(**{key: bool(value) for key, value in config.items()})
 
 
 class TextCodec:
     """Text to tokens and back, for one vocabulary.
 
-    ``kind`` is "char" (code points after NFC, words separated by "|") or "sentencepiece". The character that
-    marks a word boundary ("|" or "▁") cannot also be a letter: where it occurs literally in a text, it is
-    read as a space.
+    `kind` is "char" (code points after NFC, words separated by "|") or "sentencepiece". The character that marks a word
+    boundary ("|" or "▁") cannot also be a letter: where it occurs literally in a text, it is read as a space.
     """
 
     def __init__(
@@ -123,7 +111,7 @@ class TextCodec:
             self._bytes = {piece: int(piece[3:-1], 16) for piece in map(self._processor.id_to_piece, bytes_of_model)}
 
     def clean(self, text: str) -> str:
-        """The text that ``decode(encode(text))`` gives back: what hypotheses should be compared with."""
+        """The text that `decode(encode(text))` gives back: what hypotheses are compared with."""
         return _WHITESPACE.sub(" ", self.normalizer(text).replace(self.boundary, " ")).strip()
 
     def encode(self, text: str) -> List[str]:
@@ -193,22 +181,22 @@ def read_symbols(path: Union[str, Path]) -> List[str]:
     Raises ConfigError naming file, line and remedy: no such file, no UTF-8, a line without a count, a symbol that is
     there twice, no symbol at all.
     """
-    line_of = dict.fromkeys(_SPECIALS, 0)
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    line_of = dict.fromkeys(SPECIALS, 0)
+    for line_number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         line = line.rstrip()
         overwrites = line.endswith(" #fairseq:overwrite")
         symbol, _, count = line.removesuffix(" #fairseq:overwrite").rpartition(" ")
         if not symbol or not count.isdecimal():
-            raise ConfigError(f"{path}:{number}: {line!r} is no symbol with its count; {_AGAIN}")
+            raise ConfigError(f"{path}:{line_number}: {line!r} is no symbol with its count; {_AGAIN}")
         if symbol in line_of and not overwrites:
             there = f"on line {line_of[symbol]}" if line_of[symbol] else "one of fairseq's own symbols"
-            raise ConfigError(f"{path}:{number}: the symbol {symbol!r} is there already, {there}; {_AGAIN}")
-        line_of[symbol] = number
-    if len(line_of) == len(_SPECIALS):
+            raise ConfigError(f"{path}:{line_number}: the symbol {symbol!r} is there already, {there}; {_AGAIN}")
+        line_of[symbol] = line_number
+    if len(line_of) == len(SPECIALS):
         raise ConfigError(f"{path}: no symbol in it; {_AGAIN}")
-    return list(line_of)[len(_SPECIALS) :]
+    return list(line_of)[len(SPECIALS) :]
 
 
 def _read_text(path: Union[str, Path]) -> str:
@@ -222,7 +210,7 @@ def _read_text(path: Union[str, Path]) -> str:
 
 
 def load_text_codec(config: Mapping[str, Any], root: Union[str, Path]) -> TextCodec:
-    """The codec described by a parsed ``config.yaml``, whose file names are relative to ``root``."""
+    """The codec described by a parsed `config.yaml`, whose file names are relative to `root`."""
     tokenizer = config.get("bpe_tokenizer") or {}
     normalizer = TextNormalizer.from_config(config.get("text_normalization"))
     if tokenizer.get("bpe") == "sentencepiece":

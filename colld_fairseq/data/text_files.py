@@ -9,7 +9,7 @@ STANDARD_INPUT = "-"
 
 
 def text_lines(path: str) -> Iterator[str]:
-    """Lines of a file (`-`: standard input) without their ends; only "\\n" ends a line, as texts may hold U+2028.
+    """Lines of a file (`-`: standard input) without their ends; only "\\n" ends a line, as U+2028 may be text.
 
     Raises ColldError naming file and line for what cannot be read or is not UTF-8.
     """
@@ -27,9 +27,9 @@ def text_lines(path: str) -> Iterator[str]:
 
 
 def _decoded(file, name: str) -> Iterator[str]:
-    for number, line in enumerate(file, start=1):
+    for line_number, line in enumerate(file, start=1):
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            yield line.decode("utf-8-sig" if line_number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             reason = f"byte {error.start + 1} is not UTF-8 ({error.reason})"
-            raise ColldError(f"{name}:{number}: {reason}; convert it to UTF-8") from error
+            raise ColldError(f"{name}:{line_number}: {reason}; convert it to UTF-8") from error

@@ -65,7 +65,7 @@ def read_ahead(manifest, ids: Sequence[str], batches: Iterable[np.ndarray]) -> I
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
-    except BaseException:  # whoever stops early does not wait for what nobody will hear
+    except BaseException:  # whoever stops early does not wait for what nobody will use
         readers.shutdown(wait=False, cancel_futures=True)
         raise
     readers.shutdown(wait=False)  # what was handed out may still be read
@@ -94,7 +94,7 @@ def usable(
 
 
 class BadUtterances:
-    """Utterances that cannot be used, with the reason. Those beyond `max_share` of all rows (at least one) are fatal."""
+    """Utterances that cannot be used, with the reason; more than `max_share` of all rows (at least one) are fatal."""
 
     def __init__(self, rows: int, max_share: float):
         self.rows, self.limit = rows, max(1, int(max_share * rows))

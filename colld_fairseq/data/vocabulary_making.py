@@ -13,6 +13,7 @@ config.yaml last.
 import io
 import logging
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -25,6 +26,7 @@ from colld_fairseq.data.text import (
     LANG_TAG_TEMPLATE,
     LETTER_BOUNDARY,
     PIECE_BOUNDARY,
+    SPECIALS,
     TextCodec,
     TextNormalizer,
 )
@@ -37,11 +39,8 @@ logger = logging.getLogger(__name__)
 
 FILES = ("dict.txt", "config.yaml", "spm.model", "spm.vocab")
 TEMPERATURE = Number(low=1)
-NUM_SPECIALS = 4  # <s> <pad> </s> <unk>, with these ids in sentencepiece too
-SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-# The number of threads is part of a sentencepiece model file: a constant, so that the file is the same on
-# every machine.
-SENTENCEPIECE_THREADS = 4
+NUM_SPECIALS = len(SPECIALS)  # whose ids are the same in sentencepiece
+SENTENCEPIECE_THREADS = 4  # a constant, as the model file holds it and is to be the same on every machine
 
 
 def make_vocabulary(
@@ -55,7 +54,7 @@ def make_vocabulary(
     temperature: float = 1.0,
     character_coverage: float = 1.0,
 ) -> int:
-    """Write dict.txt, config.yaml (and spm.model, spm.vocab) into ``out``.
+    """Write dict.txt, config.yaml (and spm.model, spm.vocab) into `out`.
 
     Returns the size of the vocabulary, special symbols included.
 
@@ -65,14 +64,14 @@ def make_vocabulary(
     manifest = join_manifests([read_manifest(path) for path in manifests])
     for name in FILES:
         check_output(Path(out) / name, "--out", manifests)
-    texts = _texts_by_language(manifest, column, normalizer)
-    config = {"vocab_filename": "dict.txt", "text_normalization": normalizer.to_config()}
+    sentences = _sentences_by_language(manifest, column, normalizer)
+    config = {"vocab_filename": "dict.txt", "text_normalization": asdict(normalizer)}
     if kind == "char":
-        counts = _letters(texts, normalizer, size)
+        counts = _letters(sentences, normalizer, size)
         config["post_process"] = "letter"
         files: Dict[str, bytes] = {}
     else:
-        files, counts = _sentencepiece(texts, normalizer, size or 1000, temperature, character_coverage)
+        files, counts = _sentencepiece(sentences, normalizer, size or 1000, temperature, character_coverage)
         config["post_process"] = "sentencepiece"
         config["bpe_tokenizer"] = {"bpe": "sentencepiece", "sentencepiece_model": "spm.model"}
     languages = _target_languages(manifest)
@@ -102,42 +101,42 @@ def _column(manifest: AnyManifest, name: str) -> Iterator[str]:
             yield from ("" for _ in range(len(part)))
 
 
-def _texts_by_language(manifest: AnyManifest, column: str, normalizer: TextNormalizer) -> Dict[str, List[str]]:
-    """{language: normalized, non-empty texts}, in manifest order."""
-    texts: Dict[str, List[str]] = defaultdict(list)
+def _sentences_by_language(manifest: AnyManifest, column: str, normalizer: TextNormalizer) -> Dict[str, List[str]]:
+    """{language: normalized, non-empty sentences}, in manifest order."""
+    sentences: Dict[str, List[str]] = defaultdict(list)
     for text, language in zip(_column(manifest, column), _column(manifest, column.replace("_text", "_lang"))):
         text = normalizer(text)
         if text:
-            texts[language].append(text)
-    if not texts:
+            sentences[language].append(text)
+    if not sentences:
         raise ManifestError(
             f"{manifest.path}: no text in the column {column}; a vocabulary needs a speech-to-text manifest "
             "with transcripts or translations"
         )
-    return texts
+    return sentences
 
 
 def _target_languages(manifest: AnyManifest) -> Counter:
     return Counter(language for language in _column(manifest, "tgt_lang") if language)
 
 
-def _letters(texts: Dict[str, List[str]], normalizer: TextNormalizer, size: Optional[int]) -> List[Tuple[str, int]]:
+def _letters(sentences: Dict[str, List[str]], normalizer: TextNormalizer, size: Optional[int]) -> List[Tuple[str, int]]:
     """Letters and the word boundary "|" with their counts, most frequent first, ties by code point."""
     codec = TextCodec("char", normalizer)
     counts: Counter = Counter()
     literal = 0
-    for group in texts.values():
+    for group in sentences.values():
         for text in group:
             literal += LETTER_BOUNDARY in text
             counts.update(codec.encode(text))
     if literal:
         logger.warning(
-            "%d texts contain a literal %r, which marks word boundaries in a character vocabulary: it is "
+            "%d sentences contain a literal %r, which marks word boundaries in a character vocabulary: it is "
             "read as a space",
             literal,
             LETTER_BOUNDARY,
         )
-    counts[LETTER_BOUNDARY] += 0  # single-word texts need it all the same once two words are said
+    counts[LETTER_BOUNDARY] += 0  # a corpus of single words needs it all the same: a hypothesis may have two
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     if size is not None and len(ordered) > size:
         dropped = ordered[size:]
@@ -148,49 +147,49 @@ def _letters(texts: Dict[str, List[str]], normalizer: TextNormalizer, size: Opti
     return ordered
 
 
-def _resample(texts: Dict[str, List[str]], temperature: float) -> Iterator[str]:
-    """Texts with languages in proportion to share^(1/temperature), about as many as given; deterministic."""
-    names = sorted(texts)
-    rows = [text for name in names for text in texts[name]]
-    languages = [name for name in names for _ in texts[name]]
+def _resample(sentences: Dict[str, List[str]], temperature: float) -> Iterator[str]:
+    """Sentences with languages in proportion to share^(1/temperature), about as many as given; deterministic."""
+    names = sorted(sentences)
+    rows = [text for name in names for text in sentences[name]]
+    languages = [name for name in names for _ in sentences[name]]
     drawn = sampling_indices(languages, 1 / temperature, epoch=1, seed=1)
     yield from (rows[row] for row in np.sort(drawn))
 
 
 def _sentencepiece(
-    texts: Dict[str, List[str]], normalizer: TextNormalizer, size: int, temperature: float, coverage: float
+    sentences: Dict[str, List[str]], normalizer: TextNormalizer, size: int, temperature: float, coverage: float
 ) -> Tuple[Dict[str, bytes], List[Tuple[str, int]]]:
-    """Contents of the model and vocabulary files, and the pieces with their counts in the texts."""
+    """Contents of the model and vocabulary files, and the pieces with their counts in the sentences."""
     import sentencepiece
 
     TEMPERATURE.check(temperature, "--temperature")
     # As TextCodec.clean does; sentencepiece itself would take a literal boundary mark for part of a word.
-    texts = {name: [text.replace(PIECE_BOUNDARY, " ") for text in group] for name, group in texts.items()}
+    sentences = {name: [text.replace(PIECE_BOUNDARY, " ") for text in group] for name, group in sentences.items()}
     model = io.BytesIO()
-    longest = max(len(text.encode("utf-8")) for group in texts.values() for text in group)
+    longest = max(len(text.encode("utf-8")) for group in sentences.values() for text in group)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_resample(texts, temperature),
+            sentence_iterator=_resample(sentences, temperature),
             model_writer=model,
             vocab_size=size,
             model_type="unigram",
             character_coverage=coverage,
             **dict(bos_id=0, pad_id=1, eos_id=2, unk_id=3),  # fairseq's ids
             normalization_rule_name="identity",  # TextNormalizer has done it; decode(encode(x)) must be x
-            max_sentence_length=longest + 1,  # longer ones would be left out without a word
+            max_sentence_length=longest + 1,  # longer ones would be left out silently
             num_threads=SENTENCEPIECE_THREADS,
             minloglevel=1,
         )
     except RuntimeError as error:
         raise ConfigError(
-            f"sentencepiece cannot make {size} pieces from {sum(map(len, texts.values()))} texts: {error}; "
+            f"sentencepiece cannot make {size} pieces from {sum(map(len, sentences.values()))} sentences: {error}; "
             "choose another --size, or --kind char"
         ) from error
     codec = TextCodec("sentencepiece", normalizer, model.getvalue())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     ids = range(processor.get_piece_size())
     vocabulary = "".join(f"{processor.id_to_piece(i)}\t{processor.get_score(i):.6g}\n" for i in ids)
-    used = Counter(piece for group in texts.values() for text in group for piece in codec.encode(text))
+    used = Counter(piece for group in sentences.values() for text in group for piece in codec.encode(text))
     # The order is that of the model, so that sentencepiece's ids are the dictionary's.
     counts = [(processor.id_to_piece(i), used[processor.id_to_piece(i)]) for i in ids[NUM_SPECIALS:]]
     return {"spm.model": model.getvalue(), "spm.vocab": vocabulary.encode("utf-8")}, counts

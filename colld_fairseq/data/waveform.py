@@ -25,7 +25,7 @@ def as_waveform(audio: Any, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
 
 
 def as_samples(audio: Any) -> np.ndarray:
-    """float32 [N] at the rate of `audio`; see :func:`as_waveform`."""
+    """float32 [N] at the rate of `audio`; see `as_waveform`."""
     if hasattr(audio, "detach"):  # a tensor, on any device
         audio = audio.detach().cpu()
         audio = audio.float().numpy() if audio.is_floating_point() else audio.numpy()

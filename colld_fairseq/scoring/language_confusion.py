@@ -3,11 +3,11 @@
 Multilingual models sometimes answer in another language than asked for. A trained identifier would be needed
 to say so with certainty; the two counts made here need nothing but the references of the same file:
 
-- ``wrong_script``: most letters of the hypothesis are of Unicode scripts that make up less than 2 % of the
+- `wrong_script`: most letters of the hypothesis are of Unicode scripts that make up less than 2 % of the
   letters in the references of its language. Tells Russian from English, never Spanish from Italian.
-- ``nearer_to_another``: its character trigrams are more probable under the references of another language of
+- `nearer_to_another`: its character trigrams are more probable under the references of another language of
   the file (naive Bayes, add-one smoothing). Tells any two languages apart, but errs on short or garbled text:
-  ``references_misjudged`` is how many of the references themselves it gets wrong (each judged without its own
+  `references_misjudged` is how many of the references themselves it gets wrong (each judged without its own
   trigrams), the floor to compare with.
 
 Sentences without a letter are in neither count.
@@ -16,9 +16,9 @@ Sentences without a letter are in neither count.
 import math
 import unicodedata
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Dict, List, Optional, Sequence, Set
+from typing import Dict, List, Optional, Sequence, Set
 
 from colld_fairseq.errors import ColldError
 
@@ -53,9 +53,6 @@ class LanguageConfusion:
     nearer_to_another: Optional[int] = None  # None where the file has one language only
     references_misjudged: Optional[int] = None
     nearest: Dict[str, int] = field(default_factory=dict)  # language -> hypotheses nearest to it
-
-    def to_json(self) -> Dict[str, Any]:
-        return asdict(self)
 
 
 class _TrigramProfiles:

@@ -1,4 +1,4 @@
-"""Codes of languages, which choose how BLEU takes texts apart."""
+"""Codes of languages, which choose the tokenizer of BLEU."""
 
 import re
 

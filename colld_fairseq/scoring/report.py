@@ -1,5 +1,6 @@
 """All scores of a set of sentences in one dictionary, ready for JSON."""
 
+from dataclasses import asdict
 from typing import Any, Dict, Sequence
 
 from colld_fairseq.data.text import TextNormalizer
@@ -19,10 +20,10 @@ def build_report(sentences: Sequence[Sentence], normalizer: TextNormalizer = Tex
     )
     return {
         "pairs": [
-            {"src_lang": src, "tgt_lang": tgt, **result.to_json()} for (src, tgt), result in scores.per_pair().items()
+            {"src_lang": src, "tgt_lang": tgt, **asdict(result)} for (src, tgt), result in scores.per_pair().items()
         ],
-        "overall": scores.overall().to_json(),
+        "overall": asdict(scores.overall()),
         "signatures": scores.signatures(),
-        "language_confusion": {language: counts.to_json() for language, counts in confusion.items()},
-        "text_normalization": normalizer.to_config(),
+        "language_confusion": {language: asdict(counts) for language, counts in confusion.items()},
+        "text_normalization": asdict(normalizer),
     }

@@ -27,7 +27,7 @@ class Sentence(NamedTuple):
 
 
 def _with_unknowns(hypothesis: str, reference: str) -> Tuple[str, str]:
-    """Both texts with unknown tokens as characters that never match.
+    """Both with unknown tokens as characters that never match.
 
     A mark that both have is no unknown token of one of them: fairseq never writes the same one on both sides, so the
     text itself has it, and it is compared as it is.
@@ -40,26 +40,26 @@ def _with_unknowns(hypothesis: str, reference: str) -> Tuple[str, str]:
 
 
 def read_generate_output(path: str, manifest: AnyManifest, manifest_references: bool = False) -> List[Sentence]:
-    """Best hypothesis of every row of the manifest, in its order. fairseq-generate's ids are row numbers.
+    """Best hypothesis of every row of the manifest, in its order. fairseq-generate's ids are the indices of rows.
 
     Raises ColldError: a row without hypothesis or reference line, an id beyond the manifest or twice in the
     file, references that are not those of the manifest.
     """
     references: Dict[int, str] = {}
     hypotheses: Dict[int, str] = {}
-    for number, line in enumerate(text_lines(path), start=1):
+    for line_number, line in enumerate(text_lines(path), start=1):
         match = _LINE.match(line)
         if match is None:
             continue
         row, rest = int(match[2]), match[3]
         if row >= len(manifest):
             raise ColldError(
-                f"{path}:{number}: id {row}, but {manifest.path} has {len(manifest)} rows; give the "
+                f"{path}:{line_number}: id {row}, but {manifest.path} has {len(manifest)} rows; give the "
                 "manifest(s) that were decoded"
             )
         if match[1] == "T":
             if row in references:
-                raise ColldError(f"{path}:{number}: id {row} occurs twice; the file holds more than one decoding")
+                raise ColldError(f"{path}:{line_number}: id {row} occurs twice; the file holds more than one decoding")
             references[row] = rest
         else:  # n-best lists are best first
             hypotheses.setdefault(row, rest.partition("\t")[2])
@@ -92,26 +92,26 @@ def read_transcripts(path: str, manifest: AnyManifest) -> List[Sentence]:
     """
     transcripts = read_manifest(path)
     rows = {transcripts.text("id", row): row for row in range(len(transcripts))}
-    found: Dict[int, str] = {}
+    hypotheses: Dict[int, str] = {}
     sentences = []
-    for number in range(len(manifest)):
-        row = manifest.row(number)
+    for index in range(len(manifest)):
+        row = manifest.row(index)
         if row.id not in rows:
             continue
-        found[number] = transcripts.text("tgt_text", rows[row.id])
+        hypotheses[index] = transcripts.text("tgt_text", rows[row.id])
         written = transcripts.text("tgt_lang", rows[row.id])
         if written and row.tgt_lang and written != row.tgt_lang:
             raise ColldError(
                 f"{transcripts.where(rows[row.id])}: {row.id!r} is transcribed in {written!r}, its text in"
-                f" {manifest.where(number)} is in {row.tgt_lang!r}; give the manifest(s) that were transcribed"
+                f" {manifest.where(index)} is in {row.tgt_lang!r}; give the manifest(s) that were transcribed"
             )
-        sentences.append(Sentence(found[number], row.tgt_text, row.src_lang, row.tgt_lang))
-    _require_all(path, manifest, found, "transcript", "transcribe them too, or take them out of the manifest")
+        sentences.append(Sentence(hypotheses[index], row.tgt_text, row.src_lang, row.tgt_lang))
+    _require_all(path, manifest, hypotheses, "transcript", "transcribe them too, or take them out of the manifest")
     return sentences
 
 
-def _require_all(path: str, manifest: AnyManifest, found: Dict[int, str], kind: str, remedy: str) -> None:
-    missing = [row for row in range(len(manifest)) if row not in found]
+def _require_all(path: str, manifest: AnyManifest, lines: Dict[int, str], kind: str, remedy: str) -> None:
+    missing = [row for row in range(len(manifest)) if row not in lines]
     if missing:
         named = ", ".join(f"{row} ({manifest.text('id', row)})" for row in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
@@ -138,14 +138,13 @@ def _check_same_references(path: str, manifest: AnyManifest, references: Dict[in
 
 
 def read_text_files(hypothesis_path: str, reference_path: str, languages: str = "") -> List[Sentence]:
-    """Sentences of two parallel files; ``languages``: a code for all, or a file with ``target`` or
-    ``source<TAB>target`` lines."""
+    """Sentences of two parallel files; `languages`: a code for all, or a file with `target` or `source<TAB>target` lines."""
     hypotheses, references = list(text_lines(hypothesis_path)), list(text_lines(reference_path))
     if os.path.isfile(languages):
         codes = list(text_lines(languages))
-        for number, code in enumerate(codes, start=1):
+        for line_number, code in enumerate(codes, start=1):
             for part in filter(None, code.split("\t")):
-                check_language(part, f"{languages}:{number}")
+                check_language(part, f"{languages}:{line_number}")
     else:
         check_language(languages, "--lang")
         codes = [languages] * len(references)

@@ -90,7 +90,7 @@ def test_normalization_is_applied_and_stored(tmp_path):
 
 def test_a_literal_word_boundary_is_reported_and_read_as_a_space(tmp_path, caplog):
     colld_vocab("--manifest", write_manifest(tmp_path / "a.tsv"), "--out", tmp_path)
-    assert "1 texts contain a literal '|'" in caplog.text
+    assert "1 sentences contain a literal '|'" in caplog.text
     assert load(tmp_path)[1].clean("a|b") == "a b"
 
 
@@ -169,7 +169,7 @@ def test_temperature_favors_the_small_language(tmp_path):
 def test_errors_name_the_remedy(tmp_path):
     rows = [(text, "xx", "", "") for text in sentences(4, 20, "abcdef")]
     manifest = write_manifest(tmp_path / "a.tsv", rows)
-    with pytest.raises(ConfigError, match="cannot make 5000 pieces from 20 texts.*--size"):
+    with pytest.raises(ConfigError, match="cannot make 5000 pieces from 20 sentences.*--size"):
         colld_vocab("--manifest", manifest, "--kind", "sentencepiece", "--size", 5000, "--out", tmp_path)
     with pytest.raises(ManifestError, match="--lang-tags needs the column tgt_lang"):
         colld_vocab("--manifest", manifest, "--out", tmp_path, "--lang-tags")

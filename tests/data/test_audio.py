@@ -16,11 +16,11 @@ from colld_fairseq.data.audio import (
 from colld_fairseq.errors import AudioError
 
 FORMATS = {
-    "clip.wav": ("WAV", "PCM_16"),
-    "clip.flac": ("FLAC", "PCM_16"),
-    "clip.ogg": ("OGG", "VORBIS"),
-    "clip.opus": ("OGG", "OPUS"),
-    "clip.mp3": ("MP3", "MPEG_LAYER_III"),
+    "tone.wav": ("WAV", "PCM_16"),
+    "tone.flac": ("FLAC", "PCM_16"),
+    "tone.ogg": ("OGG", "VORBIS"),
+    "tone.opus": ("OGG", "OPUS"),
+    "tone.mp3": ("MP3", "MPEG_LAYER_III"),
 }
 
 
@@ -28,7 +28,7 @@ def tone(seconds=0.5, rate=16000, hz=440.0):
     return 0.3 * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate)
 
 
-def encode(samples, rate=16000, kind="clip.wav"):
+def encode(samples, rate=16000, kind="tone.wav"):
     data = io.BytesIO()
     container, subtype = FORMATS[kind]
     soundfile.write(data, samples, rate, format=container, subtype=subtype)
@@ -52,17 +52,17 @@ def test_formats(tmp_path, kind):
     waveform = read_audio(path)
     assert waveform.dtype == np.float32 and waveform.ndim == 1
     assert audio_info(path) == (len(waveform), 16000, 1)
-    assert abs(len(waveform) - len(original)) <= (1152 * 2 if kind == "clip.mp3" else 0)
+    assert abs(len(waveform) - len(original)) <= (1152 * 2 if kind == "tone.mp3" else 0)
     assert abs(peak_hz(waveform) - 440) < 2
     assert 0.28 < np.abs(waveform[2000:-2000]).max() < 0.32
-    if kind in ("clip.wav", "clip.flac"):
+    if kind in ("tone.wav", "tone.flac"):
         assert np.abs(waveform - original).max() < 1e-4
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 48000])
 @pytest.mark.parametrize("length", [5, 4001, 17777])
 def test_resampling_and_length(tmp_path, rate, length):
-    path = save(tmp_path / "clip.wav", encode(tone(3, rate)[:length], rate))
+    path = save(tmp_path / "tone.wav", encode(tone(3, rate)[:length], rate))
     waveform = read_audio(path)
     assert audio_info(path).num_samples == len(waveform) == resampled_length(length, rate, 16000)
     assert abs(len(waveform) - length * 16000 / rate) <= 0.5
@@ -73,7 +73,7 @@ def test_resampling_and_length(tmp_path, rate, length):
 
 def test_channels_are_averaged(tmp_path):
     left, right = tone(hz=300), tone(hz=500)
-    path = save(tmp_path / "clip.wav", encode(np.stack([left, right], axis=1)))
+    path = save(tmp_path / "tone.wav", encode(np.stack([left, right], axis=1)))
     assert np.abs(read_audio(path) - (left + right) / 2).max() < 1e-4
     stereo = save(tmp_path / "44k.wav", encode(np.stack([tone(rate=44100), -tone(rate=44100)], axis=1), 44100))
     assert audio_info(stereo) == (8000, 44100, 2)
@@ -113,15 +113,15 @@ def test_a_file_comes_before_a_segment(tmp_path):
 def test_zip_members(tmp_path):
     archive = tmp_path / "with:colon.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as out:
-        for number, kind in enumerate(FORMATS):
+        for index, kind in enumerate(FORMATS):
             member = zipfile.ZipInfo(f"дир/{kind}")
-            member.extra = b"\xfe\xca\x04\x00abcd" * number  # the directory's extra field need not equal the local one
-            out.writestr(member, encode(tone(hz=300 + 50 * number), kind=kind))
+            member.extra = b"\xfe\xca\x04\x00abcd" * index  # the directory's extra field need not equal the local one
+            out.writestr(member, encode(tone(hz=300 + 50 * index), kind=kind))
         out.writestr("empty/", b"")
     specs = find_zip_members(str(archive))
     assert list(specs) == [f"дир/{kind}" for kind in FORMATS]
-    for number, spec in enumerate(specs.values()):
-        assert abs(peak_hz(read_audio(spec)) - (300 + 50 * number)) < 2
+    for index, spec in enumerate(specs.values()):
+        assert abs(peak_hz(read_audio(spec)) - (300 + 50 * index)) < 2
         assert audio_info(spec).num_samples == len(read_audio(spec))
 
 
@@ -238,7 +238,7 @@ FOREIGN = {
     "words.flac": (b"version https://git-lfs.github.com/spec/v1", "a text"),
     "aac.mp3": (b"\xff\xf1\x50\x80\x02\x1f\xfc" + bytes(range(256)), "AAC"),
     "song.mp3": (b"\0\0\0\x1cftypM4A \0\0\2\0" + bytes(99), "m4a"),
-    "zeros.ogg": (bytes(5000), "not recognized"),
+    "zeros.ogg": (bytes(5000), "not recognised"),
 }
 
 

@@ -30,14 +30,14 @@ def manifest(folder, *rows, name="m.tsv"):
     return str(path)
 
 
-def found(report):
+def kinds_and_lines(report):
     return [(finding.kind, finding.line) for finding in report.findings]
 
 
 def test_clean_manifest(folder):
     path = manifest(folder, ("ok.wav", "8000", "guten Tag", "de", "de"), ("44k.wav", "16000", "‏مرحبا", "ar", "pt-BR"))
     report = check_manifest(path, decode=True)
-    assert found(report) == [] and not report.has_errors
+    assert kinds_and_lines(report) == [] and not report.has_errors
     assert report.rows == 2 and report.seconds == 1.5
     assert report.seconds_by_language == {"de>de": 0.5, "ar>pt-BR": 1.0}
 
@@ -67,16 +67,16 @@ def test_audio_findings(folder):
         ("wrong duration", 9),
     ]
     report = check_manifest(path)
-    assert found(report) == expected and report.has_errors
+    assert kinds_and_lines(report) == expected and report.has_errors
     details = {finding.line: finding.detail for finding in report.findings}
     assert "No such file" in details[3] and "truncated" in details[5]
     assert "filterbank frames" in details[6] and "44100 Hz" in details[7]
     assert "8000 samples" in details[9] and "n_frames is 9601" in details[9]
     assert all(f.id == f"r{f.line}" for f in report.findings)
     decoded = check_manifest(path, decode=True)
-    assert found(decoded) == expected + [("unreadable audio", 10)]
+    assert kinds_and_lines(decoded) == expected + [("unreadable audio", 10)]
     assert "NaN" in decoded.findings[-1].detail
-    assert ("wrong duration", 8) in found(check_manifest(path, tolerance=0.01))
+    assert ("wrong duration", 8) in kinds_and_lines(check_manifest(path, tolerance=0.01))
 
 
 def test_audio_whose_header_does_not_help(folder):
@@ -101,7 +101,7 @@ def test_audio_whose_header_does_not_help(folder):
     )
     for decode in (False, True):
         report = check_manifest(path, decode=decode)
-        assert found(report) == [("unreadable audio", 3), ("unreadable audio", 6)]
+        assert kinds_and_lines(report) == [("unreadable audio", 3), ("unreadable audio", 6)]
         assert "not inside its file, which has 8000 samples" in report.findings[0].detail
         assert "several files in one" in report.findings[1].detail
 
@@ -124,7 +124,7 @@ def test_text_findings(folder):
         ("unknown language", 6),
         ("unknown language", 7),
     ]
-    assert found(report) == expected
+    assert kinds_and_lines(report) == expected
     assert not report.has_errors  # these can be trained on
     assert "src_lang 'German'" in report.findings[3].detail
     strict = [f.line for f in text_findings(read_manifest(path), languages={"en", "German", ""})]
@@ -136,7 +136,7 @@ def test_text_findings(folder):
 def test_manifest_without_languages_or_text(folder):
     (folder / "audio.tsv").write_text(".\nok.wav\t8000\ngone.wav\t9\n")
     report = check_manifest(str(folder / "audio.tsv"), dictionary="not needed")
-    assert found(report) == [("missing audio", 3)] and report.seconds_by_language.keys() == {"(not given)"}
+    assert kinds_and_lines(report) == [("missing audio", 3)] and report.seconds_by_language.keys() == {"(not given)"}
 
 
 def test_duplicate_ids_are_all_listed(folder):
@@ -164,7 +164,11 @@ def test_one_missing_file_among_ten_thousand(folder):
 def test_processes_find_what_one_finds(folder):
     audio = ["ok.wav", "gone.wav", "cut.wav", "44k.wav", "nan.wav"]
     path = manifest(folder, *[(audio[i % 5], "8000", "x", "de", "de") for i in range(200)])
-    assert found(check_manifest(path, workers=3, decode=True)) == found(check_manifest(path, decode=True)) != []
+    assert (
+        kinds_and_lines(check_manifest(path, workers=3, decode=True))
+        == kinds_and_lines(check_manifest(path, decode=True))
+        != []
+    )
 
 
 def test_character_vocabulary(folder):

@@ -31,11 +31,11 @@ def lengths(tmp_path, data):
     (tmp_path / "a.bin").write_bytes(data)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.bin", data)
-    found = []
+    read = []
     for path in (str(tmp_path / "a.bin"), find_zip_members(str(tmp_path / "a.zip"))["a.bin"]):
-        found.append((audio_info(path).num_samples, len(read_audio(path))))
-    assert found[0] == found[1]
-    return found[0]
+        read.append((audio_info(path).num_samples, len(read_audio(path))))
+    assert read[0] == read[1]
+    return read[0]
 
 
 def assert_refused(tmp_path, data, match):
@@ -142,8 +142,8 @@ WHOLE = {
 @pytest.mark.parametrize("kind", WHOLE)
 def test_truncated_files(tmp_path, kind):
     data = WHOLE[kind]()
-    expected, found = lengths(tmp_path, data)
-    assert expected == found > 14000
+    expected, actual = lengths(tmp_path, data)
+    assert expected == actual > 14000
     for cut in (50, len(data) // 3, len(data) // 2, len(data) - 4000, len(data) - 3):
         with pytest.raises(AudioError, match="a.bin"):
             lengths(tmp_path, data[:cut])
@@ -188,23 +188,25 @@ def test_flac_damaged_in_the_middle(tmp_path):
 
 # -- Ogg -------------------------------------------------------------------------------------------------------------
 def pages(data):
-    at, found = 0, []
+    at, result = 0, []
     while at < len(data):
         count = data[at + 26]
         size = 27 + count + sum(data[at + 27 : at + 27 + count])
-        found.append(data[at : at + size])
+        result.append(data[at : at + size])
         at += size
-    return found
+    return result
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_ogg_cut_between_pages(tmp_path, subtype):
-    found = pages(encode("OGG", subtype, np.tile(NOISE, 5)))
-    assert len(found) > 6
-    for count in range(1, len(found)):
-        assert_refused(tmp_path, b"".join(found[:count]), "")
-    for missing in range(2, len(found) - 1):
-        assert_refused(tmp_path, b"".join(found[:missing] + found[missing + 1 :]), f"page.* {missing} .*missing")
+    all_pages = pages(encode("OGG", subtype, np.tile(NOISE, 5)))
+    assert len(all_pages) > 6
+    for count in range(1, len(all_pages)):
+        assert_refused(tmp_path, b"".join(all_pages[:count]), "")
+    for missing in range(2, len(all_pages) - 1):
+        assert_refused(
+            tmp_path, b"".join(all_pages[:missing] + all_pages[missing + 1 :]), f"page.* {missing} .*missing"
+        )
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
@@ -234,12 +236,14 @@ def test_segment_of_chained_ogg(tmp_path):
 
 def test_multiplexed_ogg(tmp_path):
     """Two streams side by side are refused; beside what is no audio, the audio is read."""
-    found = [pages(encode("OGG", subtype)) for subtype in ("VORBIS", "OPUS")]
-    assert_refused(tmp_path, b"".join(part[0] for part in found) + b"".join(sum((p[1:] for p in found), [])), "2 audio")
-    skeleton = bytearray(found[1][0])
+    streams = [pages(encode("OGG", subtype)) for subtype in ("VORBIS", "OPUS")]
+    assert_refused(
+        tmp_path, b"".join(part[0] for part in streams) + b"".join(sum((p[1:] for p in streams), [])), "2 audio"
+    )
+    skeleton = bytearray(streams[1][0])
     at = skeleton.index(b"OpusHead")
     skeleton[at : at + 8] = b"fishead\0"
-    whole = found[0][0] + bytes(skeleton) + b"".join(found[0][1:])
+    whole = streams[0][0] + bytes(skeleton) + b"".join(streams[0][1:])
     assert lengths(tmp_path, whole) == (40001, 40001)
 
 

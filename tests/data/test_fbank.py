@@ -20,8 +20,7 @@ def speech_like(seconds=1.0, seed=0):
 
 
 def kaldi_fbank(waveform, num_bins=80):
-    """Kaldi's compute-fbank-feats --dither=0 written out in float64 (feature-window.cc,
-    mel-computations.cc)."""
+    """Kaldi's compute-fbank-feats --dither=0 written out in float64 (feature-window.cc, mel-computations.cc)."""
     samples = waveform.astype(np.float64) * 32768
     frames = np.stack([samples[i : i + 400] for i in range(0, len(samples) - 399, 160)])
     frames = frames - frames.mean(axis=1, keepdims=True)

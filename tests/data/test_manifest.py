@@ -103,10 +103,8 @@ def test_same_rows_as_csv_reader(tmp_path, monkeypatch):
     with open(path, "w", encoding="utf-8", newline="\n") as out:
         out.write("\t".join(columns) + "\n")
         for i in range(500):
-            texts = ["".join(rng.choices(letters, k=rng.randrange(30))) for _ in range(3)]
-            row = [f"u{i}", f"{i}.wav", str(i), texts[0], texts[1], texts[2]] + rng.choices(
-                languages[: 1 + i // 90], k=2
-            )
+            values = ["".join(rng.choices(letters, k=rng.randrange(30))) for _ in range(3)]
+            row = [f"u{i}", f"{i}.wav", str(i), *values] + rng.choices(languages[: 1 + i // 90], k=2)
             out.write("\t".join(row) + "\n")
     manifest = read_manifest(str(path))
     assert manifest.table.column("id").num_chunks > 5
@@ -221,10 +219,9 @@ def test_pickles_for_loader_workers(tmp_path):
 
 
 def test_hundred_thousand_rows_are_small_and_fast(tmp_path):
-    """A tenth of the benchmark (benchmarks/manifest_loading.py): Python objects would take ten times the
-    memory."""
+    """A tenth of the benchmark (benchmarks/manifest_loading.py): Python objects would take ten times the memory."""
     rows = 100_000
-    body = "".join(f"corpus-{i:08d}\tclips.zip:{i}:{i}\t{i}\tguten Morgen, {i}\tde\ten\n" for i in range(rows))
+    body = "".join(f"corpus-{i:08d}\taudio.zip:{i}:{i}\t{i}\tguten Morgen, {i}\tde\ten\n" for i in range(rows))
     path = write(tmp_path / "big.tsv", "id\taudio\tn_frames\ttgt_text\tsrc_lang\ttgt_lang\n" + body)
     started = time.perf_counter()
     manifest = read_manifest(path)

@@ -25,9 +25,9 @@ def pieces(waveform, longest):
 @pytest.mark.parametrize("samples", [399, 400, 401, 9999])
 def test_pieces_of_any_size(longest, samples):
     waveform, online = noise(samples), OnlineFbank()
-    found = [online.accept(piece) for piece in pieces(waveform, longest)]
+    frames = [online.accept(piece) for piece in pieces(waveform, longest)]
     expected = log_mel_fbank(waveform)
-    np.testing.assert_array_equal(np.concatenate(found), expected)
+    np.testing.assert_array_equal(np.concatenate(frames), expected)
     assert online.frames == len(expected)
 
 
@@ -40,8 +40,8 @@ def test_normalized_frame_by_frame():
     waveform = noise(8000)
     statistics = GlobalCmvn.fit([log_mel_fbank(waveform)])
     online = OnlineFbank(statistics)
-    found = np.concatenate([online.accept(piece) for piece in pieces(waveform, 500)])
-    np.testing.assert_array_equal(found, statistics(log_mel_fbank(waveform)))
+    frames = np.concatenate([online.accept(piece) for piece in pieces(waveform, 500)])
+    np.testing.assert_array_equal(frames, statistics(log_mel_fbank(waveform)))
 
 
 def test_samples_of_16_bits():

@@ -54,10 +54,10 @@ def test_reading_ahead_keeps_order_and_reads_no_further_than_needed(manifest):
             asked.append(row)
             yield np.array([row, row + 1])
 
-    found = utterances.read_ahead(manifest, names(manifest), batches())
-    first = next(found)
+    batches_read = utterances.read_ahead(manifest, names(manifest), batches())
+    first = next(batches_read)
     assert len(asked) == utterances.AHEAD + 1
-    read = [*first, *(utterance for batch in found for utterance in batch)]
+    read = [*first, *(utterance for batch in batches_read for utterance in batch)]
     assert [utterance.id for utterance in read] == names(manifest)
     assert [len(utterance.waveform.result()) for utterance in read] == manifest.n_samples.tolist()
 

@@ -36,9 +36,9 @@ WAVEFORM = (SAMPLES / 128).astype(np.float32)
     ],
 )
 def test_the_same_waveform(audio):
-    found = as_waveform(audio)
-    assert found.dtype == np.float32 and found.flags["C_CONTIGUOUS"]
-    assert np.array_equal(found, WAVEFORM)
+    waveform = as_waveform(audio)
+    assert waveform.dtype == np.float32 and waveform.flags["C_CONTIGUOUS"]
+    assert np.array_equal(waveform, WAVEFORM)
 
 
 @pytest.mark.parametrize("audio", [[], np.zeros(0), np.zeros((1, 0), np.int16), torch.zeros(0), [[]]])

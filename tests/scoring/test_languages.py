@@ -1,4 +1,4 @@
-"""What is a language, and marks that both texts have."""
+"""What is a language, and marks that both sides have."""
 
 import pytest
 

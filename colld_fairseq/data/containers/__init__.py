@@ -1,7 +1,7 @@
 """What libsndfile does not tell of an audio file: whether it is there to its end, and what comes behind that.
 
 libsndfile shortens truncated files of most containers without a word, reads the first of several streams, estimates
-the length of an mp3, and believes a length that a recorder could not know yet. :func:`find_streams` looks at the bytes
+the length of an mp3, and believes a length that a recorder could not know yet. `find_streams` looks at the bytes
 beside it. Formats: EA IFF 85 and its kin (wav, RF64, W64, AIFF, CAF), Sun's AU, NIST SPHERE, RFC 3533 (Ogg), RFC 9639
 (FLAC), ISO 11172-3 with the Xing, Info and VBRI headers of encoders (mp3).
 """

@@ -36,7 +36,7 @@ def flac_stream(data: bytes, start: int) -> Stream:
 
 
 def _flac_headers(data: bytes, info: bytes):
-    """The headers of frames in the last bytes, backwards: (number of the sample behind the frame, its first byte)."""
+    """The headers of frames in the last bytes, backwards: (index of the sample behind the frame, its first byte)."""
     block, longest = int.from_bytes(info[2:4], "big"), int.from_bytes(info[7:10], "big") or _FLAC_FRAME_MAX
     first = max(0, len(data) - longest - _FLAC_HEADER_MAX)
     at = len(data)
@@ -47,17 +47,17 @@ def _flac_headers(data: bytes, info: bytes):
 
 
 def _flac_frame_end(header: bytes, fixed_block: int) -> Optional[int]:
-    """The number of the sample behind a frame, None where these bytes are no header of one."""
+    """The index of the sample behind a frame, None where these bytes are no header of one."""
     if len(header) < 6 or header[1] & 0xFE != 0xF8 or header[2] >> 4 == 0 or header[3] & 1:
         return None
     code, rate = header[2] >> 4, header[2] & 15
-    extra = max(0, 8 - (header[4] ^ 0xFF).bit_length())  # ones at the front: bytes of the number, as in UTF-8
+    extra = max(0, 8 - (header[4] ^ 0xFF).bit_length())  # ones at the front: bytes of the index, as in UTF-8
     if extra == 1 or extra > 7 or rate == 15:
         return None
     size = 4 + max(1, extra)
-    number = header[4] & (0x7F >> extra if extra else 0x7F)
+    index = header[4] & (0x7F >> extra if extra else 0x7F)  # of the frame, or of its first sample
     for byte in header[5:size]:
-        number = number << 6 | byte & 0x3F
+        index = index << 6 | byte & 0x3F
     if code in (6, 7):
         samples = int.from_bytes(header[size : size + code - 5], "big") + 1
         size += code - 5
@@ -66,7 +66,7 @@ def _flac_frame_end(header: bytes, fixed_block: int) -> Optional[int]:
     size += {12: 1, 13: 2, 14: 2}.get(rate, 0)
     if len(header) <= size or _crc(header[:size], 8, 0x07) != header[size]:
         return None
-    return (number if header[1] & 1 else number * fixed_block) + samples
+    return (index if header[1] & 1 else index * fixed_block) + samples
 
 
 @lru_cache

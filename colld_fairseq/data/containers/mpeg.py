@@ -87,11 +87,11 @@ def mpeg_stream(data: bytes, start: int) -> Stream:
 def _length_header(frame: bytes) -> Tuple[Optional[int], int]:
     """(frames, bytes) that the header of an encoder in the first frame promises, 0 where it leaves one out; None for
     the frames where there is no such header."""
-    found = re.match(rb".{13,40}?(Xing|Info)(....)(....)(....)", frame, re.DOTALL)
-    if found:
-        flags, *numbers = (int.from_bytes(part, "big") for part in found.groups()[1:])
-        frames = numbers.pop(0) if flags & 1 else 0
-        return frames, numbers.pop(0) if flags & 2 else 0
+    match = re.match(rb".{13,40}?(Xing|Info)(....)(....)(....)", frame, re.DOTALL)
+    if match:
+        flags, *lengths = (int.from_bytes(part, "big") for part in match.groups()[1:])
+        frames = lengths.pop(0) if flags & 1 else 0
+        return frames, lengths.pop(0) if flags & 2 else 0
     return (0, 0) if frame[36:40] == b"VBRI" else (None, 0)
 
 
@@ -119,10 +119,7 @@ def _count_mpeg_frames(data: bytes, first: int) -> int:
 
 
 class _Endless(io.BytesIO):
-    """Bytes that claim to have no end.
-
-    mpg123 estimates the samples of an mp3 from its size, and libsndfile reads no more than that: of this, all there is.
-    """
+    """Bytes that claim to have no end: libsndfile reads as many samples of an mp3 as mpg123 estimates from its size."""
 
     _SIZE = 1 << 50
     _at_end = False

@@ -19,7 +19,7 @@ class _Logical:
         content = first[_OGG_PAGE.size + first[_OGG_PAGE.size - 1] :]
         self.is_audio = content.startswith(_OGG_AUDIO)
         self.pages: List[bytes] = []
-        self.number: Optional[int] = None
+        self.page_index: Optional[int] = None
         self.ended = False
 
 
@@ -34,7 +34,7 @@ def ogg_streams(data: bytes) -> List[Stream]:
         segments = at + _OGG_PAGE.size
         if segments > len(data):
             raise truncated()
-        _, _, flags, _, serial, number, _, count = _OGG_PAGE.unpack_from(data, at)
+        _, _, flags, _, serial, index, _, count = _OGG_PAGE.unpack_from(data, at)
         end = segments + count + sum(data[segments : segments + count])
         if end > len(data):
             raise truncated()
@@ -47,22 +47,22 @@ def ogg_streams(data: bytes) -> List[Stream]:
         stream = links[-1].get(serial) if links else None
         if stream is None:
             raise truncated("the first page of its stream is missing")
-        if stream.number is not None and number != stream.number + 1 & 0xFFFFFFFF:
-            raise truncated(f"pages {stream.number + 1} to {number - 1} are missing")
-        stream.number, stream.ended = number, bool(flags & _OGG_LAST)
+        if stream.page_index is not None and index != stream.page_index + 1 & 0xFFFFFFFF:
+            raise truncated(f"pages {stream.page_index + 1} to {index - 1} are missing")
+        stream.page_index, stream.ended = index, bool(flags & _OGG_LAST)
         stream.pages.append(page)
     return _audio_of_links(links)
 
 
 def _audio_of_links(links: Sequence[Dict[int, _Logical]]) -> List[Stream]:
-    found = []
+    streams: List[_Logical] = []
     for link in links:
         audio = [stream for stream in link.values() if stream.is_audio]
         if len(audio) > 1:
             raise AudioError(f"{len(audio)} audio streams beside each other; write a file of each")
         if not all(stream.ended for stream in audio):
             raise truncated("the last page of its stream is missing")
-        found += audio
-    if len(links) == len(links[0]) == len(found) == 1 or not found:
+        streams += audio
+    if len(links) == len(links[0]) == len(streams) == 1 or not streams:
         return [Stream()]
-    return [Stream(io.BytesIO(b"".join(stream.pages))) for stream in found]
+    return [Stream(io.BytesIO(b"".join(stream.pages))) for stream in streams]
