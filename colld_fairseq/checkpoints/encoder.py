@@ -184,7 +184,7 @@ def _check_same_blocks(teacher: EncoderConfig, student: EncoderConfig) -> None:
     if student.block == "transformer":
         names += ["norm_first"]
     else:
-        names += ["depthwise_conv_kernel", "causal_conv", "conv_norm"]
+        names += ["depthwise_conv_kernel", "causal_conv"]
     if student.position == "relative_key":
         names += ["max_left_position", "max_right_position"]
     differ = [
@@ -414,7 +414,7 @@ def _fields_without_effect(config: EncoderConfig) -> List[str]:
     if config.front_end in ("fbank", "conv2d"):
         idle += ["feature_norm"]
     if config.block == "transformer":
-        idle += ["depthwise_conv_kernel", "causal_conv", "conv_norm"]
+        idle += ["depthwise_conv_kernel", "causal_conv"]
     else:
         idle += ["norm_first"]
     if config.context == "full":

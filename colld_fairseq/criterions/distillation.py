@@ -17,11 +17,11 @@ from torch import Tensor
 from colld_fairseq.criterions.logs import log_means, log_speed, sum_logs
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.regression import regression_loss
-from colld_fairseq.losses.targets import NORMALISATIONS, average_layers, normalize_targets
+from colld_fairseq.losses.targets import NORMALIZATIONS, average_layers, normalize_targets
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.numbers import NOT_NEGATIVE
 
-TargetNorm = ChoiceEnum(list(NORMALISATIONS))
+TargetNorm = ChoiceEnum(list(NORMALIZATIONS))
 
 
 @dataclass

@@ -11,7 +11,7 @@ an utterance) and one batched product gives all similarities [B, M, M]. A frame 
 of t adds c * exp(similarity), which is the same as adding log c to its logit: so the sampled negatives are a
 matrix of log-counts (-inf = never drawn), the positive is the diagonal, and the loss is a cross-entropy over
 M classes. Nothing of the size [frames, N, D] is ever formed, and the log-counts are shared by all layer pairs
-of a step. The price is 4 * B * M^2 bytes a pair held for the backward pass: 15 MB for one utterance of 80 s,
+of a step. The price is 4 * B * M^2 bytes per pair held for the backward pass: 15 MB for one utterance of 80 s,
 2 MB for eight of 10 s.
 """
 
@@ -24,17 +24,17 @@ from torch import Tensor
 
 
 class NegativePlan(NamedTuple):
-    """Which frames are contrasted with which: made once a batch by :func:`sample_negatives`, for all pairs.
+    """Which frames are contrasted with which: made once per batch by `sample_negatives`, for all pairs.
 
     M is the largest number of masked frames in an utterance (1 if nothing is masked).
 
-    - ``rows`` ``[B * M]`` int64: position of the packed frames in a tensor ``[B * T, ...]``.
-    - ``labels`` ``[B * M]`` int64: own column of each packed frame, -100 where there is none (padding of the
+    - `rows` `[B * M]` int64: position of the packed frames in a tensor `[B * T, ...]`.
+    - `labels` `[B * M]` int64: own column of each packed frame, -100 where there is none (padding of the
       packing).
-    - ``log_counts`` ``[B, M, M]`` float32: log of how often column s is a negative of row t; 0 on the
+    - `log_counts` `[B, M, M]` float32: log of how often column s is a negative of row t; 0 on the
       diagonal (the positive), -inf where s is no negative of t.
-    - ``count``: 0-dim int64, frames that carry loss.
-    - ``shape``: (B, T) of the mask.
+    - `count`: 0-dim int64, frames that carry loss.
+    - `shape`: (B, T) of the mask.
     """
 
     rows: Tensor
@@ -45,7 +45,7 @@ class NegativePlan(NamedTuple):
 
 
 class ContrastiveOutput(NamedTuple):
-    """``loss_sum``: sum over the frames that count; ``count``: how many (0-dim int64); ``correct``: on how
+    """`loss_sum`: sum over the frames that count; `count`: how many (0-dim int64); `correct`: on how
     many of them the positive is more similar than every negative (0-dim int64, without gradient)."""
 
     loss_sum: Tensor
@@ -59,13 +59,13 @@ def sample_negatives(
     """Draw the negatives of every masked frame from the other masked frames of its utterance.
 
     Args:
-        mask: ``[B, T]`` bool, True on the frames that carry loss (never on padding). An utterance with fewer
+        mask: `[B, T]` bool, True on the frames that carry loss (never on padding). An utterance with fewer
             than two of them has no negatives and contributes nothing.
         num_negatives: N drawn uniformly with replacement; 0 takes every other masked frame once.
-        generator: of the device of ``mask``; torch's default one if not given.
+        generator: of the device of `mask`; torch's default one if not given.
 
     Raises:
-        ValueError: if ``mask`` is not a bool matrix or ``num_negatives`` is negative.
+        ValueError: if `mask` is not a bool matrix or `num_negatives` is negative.
     """
     if mask.dim() != 2 or mask.dtype != torch.bool:
         raise ValueError(f"the mask must be [B, T] bool, not {tuple(mask.shape)} {mask.dtype}")
@@ -81,7 +81,7 @@ def sample_negatives(
     # A stable sort of "not masked" brings the masked frames to the front in their order.
     packed = torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)[:, :most]
     rows = packed + torch.arange(batch, device=device)[:, None] * frames
-    # Places without a frame repeat one that has loss: padding may hold anything and must stay outside.
+    # Positions without a frame repeat one that has loss: padding may hold anything and must stay outside.
     rows = torch.where(present, rows, mask.flatten().to(torch.uint8).argmax()).flatten()
     labels = torch.where(present, columns[None, :], torch.full_like(columns, -100)[None, :]).flatten()
 
@@ -107,13 +107,13 @@ def contrastive_loss(
     """InfoNCE of one layer pair.
 
     A negative whose target vector equals the positive's in every element is left out (logit -inf). A frame
-    that has no other negative left keeps its place in ``count`` with loss 0, and is not correct. Ties between
+    that has no other negative left is still in `count` with loss 0, and is not correct. Ties between
     the positive and a negative are not correct either.
 
     Args:
-        predictions, targets: ``[B, T, D]`` of any float dtype; logits are float32 (float64 for float64
+        predictions, targets: `[B, T, D]` of any float dtype; logits are float32 (float64 for float64
             inputs) even under autocast. The gradient reaches both; teacher features have none.
-        plan: from :func:`sample_negatives` with the mask ``[B, T]`` of this batch.
+        plan: from `sample_negatives` with the mask `[B, T]` of this batch.
         logit_temp: temperature dividing the cosines.
 
     Raises:
@@ -153,7 +153,7 @@ def contrastive_loss(
 
 
 def _row_codes(rows: Tensor) -> Tensor:
-    """A 64-bit code of each row of ``[R, D]`` (float32 or float64): equal rows always have equal codes.
+    """A 64-bit code of each row of `[R, D]` (float32 or float64): equal rows always have equal codes.
 
     Finding equal rows among M by comparing vectors costs M * M * D; comparing codes costs M * M. Integer
     arithmetic, because it is exact in any order of summation. Different rows share a code once in some 2^48
@@ -168,7 +168,7 @@ def _row_codes(rows: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _code_weights(width: int, device: torch.device) -> Tensor:
-    """``[width]`` fixed odd random numbers."""
+    """`[width]` fixed odd random numbers."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.randint(-(2**62), 2**62, (width,), generator=generator, dtype=torch.int64)
     return (2 * weights + 1).to(device)

@@ -29,7 +29,7 @@ def ctc_loss(
     Args:
         logits: [B, T, V], before any softmax.
         lengths: [B] frames.
-        targets: [B, U], padded with ``pad``; target_lengths [B].
+        targets: [B, U], padded with `pad`; target_lengths [B].
     """
     log_probs = torch.log_softmax(logits.float(), dim=-1).transpose(0, 1)
     repeats = (targets[:, 1:] == targets[:, :-1]) & (targets[:, 1:] != pad)

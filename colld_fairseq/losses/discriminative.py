@@ -18,8 +18,8 @@ from torch import Tensor
 
 
 class DiscriminativeOutput(NamedTuple):
-    """``loss_sum``: sum over classes and over the frames that count; ``count``: how many frames there are;
-    ``agree``: in how many of them teacher and student rate the same class highest (both 0-dim int64)."""
+    """`loss_sum`: sum over classes and over the frames that count; `count`: how many frames there are;
+    `agree`: in how many of them teacher and student rate the same class highest (both 0-dim int64)."""
 
     loss_sum: Tensor
     count: Tensor
@@ -30,12 +30,12 @@ def cosine_logits(x: Tensor, embeddings: Tensor, temp: float) -> Tensor:
     """Cosine similarity of every vector to every class, divided by a temperature.
 
     Args:
-        x: ``[..., E]``.
-        embeddings: ``[C, E]``, one vector a class.
+        x: `[..., E]`.
+        embeddings: `[C, E]`, one vector per class.
         temp: temperature; 1 leaves the cosines as they are.
 
     Returns:
-        ``[..., C]``, float32 (float64 stays float64).
+        `[..., C]`, float32 (float64 stays float64).
     """
     dtype = torch.promote_types(torch.promote_types(x.dtype, embeddings.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False):
@@ -48,8 +48,8 @@ def discriminative_loss(
     """KL divergence of the student's distribution over classes from the teacher's, or cross-entropy with its best one.
 
     Args:
-        student_logits, teacher_logits: ``[B, T, C]``, already divided by their temperatures.
-        mask: ``[B, T]`` bool, True on the frames that count. Other frames never enter the arithmetic.
+        student_logits, teacher_logits: `[B, T, C]`, already divided by their temperatures.
+        mask: `[B, T]` bool, True on the frames that count. Other frames never enter the arithmetic.
         hard: cross-entropy with the argmax of the teacher's logits in place of the divergence.
 
     Raises:

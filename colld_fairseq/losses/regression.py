@@ -15,8 +15,8 @@ from torch import Tensor
 
 
 class RegressionOutput(NamedTuple):
-    """``loss_sum``: weighted sum over the frames that count; ``count``: how many there are (0-dim int64);
-    ``parts``: the unweighted sum of every term whose weight is not 0, without gradient, for the log."""
+    """`loss_sum`: weighted sum over the frames that count; `count`: how many there are (0-dim int64);
+    `parts`: the unweighted sum of every term whose weight is not 0, without gradient, for the log."""
 
     loss_sum: Tensor
     count: Tensor
@@ -40,8 +40,8 @@ def regression_loss(
         log_sigmoid_cosine   -log sigmoid(cos(p, z))
 
     Args:
-        predictions, targets: ``[B, T, D]``.
-        mask: ``[B, T]`` bool, True on the frames that count (valid ones, or valid and masked ones). Other
+        predictions, targets: `[B, T, D]`.
+        mask: `[B, T]` bool, True on the frames that count (valid ones, or valid and masked ones). Other
             frames never enter the arithmetic, whatever they hold.
         l1, mse, cosine, log_sigmoid_cosine: weights; a term of weight 0 is not computed.
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NORMALISATIONS = ("none", "instance", "layer")
+NORMALIZATIONS = ("none", "instance", "layer")
 
 
 def normalize_targets(
@@ -15,22 +15,22 @@ def normalize_targets(
     """Normalize the features of one teacher layer, without regard to other utterances or to padding.
 
     Args:
-        targets: ``[B, T, D]``.
-        padding_mask: ``[B, T]`` bool, True on padding; None if there is none.
-        how: ``"none"``; ``"instance"``: every channel of an utterance to mean 0 and variance 1 over its valid
+        targets: `[B, T, D]`.
+        padding_mask: `[B, T]` bool, True on padding; None if there is none.
+        how: `"none"`; `"instance"`: every channel of an utterance to mean 0 and variance 1 over its valid
             frames (it removes what all frames share, which otherwise brings all cosines close to 1);
-            ``"layer"``: every frame to mean 0 and variance 1 over its channels (LayerNorm without weights, as
+            `"layer"`: every frame to mean 0 and variance 1 over its channels (LayerNorm without weights, as
             data2vec does).
         eps: added to the variance.
 
     Returns:
-        ``[B, T, D]``; for ``"none"`` the very tensor given, else float32 (or float64) with zeros on padding.
+        `[B, T, D]`; for `"none"` the very tensor given, else float32 (or float64) with zeros on padding.
 
     Raises:
-        ValueError: for an unknown ``how``.
+        ValueError: for an unknown `how`.
     """
-    if how not in NORMALISATIONS:
-        raise ValueError(f"unknown target normalization {how!r}: choose one of {', '.join(NORMALISATIONS)}")
+    if how not in NORMALIZATIONS:
+        raise ValueError(f"unknown target normalization {how!r}: choose one of {', '.join(NORMALIZATIONS)}")
     if how == "none":
         return targets
     targets = targets.to(torch.promote_types(targets.dtype, torch.float32))
@@ -41,21 +41,21 @@ def normalize_targets(
         return F.layer_norm(targets, targets.shape[-1:], eps=eps).masked_fill(padding, 0.0)
     frames = (~padding).sum(1, keepdim=True).clamp_min(1)  # [B, 1, 1]
     mean = targets.masked_fill(padding, 0.0).sum(1, keepdim=True) / frames
-    centerd = (targets - mean).masked_fill(padding, 0.0)
-    variance = centerd.square().sum(1, keepdim=True) / frames
-    return centerd * torch.rsqrt(variance + eps)
+    centered = (targets - mean).masked_fill(padding, 0.0)
+    variance = centered.square().sum(1, keepdim=True) / frames
+    return centered * torch.rsqrt(variance + eps)
 
 
 def average_layers(layers: Sequence[Tensor], padding_mask: Optional[Tensor] = None, how: str = "none") -> Tensor:
     """Mean of several teacher layers, each normalized first (data2vec; LightHuBERT: the last eight).
 
     Args:
-        layers: tensors ``[B, T, D]``.
-        padding_mask: ``[B, T]`` bool, True on padding.
-        how: see :func:`normalize_targets`; applied to each layer.
+        layers: tensors `[B, T, D]`.
+        padding_mask: `[B, T]` bool, True on padding.
+        how: see `normalize_targets`; applied to each layer.
 
     Returns:
-        ``[B, T, D]``, float32 (or float64).
+        `[B, T, D]`, float32 (or float64).
 
     Raises:
         ValueError: if there is no layer.

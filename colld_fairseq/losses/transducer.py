@@ -1,9 +1,9 @@
 """Transducer (RNN-T) loss in plain PyTorch: full lattice, padded or packed (Graves 2012, arXiv:1211.3711).
 
--log P(labels | audio), summed over all alignments, with the fused analytic gradient: ``transducer_arcs`` turns
-logits into the log-probabilities of the arcs, ``transducer_lattice`` sums over the paths. The loss needs the
-logits, their gradient and a few tensors of the lattice's size without the vocabulary; ``overwrite_logits`` saves
-the gradient's memory too. ``transducer_pruned`` evaluates the joiner near the likely alignments only.
+-log P(labels | audio), summed over all alignments, with the fused analytic gradient: `transducer_arcs` turns
+logits into the log-probabilities of the arcs, `transducer_lattice` sums over the paths. The loss needs the
+logits, their gradient and a few tensors of the lattice's size without the vocabulary; `overwrite_logits` saves
+the gradient's memory too. `transducer_pruned` evaluates the joiner near the likely alignments only.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -38,9 +38,9 @@ class TransducerOptions(NamedTuple):
 
 
 class TransducerOutput(NamedTuple):
-    """``loss_sum``: sum over the utterances that count, in nats; ``counted``: bool ``[B]`` which do;
-    ``losses``: ``[B]`` the loss of each, with gradient, 0 for those left out; ``blank_arcs``, ``label_arcs``:
-    ``[B, T, U+1]`` log-probabilities of the arcs that leave each node, with gradient, without delay penalty."""
+    """`loss_sum`: sum over the utterances that count, in nats; `counted`: bool `[B]` which do;
+    `losses`: `[B]` the loss of each, with gradient, 0 for those left out; `blank_arcs`, `label_arcs`:
+    `[B, T, U+1]` log-probabilities of the arcs that leave each node, with gradient, without delay penalty."""
 
     loss_sum: Tensor
     counted: Tensor
@@ -55,11 +55,11 @@ class TransducerOutput(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Checked labels and lengths of a batch, from :func:`check_targets`; U is the longest label sequence.
+    """Checked labels and lengths of a batch, from `check_targets`; U is the longest label sequence.
 
-    - ``next_labels`` ``[B, U+1]`` int64: the label that follows node u, the blank where none does;
-    - ``logit_lengths``, ``label_lengths`` ``[B]`` int64 on the labels' device, and the same as lists;
-    - ``names``: of the utterances, for messages.
+    - `next_labels` `[B, U+1]` int64: the label that follows node u, the blank where none does;
+    - `logit_lengths`, `label_lengths` `[B]` int64 on the labels' device, and the same as lists;
+    - `names`: of the utterances, for messages.
     """
 
     next_labels: Tensor
@@ -84,14 +84,14 @@ def transducer_loss(
 
     Args:
         logits: output of the joiner before any softmax, any float dtype (the arithmetic is float32 at least):
-            padded ``[B, T, U+1, V]``, or packed ``[sum_b T_b * (U_b + 1), V]`` with the utterances one after
+            padded `[B, T, U+1, V]`, or packed `[sum_b T_b * (U_b + 1), V]` with the utterances one after
             the other, each frame by frame. Contiguous, or they are copied. Padding is never read.
-        labels: ``[B, U]`` int64 without blanks; anything beyond the lengths.
-        logit_lengths, label_lengths: ``[B]`` frames T_b >= 1 and labels U_b >= 0 of each utterance.
-        utterance_ids: ``[B]`` names for error messages; default: their position in the batch.
-        overwrite_logits: the backward pass writes the gradient into the memory of ``logits``; for logits that
+        labels: `[B, U]` int64 without blanks; anything beyond the lengths.
+        logit_lengths, label_lengths: `[B]` frames T_b >= 1 and labels U_b >= 0 of each utterance.
+        utterance_ids: `[B]` names for error messages; default: their position in the batch.
+        overwrite_logits: the backward pass writes the gradient into the memory of `logits`; for logits that
             nothing else uses.
-        options: those of :class:`TransducerOptions`.
+        options: those of `TransducerOptions`.
 
     Raises:
         ValueError: if shapes, lengths or labels do not fit, or no path exists for an utterance.
@@ -118,7 +118,7 @@ def transducer_loss(
 def path_losses(
     blank_arcs: Tensor, label_arcs: Tensor, targets: Targets, options: TransducerOptions
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Sum, count and losses ``[B]`` of arcs ``[B, T, U+1]``, the delay penalty included."""
+    """Sum, count and losses `[B]` of arcs `[B, T, U+1]`, the delay penalty included."""
     penalized = penalize_delay(label_arcs, targets.logit_lengths, options.delay_penalty)
     log_prob, _, _ = lattice_log_prob(
         blank_arcs, penalized, targets.logit_lengths, targets.label_lengths, options.topology, options.fastemit_lambda
@@ -134,7 +134,7 @@ def check_targets(
     options: TransducerOptions,
     utterance_ids: Optional[Sequence[str]],
 ) -> Targets:
-    """What all transducer losses demand of labels and lengths. See :func:`transducer_loss`."""
+    """What all transducer losses demand of labels and lengths. See `transducer_loss`."""
     batch, blank = len(labels), options.blank
     if labels.dim() != 2 or logit_lengths.shape != (batch,) or label_lengths.shape != (batch,):
         raise ValueError(
@@ -154,7 +154,7 @@ def check_targets(
             )
         if options.topology == "modified" and t < u and not options.zero_infinity:
             raise ValueError(
-                f"{name}: no path, {u} labels in {t} frames with at most one label a frame; drop it from the "
+                f"{name}: no path, {u} labels in {t} frames with at most one label per frame; drop it from the "
                 "training data, use the regular topology, less subsampling, or zero_infinity=True"
             )
     longest = max(counts, default=0)
@@ -173,7 +173,7 @@ def check_targets(
 
 
 def check_room(tensor: Tensor, needed: Sequence[int], meaning: str, targets: Targets) -> None:
-    """Error if a tensor ``[B, ..., V]`` has another batch size or less room than ``needed`` after it."""
+    """Error if a tensor `[B, ..., V]` has another batch size or less room than `needed` after it."""
     batch = len(targets.frames)
     if tensor.shape[0] != batch or any(have < want for have, want in zip(tensor.shape[1:], needed)):
         raise ValueError(
@@ -183,7 +183,7 @@ def check_room(tensor: Tensor, needed: Sequence[int], meaning: str, targets: Tar
 
 
 def penalize_delay(label_arcs: Tensor, logit_lengths: Tensor, penalty: float) -> Tensor:
-    """``[B, T, W]`` log-probabilities of label arcs + penalty * ((T_b - 1) / 2 - t)."""
+    """`[B, T, W]` log-probabilities of label arcs + penalty * ((T_b - 1) / 2 - t)."""
     if penalty == 0.0:
         return label_arcs
     t = torch.arange(label_arcs.shape[1], device=label_arcs.device)
@@ -192,13 +192,13 @@ def penalize_delay(label_arcs: Tensor, logit_lengths: Tensor, penalty: float) ->
 
 
 def collect(log_prob: Tensor, targets: Targets, zero_infinity: bool) -> Tuple[Tensor, Tensor, Tensor]:
-    """Sum, which count, and losses from log P ``[B]``; utterances without a path are left out or an error."""
+    """Sum, which count, and losses from log P `[B]`; utterances without a path are left out or an error."""
     no_path = torch.isneginf(log_prob)
     if not zero_infinity and no_path.any():
         names = ", ".join(targets.names[b] for b in no_path.nonzero().flatten().tolist())
         raise ValueError(
-            f"{names}: no path of non-zero probability, logits of -inf (or a band made for other lengths) rule out "
-            "every alignment; repair the joiner, or leave such utterances out with zero_infinity=True"
+            f"{names}: no path of non-zero probability, logits of -inf (or a pruned range made for other lengths) rule "
+            "out every alignment; repair the joiner, or leave such utterances out with zero_infinity=True"
         )
     losses = (-log_prob).masked_fill(no_path, 0.0)
     return losses.sum(), ~no_path, losses

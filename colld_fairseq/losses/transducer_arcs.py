@@ -34,17 +34,17 @@ def piece_size(tensor: Tensor) -> int:
 class LogitLayout:
     """Where the nodes of each utterance lie in a tensor of logits.
 
-    - *padded*: logits ``[B, T, W, V]``, utterance b in ``[b, :frames[b], :widths[b]]``;
-    - *packed*: logits ``[sum_b frames[b] * widths[b], V]``, utterances one after the other, frame by frame.
+    - *padded*: logits `[B, T, W, V]`, utterance b in `[b, :frames[b], :widths[b]]`;
+    - *packed*: logits `[sum_b frames[b] * widths[b], V]`, utterances one after the other, frame by frame.
 
-    ``widths[b]`` is U_b + 1 for a full lattice and the width of the band for a pruned one.
+    `widths[b]` is U_b + 1 for a full lattice and of the pruned range for a pruned one.
     """
 
     def __init__(self, frames: List[int], widths: List[int], packed: bool):
         self.frames, self.widths, self.packed = frames, widths, packed
 
     def blocks(self, tensor: Tensor) -> List[Tensor]:
-        """Views ``[T_b, W_b, V]``, one an utterance."""
+        """Views `[T_b, W_b, V]`, one per utterance."""
         if not self.packed:
             return [tensor[b, :t, :w] for b, (t, w) in enumerate(zip(self.frames, self.widths))]
         parts = tensor.split([t * w for t, w in zip(self.frames, self.widths)])
@@ -69,14 +69,14 @@ class LogitLayout:
 def arc_log_probs(
     logits: Tensor, next_labels: Tensor, layout: LogitLayout, blank: int = 0, overwrite_logits: bool = False
 ) -> Tuple[Tensor, Tensor]:
-    """Log-probabilities of the blank and label arcs, ``[B, T, W]`` each, zero where there is no node.
+    """Log-probabilities of the blank and label arcs, `[B, T, W]` each, zero where there is no node.
 
     Args:
-        logits: as ``layout`` says, of any float dtype; the arithmetic is float32, or float64 for float64.
-        next_labels: ``[B, T or 1, W]`` int64 in [0, V), the label that follows each node; any valid one where
+        logits: as `layout` says, of any float dtype; the arithmetic is float32, or float64 for float64.
+        next_labels: `[B, T or 1, W]` int64 in [0, V), the label that follows each node; any valid one where
             none does.
         blank: index of the blank.
-        overwrite_logits: the backward pass writes the gradient into the memory of ``logits``. Autograd
+        overwrite_logits: the backward pass writes the gradient into the memory of `logits`. Autograd
             complains if another operation needs their values after that.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -100,17 +100,17 @@ class _ArcLogProbs(torch.autograd.Function):
         for b, rows in layout.pieces(logits):
             here = b, rows, slice(0, layout.widths[b])
             index = _index(next_labels, *here)
-            found = None
+            log_arcs = None
             if keep_softmax:
                 probs = softmax_blocks[b][rows]
                 torch.softmax(blocks[b][rows], -1, out=probs)
-                found = probs[..., blank].log(), probs.gather(2, index)[..., 0].log_()
-                if min(x.amin() for x in found) < math.log(torch.finfo(dtype).tiny):
-                    found = None  # too small for a probability of this type, not for its logarithm
-            if found is None:
+                log_arcs = probs[..., blank].log(), probs.gather(2, index)[..., 0].log_()
+                if min(x.amin() for x in log_arcs) < math.log(torch.finfo(dtype).tiny):
+                    log_arcs = None  # too small for a probability of this type, not for its logarithm
+            if log_arcs is None:
                 log_probs = torch.log_softmax(blocks[b][rows], -1, dtype=dtype)
-                found = log_probs[..., blank], log_probs.gather(2, index)[..., 0]
-            blank_arcs[here], label_arcs[here] = found
+                log_arcs = log_probs[..., blank], log_probs.gather(2, index)[..., 0]
+            blank_arcs[here], label_arcs[here] = log_arcs
         ctx.save_for_backward(logits, next_labels)
         ctx.softmax, ctx.layout, ctx.blank, ctx.dtype = softmax, layout, blank, dtype
         ctx.overwrite_logits = overwrite_logits
@@ -150,13 +150,13 @@ class _ArcLogProbs(torch.autograd.Function):
 
 
 def _index(next_labels: Tensor, b: int, rows: slice, columns: slice) -> Tensor:
-    """``[rows, columns, 1]``: next labels of a piece of utterance b."""
-    found = next_labels[b, :, columns] if next_labels.shape[1] == 1 else next_labels[b, rows, columns]
-    return found.expand(rows.stop - rows.start, -1)[..., None]
+    """`[rows, columns, 1]`: next labels of a piece of utterance b."""
+    labels = next_labels[b, :, columns] if next_labels.shape[1] == 1 else next_labels[b, rows, columns]
+    return labels.expand(rows.stop - rows.start, -1)[..., None]
 
 
 def _columns_with_gradient(grad_blank: Tensor, grad_label: Tensor) -> Tuple[List[List[int]], List[List[int]]]:
-    """First column of each frame whose arcs have a gradient, and the one after the last, ``[B][T]``.
+    """First column of each frame whose arcs have a gradient, and the one after the last, `[B][T]`.
 
     (W, 0) where there is none. NaN is a gradient.
     """

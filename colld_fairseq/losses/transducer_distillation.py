@@ -3,10 +3,10 @@
 P~(k | t, u) is the teacher's distribution at node (t, u), t frames consumed and u labels emitted, P the student's.
 
 - *one-best path* (Yang et al. 2021, arXiv:2110.03334): KL(P~ || P) at the nodes where the teacher itself passes when
-  it is led along the text (:func:`best_path`), at most T + U of them;
+  it is led along the text (`best_path`), at most T + U of them;
 - *three classes* (Panchapagesan et al. 2020, arXiv:2011.06110): at every node, KL over blank, next label and all the
-  rest (:func:`three_class_loss`);
-- *full lattice*: KL over the vocabulary at every node (:func:`lattice_divergence`).
+  rest (`three_class_loss`);
+- *full lattice*: KL over the vocabulary at every node (`lattice_divergence`).
 
 The published losses are cross-entropies. The divergence is less by the teacher's entropy, which no gradient sees, and 0
 where student and teacher agree. All of them are sums over the nodes of each text; arithmetic is float32 at least.
@@ -35,7 +35,7 @@ class Nodes(NamedTuple):
 
 
 class NodeLosses(NamedTuple):
-    """``losses`` ``[M]``: sum over the nodes of each text, with gradient; ``counts`` ``[M]`` int64: those nodes."""
+    """`losses` `[M]`: sum over the nodes of each text, with gradient; `counts` `[M]` int64: those nodes."""
 
     losses: Tensor
     counts: Tensor
@@ -45,15 +45,15 @@ class NodeLosses(NamedTuple):
 def best_path(
     emits: Callable[[Nodes], Tensor], frame_lengths: Tensor, label_lengths: Tensor, topology: str = "regular"
 ) -> Nodes:
-    """The nodes ``[P]`` of the path that greedy search would take if every label it finds were the text's next one.
+    """The nodes `[P]` of the path that greedy search would take if every label it finds were the text's next one.
 
     From (0, 0): a blank leads to the next frame, any label to the next node of the text; after the last label there are
-    blanks only. The path ends with the frames, whether or not all labels were found. Of a greedy search's own result
+    blanks only. The path ends with the frames, whether or not all labels were reached. Of a greedy search's own result
     this is exactly its path.
 
     Args:
-        emits: of nodes ``[A, L]``, whether the teacher's most probable symbol is a label, bool of that shape.
-        frame_lengths, label_lengths: ``[M]`` int64.
+        emits: of nodes `[A, L]`, whether the teacher's most probable symbol is a label, bool of that shape.
+        frame_lengths, label_lengths: `[M]` int64.
         topology: in the `modified` one a label leads to the next frame, too.
     """
     rows = torch.arange(len(frame_lengths), device=frame_lengths.device)
@@ -69,10 +69,10 @@ def best_path(
         frames = now[active, None] + ahead
         inside = frames < frame_lengths[active, None]
         nodes = Nodes(active[:, None], frames.minimum(frame_lengths[active, None] - 1), label[active, None])
-        found = emits(nodes) & inside
-        first = torch.where(found.any(1), found.int().argmax(1), inside.sum(1))
+        is_label = emits(nodes) & inside
+        first = torch.where(is_label.any(1), is_label.int().argmax(1), inside.sum(1))
         now[active] += first
-        emitting = active[found.any(1)]
+        emitting = active[is_label.any(1)]
         leave[emitting, label[emitting]] = now[emitting]
         label[emitting] += 1
         if topology == "modified":
@@ -85,7 +85,7 @@ def best_path(
 
 
 def node_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(softmax(teacher / temperature) || softmax(student / temperature)), ``[..., V]`` -> ``[...]``."""
+    """KL(softmax(teacher / temperature) || softmax(student / temperature)), `[..., V]` -> `[...]`."""
     dtype = torch.promote_types(torch.promote_types(student_logits.dtype, teacher_logits.dtype), torch.float32)
     student = torch.log_softmax(student_logits.to(dtype) / temperature, -1)
     teacher = torch.log_softmax(teacher_logits.to(dtype) / temperature, -1)
@@ -93,29 +93,29 @@ def node_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature:
 
 
 def path_loss(
-    student_logits: Tensor, teacher_logits: Tensor, present: Tensor, texts: Tensor, count: int, temperature: float = 1.0
+    student_logits: Tensor, teacher_logits: Tensor, present: Tensor, text: Tensor, count: int, temperature: float = 1.0
 ) -> NodeLosses:
     """Divergence at the nodes of one-best paths; of several student frames for a node, the least counts.
 
     Args:
-        student_logits: ``[P, W, V]`` at the W frames with which a node may be compared.
-        teacher_logits: ``[P, V]``.
-        present: ``[P, W]`` bool, which of these frames the student has. Nodes without any are left out.
-        texts: ``[P]`` int64, the text of each node, below ``count``.
+        student_logits: `[P, W, V]` at the W frames with which a node may be compared.
+        teacher_logits: `[P, V]`.
+        present: `[P, W]` bool, which of these frames the student has. Nodes without any are left out.
+        text: `[P]` int64, the transcript of each node, below `count`.
         temperature: divides both logits; there is no factor of its square, as in the published code.
     """
     with torch.autocast(student_logits.device.type, enabled=False):
         node, position = present.nonzero(as_tuple=True)
-        found = node_divergence(student_logits[node, position], teacher_logits[node], temperature)
-        values = found.new_full(present.shape, torch.inf).index_put((node, position), found)
+        divergence = node_divergence(student_logits[node, position], teacher_logits[node], temperature)
+        values = divergence.new_full(present.shape, torch.inf).index_put((node, position), divergence)
         compared = present.any(1)
-        return sums_by_text(values.min(1).values[compared], texts[compared], count)
+        return sums_by_text(values.min(1).values[compared], text[compared], count)
 
 
-def sums_by_text(values: Tensor, texts: Tensor, count: int) -> NodeLosses:
-    """Values ``[P]`` of nodes, added up for each of ``count`` texts."""
-    losses = values.new_zeros(count).index_add(0, texts, values)
-    return NodeLosses(losses, torch.bincount(texts, minlength=count))
+def sums_by_text(values: Tensor, text: Tensor, count: int) -> NodeLosses:
+    """Values `[P]` of nodes, added up for each of `count` transcripts."""
+    losses = values.new_zeros(count).index_add(0, text, values)
+    return NodeLosses(losses, torch.bincount(text, minlength=count))
 
 
 def shared_nodes(
@@ -125,12 +125,12 @@ def shared_nodes(
     shift: int = 0,
     ranges: Optional[Tensor] = None,
 ) -> Nodes:
-    """Nodes ``[P]`` of the student's lattices that have a next label, in frames that both models have.
+    """Nodes `[P]` of the student's lattices that have a next label, in frames that both models have.
 
     Args:
-        frame_lengths, teacher_frames, label_lengths: ``[M]``.
-        shift: as for :func:`lattice_divergence`.
-        ranges: ``[M, T, S]`` the labels that are left of a pruned lattice.
+        frame_lengths, teacher_frames, label_lengths: `[M]`.
+        shift: as for `lattice_divergence`.
+        ranges: `[M, T, S]` the labels that are left of a pruned lattice.
     """
     frames = frame_lengths.minimum(teacher_frames + shift)
     t = torch.arange(int(frame_lengths.max()), device=frames.device)[:, None]
@@ -144,11 +144,11 @@ def shared_nodes(
 def arcs_at(
     nodes: Nodes, logits: Callable[[Nodes], Tensor], vocabulary: int, labels: Tensor, blank: int
 ) -> Tuple[Tensor, Tensor]:
-    """Log-probabilities ``[P]`` of the blank and of the next label at nodes ``[P]``.
+    """Log-probabilities `[P]` of the blank and of the next label at nodes `[P]`.
 
     Args:
-        logits: of nodes, ``[P, V]`` for a ``vocabulary`` of V; asked for some at a time.
-        labels: ``[M, U]``.
+        logits: of nodes, `[P, V]` for a `vocabulary` of V; asked for some at a time.
+        labels: `[M, U]`.
     """
     step = max(piece_size(nodes.text) // vocabulary, 1)
     blanks: List[Tensor] = []
@@ -168,10 +168,10 @@ def three_class_loss(
         p~_b log(p~_b / p_b) + p~_y log(p~_y / p_y) + (r~ + 1e-7) log((r~ + 1e-7) / (r + 1e-7)).
 
     Args:
-        blank, label, teacher_blank, teacher_label: ``[P]`` log-probabilities of the two arcs that leave each node. The
+        blank, label, teacher_blank, teacher_label: `[P]` log-probabilities of the two arcs that leave each node. The
             student's are those of the transducer's loss, so its gradient takes no memory of the logits' size.
         nodes: those nodes; a text's last label has no next one, so its node is none of them.
-        count: of texts.
+        count: of transcripts.
 
     r is a difference of float32 numbers: where it is below 1e-6 while r~ is large (a student as good as certain, its
     teacher not), the gradient of the rest, and with it the sum over the vocabulary, is lost.
@@ -200,19 +200,19 @@ def lattice_divergence(
     shift: int = 0,
     temperature: float = 1.0,
 ) -> NodeLosses:
-    """KL over the vocabulary at every node of the lattices, or of the band that they were pruned to.
+    """KL over the vocabulary at every node of the lattices, or of the pruned range.
 
     Teacher and student are compared some frames at a time, and the gradient is computed on the way: neither the
     teacher's logits of a whole lattice nor any distribution is ever stored. Besides the logits there is one tensor of
     their size, the gradient.
 
     Args:
-        logits: as ``layout`` says, contiguous.
-        teacher_logits: of nodes ``[t, W]`` (frames of the teacher), ``[t, W, V]``.
+        logits: as `layout` says, contiguous.
+        teacher_logits: of nodes `[t, W]` (frames of the teacher), `[t, W, V]`.
         teacher_frames: T~_b of each text.
-        ranges: ``[M, T, S]`` the labels of a pruned layout's nodes; without them the nodes are 0, 1, ...
+        ranges: `[M, T, S]` the labels of a pruned layout's nodes; without them the nodes are 0, 1, ...
         shift: frames by which the student is later: its frame t + shift learns the teacher's frame t.
-        temperature: as for :func:`path_loss`.
+        temperature: as for `path_loss`.
     """
     last = [min(t, other + shift) for t, other in zip(layout.frames, teacher_frames)]
     counts = [max(t - shift, 0) * w for t, w in zip(last, layout.widths)]

@@ -1,8 +1,8 @@
 """Sum over all alignments of a transducer, given the log-probabilities of the arcs of its lattice.
 
 Node (t, u) of the lattice: t frames consumed, u labels emitted. A *blank* arc leads from (t, u) to (t+1, u).
-A *label* arc leads to (t, u+1) in the `regular` topology (any number of labels a frame) and to (t+1, u+1) in
-the `modified` one (at most one label a frame, so T >= U is needed). Every alignment begins at (0, 0) and ends
+A *label* arc leads to (t, u+1) in the `regular` topology (any number of labels per frame) and to (t+1, u+1) in
+the `modified` one (at most one label per frame, so T >= U is needed). Every alignment begins at (0, 0) and ends
 at (T, U); in the regular topology its last arc is therefore a blank. With a and b the log-probabilities of
 getting to a node and from a node to the end (Graves 2012),
 
@@ -10,7 +10,7 @@ getting to a node and from a node to the end (Graves 2012),
     posterior of an arc = exp( a(source) + arc + b(destination) - log P ) = d log P / d arc
 
 How it is computed. All nodes of an anti-diagonal t + u (regular) or of a frame (modified) depend only on the
-step before, so a step is three operations on ``[U+1, N]``. Shorter utterances are extended to the corner of
+step before, so a step is three operations on `[U+1, N]`. Shorter utterances are extended to the corner of
 the longest by one path of probability 1; then the backward variable is the forward variable of the lattice
 read from its end, and both run as one recursion with N = 2 B. The arcs are laid out step by step through a
 skewed view, without index tensors. Per-frame cumulative logsumexp along u, the other way to vectorize, took
@@ -42,18 +42,18 @@ def lattice_log_prob(
     """Log-probability of the label sequences, and the posteriors of all arcs.
 
     Args:
-        blank, label: ``[B, T, U+1]`` log-probabilities (float32 or float64) of the arcs that leave each node;
-            ``label[..., U]`` and everything beyond the lengths may hold anything.
-        logit_lengths: ``[B]`` int64, frames of each utterance, at most T.
-        label_lengths: ``[B]`` int64, labels of each utterance, at most U.
+        blank, label: `[B, T, U+1]` log-probabilities (float32 or float64) of the arcs that leave each node;
+            `label[..., U]` and everything beyond the lengths may hold anything.
+        logit_lengths: `[B]` int64, frames of each utterance, at most T.
+        label_lengths: `[B]` int64, labels of each utterance, at most U.
         topology: `regular` or `modified`.
-        fastemit_lambda: the gradient that reaches ``label`` is multiplied by 1 + this (FastEmit,
+        fastemit_lambda: the gradient that reaches `label` is multiplied by 1 + this (FastEmit,
             Yu et al. 2021, equation 12); values stay as they are.
         posteriors: compute them even where no gradient is asked for.
 
     Returns:
-        log P ``[B]`` (-inf where there is no path), and the posteriors of the blank and of the label arcs
-        ``[B, T, U+1]``, without gradient, zero outside the lattice and where there is no path. They are empty
+        log P `[B]` (-inf where there is no path), and the posteriors of the blank and of the label arcs
+        `[B, T, U+1]`, without gradient, zero outside the lattice and where there is no path. They are empty
         tensors if they were not computed.
     """
     if topology not in TOPOLOGIES:
@@ -67,11 +67,11 @@ def lattice_log_prob(
 class _LatticeLogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx, blank, label, logit_lengths, label_lengths, skew, fastemit_lambda, posteriors):
-        log_prob, *found = _run(blank, label, logit_lengths, label_lengths, skew, posteriors)
-        ctx.save_for_backward(*found)
-        ctx.mark_non_differentiable(*found)
+        log_prob, *arc_posteriors = _run(blank, label, logit_lengths, label_lengths, skew, posteriors)
+        ctx.save_for_backward(*arc_posteriors)
+        ctx.mark_non_differentiable(*arc_posteriors)
         ctx.label_scale = 1.0 + fastemit_lambda
-        return (log_prob, *found)
+        return (log_prob, *arc_posteriors)
 
     @staticmethod
     @once_differentiable
@@ -84,7 +84,7 @@ class _LatticeLogProb(torch.autograd.Function):
 def _run(
     blank: Tensor, label: Tensor, logit_lengths: Tensor, label_lengths: Tensor, skew: int, posteriors: bool
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Both recursions. ``skew``: steps that a label costs besides those of its frame, 1 in the regular
+    """Both recursions. `skew`: steps that a label costs besides those of its frame, 1 in the regular
     topology and 0 in the modified one."""
     batch, frames, width = blank.shape
     steps, columns = frames + skew * (width - 1), batch * (2 if posteriors else 1)
@@ -133,8 +133,8 @@ def _run(
 
 
 def _by_node(steps: Tensor, batch: int, frames: int, skew: int) -> Tuple[Tensor, Tensor]:
-    """Views of ``[D, U+1, N]`` by the node (t, u) that an arc leaves: as a stay ``[B, T, U+1]`` and as a move
-    to u+1 ``[B, T + skew, U]``. The step is d = t + skew * u."""
+    """Views of `[D, U+1, N]` by the node (t, u) that an arc leaves: as a stay `[B, T, U+1]` and as a move
+    to u+1 `[B, T + skew, U]`. The step is d = t + skew * u."""
     _, width, columns = steps.shape
     strides = (1, width * columns, (skew * width + 1) * columns)
     stay = steps.as_strided((batch, frames, width), strides)
@@ -142,7 +142,7 @@ def _by_node(steps: Tensor, batch: int, frames: int, skew: int) -> Tuple[Tensor,
 
 
 def _scan(states: Tensor, stay: Tensor, move: Tensor) -> None:
-    """The recursion: fills ``states[1:]``.
+    """The recursion: fills `states[1:]`.
 
     state_{d+1}[u] = LSE( state_d[u] + stay_d[u], state_d[u-1] + move_d[u] )
     """

@@ -1,13 +1,13 @@
 """Pruned transducer loss (Kuang et al. 2022, arXiv:2206.13236): the joiner runs near the likely alignments only.
 
-1. :func:`simple_transducer_loss`: a transducer whose joiner is an addition, am_t + lm_u, both of them linear
+1. `simple_transducer_loss`: a transducer whose joiner is an addition, am_t + lm_u, both of them linear
    projections to the vocabulary. Its loss is trained too, and its arc posteriors cost one matrix product.
-2. :func:`prune_ranges`: for every frame the S successive nodes that hold most of the posterior.
-3. :func:`gather_ranges` takes the predictor's output there, and the real joiner makes logits [B, T, S, V].
-4. :func:`pruned_transducer_loss` of those; nodes outside the band have probability 0.
+2. `prune_ranges`: for every frame the S successive nodes that hold most of the posterior.
+3. `gather_ranges` takes the predictor's output there, and the real joiner makes logits [B, T, S, V].
+4. `pruned_transducer_loss` of those; nodes outside the range have probability 0.
 
 k2's recipes add them up as 0.5 * simple + 1.0 * pruned, after 2000 updates that move there from 1.0 and 0.1.
-With S = U + 1 the band is the whole lattice and the pruned loss is :func:`~.transducer.transducer_loss`.
+With S = U + 1 the range is the whole lattice and the pruned loss is `transducer_loss`.
 """
 
 from typing import NamedTuple, Optional, Sequence
@@ -30,9 +30,9 @@ from .transducer_simple import simple_arc_log_probs
 
 
 class SimpleTransducerOutput(NamedTuple):
-    """``loss_sum``, ``counted`` and ``losses`` as in :class:`~.transducer.TransducerOutput`;
-    ``blank_posterior`` and ``label_posterior`` ``[B, T, U+1]``: of the arcs that leave each node, for
-    :func:`prune_ranges`, without gradient. T and U are the longest of the batch."""
+    """`loss_sum`, `counted` and `losses` as in `TransducerOutput`;
+    `blank_posterior` and `label_posterior` `[B, T, U+1]`: of the arcs that leave each node, for
+    `prune_ranges`, without gradient. T and U are the longest of the batch."""
 
     loss_sum: Tensor
     counted: Tensor
@@ -57,14 +57,14 @@ def simple_transducer_loss(
     """-log P of the labels with log P(k | t, u) = log softmax_k(am_t + lm_u).
 
     Args:
-        am: ``[B, T, V]`` projection of the encoder's output, any float dtype.
-        lm: ``[B, U+1, V]`` projection of the predictor's output.
+        am: `[B, T, V]` projection of the encoder's output, any float dtype.
+        lm: `[B, U+1, V]` projection of the predictor's output.
         lm_only_scale: s in (1 - s) * log P(k | t, u) + s * log softmax_k(lm_u), which takes the place of
             log P: it keeps lm a language model and the bounds from chasing am alone. k2's recipes use 0.25.
-        the others: as for :func:`~.transducer.transducer_loss`.
+        the others: as for `transducer_loss`.
 
     Raises:
-        ValueError: as :func:`~.transducer.transducer_loss` does.
+        ValueError: as `transducer_loss` does.
     """
     if am.dim() != 3 or lm.dim() != 3 or am.shape[2] != lm.shape[2]:
         raise ValueError(f"am {tuple(am.shape)} and lm {tuple(lm.shape)} must be [B, T, V] and [B, U+1, V]")
@@ -103,24 +103,24 @@ def prune_ranges(
     prune_range: int = 5,
     topology: str = "regular",
 ) -> Tensor:
-    """The nodes u at which the joiner is evaluated, ``[B, T, S]`` int64: S successive ones for every frame.
+    """The nodes u at which the joiner is evaluated, `[B, T, S]` int64: S successive ones for every frame.
 
     The window of frame t begins at the s for which the posterior inside, sum_{u=s}^{s+S-1} blank(t, u) -
-    label(t, s-1), is largest. Then the windows are made into a band that holds a path: it begins at 0, never
-    goes back, moves by less than S a frame (by at most 1 in the `modified` topology, where more labels a frame
+    label(t, s-1), is largest. Then the windows are made into a range that holds a path: it begins at 0, never
+    goes back, moves by less than S per frame (by at most 1 in the `modified` topology, where more labels per frame
     than that cannot be emitted), and ends at U_b. Frames beyond an utterance's length repeat its last window.
 
     Args:
-        blank_posterior, label_posterior: ``[B, T, U+1]`` from :func:`simple_transducer_loss`.
-        logit_lengths, label_lengths: ``[B]``.
+        blank_posterior, label_posterior: `[B, T, U+1]` from `simple_transducer_loss`.
+        logit_lengths, label_lengths: `[B]`.
         prune_range: S, at least 2. Where labels are too many for it, S * T_b < U_b + T_b, the smallest S that
             leads to U_b is taken for the whole batch; and never more than U + 1.
 
     Raises:
-        ValueError: if ``prune_range`` is below 2.
+        ValueError: if `prune_range` is below 2.
     """
     if prune_range < 2:
-        raise ValueError(f"prune_range={prune_range}: a band narrower than 2 nodes cannot emit a label")
+        raise ValueError(f"prune_range={prune_range}: a range of fewer than 2 nodes cannot emit a label")
     _, frames, width = blank_posterior.shape
     device = blank_posterior.device
     logit_lengths, label_lengths = logit_lengths.to(device).long(), label_lengths.to(device).long()
@@ -145,12 +145,12 @@ def prune_ranges(
 
 
 def _reverse_cummin(values: Tensor) -> Tensor:
-    """``[B, T]``: minimum over this and all later frames."""
+    """`[B, T]`: minimum over this and all later frames."""
     return values.flip(1).cummin(1).values.flip(1)
 
 
 def gather_ranges(predictor: Tensor, ranges: Tensor) -> Tensor:
-    """``[B, T, S, D]``: the predictor's output ``[B, U+1, D]`` at the nodes of ``ranges`` ``[B, T, S]``."""
+    """`[B, T, S, D]`: the predictor's output `[B, U+1, D]` at the nodes of `ranges` `[B, T, S]`."""
     batch, width, _ = predictor.shape
     rows = ranges + width * torch.arange(batch, device=ranges.device)[:, None, None]
     return predictor.flatten(0, 1).index_select(0, rows.flatten()).view(*ranges.shape, predictor.shape[2])
@@ -167,17 +167,17 @@ def pruned_transducer_loss(
     overwrite_logits: bool = False,
     **options,
 ) -> TransducerOutput:
-    """-log of the probability of all alignments inside the band; never less than the full loss.
+    """-log of the probability of all alignments inside the pruned range; never less than the full loss.
 
     Args:
-        logits: ``[B, T, S, V]``, the joiner's output at node (t, ranges[b, t, s]).
-        ranges: ``[B, T, S]`` from :func:`prune_ranges` with the same lengths and topology.
-        the others: as for :func:`~.transducer.transducer_loss`.
+        logits: `[B, T, S, V]`, the joiner's output at node (t, ranges[b, t, s]).
+        ranges: `[B, T, S]` from `prune_ranges` with the same lengths and topology.
+        the others: as for `transducer_loss`.
 
-    Arcs of nodes outside the band are -inf in its output.
+    Arcs of nodes outside the range are -inf in its output.
 
     Raises:
-        ValueError: as :func:`~.transducer.transducer_loss` does, and if the band belongs to another batch.
+        ValueError: as `transducer_loss` does, and if the ranges belong to another batch.
     """
     if logits.dim() != 4 or ranges.shape != logits.shape[:3]:
         raise ValueError(f"logits {tuple(logits.shape)} must be [B, T, S, V], ranges {tuple(ranges.shape)} [B, T, S]")
@@ -194,6 +194,7 @@ def pruned_transducer_loss(
         layout = LogitLayout(targets.frames, [size] * batch, packed=False)
         arcs = arc_log_probs(logits.contiguous(), next_labels, layout, chosen.blank, overwrite_logits)
         blank_arcs, label_arcs = (
-            banded.new_full((batch, frames, width), -torch.inf).scatter(2, ranges, banded) for banded in arcs
+            arcs_inside.new_full((batch, frames, width), -torch.inf).scatter(2, ranges, arcs_inside)
+            for arcs_inside in arcs
         )
         return TransducerOutput(*path_losses(blank_arcs, label_arcs, targets, chosen), blank_arcs, label_arcs)

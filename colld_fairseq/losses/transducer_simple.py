@@ -7,7 +7,7 @@ log softmax_k(am_t + lm_u) = am_t[k] + lm_u[k] - n(t, u), and the normalizer is 
 Where am_t and lm_u peak far apart every summand underflows: n of such a node is computed in full. With
 g_n = -(g_blank + g_label) the gradient that reaches n(t, u) and e^am, e^lm the factors above, the gradient of am
 is e^am_t * sum_u (g_n / product)(t, u) e^lm_u, and the same the other way round: two more products. One
-utterance is handled at a time, and only am, lm and the products ``[B, T, U+1]`` are kept for the backward pass.
+utterance is handled at a time, and only am, lm and the products `[B, T, U+1]` are kept for the backward pass.
 """
 
 from typing import Iterator, Tuple
@@ -21,10 +21,10 @@ from .transducer_arcs import piece_size
 
 
 def simple_arc_log_probs(am: Tensor, lm: Tensor, targets: Targets, blank: int = 0) -> Tuple[Tensor, Tensor]:
-    """Log-probabilities of the blank and label arcs, ``[B, T, U+1]`` each, zero where there is no arc.
+    """Log-probabilities of the blank and label arcs, `[B, T, U+1]` each, zero where there is no arc.
 
     Args:
-        am, lm: ``[B, T, V]`` and ``[B, U+1, V]``, or larger, of any float dtype; the arithmetic is float32, or
+        am, lm: `[B, T, V]` and `[B, U+1, V]`, or larger, of any float dtype; the arithmetic is float32, or
             float64 for float64.
         targets: the labels and lengths of the batch.
         blank: index of the blank.
@@ -74,16 +74,16 @@ def _gradients(ctx, grad_blank: Tensor, grad_label: Tensor) -> Tuple[Tensor, Ten
         to_normalizer = -to_blank - grad_label[b, :t, : u + 1]
         ratio = to_normalizer / products[b, :t, : u + 1]
         e_x, e_z = (x - x.amax(1, keepdim=True)).exp_(), (z - z.amax(1, keepdim=True)).exp_()
-        found_x, found_z = (ratio @ e_z).mul_(e_x), (ratio.T @ e_x).mul_(e_z)
+        x_grad, z_grad = (ratio @ e_z).mul_(e_x), (ratio.T @ e_x).mul_(e_z)
         for rows, columns in _pieces(ctx.underflows.get(b), x):
             softmax = (x[rows] + z[columns]).softmax(1).mul_(to_normalizer[rows, columns, None])
-            found_x.index_add_(0, rows, softmax)
-            found_z.index_add_(0, columns, softmax)
-        found_x[:, ctx.blank] += to_blank.sum(1)
-        found_z[:, ctx.blank] += to_blank.sum(0)
-        found_x.index_add_(1, y, to_label)
-        found_z[:u].scatter_add_(1, y[:, None], to_label.sum(0)[:, None])
-        grad_am[b, :t], grad_lm[b, : u + 1] = found_x, found_z
+            x_grad.index_add_(0, rows, softmax)
+            z_grad.index_add_(0, columns, softmax)
+        x_grad[:, ctx.blank] += to_blank.sum(1)
+        z_grad[:, ctx.blank] += to_blank.sum(0)
+        x_grad.index_add_(1, y, to_label)
+        z_grad[:u].scatter_add_(1, y[:, None], to_label.sum(0)[:, None])
+        grad_am[b, :t], grad_lm[b, : u + 1] = x_grad, z_grad
     return grad_am, grad_lm
 
 

@@ -134,7 +134,7 @@ class TransducerStudent(BaseFairseqModel):
         else:
             output["simple"] = simple = self.simple_joiner(x, predicted)
             output["ranges"] = ranges = choose_range(*simple, lengths)
-            output["logits"] = self.joiner.band(frames, gather_ranges(symbols, ranges))
+            output["logits"] = self.joiner.pruned(frames, gather_ranges(symbols, ranges))
         if nodes is not None:
             frame = nodes.frame.clamp(0, max(frames.size(1) - 1, 0))
             output["node_logits"] = self.joiner(frames[nodes.text, frame], symbols[nodes.text, nodes.label])

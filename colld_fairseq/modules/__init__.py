@@ -1,1 +1,1 @@
-"""Plain ``torch.nn`` parts: front-ends, encoder blocks, masks, heads. Nothing here imports fairseq."""
+"""Plain `torch.nn` parts: front-ends, encoder blocks, masks, heads. Nothing here imports fairseq."""

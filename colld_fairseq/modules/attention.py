@@ -13,9 +13,9 @@ class SelfAttention(nn.Module):
     """Self-attention with one joint projection for query, key and value.
 
     Args:
-        embed_dim: width D, a multiple of ``heads``.
+        embed_dim: width D, a multiple of `heads`.
         dropout: dropout on the attention weights, in training.
-        relative_key: ``(max_left, max_right)`` frames to learn Shaw-style relative keys, or None.
+        relative_key: `(max_left, max_right)` frames to learn Shaw-style relative keys, or None.
     """
 
     def __init__(self, embed_dim: int, heads: int, dropout: float = 0.0, relative_key: Optional[tuple] = None):
@@ -32,9 +32,9 @@ class SelfAttention(nn.Module):
         rotary: Optional[Rotary] = None,
         utterances: Optional[Sequence[int]] = None,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; ``key_bias`` [B, 1, 1 or T, T] is added to the scores, None = nothing is hidden.
+        """[B, T, D] -> [B, T, D]; `key_bias` [B, 1, 1 or T, T] is added to the scores, None = nothing is hidden.
 
-        utterances: frames of the utterances that stand behind one another in [1, T, D], each of which attends to itself.
+        utterances: frames of each utterance where several follow one another in [1, T, D]; each attends to its own.
         """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, self.head_dim)
@@ -53,19 +53,19 @@ class SelfAttention(nn.Module):
     def step(
         self, x: Tensor, past: Tensor, key_bias: Optional[Tensor] = None, rotary: Optional[Rotary] = None
     ) -> Tuple[Tensor, Tensor]:
-        """Further frames, of which ``past`` is remembered: [B, T, D] -> [B, T, D] and what to remember, also of these.
+        """Further frames, after `past`: [B, T, D] -> [B, T, D] and the `past` of the next step.
 
         past: keys and values [B, P, 2, H, head_dim], without positions: so scores depend on nothing but distances
-            however long a stream gets. ``key_bias`` [B or 1, 1, 1 or T, P + T] and ``rotary`` are of P + T frames.
+            however long a stream gets. `key_bias` [B or 1, 1, 1 or T, P + T] and `rotary` are of P + T frames.
         """
         batch, length, width = x.shape
-        query, *heard = self.qkv(x).view(batch, length, 3, self.heads, self.head_dim).unbind(2)
-        heard = torch.cat((past, torch.stack(heard, dim=2)), dim=1)
-        key, value = heard.unbind(2)
+        query, *keys_values = self.qkv(x).view(batch, length, 3, self.heads, self.head_dim).unbind(2)
+        keys_values = torch.cat((past, torch.stack(keys_values, dim=2)), dim=1)
+        key, value = keys_values.unbind(2)
         if rotary is not None:
             key = apply_rotary(key, rotary)
             query = apply_rotary(query, tuple(part[-length:] for part in rotary))
-        return self.out(self.attend(query, key, value, key_bias).reshape(batch, length, width)), heard
+        return self.out(self.attend(query, key, value, key_bias).reshape(batch, length, width)), keys_values
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, key_bias: Optional[Tensor] = None) -> Tensor:
         """[B, T, H, head_dim], and two of [B, K, H, head_dim] that end with the same T frames, to the first's shape."""

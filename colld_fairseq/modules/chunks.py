@@ -1,8 +1,8 @@
 """What a frame of a streaming encoder may depend on: its own chunk of frames, and some chunks before it.
 
-With chunks of one frame nothing later is heard (a causal encoder); the longer the chunk, the more a frame hears and the
-later its output comes. One set of weights serves many chunk sizes when training draws a size for every batch (Zhang et
-al., arXiv 2012.05481: WeNet's U2).
+With chunks of one frame no frame takes in a later one (a causal encoder); the longer the chunk, the more a frame takes
+in and the later its output comes. One set of weights serves many chunk sizes when training draws a size for every batch
+(Zhang et al., arXiv 2012.05481: WeNet's U2).
 """
 
 from typing import List, NamedTuple, Optional, Sequence
@@ -18,7 +18,7 @@ __all__ = ["Chunk", "Count", "draw_chunk", "parse_count", "parse_counts", "wides
 
 
 class Chunk(NamedTuple):
-    """Chunks of ``size`` frames, each of which hears itself and ``left`` chunks before it.
+    """Chunks of `size` frames, each of which takes in itself and `left` chunks before it.
 
     size None: one chunk, the whole utterance. left None: all chunks before.
     """
@@ -27,9 +27,9 @@ class Chunk(NamedTuple):
     left: Count = None
 
     def hidden(self, frames: int, past: int = 0, device: Optional[torch.device] = None) -> Optional[Tensor]:
-        """Keys that each frame may not attend to: bool [frames, past + frames], True = hidden; None where all is heard.
+        """Keys that each frame may not attend to: bool [frames, past + frames], True = hidden; None where nothing is.
 
-        The frames follow on ``past`` others, and the first of them begins a chunk.
+        The frames follow on `past` others, and the first of them begins a chunk.
         """
         if self.size is None:
             return None
@@ -40,7 +40,7 @@ class Chunk(NamedTuple):
 
     @property
     def left_frames(self) -> Count:
-        """Frames before its chunk that a frame hears."""
+        """Frames before its chunk that a frame takes in."""
         return None if self.left is None or self.size is None else self.left * self.size
 
     def checked(self) -> "Chunk":

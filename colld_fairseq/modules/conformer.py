@@ -11,15 +11,13 @@ from colld_fairseq.modules.cpu.dropout import Dropout
 from colld_fairseq.modules.depthwise import DepthwiseConv
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.feed_forward import FeedForward, get_activation
-from colld_fairseq.modules.norms import MaskedBatchNorm
 from colld_fairseq.modules.positions import Rotary
 
 
 class ConvolutionModule(nn.Module):
     """LayerNorm, pointwise D -> 2D, GLU, depthwise over time, norm, activation, pointwise D -> D.
 
-    Padded frames are zeroed before the depthwise convolution; with ``conv_norm="batch"`` they are also left
-    out of the statistics.
+    Padded frames are zeroed before the depthwise convolution.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -28,8 +26,7 @@ class ConvolutionModule(nn.Module):
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.pointwise_in = nn.Linear(width, 2 * width, bias=False)
         self.depthwise = DepthwiseConv(width, config.depthwise_conv_kernel, config.causal_conv)
-        batch_norm = config.conv_norm == "batch"
-        self.norm = MaskedBatchNorm(width) if batch_norm else nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.activation = get_activation(config.activation)
         self.pointwise_out = nn.Linear(width, width, bias=False)
 
@@ -37,10 +34,10 @@ class ConvolutionModule(nn.Module):
         x = self._gated(x)
         if padding_mask is not None:
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
-        return self._mixed(self.depthwise(x), padding_mask)
+        return self._mixed(self.depthwise(x))
 
     def step(self, x: Tensor, past: Tensor) -> Tuple[Tensor, Tensor]:
-        """Further frames [B, T, D] after ``past`` [B, kernel - 1, D], which begins with zeros; both for the next step.
+        """Further frames [B, T, D] after `past` [B, kernel - 1, D], which begins with zeros; both for the next step.
 
         Only where the convolution is causal.
         """
@@ -50,13 +47,12 @@ class ConvolutionModule(nn.Module):
     def _gated(self, x: Tensor) -> Tensor:
         return F.glu(self.pointwise_in(self.layer_norm(x)), dim=-1)
 
-    def _mixed(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
-        x = self.norm(x, padding_mask) if isinstance(self.norm, MaskedBatchNorm) else self.norm(x)
-        return self.pointwise_out(self.activation(x))
+    def _mixed(self, x: Tensor) -> Tensor:
+        return self.pointwise_out(self.activation(self.norm(x)))
 
 
 class BlockMemory(NamedTuple):
-    """What a block remembers of the frames before: keys and values [B, P, 2, H, head_dim], conv [B, kernel - 1, D]."""
+    """What a block keeps of the frames before: keys and values [B, P, 2, H, head_dim], conv [B, kernel - 1, D]."""
 
     attention: Tensor
     conv: Tensor
@@ -110,14 +106,14 @@ class ConformerBlock(nn.Module):
         key_bias: Optional[Tensor] = None,
         rotary: Optional[Rotary] = None,
     ) -> Tuple[Tensor, BlockMemory]:
-        """The forward pass in evaluation, on frames [B, T, D] that follow on those ``past`` is of.
+        """The forward pass in evaluation, on frames [B, T, D] that follow on those `past` is of.
 
-        ``key_bias`` and ``rotary``: see :meth:`SelfAttention.step`.
+        `key_bias` and `rotary`: see `SelfAttention.step`.
         """
         x = x + 0.5 * self.ffn1(self.ffn1_layer_norm(x))
-        y, heard = self.attention.step(self.attention_layer_norm(x), past.attention, key_bias, rotary)
+        y, keys_values = self.attention.step(self.attention_layer_norm(x), past.attention, key_bias, rotary)
         x = x + y
         y, convolved = self.conv.step(x, past.conv)
         x = x + y
         x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))
-        return self.final_layer_norm(x), BlockMemory(heard, convolved)
+        return self.final_layer_norm(x), BlockMemory(keys_values, convolved)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class DepthwiseConv(nn.Module):
-    """One filter of ``kernel`` frames per channel, no bias; ``causal`` = past frames only, else centerd.
+    """One filter of `kernel` frames per channel, no bias; `causal` = past frames only, else centered.
 
     The weight has torch's Conv1d shape [D, 1, kernel], so that checkpoints of other libraries load unchanged.
     """
@@ -24,5 +24,5 @@ class DepthwiseConv(nn.Module):
         return self.valid(F.pad(x, (0, 0, left, self.kernel - 1 - left)))
 
     def valid(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T - kernel + 1, D]: nothing outside ``x`` is looked at."""
+        """[B, T, D] -> [B, T - kernel + 1, D]: nothing outside `x` is looked at."""
         return F.conv1d(x.transpose(1, 2), self.weight, groups=self.weight.size(0)).transpose(1, 2)

@@ -34,9 +34,9 @@ class EncoderOutput:
         x: [B, T, D], after the final norm where there is one. Padded frames hold arbitrary values.
         lengths: [B] frames.
         padding_mask: bool [B, T], True on padding.
-        features: the requested layers, number -> [B, T, D].
+        features: the requested layers, layer -> [B, T, D].
         mask: bool [B, T], the frames replaced by the mask embedding, or None.
-        front_end: [B, T, D], what entered masking and positions (see :meth:`StudentEncoder.embed`).
+        front_end: [B, T, D], what entered masking and positions (see `StudentEncoder.embed`).
     """
 
     x: Tensor
@@ -48,19 +48,19 @@ class EncoderOutput:
 
 
 class StudentEncoder(nn.Module):
-    """Speech encoder configured by an :class:`EncoderConfig`.
+    """Speech encoder configured by an `EncoderConfig`.
 
     With post-norm or pre-norm Transformer blocks, "conv" positions and the waveform front-end it is HuBERT /
     wav2vec 2.0; with Conformer blocks, "relative_key" positions, causal convolution and two stacked
     filterbank frames it is w2v-BERT 2.0; weights of those load exactly (see
-    :mod:`colld_fairseq.checkpoints.encoder`). An utterance's frames do not depend on its batch.
+    `colld_fairseq.checkpoints.encoder`). An utterance's frames do not depend on its batch.
 
-    With a "causal" or "chunk" context frames hear only so much of what comes later: in training as drawn for each
-    batch, in evaluation as :meth:`set_chunk` says. :class:`~colld_fairseq.modules.streaming.StreamingEncoder` gives the
+    With a "causal" or "chunk" context frames take in only so much of what comes later: in training as drawn for each
+    batch, in evaluation as `set_chunk` says. `StreamingEncoder` gives the
     same output chunk by chunk.
 
     Attributes:
-        chunk: what a frame hears in evaluation; the widest context of the training unless :meth:`set_chunk` was called.
+        chunk: the context of a frame in evaluation; the widest context of the training unless `set_chunk` was called.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -88,7 +88,7 @@ class StudentEncoder(nn.Module):
             self.chunk = Chunk(widest(self._chunk_sizes), widest(config.left_contexts))
 
     def set_chunk(self, size: Count = None, left: Count = None) -> None:
-        """Choose what a frame hears in evaluation: its chunk of ``size`` frames and ``left`` chunks before it.
+        """Choose the context of a frame in evaluation: its chunk of `size` frames and `left` chunks before it.
 
         None = no limit; the size of a causal encoder's chunks is always 1. ConfigError where the encoder was not
         trained for streaming.
@@ -96,15 +96,15 @@ class StudentEncoder(nn.Module):
         self.chunk = self.chunk_of(size, left)
 
     def chunk_of(self, size: Count = None, left: Count = None) -> Chunk:
-        """What :meth:`set_chunk` would choose."""
+        """What `set_chunk` would choose."""
         if self.config.context == "full" and (size, left) != (None, None):
             raise ConfigError(
-                "this student hears the whole utterance; it cannot stream or be limited to chunks: train one with"
+                "this student takes in the whole utterance; it cannot stream or be limited to chunks: train one with"
                 " --encoder-context chunk or causal"
             )
         if self.config.context == "causal":
             if size not in (None, 1):
-                raise ConfigError(f"a causal student hears nothing later: its chunks are of 1 frame, not of {size}")
+                raise ConfigError(f"a causal student takes in nothing later: its chunks are of 1 frame, not of {size}")
             size = 1
         return Chunk(size, left).checked()
 
@@ -137,7 +137,7 @@ class StudentEncoder(nn.Module):
     def embed(self, source: Tensor, source_lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """The front-end's output [B, T, D], after its dropout and before masks and positions, and lengths [B].
 
-        Takes what :meth:`forward` takes; nothing else of the encoder is run.
+        Takes what `forward` takes; nothing else of the encoder is run.
         """
         x, lengths = self.front_end(source, source_lengths)
         if self.time_reduction is not None:
@@ -197,8 +197,8 @@ class StudentEncoder(nn.Module):
             rows = packing.pack(x).split([sum(utterances) for utterances in parts], dim=1)
             results = [run(part, None, None, None, utterances) for part, utterances in zip(rows, parts)]
             x, outputs = packing.unpack(torch.cat([y for y, _ in results], dim=1)), {}
-            for number in results[0][1]:
-                outputs[number] = packing.unpack(torch.cat([found[number] for _, found in results], dim=1))
+            for layer in results[0][1]:
+                outputs[layer] = packing.unpack(torch.cat([part[layer] for _, part in results], dim=1))
         else:
             x, outputs = run(x, block_padding, key_bias, rotary)
         return EncoderOutput(x, lengths, padding_mask, {**features, **outputs}, mask, front_end)
@@ -214,15 +214,15 @@ class StudentEncoder(nn.Module):
         kind: str,
         skip: Sequence[bool],
     ) -> Tuple[Tensor, Dict[int, Tensor]]:
-        """All blocks and the final norm: the output and the features of ``layers``, both [B, T, D]."""
+        """All blocks and the final norm: the output and the features of `layers`, both [B, T, D]."""
         features = {}
-        for number, block in enumerate(self.blocks, start=1):
-            if skip[number - 1]:
+        for layer, block in enumerate(self.blocks, start=1):
+            if skip[layer - 1]:
                 ffn = torch.zeros_like(x)
             else:
                 x, ffn = block(x, padding_mask, key_bias, rotary, *utterances)
-            if number in layers:
-                features[number] = x if kind == "layer" else ffn
+            if layer in layers:
+                features[layer] = x if kind == "layer" else ffn
         if self.layer_norm is not None and self.config.norm_first:
             x = self.layer_norm(x)
         return x, features
@@ -259,7 +259,7 @@ class StudentEncoder(nn.Module):
         return self.training and self.config.context != "full"
 
     def _skipped_blocks(self) -> Sequence[bool]:
-        """One decision a block, from torch's generator so that a resumed run repeats them."""
+        """One decision per block, from torch's generator so that a resumed run repeats them."""
         if not self.training or self.config.layerdrop == 0.0:
             return [False] * self.num_layers
         return (torch.rand(self.num_layers) < self.config.layerdrop).tolist()

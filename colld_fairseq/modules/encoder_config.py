@@ -7,7 +7,7 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.chunks import Chunk, Count
 from colld_fairseq.modules.input_config import InputConfig
 
-#: (channels, kernel, stride) of the wav2vec 2.0 / HuBERT feature extractor: 320 samples a frame.
+#: (channels, kernel, stride) of the wav2vec 2.0 / HuBERT feature extractor: 320 samples per frame.
 WAV2VEC_CONV_LAYERS = [[512, 10, 5]] + [[512, 3, 2]] * 4 + [[512, 2, 2]] * 2
 
 CHOICES = {
@@ -15,85 +15,86 @@ CHOICES = {
     "block": ("transformer", "conformer"),
     "position": ("conv", "relative_key", "rotary", "none"),
     "extractor_norm": ("group", "layer"),
-    "conv_norm": ("layer", "batch"),
     "context": ("full", "causal", "chunk"),
 }
 
 
 @dataclass
 class EncoderConfig:
-    """Configuration of a StudentEncoder; values that contradict each other raise ConfigError.
-
-    Input:
-        input: what the front-end takes and how it is normalized. None = not known yet: the encoder of a checkpoint
-            always has one, that of a new student as soon as a task has built it.
-    Front-end:
-        front_end: "waveform" (samples at 16 kHz), or of 80 bins at 100 Hz "fbank" (strided convolution),
-            "fbank_stack" or "conv2d" (25 Hz).
-        conv_layers: (channels, kernel, stride) of each convolution of the waveform extractor.
-        extractor_norm: "group" (first convolution only: HuBERT Base) or "layer" (each convolution: HuBERT
-            Large).
-        conv_bias: bias in the waveform extractor's convolutions.
-        feature_norm: LayerNorm before the projection to ``embed_dim`` (waveform and fbank_stack; DistilHuBERT
-            has none).
-        feature_grad_mult: factor on the gradient that reaches the waveform extractor; 0 freezes it.
-        fbank_bins, fbank_stack: filterbank bins; frames stacked by "fbank_stack" (2 = 50 Hz, 4 = 25 Hz).
-        subsampling_channels: channels of the "conv2d" front-end.
-        time_reduction: stride of a convolution after the projection (FitHuBERT: 2 = 25 Hz); 1 = none.
-    Blocks:
-        block, layers, embed_dim, ffn_dim, attention_heads, activation ("gelu", "relu", "swish").
-        norm_first: Transformer only. False = post-norm with a LayerNorm before the first block (HuBERT Base);
-            True = pre-norm with a LayerNorm after the last block (HuBERT Large).
-        position: "conv" (wav2vec 2.0), "relative_key" (w2v-BERT 2.0), "rotary" or "none".
-        conv_pos, conv_pos_groups: kernel and groups of "conv"; max_left_position, max_right_position: frames
-            of "relative_key".
-        depthwise_conv_kernel, causal_conv, conv_norm: the Conformer's convolution; causal looks at past
-            frames only.
-    Streaming (Conformer blocks with causal convolutions, "fbank_stack" or "conv2d", no "conv" positions):
-        context: what a frame may attend to: "full", "causal" (nothing later), or "chunk" (its own chunk and those
-            before it).
-        chunk_sizes: frames of a chunk of "chunk", drawn for every batch in training; None = the whole utterance.
-        left_contexts: chunks ("causal": frames) before its own that a frame attends to, drawn likewise; None = all.
-    Regularization, in training only:
-        dropout (residual branches), attention_dropout, activation_dropout, dropout_input (projected
-        features), layerdrop (probability of skipping a whole block).
-    """
+    """Configuration of a StudentEncoder; values that contradict each other raise ConfigError."""
 
     input: Optional[InputConfig] = None
+    """What the front-end takes and how it is normalized; None = not known yet. The encoder of a checkpoint
+    always has one, that of a new student as soon as a task has built it."""
     front_end: str = "fbank_stack"
+    """"waveform" (samples at 16 kHz), or of filterbanks at 100 Hz "fbank" (strided convolution), "fbank_stack" or
+    "conv2d" (25 Hz)."""
     conv_layers: List[List[int]] = field(default_factory=lambda: [list(layer) for layer in WAV2VEC_CONV_LAYERS])
+    """(channels, kernel, stride) of each convolution of the waveform extractor."""
     extractor_norm: str = "group"
+    """"group" (first convolution only: HuBERT Base) or "layer" (each convolution: HuBERT Large)."""
     conv_bias: bool = False
+    """Bias in the waveform extractor's convolutions."""
     feature_norm: bool = True
+    """LayerNorm before the projection to `embed_dim` ("waveform" and "fbank_stack"; DistilHuBERT has none)."""
     feature_grad_mult: float = 1.0
+    """Factor on the gradient that reaches the waveform extractor; 0 freezes it."""
     fbank_bins: int = 80
+    """Mel bins of the filterbanks."""
     fbank_stack: int = 2
+    """Frames that "fbank_stack" puts side by side (2 = 50 Hz, 4 = 25 Hz)."""
     subsampling_channels: int = 64
+    """Channels of the "conv2d" front-end."""
     time_reduction: int = 1
+    """Stride of a convolution after the projection (FitHuBERT: 2 = 25 Hz); 1 = none."""
     block: str = "conformer"
+    """"transformer" or "conformer"."""
     layers: int = 12
+    """Blocks."""
     embed_dim: int = 768
+    """Width of every layer."""
     ffn_dim: int = 3072
+    """Width inside the feed-forward networks."""
     attention_heads: int = 12
+    """Heads, of which `embed_dim` is a multiple."""
     activation: str = "gelu"
+    """"gelu", "relu" or "swish"."""
     norm_first: bool = False
+    """Transformer only: False = post-norm with a LayerNorm before the first block (HuBERT Base); True = pre-norm with
+    a LayerNorm after the last block (HuBERT Large)."""
     position: str = "rotary"
+    """"conv" (wav2vec 2.0), "relative_key" (w2v-BERT 2.0), "rotary" or "none"."""
     conv_pos: int = 128
+    """Kernel of "conv" positions, in frames."""
     conv_pos_groups: int = 16
+    """Groups of "conv" positions, of which `embed_dim` is a multiple."""
     max_left_position: int = 64
+    """Frames before its own that "relative_key" positions tell apart."""
     max_right_position: int = 8
+    """Frames after its own that "relative_key" positions tell apart."""
     depthwise_conv_kernel: int = 31
+    """Kernel of the Conformer's convolution, in frames."""
     causal_conv: bool = False
-    conv_norm: str = "layer"
+    """Whether the Conformer's convolution takes in past frames only."""
     context: str = "full"
+    """What a frame may attend to: "full", "causal" (nothing later), or "chunk" (its own chunk and those before it).
+    The latter two need Conformer blocks with causal convolutions, "fbank_stack" or "conv2d", no "conv" positions."""
     chunk_sizes: List[Count] = field(default_factory=lambda: [8, 16, 32, None])
+    """Frames per chunk of "chunk", drawn for every batch in training; None = the whole utterance."""
     left_contexts: List[Count] = field(default_factory=lambda: [None])
+    """Chunks ("causal": frames) before its own that a frame attends to, drawn likewise; None = all."""
     layer_norm_eps: float = 1e-5
+    """Added to the variance in every LayerNorm."""
     dropout: float = 0.0
+    """Dropout on residual branches, in training only, like those that follow."""
     attention_dropout: float = 0.0
+    """Dropout on attention weights."""
     activation_dropout: float = 0.0
+    """Dropout inside the feed-forward networks."""
     dropout_input: float = 0.0
+    """Dropout on the projected features."""
     layerdrop: float = 0.0
+    """Probability of skipping a block."""
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -145,12 +146,18 @@ class EncoderConfig:
             raise ConfigError("chunk_sizes and left_contexts must each name at least one")
 
     def to_dict(self) -> Dict[str, Any]:
-        """Plain values only: what :meth:`from_dict` takes, and JSON and YAML keep."""
+        """Plain values only, which `from_dict` takes and which JSON and YAML keep."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Dict[str, Any]) -> "EncoderConfig":
         """The configuration with these fields; ConfigError names the fields this version does not know."""
+        values = dict(values)
+        conv_norm = values.pop("conv_norm", "layer")  # a field of earlier versions
+        if conv_norm != "layer":
+            raise ConfigError(
+                f"conv_norm={conv_norm!r}: the Conformer's convolution has no norm but LayerNorm any more"
+            )
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise ConfigError(f"unknown encoder fields {unknown}; was the checkpoint written by a newer version?")

@@ -12,14 +12,14 @@ ACTIVATIONS: Dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.
 
 
 def get_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The activation called ``name``; ConfigError lists the known names otherwise."""
+    """The activation called `name`; ConfigError lists the known names otherwise."""
     if name not in ACTIVATIONS:
         raise ConfigError(f"activation={name!r} is not known; choose one of {sorted(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 class FeedForward(nn.Module):
-    """``linear_out(dropout(activation(linear_in(x))))`` on [B, T, D]; no norm, residual or output dropout."""
+    """`linear_out(dropout(activation(linear_in(x))))` on [B, T, D]; no norm, residual or output dropout."""
 
     def __init__(self, embed_dim: int, ffn_dim: int, activation: str = "gelu", activation_dropout: float = 0.0):
         super().__init__()

@@ -1,11 +1,11 @@
 """Front-ends: from samples or filterbanks to the frames a student encoder works on.
 
-Every front-end is called as ``front_end(x, lengths)`` and returns features [B, T, D] and their lengths [B];
-``lengths=None`` means that no utterance is padded. What stands in the padding of the input never reaches a valid
+Every front-end is called as `front_end(x, lengths)` and returns features [B, T, D] and their lengths [B];
+`lengths=None` means that no utterance is padded. What stands in the padding of the input never reaches a valid
 frame of the output.
 
-Those that can stream look at no frame before their own and have a ``lookahead``: frame k sees filterbank frames sk to
-s(k + 1) + lookahead - 1, s = 100 Hz / ``frame_rate_hz``.
+Those that can stream look at no frame before their own and have a `lookahead`: frame k sees filterbank frames sk to
+s(k + 1) + lookahead - 1, s = 100 Hz / `frame_rate_hz`.
 """
 
 from typing import List, Optional, Tuple
@@ -43,7 +43,7 @@ class ExtractorLayer(nn.Module):
             self.norm = self.norm(channels)
 
     def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
-        """``padding_mask`` [B, T'] belongs to the output frames; only the group norm reads it."""
+        """`padding_mask` [B, T'] belongs to the output frames; only the group norm reads it."""
         x = self.conv(x)
         if isinstance(self.norm, MaskedChannelNorm):
             x = self.norm(x, padding_mask)
@@ -53,10 +53,10 @@ class ExtractorLayer(nn.Module):
 
 
 class WaveformFrontEnd(nn.Module):
-    """The convolutions of wav2vec 2.0 and HuBERT, LayerNorm, and the projection to ``embed_dim``.
+    """The convolutions of wav2vec 2.0 and HuBERT, LayerNorm, and the projection to `embed_dim`.
 
-    Takes samples [B, N] at 16 kHz. With the published layers an utterance of n samples gives ``(n - 400) // 320 +
-    1`` frames.
+    Takes samples [B, N] at 16 kHz. With the published layers an utterance of n samples gives `(n - 400) // 320 +
+    1` frames.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -119,7 +119,7 @@ class FbankFrontEnd(nn.Module):
     linear layer.
 
     Takes [B, T, bins] at 100 Hz, gives 50 Hz: as many frames as the waveform extractor makes of the same
-    samples when the filterbanks are computed with ``snip_edges`` (25 ms window, 10 ms shift).
+    samples when the filterbanks are computed with `snip_edges` (25 ms window, 10 ms shift).
     """
 
     frame_rate_hz = FBANK_RATE_HZ / 2
@@ -145,7 +145,7 @@ class FbankFrontEnd(nn.Module):
 
 
 class FbankStackFrontEnd(nn.Module):
-    """``fbank_stack`` neighboring filterbank frames side by side, LayerNorm, Linear (w2v-BERT 2.0 stacks 2:
+    """`fbank_stack` neighboring filterbank frames side by side, LayerNorm, Linear (w2v-BERT 2.0 stacks 2:
     50 Hz).
 
     Takes [B, T, bins] at 100 Hz; frames that do not fill a last stack are dropped.

@@ -9,10 +9,10 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class Upsample(nn.Module):
-    """Raises the frame rate by an integer factor: ``[B, T, D] -> [B, factor * T, D]``.
+    """Raises the frame rate by an integer factor: `[B, T, D] -> [B, factor * T, D]`.
 
     A transposed convolution, used by FitHuBERT (2207.00555) after its time reduction. As kernel and stride
-    are equal, every input frame makes ``factor`` output frames of its own: padding stays outside.
+    are equal, every input frame makes `factor` output frames of its own: padding stays outside.
     """
 
     def __init__(self, width: int, factor: int):
@@ -27,31 +27,31 @@ class DistillationHeads(nn.Module):
     """One head for each of K targets.
 
     Kinds:
-        - ``"linear"``: K inputs, each through its own Linear (layer-to-layer, FitHuBERT, LightHuBERT, CoLLD).
-        - ``"mlp"``: K inputs, each through its own Linear, activation, Linear (USAD, 2506.18843: ReLU).
-        - ``"shared"``: **one** input, the last student layer. A Linear to K blocks of ``hidden_width``,
+        - `"linear"`: K inputs, each through its own Linear (layer-to-layer, FitHuBERT, LightHuBERT, CoLLD).
+        - `"mlp"`: K inputs, each through its own Linear, activation, Linear (USAD, 2506.18843: ReLU).
+        - `"shared"`: **one** input, the last student layer. A Linear to K blocks of `hidden_width`,
           activation, then block k through its own Linear (DistilHuBERT, 2110.01900: GELU).
 
     Args:
-        input_widths: student width of each input: K numbers, or one number for ``"shared"``.
+        input_widths: student width of each input: K numbers, or one number for `"shared"`.
         target_widths: teacher width of each of the K targets.
         kind: see above.
-        hidden_width: width between the two Linears of ``"mlp"`` and ``"shared"``; the input width if not
+        hidden_width: width between the two Linears of `"mlp"` and `"shared"`; the input width if not
             given.
-        activation: ``"relu"`` or ``"gelu"``; the one of the paper named with the kind if not given.
-        upsample: factor by which the heads first raise the frame rate, each with its own :class:`Upsample`.
+        activation: `"relu"` or `"gelu"`; the one of the paper named with the kind if not given.
+        upsample: factor by which the heads first raise the frame rate, each with its own `Upsample`.
         bias: bias of the last Linear of each head (LightHuBERT has none).
-        code_width: outputs of :attr:`code`, a Linear from the last input to code classes or to the space of
+        code_width: outputs of `code`, a Linear from the last input to code classes or to the space of
             their embeddings; 0 = none.
-        front_end_width: outputs of :attr:`front_end`, a Linear from the front-end's output to the teacher's
+        front_end_width: outputs of `front_end`, a Linear from the front-end's output to the teacher's
             width; 0 = none.
-        adapters: number of a target -> module that makes it of stacked teacher frames; kept here, and called
+        adapters: index of a target -> module that makes it of stacked teacher frames; kept here, and called
             by the criterion, because it is learned and left behind with the heads.
 
-    ``code`` and ``front_end`` (None where their width is 0) are called by themselves (2210.15631).
+    `code` and `front_end` (None where their width is 0) are called by themselves (2210.15631).
 
     Raises:
-        ValueError: for an unknown kind or activation, a count of widths that does not fit, or ``upsample``
+        ValueError: for an unknown kind or activation, a count of widths that does not fit, or `upsample`
             below 1.
     """
 
@@ -108,16 +108,16 @@ class DistillationHeads(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.code = nn.Linear(input_widths[-1], code_width) if code_width else None
         self.front_end = nn.Linear(input_widths[0], front_end_width) if front_end_width else None
-        self.adapters = nn.ModuleDict({str(number): adapter for number, adapter in (adapters or {}).items()})
+        self.adapters = nn.ModuleDict({str(index): adapter for index, adapter in (adapters or {}).items()})
 
     def forward(self, features: Sequence[Tensor]) -> List[Tensor]:
         """Predict every target.
 
         Args:
-            features: K tensors ``[B, T, D_s]`` (``"shared"``: one).
+            features: K tensors `[B, T, D_s]` (`"shared"`: one).
 
         Returns:
-            K tensors ``[B, upsample * T, D_t]``.
+            K tensors `[B, upsample * T, D_t]`.
         """
         features = list(features)
         expected_inputs = 1 if self.kind == "shared" else len(self.heads)

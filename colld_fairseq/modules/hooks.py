@@ -12,7 +12,7 @@ class FeatureTap:
     """
 
     def __init__(self, blocks: Sequence[nn.Module], layers: Sequence[int], kind: str, feed_forward):
-        self.found: Dict[int, Tensor] = {}
+        self.features: Dict[int, Tensor] = {}
         for layer in layers:
             if layer == 0:
                 blocks[0].register_forward_pre_hook(self._note_input)
@@ -22,15 +22,15 @@ class FeatureTap:
                 feed_forward(blocks[layer - 1]).register_forward_hook(self._noting(layer))
 
     def _note_input(self, module, arguments) -> None:
-        self.found[0] = arguments[0]
+        self.features[0] = arguments[0]
 
     def _noting(self, layer: int):
         def note(module, arguments, output) -> None:
-            self.found[layer] = output[0] if isinstance(output, tuple) else output
+            self.features[layer] = output[0] if isinstance(output, tuple) else output
 
         return note
 
     def take(self) -> Dict[int, Tensor]:
         """What the last forward pass left here, in the order of the layers; forgets it."""
-        found, self.found = self.found, {}
-        return {layer: found[layer] for layer in sorted(found)}
+        features, self.features = self.features, {}
+        return dict(sorted(features.items()))

@@ -14,8 +14,7 @@ ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu}
 class Joiner(nn.Module):
     """Additive joiner: z = W_o act(W_e h + b_e + W_p g) + b_o.
 
-    The two projections are methods of their own: they are computed once a frame and once a symbol, not once for every
-    pair of them.
+    The two projections are computed by themselves, once per frame and once per symbol, not once for every pair of them.
     """
 
     def __init__(self, encoder_dim: int, predictor_dim: int, width: int, vocabulary_size: int, activation: str):
@@ -42,7 +41,7 @@ class Joiner(nn.Module):
         ]
         return self.output(self.activation(torch.cat(hidden)))
 
-    def band(self, frames: Tensor, symbols: Tensor) -> Tensor:
+    def pruned(self, frames: Tensor, symbols: Tensor) -> Tensor:
         """Logits [B, T, S, V] of projected frames [B, T, J] and the S projected symbols of each, [B, T, S, J]."""
         return self(frames[:, : symbols.size(1), None], symbols)
 
@@ -50,7 +49,7 @@ class Joiner(nn.Module):
 class SimpleJoiner(nn.Module):
     """Two projections to the vocabulary whose sum, am_t + lm_u, is a joiner that costs no lattice of logits.
 
-    Used only in training, to find the band in which a pruned loss evaluates the real joiner
+    Used only in training, to find the pruned range in which a pruned loss evaluates the real joiner
     (`losses.transducer_pruned`).
     """
 

@@ -9,15 +9,15 @@ from torch import Tensor
 def lengths_to_padding_mask(lengths: Tensor, frames: Optional[int] = None) -> Tensor:
     """Padding mask of a batch of sequences.
 
-    With ``frames`` given the values of ``lengths`` are never looked at: reading them would make a GPU wait and
+    With `frames` given the values of `lengths` are never looked at: reading them would make a GPU wait and
     torch.export fail.
 
     Args:
-        lengths: ``[B]`` int, valid frames of each sequence.
+        lengths: `[B]` int, valid frames of each sequence.
         frames: frames of the padded tensor; the longest sequence if not given.
 
     Returns:
-        ``[B, frames]`` bool, True on padding.
+        `[B, frames]` bool, True on padding.
     """
     if frames is None:
         frames = int(lengths.max()) if lengths.numel() else 0

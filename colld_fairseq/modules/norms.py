@@ -1,4 +1,4 @@
-"""Normalization layers whose statistics ignore padded frames."""
+"""Normalization whose statistics ignore padded frames."""
 
 from typing import Optional
 
@@ -33,24 +33,3 @@ class MaskedChannelNorm(nn.Module):
             x = x - torch.bmm(x, valid) / count
             scale = self.weight[:, None] * torch.rsqrt(torch.bmm(x.square(), valid) / count + self.eps)
             return torch.addcmul(self.bias[:, None].to(x.dtype), x, scale).to(dtype)
-
-
-class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch norm over the valid frames of [B, T, C]; evaluation uses the running statistics as usual."""
-
-    def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
-        """[B, T, C], mask [B, T] (True on padding) or None -> [B, T, C]."""
-        if padding_mask is None or not self.training:
-            return super().forward(x.transpose(1, 2)).transpose(1, 2)
-        dtype = x.dtype
-        x = x if dtype == torch.float64 else x.float()
-        valid = (~padding_mask).to(x.dtype).unsqueeze(-1)
-        count = valid.sum().clamp(min=1.0)
-        mean = (x * valid).sum((0, 1)) / count
-        var = ((x - mean).square() * valid).sum((0, 1)) / count
-        with torch.no_grad():
-            unbiased = var * (count / (count - 1).clamp(min=1.0))
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked.add_(1)
-        return ((x - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias).to(dtype)

@@ -17,7 +17,7 @@ Rotary = Tuple[Tensor, Tensor]
 class ConvPositionalEmbedding(nn.Module):
     """Weight-normalized grouped convolution over time, then GELU (wav2vec 2.0 and HuBERT).
 
-    The weight is ``weight_g * weight_v / |weight_v|``, the norm taken per kernel position over the other two
+    The weight is `weight_g * weight_v / |weight_v|`, the norm taken per kernel position over the other two
     axes as in the published checkpoints. Kernels of even size drop the last output frame. The caller zeroes
     padded frames.
     """
@@ -39,7 +39,7 @@ class ConvPositionalEmbedding(nn.Module):
         self._spectra: CachedFromWeights[Tensor] = CachedFromWeights()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D], to be added to ``x``."""
+        """[B, T, D] -> [B, T, D], to be added to `x`."""
         learning = torch.is_grad_enabled() and (self.weight_v.requires_grad or self.weight_g.requires_grad)
         if (
             use_cpu_kernels("positions", x)
@@ -85,10 +85,10 @@ def apply_rotary(x: Tensor, table: Rotary) -> Tensor:
 
 
 class RelativeKeyBias(nn.Module):
-    """Attention bias ``query . embedding[clamp(key - query)]`` (Shaw et al. 2018), as w2v-BERT 2.0 uses it.
+    """Attention bias `query . embedding[clamp(key - query)]` (Shaw et al. 2018), as w2v-BERT 2.0 uses it.
 
-    Distances are clamped to ``[-max_left, max_right]`` frames. The product with all ``max_left + max_right +
-    1`` embeddings is made once and then indexed, which avoids a [T, T, head_dim] table.
+    Distances are clamped to `[-max_left, max_right]` frames. The product with all `max_left + max_right +
+    1` embeddings is made once and then indexed, which avoids a [T, T, head_dim] table.
     """
 
     def __init__(self, head_dim: int, max_left: int = 64, max_right: int = 8):
@@ -113,7 +113,7 @@ def attention_key_bias(
 ) -> Optional[Tensor]:
     """[B, K] (True on padding) -> additive bias [B, 1, 1, K] for attention scores; None stays None.
 
-    hidden: bool [T, K], keys that single frames may not attend to (see :mod:`colld_fairseq.modules.chunks`); with it
+    hidden: bool [T, K], keys that single frames may not attend to (see `colld_fairseq.modules.chunks`); with it
     the bias is [B, 1, T, K], B = 1 where nothing is padded.
 
     Finite rather than -inf: an utterance that is all padding then gives a finite output instead of NaN gradients,

@@ -1,7 +1,7 @@
 """A student encoder that is given a stream chunk by chunk, with its memory in the caller's hands.
 
-What comes out is what :class:`~colld_fairseq.modules.encoder.StudentEncoder` makes of the whole utterance under the
-same :class:`~colld_fairseq.modules.chunks.Chunk`, whatever else is in the batch.
+What comes out is what `StudentEncoder` makes of the whole utterance under the
+same `Chunk`, whatever else is in the batch.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -17,24 +17,24 @@ from colld_fairseq.modules.positions import attention_key_bias, rotary_table
 
 
 class StreamState(NamedTuple):
-    """What an encoder remembers of B streams, which may be of any age.
+    """What an encoder keeps of B streams, which may be of any age.
 
     frames: int64 [B], encoder frames so far. blocks: the memory of each block; of the P frames in it the last ones are
-    a stream's own, as many as there were (see :meth:`remembered`).
+    a stream's own, as many as there were (see `cached`).
     """
 
     frames: Tensor
     blocks: Tuple[BlockMemory, ...]
 
     @property
-    def remembered(self) -> Tensor:
+    def cached(self) -> Tensor:
         """int64 [B], frames whose keys and values each stream still has."""
         return self.frames.clamp(max=self.blocks[0].attention.size(1))
 
     def split(self) -> List["StreamState"]:
         """The state of each stream as a batch of one."""
         states = []
-        for row, own in enumerate(self.remembered.tolist()):
+        for row, own in enumerate(self.cached.tolist()):
             one = slice(row, row + 1)
             blocks = (BlockMemory(a[one, a.size(1) - own :], conv[one]) for a, conv in self.blocks)
             states.append(StreamState(self.frames[one], tuple(blocks)))
@@ -54,12 +54,12 @@ class StreamState(NamedTuple):
 class StreamingEncoder:
     """Runs a causal or chunk-wise student on streams of filterbanks, in evaluation mode.
 
-    Step k of a stream takes filterbank frames ``k * fbank_frames_per_chunk`` to ``(k + 1) * fbank_frames_per_chunk +
-    fbank_lookahead - 1``: the lookahead is given again as the beginning of the next step.
+    Step k of a stream takes filterbank frames `k * fbank_frames_per_chunk` to `(k + 1) * fbank_frames_per_chunk +
+    fbank_lookahead - 1`: the lookahead is given again as the beginning of the next step.
 
     Args:
         encoder: whose context is not "full", else ConfigError. It is put into evaluation mode.
-        chunk: encoder frames a step; of a chunk-wise student also what a frame hears at once.
+        chunk: encoder frames per step; of a chunk-wise student also its chunk.
         left: chunks ("causal": frames) before its own that a frame attends to; None = all, for which memory and time of
             a step grow with the stream.
 
@@ -81,7 +81,7 @@ class StreamingEncoder:
         return self.encoder.output_lengths(lengths)
 
     def start(self, batch: int) -> StreamState:
-        """The state of B streams that nothing has been heard of yet."""
+        """The state of B streams before their first frame."""
         config, like = self.encoder.config, self.encoder.mask_emb
         heads = config.attention_heads
         memory = BlockMemory(
@@ -98,13 +98,13 @@ class StreamingEncoder:
 
         Args:
             fbank: [B, fbank_frames_per_chunk + fbank_lookahead, 80].
-            state: from :meth:`start`, or from the step before. It stays as it is.
+            state: from `start`, or from the step before. It stays as it is.
             last: this ends streams: fewer frames are allowed, and
             lengths: [B] how many of them each has where they differ. Those that have all go on.
 
         Returns:
-            frames [B, C, D], C = ``chunk`` or fewer at the end, and the state after them. Frames beyond a stream's own
-            (``output_lengths(lengths)``), and its state after such, hold arbitrary values.
+            frames [B, C, D], C = `chunk` or fewer at the end, and the state after them. Frames beyond a stream's own
+            (`output_lengths(lengths)`), and its state after such, hold arbitrary values.
         """
         whole = self.fbank_frames_per_chunk + self.fbank_lookahead
         given = fbank.size(1)
@@ -131,9 +131,9 @@ class StreamingEncoder:
         """Hides what is not a stream's own memory, what comes after its end, and what the context leaves out."""
         frames, past = x.size(1), state.blocks[0].attention.size(1)
         positions = torch.arange(-past, frames, device=x.device)
-        padding = positions < -state.remembered[:, None]
+        padding = positions < -state.cached[:, None]
         if lengths is not None:
             padding |= positions >= lengths.to(x.device)[:, None]
-        # Of one chunk all frames hear all of it, and all that is remembered.
+        # All frames of one chunk attend to all of it, and to all that is cached.
         hidden = None if self.context.size == self.chunk else self.context.hidden(frames, past, x.device)
         return attention_key_bias(padding if padding.any() else None, x.dtype, hidden)

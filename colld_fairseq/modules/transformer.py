@@ -12,7 +12,7 @@ from colld_fairseq.modules.positions import Rotary
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention and feed-forward, each with residual; the norm after it (``norm_first=False``) or before
+    """Self-attention and feed-forward, each with residual; the norm after it (`norm_first=False`) or before
     it.
     """
 
@@ -43,8 +43,8 @@ class TransformerBlock(nn.Module):
         """[B, T, D] -> block output [B, T, D] and raw feed-forward output [B, T, D] (before dropout and
         residual).
 
-        ``padding_mask`` is unused: within this block only attention mixes frames, and ``key_bias`` already
-        hides padded keys. ``utterances``: see :class:`SelfAttention`.
+        `padding_mask` is unused: within this block only attention mixes frames, and `key_bias` already
+        hides padded keys. `utterances`: see `SelfAttention`.
         """
         if self.norm_first:
             x = x + self.dropout(self.attention(self.attention_layer_norm(x), key_bias, rotary, utterances))

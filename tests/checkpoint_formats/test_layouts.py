@@ -123,7 +123,6 @@ def test_fairseq_without_projection():
         (HUBERT, dict(layer_norm_eps=1e-6), [HF_HUBERT]),
         (BERT, dict(position="rotary"), []),
         (BERT, dict(causal_conv=False), []),
-        (BERT, dict(conv_norm="batch"), []),
         (BERT, dict(feature_norm=False), []),
         (BERT, dict(fbank_bins=40), []),
         (BERT, dict(time_reduction=2), []),

@@ -8,7 +8,7 @@ from colld_fairseq.losses import contrastive_loss, sample_negatives
 
 
 def brute_force(predictions, targets, mask, counts, temp):
-    """The formula, frame by frame; ``counts[u][t][s]``: how often masked frame s is a negative of t."""
+    """The formula, frame by frame; `counts[u][t][s]`: how often masked frame s is a negative of t."""
     loss, count, correct = 0.0, 0, 0
     for u in range(mask.shape[0]):
         frames = [t for t in range(mask.shape[1]) if mask[u, t]]

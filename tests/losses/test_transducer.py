@@ -12,7 +12,7 @@ TOPOLOGIES = ["regular", "modified"]
 
 
 def make_batch(frames, counts, vocabulary=5, scale=2.0, dtype=torch.float64, seed=0, blank=0):
-    """Logits ``[B, T, U+1, V]``, labels ``[B, U]`` and lengths."""
+    """Logits `[B, T, U+1, V]`, labels `[B, U]` and lengths."""
     generator = torch.Generator().manual_seed(seed)
     batch, longest = len(frames), max(counts)
     logits = scale * torch.randn(batch, max(frames), longest + 1, vocabulary, generator=generator, dtype=dtype)
@@ -33,8 +33,8 @@ def reference(loss, batch, **options):
     return value_and_gradient(batch_losses(loss, *batch, **options), batch[0])
 
 
-def assert_equal(found, expected, atol=1e-6, rtol=1e-6):
-    for name, a, b in zip(("losses", "gradient"), found, expected, strict=True):
+def assert_equal(result, expected, atol=1e-6, rtol=1e-6):
+    for name, a, b in zip(("losses", "gradient"), result, expected, strict=True):
         torch.testing.assert_close(a, b, atol=atol, rtol=rtol, msg=lambda text, name=name: f"{name}: {text}")
 
 
@@ -89,19 +89,19 @@ def test_equals_warprnnt_numba(monkeypatch, fastemit_lambda):
 def test_fastemit_is_more_gradient_for_label_probabilities(topology):
     batch = make_batch([6, 4, 5], [3, 2, 0])
     plain = ours(batch, topology=topology)
-    found = ours(batch, topology=topology, fastemit_lambda=0.4)
-    assert_equal(found, reference(enumerated_loss, batch, topology=topology, fastemit_lambda=0.4), 1e-9, 1e-9)
-    assert torch.equal(found[0], plain[0])
-    assert not torch.allclose(found[1], plain[1])
-    torch.testing.assert_close(found[1].sum(-1), torch.zeros_like(found[1][..., 0]))
+    result = ours(batch, topology=topology, fastemit_lambda=0.4)
+    assert_equal(result, reference(enumerated_loss, batch, topology=topology, fastemit_lambda=0.4), 1e-9, 1e-9)
+    assert torch.equal(result[0], plain[0])
+    assert not torch.allclose(result[1], plain[1])
+    torch.testing.assert_close(result[1].sum(-1), torch.zeros_like(result[1][..., 0]))
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_delay_penalty_weighs_alignments_by_their_emission_frames(topology):
     batch = make_batch([6, 4, 5], [3, 2, 0])
-    found = ours(batch, topology=topology, delay_penalty=0.7)
-    assert_equal(found, reference(enumerated_loss, batch, topology=topology, delay_penalty=0.7), 1e-9, 1e-9)
-    assert not torch.allclose(found[0][:2], ours(batch, topology=topology)[0][:2])
+    result = ours(batch, topology=topology, delay_penalty=0.7)
+    assert_equal(result, reference(enumerated_loss, batch, topology=topology, delay_penalty=0.7), 1e-9, 1e-9)
+    assert not torch.allclose(result[0][:2], ours(batch, topology=topology)[0][:2])
     # One label in two frames: early at frame 0 (+ penalty / 2) or late at frame 1 (- penalty / 2).
     even = torch.zeros(1, 2, 2, 2, dtype=torch.float64)
     loss = transducer_loss(
@@ -131,17 +131,17 @@ def test_padding_and_the_rest_of_the_batch_do_not_matter(topology):
     for b, (t, u) in enumerate(zip(frames, counts)):
         wild[b, :t, : u + 1] = logits[b, :t, : u + 1].detach()
         wild_labels[b, :u] = labels[b, :u]
-    found = ours((wild.requires_grad_(), wild_labels, frames, counts), topology=topology)
-    assert torch.equal(found[0], losses)
+    result = ours((wild.requires_grad_(), wild_labels, frames, counts), topology=topology)
+    assert torch.equal(result[0], losses)
     inside = torch.zeros(3, 12, 8, dtype=torch.bool)
     for b, (t, u) in enumerate(zip(frames, counts)):
         inside[b, :t, : u + 1] = True
         alone = (wild[b : b + 1, :t, : u + 1].detach().requires_grad_(), labels[b : b + 1, :u])
         alone = ours((*alone, frames[b : b + 1], counts[b : b + 1]), topology=topology)
         assert torch.equal(alone[0][0], losses[b])
-        assert torch.equal(alone[1][0], found[1][b, :t, : u + 1])
+        assert torch.equal(alone[1][0], result[1][b, :t, : u + 1])
         assert torch.equal(alone[1][0], gradient[b, :t, : u + 1])
-    assert found[1][~inside].eq(0).all()
+    assert result[1][~inside].eq(0).all()
 
 
 def test_lengths_and_labels_of_other_integer_types():
@@ -165,12 +165,12 @@ def test_no_labels_at_all(topology):
 def test_logits_of_ten_thousand(topology, dtype):
     logits, *rest = make_batch([6, 4], [3, 4], dtype=dtype)
     batch = (logits.sign().mul(1e4).detach().requires_grad_(), *rest)
-    found = ours(batch, topology=topology)
+    result = ours(batch, topology=topology)
     expected = reference(enumerated_loss, (batch[0].detach().double().requires_grad_(), *rest), topology=topology)
     # A log-probability of -20,000 has a spacing of 0.002 in float32, and posteriors are right to that.
     tolerance = 5e-3 if dtype == torch.float32 else 1e-8
-    assert_equal(found, [value.to(dtype) for value in expected], tolerance, 1e-6)
-    assert found[0].max() > 9e3
+    assert_equal(result, [value.to(dtype) for value in expected], tolerance, 1e-6)
+    assert result[0].max() > 9e3
     mixed = (1e4 * logits.detach()).requires_grad_()
     assert all(value.isfinite().all() for value in ours((mixed, *rest), topology=topology))
 
@@ -179,13 +179,13 @@ def test_logits_of_ten_thousand(topology, dtype):
 def test_half_precision_logits_are_computed_in_float32(dtype):
     logits, *rest = make_batch([40, 31], [12, 9], vocabulary=20, dtype=torch.float32)
     half = logits.detach().to(dtype).requires_grad_()
-    found = ours((half, *rest))
+    result = ours((half, *rest))
     expected = ours((half.detach().double().requires_grad_(), *rest))
-    assert found[0].dtype == torch.float32 and found[1].dtype == dtype
-    torch.testing.assert_close(found[0].double(), expected[0], rtol=1e-6, atol=0)
-    torch.testing.assert_close(found[1].double(), expected[1], atol=torch.finfo(dtype).eps, rtol=0)
+    assert result[0].dtype == torch.float32 and result[1].dtype == dtype
+    torch.testing.assert_close(result[0].double(), expected[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(result[1].double(), expected[1], atol=torch.finfo(dtype).eps, rtol=0)
     with torch.autocast("cpu", torch.bfloat16):
-        assert_equal(ours((half, *rest)), found, 0, 0)
+        assert_equal(ours((half, *rest)), result, 0, 0)
 
 
 def test_a_minute_of_audio_keeps_its_digits_in_float32():
@@ -241,9 +241,9 @@ def test_nothing_is_computed_far_from_certain_alignments(monkeypatch, pieces):
     emits = 40.0 * (3 * u + 2 <= t)[:, :12, None].double()
     certain.scatter_(3, labels[:, None, :, None].expand(2, 36, 12, 1), emits.expand(2, -1, -1, -1))
     batch = ((logits + certain).detach().requires_grad_(), labels, frames, counts)
-    found = ours(batch)
-    assert_equal(found, reference(node_by_node_loss, batch), 1e-9, 1e-9)
-    assert found[1][0].ne(0).any(-1).float().mean() < 0.5
+    result = ours(batch)
+    assert_equal(result, reference(node_by_node_loss, batch), 1e-9, 1e-9)
+    assert result[1][0].ne(0).any(-1).float().mean() < 0.5
 
 
 def test_without_gradient():
@@ -365,7 +365,7 @@ class PeakMemory(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 self.alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self.alive = {key: found for key, found in self.alive.items() if not found[0].expired()}
+        self.alive = {key: storage for key, storage in self.alive.items() if not storage[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
         return out
 

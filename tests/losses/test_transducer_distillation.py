@@ -45,11 +45,11 @@ def test_path_is_the_walk(topology, share):
         asked.append([part.flatten() for part in torch.broadcast_tensors(*nodes)])
         return table[nodes]
 
-    found = list(zip(*(part.tolist() for part in best_path(emits, frames, labels, topology))))
+    result = list(zip(*(part.tolist() for part in best_path(emits, frames, labels, topology))))
     expected = [
         (m, t, u) for m in range(len(frames)) for t, u in walk(table[m], int(frames[m]), int(labels[m]), topology)
     ]
-    assert sorted(found) == sorted(expected) and len(set(found)) == len(found)
+    assert sorted(result) == sorted(expected) and len(set(result)) == len(result)
     text, frame, label = (torch.cat(parts) for parts in zip(*asked))
     assert (frame < frames[text]).all() and (label < labels[text]).all()  # never asked for what is not there
 
@@ -69,10 +69,10 @@ def test_divergence_of_nodes():
     """By hand; 0 where they agree; the gradient is that of the published cross-entropy."""
     torch.manual_seed(0)
     student, teacher = torch.randn(4, V, dtype=torch.double, requires_grad=True), torch.randn(4, V).double()
-    found = node_divergence(student, teacher, 2.0)
-    assert torch.allclose(found, torch.stack([kl(t, s, 2.0) for s, t in zip(student, teacher)]))
+    result = node_divergence(student, teacher, 2.0)
+    assert torch.allclose(result, torch.stack([kl(t, s, 2.0) for s, t in zip(student, teacher)]))
     assert torch.allclose(node_divergence(teacher, teacher + 3), torch.zeros(4).double(), atol=1e-12)
-    (grad,) = torch.autograd.grad(found.sum(), student)
+    (grad,) = torch.autograd.grad(result.sum(), student)
     cross_entropy = -((teacher / 2).softmax(-1) * (student / 2).log_softmax(-1)).sum()
     assert torch.allclose(grad, torch.autograd.grad(cross_entropy, student)[0])
     assert torch.autograd.gradcheck(lambda x: node_divergence(x, teacher, 0.7), student)
@@ -87,20 +87,20 @@ def test_window_takes_the_least_of_its_own_node():
     student = torch.randn(5, 3, V, dtype=torch.double, requires_grad=True)
     teacher = torch.randn(5, V, dtype=torch.double)
     present = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]]).bool()
-    texts = torch.tensor([0, 0, 2, 2, 2])
-    expected, places = [0.0, 0.0, 0.0], []
-    for p, text in enumerate(texts.tolist()):
+    transcripts = torch.tensor([0, 0, 2, 2, 2])
+    expected, least = [0.0, 0.0, 0.0], []
+    for p, transcript in enumerate(transcripts.tolist()):
         values = {w: kl(teacher[p], student[p, w], 1.5) for w in range(3) if present[p, w]}
         if values:
-            places.append((p, min(values, key=values.get)))
-            expected[text] = expected[text] + values[places[-1][1]]
-    losses, counts = path_loss(student, teacher, present, texts, 3, temperature=1.5)
+            least.append((p, min(values, key=values.get)))
+            expected[transcript] = expected[transcript] + values[least[-1][1]]
+    losses, counts = path_loss(student, teacher, present, transcripts, 3, temperature=1.5)
     assert counts.tolist() == [2, 0, 2]
     assert losses.tolist() == pytest.approx([float(value) for value in expected])
     (grad,) = torch.autograd.grad(losses.sum(), student)
     assert torch.allclose(grad, torch.autograd.grad(sum(expected), student)[0])
-    assert [tuple(place) for place in (grad.abs().sum(-1) > 0).nonzero().tolist()] == places
-    assert torch.autograd.gradcheck(lambda x: path_loss(x, teacher, present, texts, 3).losses, student)
+    assert [tuple(index) for index in (grad.abs().sum(-1) > 0).nonzero().tolist()] == least
+    assert torch.autograd.gradcheck(lambda x: path_loss(x, teacher, present, transcripts, 3).losses, student)
 
 
 def test_no_node_at_all():
@@ -157,8 +157,8 @@ def test_full_lattice(shift, piece, monkeypatch):
     assert torch.allclose(grad, torch.autograd.grad(wanted, student)[0])
 
 
-def test_full_lattice_of_a_band():
-    """Only the band's nodes, which are somewhere else at every frame."""
+def test_full_lattice_of_a_pruned_range():
+    """Only the nodes of the range, which are somewhere else at every frame."""
     torch.manual_seed(4)
     student = torch.randn(2, 4, 2, V, dtype=torch.double, requires_grad=True)
     ranges = torch.tensor([[0, 1, 1, 2], [0, 0, 1, 1]])[..., None] + torch.arange(2)
@@ -175,18 +175,18 @@ def test_full_lattice_of_a_band():
 def test_full_lattice_beside_the_transducer_loss():
     """Which writes its gradient into the logits; and without gradient nothing is kept for one."""
     student, teacher, labels, layout = lattices(torch.float32)
-    heard = torch.tensor([0, 2, 3])
-    lengths = torch.tensor(FRAMES)[heard], torch.tensor(LABELS)[heard]
+    with_frames = torch.tensor([0, 2, 3])
+    lengths = torch.tensor(FRAMES)[with_frames], torch.tensor(LABELS)[with_frames]
 
     def total(logits, overwrite):
-        rnnt = transducer_loss(logits, labels[heard], *lengths, overwrite_logits=overwrite).loss_sum
+        rnnt = transducer_loss(logits, labels[with_frames], *lengths, overwrite_logits=overwrite).loss_sum
         kd = lattice_divergence(logits, layout, asker(teacher), TEACHER_FRAMES).losses.sum()
         return rnnt + 0.5 * kd
 
     (expected,) = torch.autograd.grad(total(student, False), student)
     copy = student.detach().clone().requires_grad_()
-    (found,) = torch.autograd.grad(total(copy * 1.0, True), copy)
-    assert torch.allclose(found, expected, atol=1e-6)
+    (result,) = torch.autograd.grad(total(copy * 1.0, True), copy)
+    assert torch.allclose(result, expected, atol=1e-6)
     with torch.no_grad():
         assert not total(student, False).requires_grad
 
@@ -201,20 +201,20 @@ def classes(logits, label):
 def test_three_classes():
     """Through the arcs of the transducer's own loss; to 1e-6 of sums over the symbols, and the same gradient."""
     student, teacher, labels, layout = lattices()
-    heard = torch.tensor([0, 2, 3])  # the loss has no utterance without frames
-    lengths = torch.tensor(FRAMES)[heard], torch.tensor(LABELS)[heard]
+    with_frames = torch.tensor([0, 2, 3])  # the loss has no utterance without frames
+    lengths = torch.tensor(FRAMES)[with_frames], torch.tensor(LABELS)[with_frames]
     nodes = [node for node in by_node(1) if node[2] < LABELS[node[0]]]
     text, frame, label = torch.tensor(nodes).T
-    place = torch.tensor([0, -1, 1, 2])[text]
+    row = torch.tensor([0, -1, 1, 2])[text]
     log_probs = [teacher[b][t - 1, u].log_softmax(-1) for b, t, u in nodes]
     theirs = (
-        torch.stack([row[0] for row in log_probs]),
-        torch.stack([row[labels[b, u]] for row, (b, _, u) in zip(log_probs, nodes)]),
+        torch.stack([log_p[0] for log_p in log_probs]),
+        torch.stack([log_p[labels[b, u]] for log_p, (b, _, u) in zip(log_probs, nodes)]),
     )
 
     def loss_of(logits):
-        arcs = transducer_loss(logits, labels[heard], *lengths)
-        mine = arcs.blank_arcs[place, frame, label], arcs.label_arcs[place, frame, label]
+        arcs = transducer_loss(logits, labels[with_frames], *lengths)
+        mine = arcs.blank_arcs[row, frame, label], arcs.label_arcs[row, frame, label]
         return three_class_loss(*mine, *theirs, Nodes(text, frame, label), 4)
 
     losses, counts = loss_of(student)

@@ -17,7 +17,7 @@ TOPOLOGIES = ["regular", "modified"]
 
 
 def make_batch(frames, counts, vocabulary=5, scale=2.0, dtype=torch.float64, seed=0):
-    """am ``[B, T, V]``, lm ``[B, U+1, V]``, labels ``[B, U]`` and lengths."""
+    """am `[B, T, V]`, lm `[B, U+1, V]`, labels `[B, U]` and lengths."""
     generator = torch.Generator().manual_seed(seed)
     batch, longest = len(frames), max(counts)
     am = scale * torch.randn(batch, max(frames), vocabulary, generator=generator, dtype=dtype)
@@ -27,16 +27,16 @@ def make_batch(frames, counts, vocabulary=5, scale=2.0, dtype=torch.float64, see
 
 
 def joined(am, lm):
-    """Logits ``[B, T, U+1, V]`` of the simple joiner."""
+    """Logits `[B, T, U+1, V]` of the simple joiner."""
     return am[:, :, None] + lm[:, None]
 
 
 def assert_equal_with_gradients(losses, expected, inputs, **tolerance):
     torch.testing.assert_close(losses, expected, **tolerance)
     weights = torch.linspace(0.5, 2.0, len(losses), dtype=losses.dtype)
-    found = torch.autograd.grad((losses * weights).sum(), inputs)
+    result = torch.autograd.grad((losses * weights).sum(), inputs)
     wanted = torch.autograd.grad((expected * weights).sum(), inputs)
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(result, wanted, strict=True):
         torch.testing.assert_close(a, b, **tolerance)
 
 
@@ -60,7 +60,7 @@ def test_simple_loss_gradcheck():
 
 def test_lm_only_scale_mixes_in_the_predictors_own_probabilities():
     am, lm, labels, frames, counts = make_batch([5, 4], [3, 2])
-    found = simple_transducer_loss(am, lm, labels, frames, counts, lm_only_scale=0.25).losses
+    result = simple_transducer_loss(am, lm, labels, frames, counts, lm_only_scale=0.25).losses
     expected = []
     for b, (t, u) in enumerate(zip(frames.tolist(), counts.tolist())):
         y = labels[b, :u].tolist()
@@ -70,7 +70,7 @@ def test_lm_only_scale_mixes_in_the_predictors_own_probabilities():
         paths = alignments(t, u, "regular")
         scores = [sum((label if is_label else blank)[i, j] for is_label, i, j in path) for path in paths]
         expected.append(-torch.stack(scores).logsumexp(0))
-    assert_equal_with_gradients(found, torch.stack(expected), (am, lm), rtol=1e-10, atol=1e-10)
+    assert_equal_with_gradients(result, torch.stack(expected), (am, lm), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("pieces", [1, 2**18])
@@ -93,9 +93,9 @@ def test_simple_loss_does_not_depend_on_padding():
         for b, n in enumerate(lengths):
             x[b, :n] = y[b, :n].detach()
         x.requires_grad_()
-    found = simple_transducer_loss(*padded, labels, frames, counts).losses
-    assert torch.equal(found, losses)
-    for x, y in zip(torch.autograd.grad(found.sum(), padded), expected, strict=True):
+    result = simple_transducer_loss(*padded, labels, frames, counts).losses
+    assert torch.equal(result, losses)
+    for x, y in zip(torch.autograd.grad(result.sum(), padded), expected, strict=True):
         assert torch.equal(x[:, : y.shape[1]], y) and x[:, y.shape[1] :].eq(0).all()
 
 
@@ -128,7 +128,7 @@ def test_simple_loss_whose_backward_pass_is_under_autocast():
 def test_posteriors_are_the_share_of_the_alignments_through_each_arc(topology):
     am, lm, labels, frames, counts = make_batch([5, 3], [3, 2])
     with torch.no_grad():
-        found = simple_transducer_loss(am, lm, labels, frames, counts, topology=topology)
+        result = simple_transducer_loss(am, lm, labels, frames, counts, topology=topology)
     expected = torch.zeros(2, 2, 5, 4, dtype=torch.float64)
     for b, (t, u) in enumerate(zip(frames.tolist(), counts.tolist())):
         blank, label = arcs_of(joined(am, lm)[b, :t, : u + 1], labels[b, :u].tolist())
@@ -137,7 +137,7 @@ def test_posteriors_are_the_share_of_the_alignments_through_each_arc(topology):
             share = (sum((label if is_label else blank)[i, j] for is_label, i, j in path) - total).exp()
             for is_label, i, j in path:
                 expected[int(is_label), b, i, j] += share.item()
-    torch.testing.assert_close(torch.stack([found.blank_posterior, found.label_posterior]), expected)
+    torch.testing.assert_close(torch.stack([result.blank_posterior, result.label_posterior]), expected)
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
@@ -156,7 +156,7 @@ def test_a_band_over_all_labels_gives_the_full_loss(topology):
 
 
 def best_window(blank, label, size):
-    """By the definition, one window at a time: blank, label ``[U+1]`` of one frame."""
+    """By the definition, one window at a time: blank, label `[U+1]` of one frame."""
     gains = []
     for s in range(len(blank) - size + 1):
         gains.append(blank[s : s + size].sum() - (label[s - 1] if s else 0.0))
@@ -214,27 +214,27 @@ def test_bands_hold_a_path(topology, seed):
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_pruned_loss_equals_the_alignments_inside_the_band(topology):
+def test_pruned_loss_equals_the_alignments_inside_the_pruned_range(topology):
     _, _, labels, frames, counts = make_batch([5, 4], [3, 4])
     begins = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 1, 2, 2]])
     ranges = begins[..., None] + torch.arange(3)
     logits = torch.randn(2, 5, 3, 5, dtype=torch.float64, requires_grad=True)
-    found = pruned_transducer_loss(logits, ranges, labels, frames, counts, topology=topology, delay_penalty=0.1).losses
+    result = pruned_transducer_loss(logits, ranges, labels, frames, counts, topology=topology, delay_penalty=0.1).losses
     expected = []
     for b, (t, u) in enumerate(zip(frames.tolist(), counts.tolist())):
         whole = torch.zeros(t, u + 1, 5, dtype=torch.float64)
-        band = {(i, int(j)) for i in range(t) for j in ranges[b, i]}
+        inside = {(i, int(j)) for i in range(t) for j in ranges[b, i]}
         rows, columns = torch.arange(t)[:, None].expand(t, 3), ranges[b, :t]
         whole = whole.index_put((rows, columns), logits[b, :t])
         blank, label = arcs_of(whole, labels[b, :u].tolist(), delay_penalty=0.1)
         scores = [
             sum((label if is_label else blank)[i, j] for is_label, i, j in path)
             for path in alignments(t, u, topology)
-            if all((i, j) in band for _, i, j in path)
+            if all((i, j) in inside for _, i, j in path)
         ]
         assert scores
         expected.append(-torch.stack(scores).logsumexp(0))
-    assert_equal_with_gradients(found, torch.stack(expected), (logits,), rtol=1e-10, atol=1e-10)
+    assert_equal_with_gradients(result, torch.stack(expected), (logits,), rtol=1e-10, atol=1e-10)
 
 
 def test_pruned_loss_gradcheck():
@@ -269,9 +269,9 @@ def test_a_wider_band_loses_less():
 def test_gathering_the_predictor_sends_gradients_back():
     lm = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     ranges = torch.tensor([[0, 1, 2], [0, 0, 1]])[..., None] + torch.arange(2)
-    found = gather_ranges(lm, ranges)
+    result = gather_ranges(lm, ranges)
     for b, t, s in itertools.product(range(2), range(3), range(2)):
-        assert torch.equal(found[b, t, s], lm[b, ranges[b, t, s]])
+        assert torch.equal(result[b, t, s], lm[b, ranges[b, t, s]])
     assert torch.autograd.gradcheck(lambda x: gather_ranges(x, ranges), (lm,))
 
 

@@ -6,13 +6,13 @@ import torch
 
 
 def arcs_of(logits, labels, blank=0, fastemit_lambda=0.0, delay_penalty=0.0):
-    """Log-probabilities ``[T, U+1]`` and ``[T, U]`` of the blank and label arcs of one utterance."""
+    """Log-probabilities `[T, U+1]` and `[T, U]` of the blank and label arcs of one utterance."""
     frames, log_probs = len(logits), logits.log_softmax(-1)  # [T, U+1, V]
     label = log_probs[:, range(len(labels)), labels]
     if fastemit_lambda:  # its definition: more gradient to the probabilities of labels, the rest as it is
         label.register_hook(lambda grad: (1 + fastemit_lambda) * grad)
-    centerd = (frames - 1) / 2 - torch.arange(frames, dtype=logits.dtype)
-    return log_probs[..., blank], label + delay_penalty * centerd[:, None]
+    centered = (frames - 1) / 2 - torch.arange(frames, dtype=logits.dtype)
+    return log_probs[..., blank], label + delay_penalty * centered[:, None]
 
 
 def alignments(frames, labels, topology):
@@ -34,7 +34,7 @@ def alignments(frames, labels, topology):
 
 
 def enumerated_loss(logits, labels, topology="regular", **options):
-    """-log of the sum over all alignments; ``labels`` is a list."""
+    """-log of the sum over all alignments; `labels` is a list."""
     blank, label = arcs_of(logits, labels, **options)
     scores = [
         sum((label if is_label else blank)[t, u] for is_label, t, u in path)
@@ -62,7 +62,7 @@ def node_by_node_loss(logits, labels, topology="regular", **options):
 
 
 def batch_losses(loss, logits, labels, logit_lengths, label_lengths, **options):
-    """One of the above for each utterance of a padded batch, ``[B]``."""
+    """One of the above for each utterance of a padded batch, `[B]`."""
     return torch.stack(
         [
             loss(logits[b, :t, : u + 1], labels[b, :u].tolist(), **options)
@@ -72,6 +72,6 @@ def batch_losses(loss, logits, labels, logit_lengths, label_lengths, **options):
 
 
 def pack(logits, logit_lengths, label_lengths):
-    """``[B, T, U+1, V]`` without its padding, ``[sum_b T_b * (U_b + 1), V]``."""
+    """`[B, T, U+1, V]` without its padding, `[sum_b T_b * (U_b + 1), V]`."""
     lengths = zip(logit_lengths.tolist(), label_lengths.tolist())
     return torch.cat([logits[b, :t, : u + 1].flatten(0, 1) for b, (t, u) in enumerate(lengths)])

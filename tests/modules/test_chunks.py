@@ -1,4 +1,4 @@
-"""What the frames of a streaming student hear, and the chunks that training draws."""
+"""What the frames of a streaming student take in, and the chunks that training draws."""
 
 from collections import Counter
 
@@ -20,9 +20,9 @@ def test_hidden_frames_by_counting(size, left, past):
     assert hidden.shape == (7, past + 7)
     for query in range(7):
         begin = query // size * size
-        heard = range(-past if left is None else begin - left * size, begin + size)
+        context = range(-past if left is None else begin - left * size, begin + size)
         for key in range(-past, 7):
-            assert bool(hidden[query, key + past]) == (key not in heard)
+            assert bool(hidden[query, key + past]) == (key not in context)
 
 
 def test_nothing_is_hidden_in_one_chunk():
@@ -32,7 +32,7 @@ def test_nothing_is_hidden_in_one_chunk():
 
 @pytest.mark.parametrize("position", ["rotary", "relative_key", "none"])
 @pytest.mark.parametrize("context, chunk", [("causal", 1), ("chunk", 1), ("chunk", 4)])
-def test_nothing_after_its_chunk_is_heard(context, chunk, position):
+def test_no_frame_takes_in_what_comes_after_its_chunk(context, chunk, position):
     encoder = streaming_encoder(context, position=position)
     encoder.set_chunk(chunk)
     fbank = utterances(1, 4 * 20 + 3)
@@ -54,9 +54,9 @@ def test_left_context_is_counted_in_chunks(left):
     fbank = utterances(1, 80).requires_grad_()
     for frame in (0, 3, 13, 19):
         (gradient,) = torch.autograd.grad(encoder(fbank).x[0, frame].square().sum(), fbank)
-        heard = gradient[0].abs().sum(1).view(20, 4).sum(1).nonzero().squeeze(1).tolist()
+        field = gradient[0].abs().sum(1).view(20, 4).sum(1).nonzero().squeeze(1).tolist()
         begin = frame // 4 * 4
-        assert heard == list(range(max(begin - 4 * left, 0), begin + 4))
+        assert field == list(range(max(begin - 4 * left, 0), begin + 4))
 
 
 @pytest.mark.parametrize("position", ["rotary", "relative_key"])

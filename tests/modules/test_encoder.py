@@ -52,7 +52,7 @@ def batch(front_end):
 @pytest.mark.parametrize("front_end", ["waveform", "fbank", "fbank_stack"])
 @pytest.mark.parametrize(
     "changes",
-    [{}, dict(norm_first=True, extractor_norm="layer", conv_norm="batch", conv_bias=True, time_reduction=2)],
+    [{}, dict(norm_first=True, extractor_norm="layer", conv_bias=True, time_reduction=2)],
     ids=["base", "variant"],
 )
 def test_features_do_not_depend_on_the_batch(front_end, block, position, changes):
@@ -87,7 +87,7 @@ def test_masked_training_does_not_depend_on_padding():
     """Gradients too: the same utterance with and without padding behind it."""
     gradients = []
     for pad in (0, 13):
-        encoder = small_encoder(front_end="fbank", position="conv", conv_norm="batch").double().train()
+        encoder = small_encoder(front_end="fbank", position="conv").double().train()
         source = torch.cat([batch("fbank")[0][:2], torch.randn(2, pad, 80)], dim=1).double()
         mask = torch.zeros(2, (55 + pad + 1) // 2, dtype=torch.bool)
         mask[:, 3:9] = True
@@ -214,6 +214,13 @@ def test_config_survives_json_and_rejects_nonsense():
             small_config(**values)
     with pytest.raises(ConfigError, match=r"\['depth'\]"):
         EncoderConfig.from_dict({"depth": 3})
+
+
+def test_former_field_is_read_where_it_says_what_is_still_done():
+    config = small_config(causal_conv=True)
+    assert EncoderConfig.from_dict({**config.to_dict(), "conv_norm": "layer"}) == config
+    with pytest.raises(ConfigError, match="conv_norm='batch'"):
+        EncoderConfig.from_dict({**config.to_dict(), "conv_norm": "batch"})
 
 
 HUBERT_SHAPE = dict(block="transformer", position="conv", front_end="waveform", attention_heads=12)

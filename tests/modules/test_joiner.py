@@ -16,10 +16,10 @@ def setting(activation="tanh"):
 @pytest.mark.parametrize("activation, function", [("tanh", torch.tanh), ("relu", torch.relu)])
 def test_formula(activation, function):
     joiner, h, g = setting(activation)
-    found = joiner(joiner.encoder_projection(h[0, 1]), joiner.predictor_projection(g[0, 2]))
+    result = joiner(joiner.encoder_projection(h[0, 1]), joiner.predictor_projection(g[0, 2]))
     inner = joiner.encoder_projection.weight @ h[0, 1] + joiner.encoder_projection.bias
     inner = function(inner + joiner.predictor_projection.weight @ g[0, 2])
-    torch.testing.assert_close(found, joiner.output.weight @ inner + joiner.output.bias)
+    torch.testing.assert_close(result, joiner.output.weight @ inner + joiner.output.bias)
 
 
 def test_packed_lattice_skips_padding():

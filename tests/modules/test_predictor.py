@@ -63,8 +63,8 @@ def test_stateless_predictor_is_embedding_grouped_convolution_and_relu():
         sum(float(weight[c, i, k]) * float(x[k, 4 * (c // 4) + i]) for i in range(4) for k in range(2))
         for c in range(8)
     ]
-    found = module(torch.tensor([[5, 3]]))[0, 1]
-    torch.testing.assert_close(found, torch.tensor(expected).clamp(min=0))
+    result = module(torch.tensor([[5, 3]]))[0, 1]
+    torch.testing.assert_close(result, torch.tensor(expected).clamp(min=0))
 
 
 @pytest.mark.parametrize("kind", KINDS)

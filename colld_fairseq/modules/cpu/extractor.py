@@ -46,7 +46,7 @@ def extract_layers(
 ) -> Tensor:
     """Run a waveform front-end's ExtractorLayers on samples [B, N], of which `lengths` [B] count (None: all).
 
-    Returns [B, T, C] as :func:`extract_in_blocks`. `cache` holds the rearranged weights between passes that do not
+    Returns [B, T, C] as `extract_in_blocks`. `cache` holds the rearranged weights between passes that do not
     learn them.
     """
     first, *later = layers
@@ -101,14 +101,14 @@ def fold_channel_norm(
     padding = (torch.arange(windows.size(1)) >= frames[:, None]).unsqueeze(-1)
     count = frames.clamp(min=1)[:, None, None]
     mean = windows.masked_fill(padding, 0.0).sum(1, keepdim=True) / count
-    centerd = (windows - mean).masked_fill_(padding, 0.0)
-    covariance = centerd.transpose(1, 2) @ centerd / count
-    taps = conv.weight.squeeze(1).double()
-    offset = taps.new_zeros(len(taps)) if conv.bias is None else conv.bias.double()
-    y_mean = (mean @ taps.t()).squeeze(1) + offset
-    scale = norm.weight * torch.rsqrt(((taps @ covariance) * taps).sum(-1) + norm.eps)
+    centered = (windows - mean).masked_fill_(padding, 0.0)
+    covariance = centered.transpose(1, 2) @ centered / count
+    kernels = conv.weight.squeeze(1).double()
+    offset = kernels.new_zeros(len(kernels)) if conv.bias is None else conv.bias.double()
+    y_mean = (mean @ kernels.t()).squeeze(1) + offset
+    scale = norm.weight * torch.rsqrt(((kernels @ covariance) * kernels).sum(-1) + norm.eps)
     shift = norm.bias + scale * (offset - y_mean)
-    return torch.cat((scale.unsqueeze(-1) * taps, shift.unsqueeze(-1)), dim=-1).to(x.dtype)
+    return torch.cat((scale.unsqueeze(-1) * kernels, shift.unsqueeze(-1)), dim=-1).to(x.dtype)
 
 
 def extract_in_blocks(
@@ -149,7 +149,7 @@ class _Plan:
     frames: Tuple[int, ...]
 
     def blocks(self) -> Iterator[Tuple[int, int, int]]:
-        """(utterance, first frame, number of frames) of every block."""
+        """(utterance, first frame, how many frames) of every block."""
         for utterance, frames in enumerate(self.frames):
             for first in range(0, frames, BLOCK_FRAMES):
                 yield utterance, first, min(BLOCK_FRAMES, frames - first)
@@ -207,9 +207,9 @@ class _Workspace:
         size = max(count * width for count, width in zip(rows, widths))
         self.buffers = [x.new_empty(size) for _ in range(4)]
 
-    def take(self, number: int, rows: int, width: int) -> Tensor:
-        """Buffer `number` (0 to 3) as [rows, width], with whatever it holds."""
-        return self.buffers[number][: rows * width].view(rows, width)
+    def take(self, index: int, rows: int, width: int) -> Tensor:
+        """Buffer `index` (0 to 3) as [rows, width], with whatever it holds."""
+        return self.buffers[index][: rows * width].view(rows, width)
 
 
 def _layers(flat: Sequence[Optional[Tensor]], utterance: int) -> List[List[Optional[Tensor]]]:
@@ -257,20 +257,20 @@ def _forward(x: Tensor, plan: _Plan, flat: Sequence[Optional[Tensor]], kept: Opt
         windows = plan.windows(x, utterance, first, frames)
         y = torch.mm(windows, layers[0][0].t(), out=work.take(0, len(windows), layers[0][0].size(0)))
         hidden = y  # what the layer before has made; of the first one nothing is asked
-        for number, length in enumerate(plan.rows(frames)):
-            step, layer = plan.steps[number], layers[number]
-            if number:
+        for index, length in enumerate(plan.rows(frames)):
+            step, layer = plan.steps[index], layers[index]
+            if index:
                 shape = length, layer[0].size(1)
-                y = work.take(number % 2, *shape) if kept is None else x.new_empty(shape)
+                y = work.take(index % 2, *shape) if kept is None else x.new_empty(shape)
                 convolve(hidden, layer[0], step.stride, y)
                 if layer[1] is not None:
                     y.add_(layer[1])
                 if kept is not None:
                     kept.append(y)
-            if number == last:
+            if index == last:
                 _activate(y, step, layer, out[utterance, first : first + frames])
             else:
-                hidden = _activate(y, step, layer, work.take(number % 2, *y.shape))
+                hidden = _activate(y, step, layer, work.take(index % 2, *y.shape))
     return out
 
 
@@ -286,13 +286,13 @@ def _backward_block(
     """Add one block's gradients to `grads`; `grad` [T, C] is that of its output."""
     weight = layers[0][0]
     inputs = [torch.mm(windows, weight.t(), out=work.take(0, len(windows), weight.size(0))), *kept]
-    for number in range(len(steps) - 1, 0, -1):
-        step, layer, y, below = steps[number], layers[number], inputs[number], inputs[number - 1]
-        y_grad = _activate_backward(grad, y, step, layer, grads[number], work.take(1 + number % 2, *y.shape))
+    for index in range(len(steps) - 1, 0, -1):
+        step, layer, y, below = steps[index], layers[index], inputs[index], inputs[index - 1]
+        y_grad = _activate_backward(grad, y, step, layer, grads[index], work.take(1 + index % 2, *y.shape))
         if layer[1] is not None:
-            grads[number][1].add_(y_grad.sum(0))
-        hidden = _activate(below, steps[number - 1], layers[number - 1], work.take(3, *below.shape))
-        grad = work.take(2 - number % 2, *below.shape)
-        convolve_backward(y_grad, hidden, layer[0], step.stride, grads[number][0], grad)
+            grads[index][1].add_(y_grad.sum(0))
+        hidden = _activate(below, steps[index - 1], layers[index - 1], work.take(3, *below.shape))
+        grad = work.take(2 - index % 2, *below.shape)
+        convolve_backward(y_grad, hidden, layer[0], step.stride, grads[index][0], grad)
     y_grad = _activate_backward(grad, inputs[0], steps[0], layers[0], grads[0], work.take(1, *inputs[0].shape))
     grads[0][0].addmm_(y_grad.t(), windows)

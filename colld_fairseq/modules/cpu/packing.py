@@ -1,4 +1,4 @@
-"""Utterances of different length behind one another in one row, so that what works frame by frame never sees padding."""
+"""Utterances of different length behind one another in one row: what works frame by frame never sees padding."""
 
 from typing import List, NamedTuple
 
@@ -8,7 +8,7 @@ from torch import Tensor
 class Packing(NamedTuple):
     """Where the frames of a padded batch stand.
 
-    frames: of each utterance; rows: int64 [F], numbers of the valid frames in the flattened batch; batch, length: B and T.
+    frames: of each utterance; rows: int64 [F], indices of the valid frames in the flattened batch; batch, length: B, T.
     """
 
     frames: List[int]
@@ -23,7 +23,7 @@ class Packing(NamedTuple):
         return cls(valid.sum(1).tolist(), valid.flatten().nonzero().squeeze(1), *valid.shape)
 
     def parts(self, frames: int) -> List[List[int]]:
-        """The utterances' frames in groups of neighbors that have at least ``frames`` each, but for the last."""
+        """The utterances' frames in groups of neighbors that have at least `frames` each, but for the last."""
         groups: List[List[int]] = [[]]
         for utterance in self.frames:
             if sum(groups[-1]) >= frames:

@@ -1,7 +1,7 @@
 """Long grouped convolutions over time as products of spectra, for the CPU.
 
-A kernel of K taps costs K multiplications a sample and channel pair; on blocks of 2 K samples the same sum is
-one complex product for each of K + 1 frequencies (overlap-save). For the 128 taps of HuBERT's position
+A kernel of K positions costs K multiplications per sample and channel pair; on blocks of 2 K samples the same sum is
+one complex product for each of K + 1 frequencies (overlap-save). For the 128 positions of HuBERT's position
 convolution that is a sixth of the time or less.
 """
 
@@ -21,12 +21,12 @@ def kernel_spectrum(weight: Tensor, gain: Tensor, groups: int) -> Tensor:
     """
     outputs, inputs, kernel = weight.shape
     frequency = torch.arange(kernel + 1, dtype=torch.float64, device=weight.device)
-    tap = torch.arange(kernel, dtype=torch.float64, device=weight.device)
-    angle = torch.outer(frequency, tap).remainder(2 * kernel) * (math.pi / kernel)
-    taps = weight.reshape(groups, -1, kernel).transpose(1, 2)
+    position = torch.arange(kernel, dtype=torch.float64, device=weight.device)
+    angle = torch.outer(frequency, position).remainder(2 * kernel) * (math.pi / kernel)
+    kernels = weight.reshape(groups, -1, kernel).transpose(1, 2)
     # The conjugate of the transform: convolutions of neural networks do not reverse the kernel.
-    real = torch.matmul(angle.cos().to(weight.dtype) * gain, taps)
-    imaginary = torch.matmul(angle.sin().to(weight.dtype) * gain, taps)
+    real = torch.matmul(angle.cos().to(weight.dtype) * gain, kernels)
+    imaginary = torch.matmul(angle.sin().to(weight.dtype) * gain, kernels)
     return torch.complex(real, imaginary).view(-1, outputs // groups, inputs).transpose(1, 2)
 
 

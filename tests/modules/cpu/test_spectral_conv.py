@@ -111,7 +111,7 @@ def test_weights_are_transformed_once(monkeypatch):
 
 
 def test_gradients_after_a_pass_without():
-    """Nothing remembered without gradients may stand in for weights that learn."""
+    """Nothing cached without gradients may stand in for weights that learn."""
     module, x = module_and_input()
     x = x.repeat(4, 1, 1)
     with torch.no_grad():
