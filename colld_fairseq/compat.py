@@ -217,7 +217,7 @@ def accept_former_options() -> None:
 
 
 def copy_checkpoints_atomically() -> None:
-    """Make fairseq's copy of a checkpoint to checkpoint_last.pt / checkpoint_best.pt whole or not at all.
+    """Make fairseq's copy of a checkpoint to checkpoint_last.pt / checkpoint_best.pt atomic.
 
     fairseq writes the first file under a temporary name and renames it, but copies it to the others in place: a
     run killed during that copy would leave a truncated checkpoint_last.pt and could not resume.
@@ -290,13 +290,13 @@ def stop_reading_at_exit() -> None:
 def name_modules_of_nan() -> None:
     """Let fairseq's search for the module that made a NaN understand outputs that are dataclasses and named tuples.
 
-    Its hooks on gradients die of them. Gradients are looked at where they reach a module's output instead, and what was
-    found first is the error that ends the run: fairseq's own says no more than "gradients are Nan/Inf".
+    Its hooks on gradients die of them. Gradients are looked at where they reach a module's output instead, and the
+    first one is the error that ends the run: fairseq's own says no more than "gradients are Nan/Inf".
     """
     from fairseq import nan_detector
 
     class NanDetector(nan_detector.NanDetector):
-        found: Optional[str] = None
+        cause: Optional[str] = None
 
         def __init__(self, model: Any) -> None:
             self.names = {module: name or type(module).__name__ for name, module in model.named_modules()}
@@ -312,13 +312,13 @@ def name_modules_of_nan() -> None:
                     tensor.register_hook(functools.partial(self.note, name, True))
 
         def note(self, name: str, backward: bool, tensor: Any) -> None:
-            self.found = self.found or self._detect(tensor, name, backward)
+            self.cause = self.cause or self._detect(tensor, name, backward)
 
         def __exit__(self, *error: Any) -> None:
             self.close()
             wrong = [name for name, value in self.named_parameters if not finite(value) or not finite(value.grad)]
-            if self.found or wrong:
-                what = self.found or f"NaN or Inf in {wrong[0]} or its gradient ({len(wrong)} parameters in all)"
+            if self.cause or wrong:
+                what = self.cause or f"NaN or Inf in {wrong[0]} or its gradient ({len(wrong)} parameters in all)"
                 raise FloatingPointError(
                     f"{what}; try a lower --lr, a longer warm-up or --clip-norm, and look for the utterances of this"
                     " batch in the data"
@@ -351,8 +351,8 @@ def tensors_of(output: Any) -> Iterator[Any]:
 def given_on_command_line(*names: str) -> bool:
     """Whether one of the options was given, whatever its value: `--max-len-b 200`, `generation.max_len_b=200`."""
     options = [f"--{name.replace('_', '-')}" for name in names]
-    found = [argument.partition("=")[0].rpartition(".")[2] for argument in sys.argv[1:]]
-    return any(argument in names or argument in options for argument in found)
+    given = [argument.partition("=")[0].rpartition(".")[2] for argument in sys.argv[1:]]
+    return any(argument in names or argument in options for argument in given)
 
 
 def check_precision(cfg: Any) -> None:
@@ -401,7 +401,7 @@ def absolute_path(path: str) -> str:
     """`path` made absolute from the folder the user started in.
 
     fairseq-hydra-train changes the working directory to outputs/<date>/<time> before anything is read, where
-    relative paths lead nowhere; hydra remembers the original one.
+    relative paths lead nowhere; hydra knows the original one.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import get_original_cwd

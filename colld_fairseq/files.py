@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing: a file is there in full or not at all."""
 
 import contextlib
 import os
@@ -22,11 +22,11 @@ def errors_name(path: Union[str, Path]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def written_whole(path: Union[str, Path], mode: str = "wb", **how: str) -> Iterator[IO]:
+def written_atomically(path: Union[str, Path], mode: str = "wb", **how: str) -> Iterator[IO]:
     """A file to write to, under a temporary name beside `path`, which it takes at the end: a run that is killed leaves
     no truncated file.
 
-    Missing folders are made. Raises OSError as :func:`open` does; nothing then remains under the temporary name. A
+    Missing folders are made. Raises OSError as `open` does; nothing then remains under the temporary name. A
     device or pipe (`/dev/stdout`) is written to as it is.
     """
     path = Path(path)
@@ -46,9 +46,9 @@ def written_whole(path: Union[str, Path], mode: str = "wb", **how: str) -> Itera
         raise
 
 
-def write_whole(path: Union[str, Path], content: bytes) -> None:
-    """Write `content` by :func:`written_whole`."""
-    with written_whole(path) as handle:
+def write_atomically(path: Union[str, Path], content: bytes) -> None:
+    """Write `content` by `written_atomically`."""
+    with written_atomically(path) as handle:
         handle.write(content)
 
 

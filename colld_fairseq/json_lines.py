@@ -1,4 +1,4 @@
-"""JSON lines, written so that every reader sees one entry a line, whatever it takes for the end of a line."""
+"""JSON lines, written so that every reader sees one entry per line, whatever it takes for the end of a line."""
 
 import json
 import os
@@ -20,6 +20,6 @@ def read_json_lines(path: Union[str, "os.PathLike[str]"]) -> Iterator[Tuple[int,
     after the lines before it.
     """
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+        for row, line in enumerate(file, start=1):
             if line.strip():
-                yield number, json.loads(line)
+                yield row, json.loads(line)

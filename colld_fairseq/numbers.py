@@ -3,7 +3,7 @@
     ctc_weight: float = field(default=0.3, metadata=SHARE.help("weight of CTC"))     of a fairseq configuration
     parser.add_argument("--max-hours", type=POSITIVE)                                of the `colld` command
 
-fairseq parses the first with `float`, which takes "nan" and "inf", so tasks call :func:`check_numbers`.
+fairseq parses the first with `float`, which takes "nan" and "inf", so tasks call `check_numbers`.
 """
 
 import argparse

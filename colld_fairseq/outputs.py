@@ -14,7 +14,7 @@ StrPath = Union[str, "os.PathLike[str]"]
 
 
 def check_output(path: StrPath, option: str, inputs: Iterable[StrPath] = ()) -> None:
-    """That a file can be written there and is none of the `inputs`, by whatever spelling or link.
+    """That a file can be written there and is none of the `inputs`, under whatever name or link.
 
     Missing folders are made. Raises ConfigError, naming the option, the path and the remedy.
     """

@@ -43,7 +43,7 @@ def time_runs(function: Callable[[], Any], runs: int, device: torch.device) -> L
 
 
 def real_time_factor(seconds: List[float], audio_seconds: float) -> float:
-    """Median processing time of a second of audio: 0.01 is a hundred times faster than speech."""
+    """Median processing time per second of audio: 0.01 is a hundred times faster than speech."""
     return statistics.median(seconds) / audio_seconds
 
 

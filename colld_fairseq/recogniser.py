@@ -37,7 +37,7 @@ TRAINED = "trained"  # left context: as in training
 
 
 class Recogniser:
-    """Models of one task with the way they are decoded; made by :func:`load_recogniser`.
+    """Models of one task with the way they are decoded; made by `load_recogniser`.
 
     An utterance's result does not depend on what else is in its batch.
     """
@@ -95,8 +95,8 @@ class Recogniser:
             if self.decoder != "ctc":
                 own = languages and [languages[i] for i in usable]
                 tags = self.vocabulary.tags(own, self.task.cfg.tgt_lang, len(source), self.device)
-            found = self.search.decode(self.models, source, lengths[usable].to(self.device), tags)
-            for i, hypotheses in zip(usable, found):
+            n_best_lists = self.search.decode(self.models, source, lengths[usable].to(self.device), tags)
+            for i, hypotheses in zip(usable, n_best_lists):
                 n_best[i] = [replace(one, text=self.detokenize(one.tokens)) for one in hypotheses]
         return n_best
 
@@ -126,7 +126,7 @@ class Recogniser:
         return int(frames), parse_count(left_context, "--left-context")
 
     def limit_context(self, chunk_ms: int, left_context: str = TRAINED) -> None:
-        """Give frames no more context than they have in :meth:`streaming`: the same output, but of whole utterances."""
+        """Give frames no more context than they have in `streaming`: the same output, but of whole utterances."""
         size, left = self.context(chunk_ms, left_context)
         for model in self.models:
             student = model.encoder.student
@@ -141,7 +141,7 @@ class Recogniser:
         """The same model on streams, decoded in the same way: with the beam, the language model, ... of utterances.
 
         Args:
-            chunk_ms, left_context: see :meth:`context`.
+            chunk_ms, left_context: see `context`.
             endpoint: when an utterance is over; None = at the end of the stream.
 
         Raises ConfigError for a model that cannot stream: no transducer, a full context, filterbanks normalized over
@@ -153,8 +153,8 @@ class Recogniser:
         encoder = StreamingEncoder(model.encoder.student, *self.context(chunk_ms, left_context))
         if self.input.config.normalization == "utterance":
             raise ConfigError(
-                "this model's filterbanks are normalized over the whole utterance, which a stream does not know: train with"
-                " --cmvn FILE (made by `colld cmvn`) or --cmvn none"
+                "this model's filterbanks are normalized over the whole utterance, which a stream does not know: train"
+                " with --cmvn FILE (made by `colld cmvn`) or --cmvn none"
             )
         language = self.task.cfg.tgt_lang
         return StreamingRecogniser(
@@ -196,10 +196,10 @@ def load_recogniser(
     for part in split_paths(path, ":"):
         state = _read_checkpoint(part, options)
         try:
-            found, _, task = checkpoint_utils.load_model_ensemble_and_task([part], task=task, state=state)
+            loaded, _, task = checkpoint_utils.load_model_ensemble_and_task([part], task=task, state=state)
         except RuntimeError as error:  # weights of another shape, or of a newer version
             raise ConfigError(f"{part}: {error}") from error
-        models += found
+        models += loaded
     return Recogniser(task, models, beam, nbest, device)
 
 
@@ -213,7 +213,7 @@ def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:
         raise ConfigError(f"{path} is not a checkpoint of a colld_fairseq model: {error}") from error
     if task._name != TASK:
         remedy = "fine-tune it with text first (student_ctc, student_s2t or transducer_student)"
-        raise ConfigError(f"{path} was trained for {task._name}, it does not write texts: {remedy}")
+        raise ConfigError(f"{path} was trained for {task._name}, it gives no hypotheses: {remedy}")
     encoder_in(state["cfg"], path, InputOptions(options.get("cmvn"), options.get("normalize_waveform")))
     overwrite_args_by_name(state["cfg"], {"task": {**options, "cmvn": None, "normalize_waveform": None}})
     record(state["cfg"]["common_eval"], "path", path)  # where the task finds a copy of the vocabulary

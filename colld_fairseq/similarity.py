@@ -57,11 +57,11 @@ class SecondMoments:
         x, row_step = _center(rows, self.row_mean, correction)
         y, column_step = _center(columns, self.column_mean, correction)
         self.cross.addmm_(x.T, y)
-        for scatters, centerd, widths in (
+        for scatters, centered, widths in (
             (self.row_scatter, x, self.row_widths),
             (self.column_scatter, y, self.column_widths),
         ):
-            for scatter, layer in zip(scatters, centerd.split(widths, dim=1)):
+            for scatter, layer in zip(scatters, centered.split(widths, dim=1)):
                 scatter.addmm_(layer.T, layer)
         self.row_mean += row_step * (frames / total)
         self.column_mean += column_step * (frames / total)
@@ -135,7 +135,7 @@ def compare(moments: SecondMoments, variance: float = 0.99, on_pair: Optional[Ca
 
 
 def _whitening(scatter: Tensor, variance: float) -> Tensor:
-    """[D, K]: maps centerd features to their K leading principal components, each of sum of squares 1."""
+    """[D, K]: maps centered features to their K leading principal components, each of sum of squares 1."""
     if not torch.isfinite(scatter).all():
         raise ValueError("features are not finite")
     values, vectors = torch.linalg.eigh(scatter)

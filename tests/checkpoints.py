@@ -18,12 +18,12 @@ def save_untrained(run, path):
 
 
 def save_transducer(path, corpus, context, *options):
-    """An untrained transducer whose encoder hears `context`; options: at least --vocab."""
+    """An untrained transducer whose encoder has this context; options: at least --vocab."""
     arguments = [corpus, "--task", "multilingual_speech_to_text", "--arch", "transducer_student", *TINY_ENCODER]
     shape = ["--predictor-embed-dim", "16", "--joiner-dim", "24", "--front-end", "conv2d"]
-    hears = [] if context == "full" else ["--encoder-context", context, "--left-context", "1,2,full"]
+    limits = [] if context == "full" else ["--encoder-context", context, "--left-context", "1,2,full"]
     torch.manual_seed(8)  # the same model whatever tests ran before
-    return str(save_untrained(set_up(*arguments, "--criterion", "transducer", *shape, *hears, *options), path))
+    return str(save_untrained(set_up(*arguments, "--criterion", "transducer", *shape, *limits, *options), path))
 
 
 def enlarged(value):

@@ -79,9 +79,9 @@ def compute(operation, args, kwargs):
     on_device = bool(ours) if operation is not aten.copy_.default else isinstance(args[0], OnDevice)
     if kwargs.get("device") is not None:
         on_device, kwargs = torch.device(kwargs["device"]) == DEVICE, {**kwargs, "device": "cpu"}
-    found = operation(*tree_map(values_of, args), **tree_map(values_of, kwargs))
+    result = operation(*tree_map(values_of, args), **tree_map(values_of, kwargs))
     if not on_device:
-        return found
+        return result
     known = {id(value.inner): value for value in ours}  # in-place operations return one of their arguments
 
     def placed(value):
@@ -89,7 +89,7 @@ def compute(operation, args, kwargs):
             return value
         return known[id(value)] if id(value) in known else OnDevice(value)
 
-    return tree_map(placed, found)
+    return tree_map(placed, result)
 
 
 def values_of(value):

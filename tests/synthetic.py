@@ -38,13 +38,13 @@ class Utterance(NamedTuple):
     target_language: str
 
 
-def tone(number: int, generator: np.random.Generator) -> np.ndarray:
+def tone(index: int, generator: np.random.Generator) -> np.ndarray:
     """[960] three harmonics of 150, 210, 294, ... Hz; the last character of an alphabet is silence."""
     time = np.arange(int(CHARACTER_SECONDS * RATE)) / RATE
-    if number == 5:
+    if index == 5:
         sound = np.zeros_like(time)
     else:
-        pitch = 150 * 1.4**number
+        pitch = 150 * 1.4**index
         sound = 0.2 * sum(np.sin(2 * np.pi * k * pitch * time) / k for k in (1, 2, 3))
     return sound + 0.003 * generator.standard_normal(len(time))
 

@@ -128,7 +128,7 @@ def distilled_losses(device):
 
     layout = LogitLayout(frames.tolist(), [count + 1 for count in counts.tolist()], packed=False)
     of_lattice = lattice_divergence(logits, layout, lambda at: teacher[at], frames.tolist(), shift=1)
-    losses = torch.stack([found.losses for found in (of_path, of_classes, of_lattice)])
+    losses = torch.stack([loss.losses for loss in (of_path, of_classes, of_lattice)])
     losses.sum().backward()
     return [*losses.detach().flatten().tolist(), float(logits.grad.square().sum())]
 

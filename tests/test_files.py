@@ -1,4 +1,4 @@
-"""Files are there whole or not at all."""
+"""Files are written atomically, in full or not at all."""
 
 import os
 import subprocess
@@ -7,13 +7,13 @@ import sys
 import pytest
 from commands import REPOSITORY, environment
 
-from colld_fairseq.files import split_paths, write_whole
+from colld_fairseq.files import split_paths, write_atomically
 
 
 def test_writes_and_replaces(tmp_path):
     path = tmp_path / "new" / "folder" / "a.bin"
-    write_whole(path, b"one")
-    write_whole(str(path), b"two")
+    write_atomically(path, b"one")
+    write_atomically(str(path), b"two")
     assert path.read_bytes() == b"two"
     assert os.listdir(path.parent) == ["a.bin"]
 
@@ -24,24 +24,24 @@ def test_two_writers_with_the_same_process_id(tmp_path, monkeypatch):
 
     def later(source, target):
         monkeypatch.setattr(os, "replace", replace)
-        write_whole(path, b"second")
+        write_atomically(path, b"second")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", later)
-    write_whole(path, b"first")
+    write_atomically(path, b"first")
     assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["a.bin"]
 
 
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "a.bin"
-    write_whole(path, b"one")
+    write_atomically(path, b"one")
 
     def full(source, target):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space"):
-        write_whole(path, b"two")
+        write_atomically(path, b"two")
     assert path.read_bytes() == b"one" and os.listdir(tmp_path) == ["a.bin"]
 
 
@@ -77,12 +77,12 @@ def test_a_full_disk_is_named_even_where_torch_wraps_it(tmp_path):
     """A limit on the size of files stands for a full disk; the limit is that of a process of its own."""
     code = (
         "import resource, sys, torch\n"
-        "from colld_fairseq.files import written_whole\n"
+        "from colld_fairseq.files import written_atomically\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "save = lambda file: torch.save({'a': torch.randn(9999)}, file)\n"
         "for write in (save, lambda file: [file.write(bytes(9999)), file.flush()]):\n"
         "    try:\n"
-        "        with written_whole(sys.argv[1]) as file: write(file)\n"
+        "        with written_atomically(sys.argv[1]) as file: write(file)\n"
         "    except Exception as error:\n"
         "        print((error if isinstance(error, OSError) else error.__context__).filename)\n"
     )

@@ -6,7 +6,7 @@ import pytest
 
 from colld_fairseq.json_lines import json_line, read_json_lines
 
-TEXTS = [
+LINES = [
     "а\u2028б",
     "x\u2029y",
     "x\u0085y",
@@ -21,7 +21,7 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", LINES)
 def test_every_reader_finds_the_same(text, tmp_path):
     entries = [{"id": text, "text": [text, 1]}, {"id": "b"}]
     path = tmp_path / "lines"

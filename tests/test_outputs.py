@@ -11,7 +11,7 @@ import pytest
 from commands import REPOSITORY, environment
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.files import written_whole
+from colld_fairseq.files import written_atomically
 from colld_fairseq.outputs import check_folder, check_output, only_run
 
 
@@ -19,7 +19,7 @@ from colld_fairseq.outputs import check_folder, check_output, only_run
 def given(tmp_path):
     path = tmp_path / "data" / "in.tsv"
     path.parent.mkdir()
-    path.write_text("texts")
+    path.write_text("results")
     return path
 
 
@@ -45,7 +45,7 @@ def test_an_input_is_never_an_output(which, given):
     other.write_text("x")
     with pytest.raises(ConfigError, match="--out .*is an input, which would be overwritten"):
         check_output(spellings(given)[which], "--out", [other, given.with_name("missing"), given])
-    assert given.read_text() == "texts"
+    assert given.read_text() == "results"
     check_output(given.with_name("new.tsv"), "--out", [other, given])
 
 
@@ -68,7 +68,7 @@ def test_devices_are_written_to_and_stay_devices(tmp_path):
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     check_output(pipe, "--out")
-    with written_whole(pipe) as file:
+    with written_atomically(pipe) as file:
         file.write(b"through")
     assert os.read(reader, 99) == b"through" and pipe.is_fifo()
     os.close(reader)

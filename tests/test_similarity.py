@@ -18,15 +18,15 @@ def features(width, seed=0, frames=FRAMES):
 
 def moments(rows, columns, sizes=(FRAMES,)):
     """rows, columns: lists of layers [n, D]; sizes: frames of each batch."""
-    found = SecondMoments([layer.size(1) for layer in rows], [layer.size(1) for layer in columns])
+    result = SecondMoments([layer.size(1) for layer in rows], [layer.size(1) for layer in columns])
     for row, column in zip(torch.cat(rows, 1).split(sizes), torch.cat(columns, 1).split(sizes)):
-        found.update(row, column)
-    return found
+        result.update(row, column)
+    return result
 
 
 def similarity(x, y, variance=1.0):
-    found = compare(moments([x], [y], (len(x),)), variance)
-    return float(found.cka), float(found.cca)
+    result = compare(moments([x], [y], (len(x),)), variance)
+    return float(result.cka), float(result.cca)
 
 
 def rotation(width, seed=3):
@@ -75,27 +75,27 @@ def test_known_correlations():
 def test_independent_features_are_near_the_chance_it_states():
     """Pillai's trace of p and q independent Gaussian variables has the expectation p q / (n - 1)."""
     n, p, q = 500, 12, 20
-    found = []
+    result = []
     for seed in range(30):
         generator = torch.Generator().manual_seed(seed)
         x, y = (torch.randn(n, width, generator=generator, dtype=torch.float64) for width in (p, q))
-        found.append(compare(moments([x], [y], (n,)), 1.0))
-    cka = torch.stack([one.cka for one in found]).mean()
-    cca = torch.stack([one.cca for one in found]).mean()
-    assert float(cka) == pytest.approx(float(found[0].cka_chance), rel=0.05)
-    assert 0.9 * float(found[0].cca_chance) < float(cca) <= 1.01 * float(found[0].cca_chance)
-    assert float(found[0].cca_chance) == pytest.approx((q / (n - 1)) ** 0.5)
+        result.append(compare(moments([x], [y], (n,)), 1.0))
+    cka = torch.stack([one.cka for one in result]).mean()
+    cca = torch.stack([one.cca for one in result]).mean()
+    assert float(cka) == pytest.approx(float(result[0].cka_chance), rel=0.05)
+    assert 0.9 * float(result[0].cca_chance) < float(cca) <= 1.01 * float(result[0].cca_chance)
+    assert float(result[0].cca_chance) == pytest.approx((q / (n - 1)) ** 0.5)
 
 
 def direct_cka(x, y):
-    """Kornblith et al. 2019, section 3: HSIC of centerd Gram matrices [n, n]."""
+    """Kornblith et al. 2019, section 3: HSIC of centered Gram matrices [n, n]."""
     centering = np.eye(len(x)) - 1 / len(x)
     k, m = centering @ (x @ x.T) @ centering, centering @ (y @ y.T) @ centering
     return np.trace(k @ m) / np.sqrt(np.trace(k @ k) * np.trace(m @ m))
 
 
 def direct_svcca(x, y, variance):
-    """Raghu et al. 2017: singular vectors of the centerd features that hold `variance`, then angles between them."""
+    """Raghu et al. 2017: singular vectors of the centered features that hold `variance`, then angles between them."""
     kept = []
     for features_ in (x, y):
         left, values, _ = np.linalg.svd(features_ - features_.mean(0), full_matrices=False)
@@ -109,14 +109,14 @@ def test_every_pair_agrees_with_the_formulas_on_all_frames_at_once(variance):
     base = features(9, seed=1)
     rows = [base[:, :4], base @ torch.randn(9, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))]
     columns = [features(5, seed=3) + base[:, :5], base.sin(), features(3, seed=4)]
-    found = compare(moments(rows, columns, (130, 1, 169, 100)), variance)
+    result = compare(moments(rows, columns, (130, 1, 169, 100)), variance)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             x, y = row.numpy(), column.numpy()
-            assert float(found.cka[i, j]) == pytest.approx(direct_cka(x, y), abs=1e-10)
+            assert float(result.cka[i, j]) == pytest.approx(direct_cka(x, y), abs=1e-10)
             expected, row_rank, column_rank = direct_svcca(x, y, variance)
-            assert float(found.cca[i, j]) == pytest.approx(expected, abs=1e-9)
-            assert (found.row_ranks[i], found.column_ranks[j]) == (row_rank, column_rank)
+            assert float(result.cca[i, j]) == pytest.approx(expected, abs=1e-9)
+            assert (result.row_ranks[i], result.column_ranks[j]) == (row_rank, column_rank)
 
 
 def test_agrees_with_scikit_learn():
@@ -131,12 +131,12 @@ def test_agrees_with_scikit_learn():
 
 def test_moments_are_those_of_numpy():
     x, y = features(4), features(3, seed=1)
-    found = moments([x[:, :1], x[:, 1:]], [y], (7, 193, 200))
+    result = moments([x[:, :1], x[:, 1:]], [y], (7, 193, 200))
     whole = np.cov(torch.cat([x, y], 1).T.numpy()) * (FRAMES - 1)
-    np.testing.assert_allclose(found.cross, whole[:4, 4:], rtol=1e-10)
-    np.testing.assert_allclose(found.row_scatter[1], whole[1:4, 1:4], rtol=1e-10)
-    np.testing.assert_allclose(found.row_mean, x.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found.cross_of(1, 0), whole[1:4, 4:], rtol=1e-10)
+    np.testing.assert_allclose(result.cross, whole[:4, 4:], rtol=1e-10)
+    np.testing.assert_allclose(result.row_scatter[1], whole[1:4, 1:4], rtol=1e-10)
+    np.testing.assert_allclose(result.row_mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(result.cross_of(1, 0), whole[1:4, 4:], rtol=1e-10)
 
 
 def test_order_and_size_of_the_batches_do_not_matter():
@@ -153,10 +153,10 @@ def test_order_and_size_of_the_batches_do_not_matter():
 def test_float32_features_and_null_directions():
     """A layer whose channels sum to 0, as behind a LayerNorm, has one component less, not one of rounding errors."""
     x = features(6)
-    centerd = x - x.mean(1, keepdim=True)
-    found = compare(moments([centerd.float()], [x.float()]), 1.0)
-    assert found.row_ranks == [5] and found.column_ranks == [6]
-    assert float(found.cca) == pytest.approx(1.0, abs=1e-5)
+    centered = x - x.mean(1, keepdim=True)
+    result = compare(moments([centered.float()], [x.float()]), 1.0)
+    assert result.row_ranks == [5] and result.column_ranks == [6]
+    assert float(result.cca) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_more_variance_keeps_more_components():

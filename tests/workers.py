@@ -34,7 +34,7 @@ def run_workers(arguments: Sequence[Sequence], folder: Path, timeout: float = 30
 
     Every one of them has to end without an error. Its weights are then in worker0.pt, worker1.pt, ... of `folder`.
     """
-    logs = [folder / f"worker{number}.log" for number in range(len(arguments))]
+    logs = [folder / f"worker{rank}.log" for rank in range(len(arguments))]
     processes = [
         FORKED.Process(target=train, args=([str(word) for word in words], log)) for words, log in zip(arguments, logs)
     ]
@@ -64,7 +64,7 @@ def train(words: List[str], log: Path) -> None:
             trainers = []
             trainer_class, wrapper = fairseq_cli.train.Trainer, distributed_fairseq_model.DistributedDataParallel
 
-            def remembered(*arguments, **options):
+            def kept(*arguments, **options):
                 trainers.append(trainer_class(*arguments, **options))
                 return trainers[0]
 
@@ -72,7 +72,7 @@ def train(words: List[str], log: Path) -> None:
                 """fairseq names a device to torch's own backend, which takes none on a CPU."""
                 return wrapper(module, **options)
 
-            fairseq_cli.train.Trainer = remembered
+            fairseq_cli.train.Trainer = kept
             distributed_fairseq_model.DistributedDataParallel = without_device
             fairseq_cli.train.cli_main()
             torch.save(trainers[0].model.state_dict(), log.with_suffix(".pt"))

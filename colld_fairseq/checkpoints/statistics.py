@@ -8,7 +8,7 @@ import numpy as np
 
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.errors import AudioError
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import write_atomically
 from colld_fairseq.modules.input_config import InputConfig
 
 NAMED = ("none", "utterance")  # what --cmvn may be besides such a file
@@ -18,7 +18,7 @@ def write_statistics(path: str, mean: np.ndarray, std: np.ndarray) -> None:
     """Under exactly this name, and complete or not at all."""
     content = io.BytesIO()
     np.savez(content, mean=mean, std=std)
-    write_whole(path, content.getvalue())
+    write_atomically(path, content.getvalue())
 
 
 def read_statistics(path: str, bins: int) -> Tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The `colld` command: one module a subcommand with `run(args) -> exit code`; their options are in `options.py`."""
+"""The `colld` command: one module per subcommand with `run(args) -> exit code`; their options are in `options.py`."""
 
 import argparse
 import importlib

@@ -6,7 +6,7 @@ import os
 import torch
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.files import written_whole
+from colld_fairseq.files import written_atomically
 from colld_fairseq.models.averaging import average, newest, updates_of
 from colld_fairseq.outputs import check_output
 
@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     paths = newest(args.dir, args.last, args.by) if args.dir else args.checkpoints
     check_output(args.out, "--out", paths)
     mean, newest_path = average(paths)
-    with written_whole(args.out) as file:
+    with written_atomically(args.out) as file:
         torch.save(mean, file)
     count = sum(value.numel() for value in mean["model"].values())
     print(f"{args.out}: the mean of {', '.join(map(os.path.basename, paths))}; {count:,} weights;")

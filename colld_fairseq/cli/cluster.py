@@ -97,7 +97,7 @@ def _fit(args: argparse.Namespace, source: Source, corpus: Corpus, console: Cons
     console.say(bar.summary("k-means"))
     book.save(out)
     fit.finish()
-    facts = f"{args.num_clusters} clusters, inertia {book.header.inertia:.4g} a frame, {book.header.frames} frames"
+    facts = f"{args.num_clusters} clusters, inertia {book.header.inertia:.4g} per frame, {book.header.frames} frames"
     console.say(f"{out}: {facts}")
     return book
 

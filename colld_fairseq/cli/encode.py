@@ -1,4 +1,4 @@
-"""`colld encode`: text as a vocabulary's tokens, a line an utterance, for language models.
+"""`colld encode`: text as a vocabulary's tokens, one line per utterance, for language models.
 
 What it writes, fairseq-preprocess and KenLM read: `fairseq-preprocess --only-source --srcdict VOCAB/dict.txt`, or
 `lmplz` for an n-gram model over tokens (`--ngram-lm-unit token`). Text is normalized as the vocabulary's was; lines
@@ -13,7 +13,7 @@ from colld_fairseq.data.manifest import JoinedManifest, read_manifests
 from colld_fairseq.data.text_files import text_lines
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.files import written_whole
+from colld_fairseq.files import written_atomically
 from colld_fairseq.outputs import check_output
 
 
@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
     manifest = read_manifests(args.manifest) if args.manifest else None
     check_output(args.out, "--out", [*args.files, *Path(args.vocab).iterdir(), *(manifest.files if manifest else ())])
     lines = tokens = unknown = 0
-    with written_whole(args.out, "w", encoding="utf-8") as out:
-        for text in texts(args, manifest):
+    with written_atomically(args.out, "w", encoding="utf-8") as out:
+        for text in text_of(args, manifest):
             encoded = vocabulary.codec.encode(text)
             if encoded:
                 print(*encoded, file=out)
@@ -38,11 +38,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def texts(args: argparse.Namespace, manifest: Optional[JoinedManifest]) -> Iterator[str]:
-    """Lines of the files, then texts of the manifests."""
+def text_of(args: argparse.Namespace, manifest: Optional[JoinedManifest]) -> Iterator[str]:
+    """Lines of the files, then the chosen column of the manifests."""
     for name in args.files:
         yield from text_lines(name)
     if manifest is not None:
         if not manifest.has_text:
-            raise ConfigError(f"{manifest.path}: no texts; a speech-to-text manifest has the column tgt_text")
+            raise ConfigError(f"{manifest.path}: no transcripts; a speech-to-text manifest has the column tgt_text")
         yield from (manifest.text(args.column, row) for row in range(len(manifest)))

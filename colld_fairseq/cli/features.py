@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     )
     directory = Path(args.out)
     header.save(directory)
-    mine = range(shard.number, len(parts), shard.total)
+    mine = range(shard.index, len(parts), shard.total)
     finished = {part: index for part in mine if (index := finished_part(directory, part, header))}
     if finished:
         console.say(f"{len(finished)} of {len(mine)} parts are there already")
@@ -69,13 +69,13 @@ def run(args: argparse.Namespace) -> int:
         remove_index(directory)
         writer = FeatureWriter(manifest, teacher, header, directory, args.batch_seconds)
         writer.write(todo, bad, console, f"features, {shard}" if shard.total > 1 else "features")
-    found = [finished_part(directory, part, header) for part in range(len(parts))]
-    missing = found.count(None)
+    indices = [finished_part(directory, part, header) for part in range(len(parts))]
+    missing = indices.count(None)
     if missing:
         console.left_out(bad)
         console.say(f"{missing} of {len(parts)} parts are left to other processes")
     else:
-        _complete(directory, header, found, bad, console)
+        _complete(directory, header, indices, bad, console)
     return 0
 
 
@@ -89,19 +89,19 @@ class FeatureWriter:
         self.ids, self.batch_samples = manifest.ids, batch_seconds * SAMPLE_RATE
 
     def write(self, parts: Dict[int, np.ndarray], bad: BadUtterances, console: Console, title: str) -> None:
-        """Parts {number: rows}, one after another, each whole or not at all; prints a summary."""
+        """Parts {index: rows}, one after another, each atomically; prints a summary."""
         n_samples = self.manifest.n_samples
         rows = np.concatenate(list(parts.values()))
         with progress(console, title) as display:
             bar = AudioBar(display, len(rows), n_samples[rows].sum() / SAMPLE_RATE)
-            for number, rows in parts.items():
-                path = part_paths(self.directory, number)[0]
+            for index, rows in parts.items():
+                path = part_paths(self.directory, index)[0]
                 with only_run(path), errors_name(path):
-                    self._write_part(number, rows, bad, bar)
+                    self._write_part(index, rows, bad, bar)
         console.say(bar.summary(str(self.directory)))
 
-    def _write_part(self, number: int, rows: np.ndarray, bad: BadUtterances, bar: AudioBar) -> None:
-        part = PartWriter(self.directory, number, self.header)
+    def _write_part(self, index: int, rows: np.ndarray, bad: BadUtterances, bar: AudioBar) -> None:
+        part = PartWriter(self.directory, index, self.header)
         try:
             failed = self._add_all(part, rows, bar)
             bad.update(failed)

@@ -1,4 +1,4 @@
-"""The options of every `colld` command: one function a command, and what several have in common.
+"""The options of every `colld` command: one function per command, and what several have in common.
 
 Imports neither torch nor fairseq nor what reads audio, so that `colld COMMAND --help` is there at once.
 """
@@ -126,7 +126,7 @@ def vocab(parser: argparse.ArgumentParser) -> None:
 def encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", metavar="FILE", help="text in UTF-8, by lines; - is standard input")
     parser.add_argument("--vocab", required=True, metavar="DIR", help="folder written by `colld vocab`")
-    _manifest(parser, "also the texts of speech-to-text manifests", required=False)
+    _manifest(parser, "also the text of speech-to-text manifests", required=False)
     parser.add_argument(
         "--column", choices=("tgt_text", "src_text"), default="tgt_text", help="of the manifests (default: %(default)s)"
     )
@@ -262,20 +262,20 @@ def score(parser: argparse.ArgumentParser) -> None:
         "--references",
         choices=("generate", "manifest"),
         default="generate",
-        help="take references from the T- lines (as the model's vocabulary spells them) or from the "
+        help="take references from the T- lines (as the model's vocabulary writes them) or from the "
         "manifest's tgt_text (default: %(default)s)",
     )
     parser.add_argument(
         "--transcripts", metavar="O.tsv", help="instead of --generate-output: manifest written by `colld transcribe`"
     )
     parser.add_argument(
-        "--hyp", metavar="FILE", help="instead of --generate-output: hypotheses, one a line; - is standard input"
+        "--hyp", metavar="FILE", help="instead of --generate-output: hypotheses, one per line; - is standard input"
     )
-    parser.add_argument("--ref", metavar="FILE", help="references, one a line")
+    parser.add_argument("--ref", metavar="FILE", help="references, one per line")
     parser.add_argument(
         "--lang",
         default="",
-        help="target language of all lines (ISO 639), or a file with one code (or source<TAB>target) a line",
+        help="target language of all lines (ISO 639), or a file with one code (or source<TAB>target) per line",
     )
     _text_options(parser, "on both sides, before scoring")
     parser.add_argument("--json", metavar="FILE", help="also write everything to this file")

@@ -1,4 +1,4 @@
-"""``colld profile``: size, multiply-accumulates, real-time factor and memory of students and teachers.
+"""`colld profile`: size, multiply-accumulates, real-time factor and memory of students and teachers.
 
 Times go from waveforms in memory to the features of the last layer: the student's filterbanks or convolutions
 and the teacher's own front-end are part of them.
@@ -19,7 +19,7 @@ from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.fbank import SAMPLE_RATE
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import write_atomically
 from colld_fairseq.outputs import check_output
 from colld_fairseq.profiling import count_macs, describe_machine, real_time_factor, time_runs, working_memory
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     }
     print_report(report)
     if args.json:
-        write_whole(args.json, (json.dumps(report, indent=2) + "\n").encode())
+        write_atomically(args.json, (json.dumps(report, indent=2) + "\n").encode())
     return 0
 
 
@@ -186,7 +186,7 @@ def _noise(batch_size: int, seconds: float) -> np.ndarray:
 
 
 def print_report(report: Dict[str, Any]) -> None:
-    """The table of ``colld profile`` on standard output."""
+    """The table of `colld profile` on standard output."""
     console = Console()
     machine = report["machine"]
     table = Table(title="Encoders")
@@ -202,16 +202,16 @@ def print_report(report: Dict[str, Any]) -> None:
     row("MB as stored", lambda m: f"{m['mb_stored']:.1f}")
     row(f"GMACs for {MACS_SECONDS} s", lambda m: f"{m['gmacs_per_10s']:.2f}")
     row("layers × width", lambda m: f"{m['layers']} × {m['width']}")
-    row("frames a second", lambda m: f"{m['frame_rate_hz']:g}")
+    row("frames per second", lambda m: f"{m['frame_rate_hz']:g}")
     for i, first in enumerate(report["models"][0]["speed"]):
         size = first["batch_size"]
         row(f"real-time factor, batch {size}", lambda m, i=i: f"{m['speed'][i]['rtf']:.4f}")
         row(f"peak MB, batch {size}", lambda m, i=i: _optional(m["speed"][i]["peak_memory_mb"]))
     console.print(table)
     console.say(
-        "real-time factor: processing time of a second of audio, front-end included, median of "
-        f"{report['runs']} runs on utterances of {report['utterance_seconds']:g} s; peak MB: float32 weights and working "
-        "memory"
+        "real-time factor: processing time per second of audio, front-end included, median of "
+        f"{report['runs']} runs on utterances of {report['utterance_seconds']:g} s; peak MB: float32 weights and "
+        "working memory"
     )
     console.say(
         f"{machine['gpu'] or machine['cpu']}, {report['threads']} threads on {machine['cores']} cores, "

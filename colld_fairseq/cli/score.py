@@ -15,7 +15,7 @@ from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.manifest import read_manifests
 from colld_fairseq.data.text import TextNormalizer
 from colld_fairseq.errors import ColldError
-from colld_fairseq.files import split_paths, write_whole
+from colld_fairseq.files import split_paths, write_atomically
 from colld_fairseq.outputs import check_output
 from colld_fairseq.scoring.languages import is_language
 from colld_fairseq.scoring.report import build_report
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     report = build_report(sentences, TextNormalizer(args.lowercase, args.remove_punctuation))
     print_report(report)
     if args.json:
-        write_whole(args.json, (json.dumps(report, ensure_ascii=False, indent=2) + "\n").encode())
+        write_atomically(args.json, (json.dumps(report, ensure_ascii=False, indent=2) + "\n").encode())
     return 0
 
 

@@ -21,9 +21,9 @@ REMEDIES = {
 
 
 def print_any_text() -> None:
-    """Let standard output and error take every text, whatever the locale: `\\uXXXX` for what they cannot show.
+    """Let standard output and error take any text, whatever the locale: `\\uXXXX` for what they cannot show.
 
-    Into a file or pipe texts go in UTF-8, as manifests are, unless PYTHONIOENCODING asks for something else.
+    Into a file or pipe text goes in UTF-8, as manifests are, unless PYTHONIOENCODING asks for something else.
     """
     for stream in (sys.stdout, sys.stderr):
         if not hasattr(stream, "reconfigure"):

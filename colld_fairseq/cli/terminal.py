@@ -29,7 +29,7 @@ class Console(rich.console.Console):
 
 
 def progress(console: Console, name: str, transient: bool = False) -> Progress:
-    """An empty display of this name, for :class:`AudioBar` or a task with the field `done`; for a with statement."""
+    """An empty display of this name, for `AudioBar` or a task with the field `done`; for a with statement."""
     columns: Tuple = (
         TextColumn(name.replace("{", "{{").replace("}", "}}"), markup=False),
         BarColumn(),
@@ -57,7 +57,7 @@ class AudioBar:
 
     @property
     def speed(self) -> float:
-        """Seconds of audio a second."""
+        """Seconds of audio per second."""
         elapsed = self.progress.tasks[self.task].elapsed
         return self.seconds / elapsed if elapsed else 0.0
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Sequence, Set, Tuple, Union
 
 from colld_fairseq.errors import ManifestError
-from colld_fairseq.files import written_whole
+from colld_fairseq.files import written_atomically
 from colld_fairseq.json_lines import json_line
 
 
 def write_hypotheses(path: Union[str, Path], n_best: Iterable[Tuple[str, Sequence[Dict[str, Any]]]]) -> None:
     """Write (id, n-best list of the fields above) pairs, all or no file."""
-    with written_whole(path) as file:
+    with written_atomically(path) as file:
         for name, hypotheses in n_best:
             file.write(json_line({"id": name, "hypotheses": list(hypotheses)}))
 

@@ -13,7 +13,7 @@ from typing import Iterable, Iterator, List, Mapping, Optional, Set, Union
 
 from colld_fairseq.data.manifest import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Row
 from colld_fairseq.errors import ManifestError
-from colld_fairseq.files import written_whole
+from colld_fairseq.files import written_atomically
 
 COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)  # of a speech-to-text manifest, as they are written
 _TEXTS = ("tgt_text", "speaker", "src_text")
@@ -37,7 +37,7 @@ def write_manifest(
     """
     more = dict(more or {})
     count = 0
-    with written_whole(path) as handle:
+    with written_atomically(path) as handle:
         head = [*COLUMNS, *more] if root is None else [checked_name(os.fspath(root), "root folder")]
         handle.write("\t".join(head).encode() + b"\n")
         for line in _lines(path, rows, root is None, [iter(values) for values in more.values()]):

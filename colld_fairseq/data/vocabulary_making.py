@@ -31,7 +31,7 @@ from colld_fairseq.data.text import (
     TextNormalizer,
 )
 from colld_fairseq.errors import ConfigError, ManifestError
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import write_atomically
 from colld_fairseq.numbers import Number
 from colld_fairseq.outputs import check_output, only_run
 
@@ -89,7 +89,7 @@ def make_vocabulary(
     files["config.yaml"] = yaml.safe_dump(config, allow_unicode=True, sort_keys=True).encode("utf-8")
     with only_run(Path(out) / "vocabulary"):
         for name, content in files.items():
-            write_whole(Path(out) / name, content)
+            write_atomically(Path(out) / name, content)
     return len(counts) + NUM_SPECIALS
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.errors import TeacherError
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import write_atomically
 from colld_fairseq.teachers.cache_storage import STORAGES, Piece, Storage, StorageLoss
 
 PART_SECONDS = 600.0  # of audio in a part; what a stopped run has to do again at most
@@ -75,7 +75,7 @@ class CacheHeader:
         if path.is_file():
             self._must_equal(CacheHeader.load(directory), directory)
             return
-        write_whole(path, json.dumps(asdict(self), indent=1).encode())
+        write_atomically(path, json.dumps(asdict(self), indent=1).encode())
 
     def _must_equal(self, other: "CacheHeader", directory: Path) -> None:
         ignored = ("teacher", "manifest")  # the hash and the digest tell more than paths do
@@ -144,7 +144,7 @@ def write_index(directory: Path, header: CacheHeader, parts: Sequence[PartIndex]
             loss.merge(StorageLoss(part.loss))
     lost = loss.of_layers(header.layers)
     content = {"loss": lost, "parts": [asdict(part) for part in parts]}
-    write_whole(directory / "index.json", json.dumps(content).encode())
+    write_atomically(directory / "index.json", json.dumps(content).encode())
     return lost
 
 
@@ -215,7 +215,7 @@ class PartWriter:
         self.stream.close()
         os.replace(self.temporary, self.path)
         self.index.bad, self.index.loss = bad, self.loss.sums.tolist()
-        write_whole(self.index_path, json.dumps(asdict(self.index)).encode())
+        write_atomically(self.index_path, json.dumps(asdict(self.index)).encode())
 
     def discard(self) -> None:
         """Removes what was written."""

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.utterances import BadUtterances
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import write_atomically
 from colld_fairseq.teachers.cache_files import plan_parts
 from colld_fairseq.teachers.clustering import FrameClustering
 from colld_fairseq.teachers.codebook import Codebook, CodebookHeader, FitSettings
@@ -143,7 +143,7 @@ class ClusterFit:
         self.position.bad = self.bad.reasons
         arrays, model = self.clustering.state()
         facts = {"settings": asdict(self.settings), "position": asdict(self.position), "model": model}
-        write_whole(self.path, save(arrays, {"colld": json.dumps(facts)}))
+        write_atomically(self.path, save(arrays, {"colld": json.dumps(facts)}))
 
     def _load(self) -> None:
         try:

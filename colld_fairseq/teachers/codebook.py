@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.errors import ConfigError, TeacherError
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import write_atomically
 
 FORMAT = "colld-codebook-1"
 METRIC = "euclidean"
@@ -68,7 +68,7 @@ class Codebook:
 
         tensors = {name: getattr(self, name).contiguous() for name in ("centroids", "mean", "std")}
         facts = {"format": FORMAT, "metric": METRIC, **asdict(self.header)}
-        write_whole(Path(path), save(tensors, {"colld": json.dumps(facts)}))
+        write_atomically(Path(path), save(tensors, {"colld": json.dumps(facts)}))
 
     @classmethod
     def load(cls, path) -> "Codebook":

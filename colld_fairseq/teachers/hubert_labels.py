@@ -11,7 +11,7 @@ from typing import Dict, Iterable, List, Sequence
 import numpy as np
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.files import split_paths, write_whole
+from colld_fairseq.files import split_paths, write_atomically
 from colld_fairseq.teachers.frame_source import Corpus
 
 
@@ -36,7 +36,7 @@ def split_files(directory: Path, splits: Iterable[str]) -> List[Path]:
 def write_dictionary(directory: Path, num_clusters: int) -> None:
     """dict.km.txt: every cluster in order, so that cluster k is always fairseq's symbol k + 4."""
     lines = "".join(f"{cluster} 1\n" for cluster in range(num_clusters))
-    write_whole(directory / "dict.km.txt", lines.encode())
+    write_atomically(directory / "dict.km.txt", lines.encode())
 
 
 def write_split(directory: Path, split: str, corpus: Corpus, labels: Dict[str, np.ndarray]) -> int:
@@ -46,6 +46,6 @@ def write_split(directory: Path, split: str, corpus: Corpus, labels: Dict[str, n
     root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else os.sep
     km = "".join(" ".join(map(str, labels[corpus.ids[row]].tolist())) + "\n" for row in rows)
     tsv = "".join(f"{os.path.relpath(path, root)}\t{corpus.n_samples[row]}\n" for row, path in zip(rows, paths))
-    write_whole(directory / f"{split}.km", km.encode())
-    write_whole(directory / f"{split}.tsv", f"{root}\n{tsv}".encode())
+    write_atomically(directory / f"{split}.km", km.encode())
+    write_atomically(directory / f"{split}.tsv", f"{root}\n{tsv}".encode())
     return len(rows)

@@ -16,7 +16,7 @@ from typing import IO, Any, Dict, List, NamedTuple, Optional, Sequence
 from omegaconf import OmegaConf
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,8 +59,8 @@ def run_jobs(out: Path, jobs: Sequence[Job], parallel: int) -> None:
     _check_finished(out, jobs)
     for job in jobs:
         if job.config is not None:
-            write_whole(out / f"{job.name}.yaml", OmegaConf.to_yaml(job.config).encode())
-    write_whole(out / "commands.sh", "".join(shlex.join(job.command) + "\n" for job in jobs).encode())
+            write_atomically(out / f"{job.name}.yaml", OmegaConf.to_yaml(job.config).encode())
+    write_atomically(out / "commands.sh", "".join(shlex.join(job.command) + "\n" for job in jobs).encode())
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
     threads = max(1, usable_cores() // parallel)
@@ -136,10 +136,10 @@ def _finish(out: Path, one: _Running, progress: Progress) -> None:
     one.log.close()
     name, seconds, code = one.job.name, time.time() - one.started, one.process.returncode
     if code:
-        write_whole(out / f"{name}.failed", json.dumps({"seconds": seconds, "code": code}).encode())
+        write_atomically(out / f"{name}.failed", json.dumps({"seconds": seconds, "code": code}).encode())
         sys.exit(f"{name} failed, see {out / name}.log:\n{_tail(out / f'{name}.log')}")
     note = {"seconds": seconds, "content": _content(out, one.job)}
-    write_whole(out / f"{name}.done", json.dumps(note, indent=1).encode())
+    write_atomically(out / f"{name}.done", json.dumps(note, indent=1).encode())
     progress.remove_task(one.bar)  # a long list of finished bars would push the others off the screen
     progress.console.print(f"{name}: {seconds / 60:.1f} min", highlight=False)
 

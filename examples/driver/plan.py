@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Sequence, Union
 
 import torch
 
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import write_atomically
 from examples.driver.jobs import Job, run_jobs, usable_cores
 from examples.driver.report import write_report
 
@@ -64,7 +64,7 @@ def profile_job(plan: Plan, out: Path, jobs: Sequence[Job]) -> Job:
 
 def write_plan(out: Path, plan: Plan) -> None:
     content = json.dumps(asdict(plan), indent=1, ensure_ascii=False, default=str)
-    write_whole(out / "plan.json", content.encode())
+    write_atomically(out / "plan.json", content.encode())
 
 
 def run_comparison(out: Path, jobs: List[Job], plan: Plan, parallel: Union[int, None]) -> None:

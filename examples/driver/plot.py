@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from colld_fairseq.files import written_whole
+from colld_fairseq.files import written_atomically
 from examples.driver.scores import validation_curve
 
 # Colors of Okabe and Ito, which differ for every kind of color vision.
@@ -55,7 +55,7 @@ def save_plot(report: Dict[str, Any], path: Path) -> None:
             for panel in axes[0]:
                 _no_data(panel)
         figure.tight_layout(h_pad=2.0, w_pad=2.0)
-        with written_whole(path) as handle:
+        with written_atomically(path) as handle:
             figure.savefig(handle, format="png")
         plt.close(figure)
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import write_atomically
 from examples.driver.plot import save_plot
 from examples.driver.scores import LOWER_IS_BETTER, MEASURES, NAMES, collect, relative_gain
 
@@ -38,8 +38,9 @@ def write_report(out: Path) -> int:
     """Writes and prints the report; 1 if something is missing, else 0."""
     report = collect(out)
     tables, notes = build_tables(report), [*report["notes"], hardware(report), RTF_NOTE]
-    write_whole(out / "report.json", (json.dumps(_without_nan(report), indent=2, ensure_ascii=False) + "\n").encode())
-    write_whole(out / "report.md", markdown(report, tables, notes).encode())
+    content = json.dumps(_without_nan(report), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(out / "report.json", content.encode())
+    write_atomically(out / "report.md", markdown(report, tables, notes).encode())
     save_plot(report, out / "report.png")
     print_tables(tables, [*notes, f"written: {out}/report.md, report.json, report.png"], report["missing"])
     return 1 if report["missing"] else 0

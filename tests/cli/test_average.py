@@ -74,8 +74,8 @@ def test_means_are_those_of_numpy(checkpoint, tmp_path, capsys):
 def test_the_newest_of_a_folder(checkpoint, tmp_path, capsys):
     """By number, not by name; copies of others are passed over."""
     paths = {}
-    for number, name in enumerate(("9", "10", "11", "_1_900", "_2_1000", "_2_1100", "_last", "_best"), start=1):
-        paths[name] = checkpoint(f"checkpoint{name}.pt", number)
+    for index, name in enumerate(("9", "10", "11", "_1_900", "_2_1000", "_2_1100", "_last", "_best"), start=1):
+        paths[name] = checkpoint(f"checkpoint{name}.pt", index)
     out = tmp_path / "mean.pt"
     for by, names in (("epoch", ("10", "11")), ("update", ("_2_1000", "_2_1100")), ("epoch", ("11",))):
         assert average("--dir", tmp_path, "--last", len(names), "--by", by, "--out", out) == 0
@@ -88,22 +88,22 @@ def test_the_newest_of_a_folder(checkpoint, tmp_path, capsys):
 
 
 def test_every_reader_takes_it(checkpoint, corpus, vocab, tmp_path):
-    """Transcribing, fairseq-generate, a student to start from, and a training that goes on; the texts are those of the
-    same weights put into a checkpoint by hand."""
+    """Transcribing, fairseq-generate, a student to start from, and a training that goes on; the transcripts are those
+    of the same weights put into a checkpoint by hand."""
     paths, out, by_hand = [checkpoint("a.pt", 1), checkpoint("b.pt", 2)], tmp_path / "mean.pt", tmp_path / "hand.pt"
     assert average(*paths, "--out", out) == 0
     weights = {name: torch.from_numpy(value).float() for name, value in numpy_means(paths).items()}
     torch.save({**read(paths[1]), "model": weights, "last_optimizer_state": None}, by_hand)
-    texts, generated = {}, {}
+    transcripts, generated = {}, {}
     fixed = [corpus, "--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--vocab", vocab]
     for path in (out, by_hand, paths[0]):
-        manifest = ["--manifest", str(corpus / "test.tsv"), "--out", str(tmp_path / "texts.tsv")]
+        manifest = ["--manifest", str(corpus / "test.tsv"), "--out", str(tmp_path / "transcripts.tsv")]
         assert main(["transcribe", str(path), *manifest]) == 0
-        texts[path] = (tmp_path / "texts.tsv").read_text()
+        transcripts[path] = (tmp_path / "transcripts.tsv").read_text()
     for path in (out, by_hand):
         output = call("generate", *fixed, "--path", path, "--gen-subset", "test", "--num-workers", "0")
         generated[path] = sorted(re.findall(r"^D-.*", output, re.MULTILINE))
-    assert texts[out] == texts[by_hand] != texts[paths[0]]
+    assert transcripts[out] == transcripts[by_hand] != transcripts[paths[0]]
     assert len(generated[out]) == 9 and generated[out] == generated[by_hand]
     for name, value in load_student(str(out)).state_dict().items():
         torch.testing.assert_close(value, weights[f"encoder.student.{name}"])

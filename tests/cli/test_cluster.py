@@ -55,13 +55,13 @@ def fit(tmp_path):
 def assignments(book, teacher, manifest):
     """Clusters of all frames of a manifest, by distance to the centroids; {id: [T]}."""
     model = load_teacher(teacher, [LAYER])
-    found = {}
+    result = {}
     for row in range(len(manifest)):
         waveform = torch.from_numpy(read_audio(manifest.audio_path(row)))
         hidden = model(waveform[None], torch.tensor([len(waveform)])).features[LAYER][0]
         distance = (((hidden - book.mean) / book.std)[:, None] - book.centroids).square().sum(-1)
-        found[manifest.text("id", row)] = distance.argmin(-1).numpy()
-    return found
+        result[manifest.text("id", row)] = distance.argmin(-1).numpy()
+    return result
 
 
 def test_cache_and_teacher_agree(fit, corpus, teacher, cache, tmp_path):
@@ -73,7 +73,7 @@ def test_cache_and_teacher_agree(fit, corpus, teacher, cache, tmp_path):
     assert cached.inertia == pytest.approx(online.inertia, rel=0.05)
     rows = read_manifest(str(manifest))
     labels = [assignments(Codebook.load(tmp_path / name), teacher, rows) for name in ("cached", "online")]
-    both = [np.concatenate(list(found.values())) for found in labels]
+    both = [np.concatenate(list(codes_of.values())) for codes_of in labels]
     assert adjusted_rand_score(*both) > 0.9  # the cache rounds to float16
     assert len(set(both[0])) == CLUSTERS
 
@@ -81,7 +81,7 @@ def test_cache_and_teacher_agree(fit, corpus, teacher, cache, tmp_path):
 def test_uses_the_manifest_or_all_of_the_cache(fit, corpus, cache):
     _, some = fit("--cache", cache, "--manifest", corpus / "valid.tsv", "--passes", "1", out="some")
     _, everything = fit("--cache", cache, "--passes", "1", out="all")
-    frames = [place.frames for place in CacheSource(cache, LAYER).cache.places.values()]
+    frames = [position.frames for position in CacheSource(cache, LAYER).cache.places.values()]
     assert everything.frames == sum(frames) > some.frames
 
 
@@ -170,9 +170,9 @@ def test_fairseq_reads_the_labels(fit, corpus, teacher, cache, tmp_path):
             item = dataset[index]
             waveform, codes = expected[f"{dataset.audio_root}/{dataset.audio_names[index]}"]
             np.testing.assert_allclose(item["source"].numpy(), waveform, atol=1e-4)
-            found = item["label_list"][0].numpy() - 4
-            assert len(found) == len(codes)
-            agreed, total = agreed + (found == codes).sum(), total + len(codes)
+            result = item["label_list"][0].numpy() - 4
+            assert len(result) == len(codes)
+            agreed, total = agreed + (result == codes).sum(), total + len(codes)
         assert agreed / total > 0.98  # the cache rounds to float16
         batch = dataset.collater([dataset[0], dataset[1]])
         assert batch["target_list"][0].shape[0] == 2

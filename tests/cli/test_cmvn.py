@@ -21,9 +21,9 @@ def test_statistics_are_those_of_all_frames_together(corpus, tmp_path, capsys):
     out = tmp_path / "new" / "stats"  # numpy alone would append .npz
     assert main(f"cmvn --manifest {corpus}/valid.tsv,{corpus}/test.tsv --out {out}".split()) == 0
     frames = np.concatenate(filterbanks(corpus / "valid.tsv", corpus / "test.tsv")).astype(np.float64)
-    found = GlobalCmvn.load(str(out))
-    np.testing.assert_allclose(found.mean, frames.mean(0), rtol=0, atol=1e-9)
-    np.testing.assert_allclose(found.std, frames.std(0), rtol=0, atol=1e-9)
+    statistics = GlobalCmvn.load(str(out))
+    np.testing.assert_allclose(statistics.mean, frames.mean(0), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(statistics.std, frames.std(0), rtol=0, atol=1e-9)
     assert [path.name for path in out.parent.iterdir()] == ["stats"]
     assert "19 utterances" in capsys.readouterr().out
 

@@ -24,7 +24,7 @@ def printed_rows(text):
 @pytest.fixture
 def wav(tmp_path):
     torch.manual_seed(1)
-    path = tmp_path / "clip.wav"
+    path = tmp_path / "tone.wav"
     soundfile.write(path, (0.1 * torch.randn(9000)).numpy(), 16000)
     return str(path)
 
@@ -45,23 +45,23 @@ def test_round_trip(teacher, tmp_path, wav, capsys):
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, last.state_dict()[name]), name
     assert json.loads((tmp_path / "c" / "preprocessor_config.json").read_text())["do_normalize"] is True
-    assert {path.name for path in tmp_path.iterdir()} == {"a.pt", "new", "c", "clip.wav"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.pt", "new", "c", "tone.wav"}
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.pt"]
 
 
 def test_the_wav_is_what_is_compared_on(teacher, tmp_path, capsys, monkeypatch):
-    heard = []
+    lengths = []
     compare = convert.compare
 
     def listen(source, target, waveform):
-        heard.append(len(waveform))
+        lengths.append(len(waveform))
         return compare(source, target, waveform)
 
     monkeypatch.setattr(convert, "compare", listen)
     soundfile.write(tmp_path / "short.wav", torch.rand(2000).numpy(), 16000)
-    for number, more in enumerate(([], ["--wav", f"{tmp_path}/short.wav"])):
-        assert main(["convert", "--from", teacher, "--to", f"colld:{tmp_path}/{number}.pt", *more]) == 0
-    assert heard == [32000, 2000]
+    for index, more in enumerate(([], ["--wav", f"{tmp_path}/short.wav"])):
+        assert main(["convert", "--from", teacher, "--to", f"colld:{tmp_path}/{index}.pt", *more]) == 0
+    assert lengths == [32000, 2000]
 
 
 @pytest.mark.parametrize("scheme", ["hf", "fairseq", "colld"])

@@ -21,14 +21,14 @@ def folder(request, corpus, tmp_path_factory):
 
 def test_tokens_are_those_of_training(folder, corpus, tmp_path, monkeypatch, capsys):
     rows = read_manifest(str(corpus / "train.tsv"))
-    texts = [rows.row(i).tgt_text for i in range(len(rows))]
-    (tmp_path / "text").write_text(f"\n{texts[0].upper()}\n   \n", encoding="utf-8")
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{texts[1]}\n".encode()), "ascii"))
+    transcripts = [rows.row(i).tgt_text for i in range(len(rows))]
+    (tmp_path / "text").write_text(f"\n{transcripts[0].upper()}\n   \n", encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{transcripts[1]}\n".encode()), "ascii"))
     out, manifest = tmp_path / "new" / "tokens", str(corpus / "train.tsv")
     arguments = ["encode", "--vocab", str(folder), str(tmp_path / "text"), "-", "--manifest", manifest]
     assert colld([*arguments, "--out", str(out)]) == 0
     vocabulary = Vocabulary(str(folder))
-    expected = [texts[0], texts[1], *texts]
+    expected = [transcripts[0], transcripts[1], *transcripts]
     lines = out.read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(expected)
     for line, text in zip(lines, expected):
@@ -55,7 +55,7 @@ def test_what_cannot_be_encoded(folder, corpus, tmp_path, capsys):
         ([str(tmp_path / "missing")], "missing: cannot be read"),
         ([str(tmp_path / "latin")], "UTF-8"),
         ([str(tmp_path / "empty")], "no line with a word"),
-        (["--manifest", str(unlabeled)], "no texts"),
+        (["--manifest", str(unlabeled)], "no transcripts"),
     ):
         assert colld([*start, *more]) == 2
         assert message in capsys.readouterr().err

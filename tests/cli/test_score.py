@@ -177,8 +177,8 @@ def test_transcripts_are_found_by_id(tmp_path):
         transcripts.write_text("".join("\t".join(row) + "\n" for row in (names, *rows)), encoding="utf-8")
 
     write(rows[::-1])
-    found = score_json(tmp_path, "--transcripts", transcripts, "--manifest", manifest)
-    assert found == score_json(tmp_path, "--generate-output", output, "--manifest", manifest)
+    scores = score_json(tmp_path, "--transcripts", transcripts, "--manifest", manifest)
+    assert scores == score_json(tmp_path, "--generate-output", output, "--manifest", manifest)
     write(rows[1:])
     with pytest.raises(ColldError, match=r"1 of 5 rows .* have no transcript: ids 0 \(m0\)"):
         colld_score("--transcripts", transcripts, "--manifest", manifest)

@@ -66,7 +66,7 @@ def one_by_one(corpus, student_path, teacher_spec, layers):
     student = load_student(student_path)
     prepare = StudentInput(student.config.input)
     teacher = load_teacher(teacher_spec, layers=[layers[1]])
-    found = []
+    pairs = []
     for row in range(len(manifest)):
         waveform = torch.from_numpy(read_audio(manifest.audio_path(row)))
         with torch.no_grad():
@@ -74,8 +74,8 @@ def one_by_one(corpus, student_path, teacher_spec, layers):
         theirs = teacher(waveform[None], torch.tensor([len(waveform)]))
         x, y = ours.features[layers[0]][0], theirs.features[layers[1]][0]
         frames = min(len(x), len(y))
-        found.append((x[:frames].numpy(), y[:frames].numpy()))
-    return [np.concatenate(parts).astype(np.float64) for parts in zip(*found)]
+        pairs.append((x[:frames].numpy(), y[:frames].numpy()))
+    return [np.concatenate(parts).astype(np.float64) for parts in zip(*pairs)]
 
 
 def linear_cka(x, y):
@@ -126,14 +126,14 @@ def test_frame_rates_are_aligned_by_averaging(order, checkpoint, corpus):
     rows, columns = (slow, fast) if order == "slow student" else (fast, slow)
     x, y = paired_frames(rows, columns, ["valid-0"], [waveform])
     assert len(x) == len(y)
-    found = dict(zip((rows, columns), (x, y)))
-    torch.testing.assert_close(found[slow], slow([waveform]).layers[0, : len(x)])
+    features = dict(zip((rows, columns), (x, y)))
+    torch.testing.assert_close(features[slow], slow([waveform]).layers[0, : len(x)])
     expected = fast([waveform]).layers[0, : 2 * len(x)].view(len(x), 2, -1).mean(1)
-    torch.testing.assert_close(found[fast], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features[fast], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_rates_that_do_not_fit_name_the_faster_model_first(checkpoint, teacher, corpus):
-    """The student has 100 / 3 frames a second, the teacher 50; the faster one is the one to be averaged."""
+    """The student has 100 / 3 frames per second, the teacher 50; the faster one is the one to be averaged."""
     student = StudentLayers(checkpoint("--fbank-stack", "3"), [1], "cpu")
     utterance = [torch.zeros(16000)]
     with pytest.raises(TeacherError, match="the teacher's 50 Hz are no whole multiple of the student's 33.3333 Hz"):
@@ -258,7 +258,7 @@ def test_fine_tuned_and_waveform_students(checkpoint, finetuning, compare, tmp_p
     path = tmp_path / "finetuned.pt"
     cfg = OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True)
     torch.save({"cfg": cfg, "model": run.model.state_dict()}, path)
-    heard = checkpoint("--front-end", "waveform", "--normalize-waveform")
-    table = compare("--student", path, heard, "--row-layers", "2", "--column-layers", "0,1")
+    normalized = checkpoint("--front-end", "waveform", "--normalize-waveform")
+    table = compare("--student", path, normalized, "--row-layers", "2", "--column-layers", "0,1")
     assert sorted(table) == [(2, 0), (2, 1)]
     assert all(0.0 < row["cka"] < 1.0 and 0.0 < row["cca"] <= 1.0 for row in table.values())

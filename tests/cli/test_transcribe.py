@@ -52,15 +52,15 @@ def transcribe(*arguments):
 
 
 def generated(corpus, path, *options):
-    """row -> (texts, scores), best first, by fairseq-generate; at most 30 tokens a second of waveforms."""
+    """row -> (hypotheses, scores), best first, by fairseq-generate; at most 30 tokens per second of waveforms."""
     fixed = ["--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--num-workers", "0"]
     limits = ["--gen-subset", "test", "--max-len-a", str(30 / 16000), "--max-len-b", "10", "--max-tokens", "60000"]
     output = call("generate", corpus, *fixed, *limits, "--path", path, *options)
-    found = {row: ([], []) for row in range(TEST_UTTERANCES)}
+    result = {row: ([], []) for row in range(TEST_UTTERANCES)}
     for row, score, text in re.findall(r"^D-(\d+)\t(\S+)\t(.*)$", output, re.MULTILINE):
-        found[int(row)][0].append(text.replace("<unk>", ""))
-        found[int(row)][1].append(float(score) * torch.log(torch.tensor(2.0)).item())  # printed to the base 2
-    return found
+        result[int(row)][0].append(text.replace("<unk>", ""))
+        result[int(row)][1].append(float(score) * torch.log(torch.tensor(2.0)).item())  # printed to the base 2
+    return result
 
 
 CASES = {
@@ -86,21 +86,21 @@ def test_hypotheses_are_those_of_fairseq_generate(case, checkpoint, corpus, tmp_
     n_best = dict(read_entries(tmp_path / "out.hypotheses.jsonl")) if "--nbest" in options else {}
     assert (tmp_path / "out.hypotheses.jsonl").exists() == bool(n_best)
     for i in range(TEST_UTTERANCES):
-        row, (texts, scores) = rows.row(i), expected[i]
-        assert row.id == f"test-{i}" and " ".join(row.tgt_text.split()) == " ".join(texts[0].split())
-        for transcript, text, score in zip(n_best.get(row.id, []), texts, scores):
+        row, (transcripts, scores) = rows.row(i), expected[i]
+        assert row.id == f"test-{i}" and " ".join(row.tgt_text.split()) == " ".join(transcripts[0].split())
+        for transcript, text, score in zip(n_best.get(row.id, []), transcripts, scores):
             assert " ".join(transcript["text"].split()) == " ".join(text.split())
             assert transcript["score"] == pytest.approx(score, abs=1e-3)
-        assert "--nbest" not in options or len(n_best[row.id]) == len(texts) == 2
+        assert "--nbest" not in options or len(n_best[row.id]) == len(transcripts) == 2
 
 
 def test_manifest_can_be_trained_on(checkpoint, corpus, tmp_path, finetuning):
-    """Lengths, languages and speakers are there, audio is found from the new place, and a score for choosing utterances."""
+    """It has lengths, languages, speakers, audio paths that lead on from its folder, and a score to choose utterances by."""
     out = tmp_path / "labels" / "train.tsv"
     assert transcribe(checkpoint("ctc"), "--manifest", corpus / "test.tsv", "--out", out) == 0
-    found, given = read_manifest(str(out)), read_manifest(str(corpus / "test.tsv"))
+    labels, given = read_manifest(str(out)), read_manifest(str(corpus / "test.tsv"))
     for i in range(TEST_UTTERANCES):
-        ours, theirs = found.row(i), given.row(i)
+        ours, theirs = labels.row(i), given.row(i)
         assert ours.tgt_text != theirs.tgt_text
         assert ours._replace(tgt_text="", line=0) == theirs._replace(tgt_text="", line=0)
     header, *lines = out.read_text().splitlines()
@@ -148,11 +148,11 @@ def test_languages_of_the_rows(checkpoint, corpus, tmp_path):
 
 
 def test_files_folders_and_archives(checkpoint, corpus, tmp_path, capsys):
-    """Printed in the order of the input, whatever the lengths; the same texts as from the manifest."""
+    """Printed in the order of the input, whatever the lengths; the same transcripts as from the manifest."""
     out = tmp_path / "out.tsv"
     assert transcribe(checkpoint("ctc"), "--manifest", corpus / "test.tsv", "--out", out) == 0
     rows = read_manifest(str(out))
-    texts = {rows.row(i).id: rows.row(i).tgt_text for i in range(TEST_UTTERANCES)}
+    transcripts = {rows.row(i).id: rows.row(i).tgt_text for i in range(TEST_UTTERANCES)}
     capsys.readouterr()
     folder = tmp_path / "audio" / "deeper"
     folder.mkdir(parents=True)
@@ -165,7 +165,7 @@ def test_files_folders_and_archives(checkpoint, corpus, tmp_path, capsys):
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     archive = [f"test-{i}.ogg" for i in (2, 5, 8)]
     assert [name for name, _ in lines] == [str(alone), "test-1.flac", "deeper/test-3.wav", *archive]
-    assert [text for _, text in lines] == [texts[f"test-{i}"] for i in (0, 1, 3, 2, 5, 8)]
+    assert [text for _, text in lines] == [transcripts[f"test-{i}"] for i in (0, 1, 3, 2, 5, 8)]
 
 
 def test_nbest_on_standard_output(checkpoint, corpus, capsys):
@@ -173,8 +173,8 @@ def test_nbest_on_standard_output(checkpoint, corpus, capsys):
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 9
     for first in range(0, 9, 3):
-        names, scores, texts = zip(*lines[first : first + 3])
-        assert len(set(names)) == 1 and all(texts)
+        names, scores, transcripts = zip(*lines[first : first + 3])
+        assert len(set(names)) == 1 and all(transcripts)
         assert float(scores[0]) > float(scores[1]) > float(scores[2])
 
 
@@ -182,20 +182,20 @@ def test_stopped_run_is_finished(checkpoint, corpus, tmp_path, monkeypatch, caps
     """Nothing is done twice, and the files are those of a run that was not stopped."""
     manifest = ["--manifest", corpus / "train.tsv", "--beam", "2", "--nbest", "2", "--batch-seconds", "3"]
     whole, out = tmp_path / "whole.tsv", tmp_path / "out.tsv"
-    heard = []
+    batch_sizes = []
     plain = Recogniser.transcribe
 
     def counting(self, waveforms, languages=None):
-        if len(heard) == stop_at:
+        if len(batch_sizes) == stop_at:
             raise KeyboardInterrupt
-        heard.append(len(waveforms))
+        batch_sizes.append(len(waveforms))
         return plain(self, waveforms, languages)
 
     monkeypatch.setattr(Recogniser, "transcribe", counting)
     stop_at = -1
     assert transcribe(checkpoint("ctc"), *manifest, "--out", whole) == 0
-    assert sum(heard) == 24 and len(heard) > 4
-    heard.clear()
+    assert sum(batch_sizes) == 24 and len(batch_sizes) > 4
+    batch_sizes.clear()
     stop_at = 3
     assert transcribe(checkpoint("ctc"), *manifest, "--out", out) == 130
     assert not out.exists()
@@ -207,7 +207,7 @@ def test_stopped_run_is_finished(checkpoint, corpus, tmp_path, monkeypatch, caps
     assert "begun with other options" in capsys.readouterr().err
     stop_at = -1
     assert transcribe(checkpoint("ctc"), *manifest, "--out", out) == 0
-    assert sum(heard) == 24
+    assert sum(batch_sizes) == 24
     assert "utterances are there already" in capsys.readouterr().err and not journal.exists()
     for name in ("{}.tsv", "{}.hypotheses.jsonl"):
         assert (tmp_path / name.format("out")).read_bytes() == (tmp_path / name.format("whole")).read_bytes()

@@ -1,4 +1,4 @@
-"""`colld transcribe --streaming`: the texts of whole utterances under the same context, as they come."""
+"""`colld transcribe --streaming`: the hypotheses of whole utterances under the same context, as they come."""
 
 import io
 import itertools
@@ -13,7 +13,7 @@ import soundfile
 from checkpoints import save_transducer
 
 from colld_fairseq.cli import main
-from colld_fairseq.cli.transcribe.streaming import Printer, joined
+from colld_fairseq.cli.transcribe.streaming import StreamPrinter, joined
 from colld_fairseq.data.hypotheses import hypotheses_path, read_entries
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.decoding.hypothesis import Hypothesis
@@ -52,14 +52,14 @@ def lines(output):
     return [line.split("\t") for line in output.splitlines()]
 
 
-def test_texts_grow_into_those_of_whole_utterances(run, corpus):
+def test_hypotheses_grow_into_those_of_whole_utterances(run, corpus):
     whole = dict(lines(run(corpus / "test.zip", *CONTEXT).out))
     assert len(whole) == 3 and all(whole.values())
     printed = run("--streaming", corpus / "test.zip", *CONTEXT, "--endpoint", "none")
-    found = lines(printed.out)
-    assert [(name, text) for kind, name, *_, text in found if kind == "final"] == list(whole.items())
-    assert {kind for kind, *_ in found} == {"partial", "final"}
-    for before, after in zip(found, found[1:]):
+    results = lines(printed.out)
+    assert [(name, text) for kind, name, *_, text in results if kind == "final"] == list(whole.items())
+    assert {kind for kind, *_ in results} == {"partial", "final"}
+    for before, after in zip(results, results[1:]):
         if before[1] == after[1]:
             assert after[4].startswith(before[4]) and float(after[3]) >= float(before[3])
     for figure in ("3 streams", "real-time factor ", "emission delay ", "first text ", "last result "):
@@ -85,11 +85,11 @@ def test_languages_of_the_rows(run, corpus, tagged_vocab, statistics, tmp_path):
     options = ["--vocab", tagged_vocab, "--cmvn", statistics]
     model = save_transducer(tmp_path / "tagged.pt", corpus, "chunk", *options)
     manifest, out = ["--manifest", corpus / "test.tsv", *CONTEXT], tmp_path / "o.tsv"
-    texts = []
+    transcripts = []
     for options in ([], ["--streaming", "--endpoint", "none", "--streams", "5"], ["--lang", "yy"]):
         run(*manifest, *options, "--out", out, model=model)
-        texts.append([line[3] for line in lines(out.read_text())])
-    assert texts[0] == texts[1] != texts[2]
+        transcripts.append([line[3] for line in lines(out.read_text())])
+    assert transcripts[0] == transcripts[1] != transcripts[2]
     assert "--lang" in run("--streaming", corpus / "test.zip", code=2, model=model).err
 
 
@@ -104,20 +104,20 @@ def test_utterances_end_by_the_rules(run, corpus, tmp_path):
     assert len(finals) > 5
     run("--streaming", corpus / "test.zip", *CONTEXT, *ends, "--out", tmp_path / "o.tsv")
     rows = read_manifest(str(tmp_path / "o.tsv"))
-    texts = [rows.row(i).tgt_text for i in range(3)]
-    assert texts == [" ".join(line[4] for line in finals if line[1] == rows.row(i).id) for i in range(3)]
+    transcripts = [rows.row(i).tgt_text for i in range(3)]
+    assert transcripts == [" ".join(line[4] for line in finals if line[1] == rows.row(i).id) for i in range(3)]
 
 
 def test_beams_and_their_lists(run, corpus, tmp_path):
-    """A beam acts in streams as on whole utterances, and so does a length score; --out has the lists of hypotheses."""
+    """A beam acts in streams as on whole utterances, and so does a length bonus; --out has the lists of hypotheses."""
     options = ["--beam", "3", "--options", "blank_penalty=0.5,max_symbols=1,length_bonus=1.5", *CONTEXT]
     streaming = ["--streaming", "--streams", "2", "--endpoint", "none"]
-    found = []
+    by_utterance = []
     for name, more in (("whole", []), ("streamed", streaming)):
         run(corpus / "test.zip", *options, *more, "--nbest", "2", "--out", tmp_path / f"{name}.tsv")
         entries = read_entries(hypotheses_path(tmp_path / f"{name}.tsv"))
-        found.append({utterance: [Hypothesis(**fields) for fields in n_best] for utterance, n_best in entries})
-    whole, streamed = found
+        by_utterance.append({utterance: [Hypothesis(**fields) for fields in n_best] for utterance, n_best in entries})
+    whole, streamed = by_utterance
     assert list(whole) == list(streamed) and len(whole) == 3
     for name, n_best in whole.items():
         assert len(n_best) == 2
@@ -131,7 +131,7 @@ def test_beams_and_their_lists(run, corpus, tmp_path):
     assert best != [tuple(line) for line in lines(run(corpus / "test.zip", *CONTEXT).out)]
 
 
-def test_hypotheses_of_a_utterance_combine_those_of_its_utterances():
+def test_hypotheses_of_a_recording_combine_those_of_its_utterances():
     """Against all combinations."""
     draw = random.Random(1)
 
@@ -146,11 +146,11 @@ def test_hypotheses_of_a_utterance_combine_those_of_its_utterances():
         for way in itertools.product(*([one, *one.alternatives] for one in utterances))
     ]
     expected = sorted(every, key=lambda way: -way[1])[:3]
-    found = joined(utterances, 3)
-    assert [one.text for one in found] == [text for text, _ in expected]
-    assert [one.score for one in found] == pytest.approx([score for _, score in expected])
-    assert [one.log_prob + 4 for one in found] == pytest.approx([one.score for one in found])
-    assert found[0].tokens == [ord(letter) for letter in "adgh"]
+    best = joined(utterances, 3)
+    assert [one.text for one in best] == [text for text, _ in expected]
+    assert [one.score for one in best] == pytest.approx([score for _, score in expected])
+    assert [one.log_prob + 4 for one in best] == pytest.approx([one.score for one in best])
+    assert best[0].tokens == [ord(letter) for letter in "adgh"]
     silence = StreamingResult([], -1.0, -1.0)
     assert joined([silence, utterances[2], silence], 1)[0].text == "g"
     assert joined([], 2)[0].text == ""
@@ -162,14 +162,14 @@ def test_standard_input(run, corpus, monkeypatch, tmp_path):
     assert rate == 16000
     expected = [line[2:] for line in lines(run("--streaming", utterance, *CONTEXT).out)]
 
-    def hear(content, **options):
+    def stream(content, **options):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
         return run("--streaming", "-", *CONTEXT, **options)
 
-    printed = hear(samples.astype("<i2").tobytes() + b"\0")
+    printed = stream(samples.astype("<i2").tobytes() + b"\0")
     assert [line[2:] for line in lines(printed.out)] == expected
     assert {line[1] for line in lines(printed.out)} == {"-"} and "real-time factor" in printed.err
-    assert "raw PCM" in hear(b"", code=2).err
+    assert "raw PCM" in stream(b"", code=2).err
 
 
 def test_interrupted_recording_is_finished(run, corpus, monkeypatch):
@@ -177,10 +177,10 @@ def test_interrupted_recording_is_finished(run, corpus, monkeypatch):
 
     class Microphone(io.BytesIO):
         def read1(self, size):
-            found = super().read1(size)
-            if not found:
+            read = super().read1(size)
+            if not read:
                 raise KeyboardInterrupt
-            return found
+            return read
 
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Microphone(samples.astype("<i2").tobytes())))
     assert lines(run("--streaming", "-", *CONTEXT).out)[-1][0] == "final"
@@ -191,14 +191,14 @@ def test_a_terminal_shows_one_growing_line(name, begin, monkeypatch):
     """What no longer fits moves out at the left; the final text is there in full."""
     monkeypatch.setenv("COLUMNS", str(len(begin) + 4))
     out = io.StringIO()
-    printer = Printer(out, in_place=True)
+    printer = StreamPrinter(out, in_place=True)
     for text, final in (("a", False), ("a b c", False), ("a b c", True)):
         printer(name, StreamingResult([], 0.0, 0.0, text=text), final)
     assert re.sub(r"\r\x1b\[K", "<", out.getvalue()) == f"<{begin}a<{begin}b c<{begin}a b c\n"
 
 
 def test_bar_on_a_terminal_leaves_standard_output_alone(run, corpus, monkeypatch):
-    """`colld transcribe ... > texts` with the progress bar in sight."""
+    """`colld transcribe ... > transcripts` with the progress bar in sight."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     for options in ([], ["--streaming"]):
         assert "test-2.ogg\t" in run(corpus / "test.zip", *options).out

@@ -108,14 +108,14 @@ def test_column_of_source_text(tmp_path):
 def test_sentencepiece_ids_are_the_dictionary_s_and_text_comes_back(tmp_path):
     import sentencepiece
 
-    texts = sentences(0, 80, "abcdéωשल\u0301") + ["ｆｕｌｌ ﬁ ½", "a|b ▁ c"]
-    manifest = write_manifest(tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in texts])
+    transcripts = sentences(0, 80, "abcdéωשल\u0301") + ["ｆｕｌｌ ﬁ ½", "a|b ▁ c"]
+    manifest = write_manifest(tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in transcripts])
     colld_vocab("--manifest", manifest, "--kind", "sentencepiece", "--size", 60, "--out", tmp_path, "--lang-tags")
     dictionary, codec, config = load(tmp_path)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spm.model"))
     assert len(dictionary) == 61 and processor.get_piece_size() == 60
     assert [dictionary[i] for i in range(60)] == [processor.id_to_piece(i) for i in range(60)]
-    for text in texts:
+    for text in transcripts:
         ids = dictionary.encode_line(" ".join(codec.encode(text)), add_if_not_exist=False, append_eos=False)
         assert dictionary.unk() not in ids
         assert dictionary.string(ids, config["post_process"]) == codec.clean(text)
@@ -123,8 +123,8 @@ def test_sentencepiece_ids_are_the_dictionary_s_and_text_comes_back(tmp_path):
 
 
 def test_character_coverage_leaves_out_the_rarest(tmp_path):
-    texts = [*sentences(0, 80, "abcd"), "abcd ω"]
-    manifest = write_manifest(tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in texts])
+    transcripts = [*sentences(0, 80, "abcd"), "abcd ω"]
+    manifest = write_manifest(tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in transcripts])
     for coverage, known in ((1, True), (0.99, False)):
         folder = tmp_path / str(coverage)
         options = ["--manifest", manifest, "--kind", "sentencepiece", "--size", 30, "--out", folder]

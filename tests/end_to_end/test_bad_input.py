@@ -89,7 +89,7 @@ def test_too_many_unusable_utterances_end_the_command_in_a_loader_process(folder
 
 
 def test_batches_of_unusable_utterances_only(folder, teacher):
-    """Also when it is the first one, which fairseq would need for skipping the others. Another utterance takes the place."""
+    """Also when it is the first one, which fairseq would need for skipping the others. Another takes its place."""
     rows = [line.split("\t") for line in (folder / "train.tsv").read_text(encoding="utf-8").splitlines()[1:]]
     bad = [fields[1] for fields in rows if fields[1].endswith(".wav")]
     for name in bad:
@@ -132,11 +132,11 @@ def test_a_tab_inside_a_field_is_named_with_its_line(folder, teacher):
 
 
 def test_non_ascii_and_right_to_left_text_train_and_come_back(folder, tmp_path):
-    """Combining marks, Arabic, Hebrew with points, Devanagari, emoji, quotes: trained on, decoded, printed whole."""
-    texts = ["لغة عربيّة", "שָׁלוֹם", "हिन्दी में", "e\u0301te\u0301 à l’été", 'ein "Zitat" 😀', "中文 字"]
+    """Combining marks, Arabic, Hebrew with points, Devanagari, emoji, quotes: trained on, decoded, printed in full."""
+    transcripts = ["لغة عربيّة", "שָׁלוֹם", "हिन्दी में", "e\u0301te\u0301 à l’été", 'ein "Zitat" 😀', "中文 字"]
     (folder / "train.tsv").write_text(synthetic.HEADER, encoding="utf-8")
     (folder / "valid.tsv").write_text(synthetic.HEADER, encoding="utf-8")
-    for i, text in enumerate(texts):
+    for i, text in enumerate(transcripts):
         sound = 0.1 * np.sin(np.arange(16000 + 800 * i) / (10 + i))
         add_row(folder, f"t{i}.wav", sound, text=text)
         add_row(folder, f"v{i}.wav", sound, text=text, split="valid")
@@ -154,7 +154,7 @@ def test_non_ascii_and_right_to_left_text_train_and_come_back(folder, tmp_path):
     )  # fmt: skip
     import unicodedata
 
-    for i, text in enumerate(texts):
+    for i, text in enumerate(transcripts):
         assert f"T-{i}\t{unicodedata.normalize('NFC', text)}\n" in output
 
 

@@ -20,16 +20,16 @@ class Hypothesis(NamedTuple):
 
 def hypotheses(output: str) -> Dict[int, Hypothesis]:
     """id -> hypothesis from the D- and P- lines; every id once."""
-    found = {}
-    for number, score, text in re.findall(r"^D-(\d+)\t(\S+)\t(.*)$", output, re.MULTILINE):
-        assert int(number) not in found
-        token_scores = re.search(rf"^P-{number}\t(.*)$", output, re.MULTILINE)[1]
-        found[int(number)] = Hypothesis(text, float(score), tuple(map(float, token_scores.split())))
-    return found
+    result = {}
+    for index, score, text in re.findall(r"^D-(\d+)\t(\S+)\t(.*)$", output, re.MULTILINE):
+        assert int(index) not in result
+        token_scores = re.search(rf"^P-{index}\t(.*)$", output, re.MULTILINE)[1]
+        result[int(index)] = Hypothesis(text, float(score), tuple(map(float, token_scores.split())))
+    return result
 
 
 def references(output: str) -> Dict[int, str]:
-    return {int(number): text for number, text in re.findall(r"^T-(\d+)\t(.*)$", output, re.MULTILINE)}
+    return {int(index): text for index, text in re.findall(r"^T-(\d+)\t(.*)$", output, re.MULTILINE)}
 
 
 def generate(decoding, trained, vocab, *more) -> str:
@@ -59,8 +59,8 @@ def test_hypotheses_do_not_depend_on_the_batches(model, decoding, corpus):
     limits = [["--max-tokens", "200000"], ["--max-tokens", "45000"], ["--batch-size", "1"]]
     together, some, alone = (hypotheses(generate(decoding, trained, vocab, *options, *limit)) for limit in limits)
     assert set(together) == set(some) == set(alone) == set(range(NUM_TEST))
-    for number, expected in alone.items():
-        for other in (together[number], some[number]):
+    for index, expected in alone.items():
+        for other in (together[index], some[index]):
             assert other.text == expected.text
             assert other.score == pytest.approx(expected.score, abs=1e-4)
             assert other.token_scores == pytest.approx(expected.token_scores, abs=2e-4)
@@ -89,8 +89,8 @@ def test_wer_of_generate_is_the_corpus_wer(decoding, recogniser, vocab):
     """The scorer compares words of the whole text (jiwer as the second opinion)."""
     jiwer = pytest.importorskip("jiwer")
     output = generate(decoding, recogniser, vocab, "--max-tokens", "200000", "--scoring", "wer", "--beam", "4")
-    found, expected = hypotheses(output), references(output)
-    wer = jiwer.wer([expected[i] for i in range(NUM_TEST)], [found[i].text for i in range(NUM_TEST)])
+    result, expected = hypotheses(output), references(output)
+    wer = jiwer.wer([expected[i] for i in range(NUM_TEST)], [result[i].text for i in range(NUM_TEST)])
     assert float(re.search(r"WER: ([\d.]+)", output)[1]) == pytest.approx(100 * wer, abs=0.01)
 
 
@@ -140,8 +140,8 @@ def test_interactive_reads_audio_paths(recogniser, vocab, corpus, decoding):
         input=lines,
     )
     expected = hypotheses(generate(decoding, recogniser, vocab, "--beam", "2", "--max-tokens", "200000"))
-    found = hypotheses(run.output)
-    assert set(found) == {0, 1, 2}
-    for i in found:
-        assert found[i].text == expected[i].text
-        assert found[i].score == pytest.approx(expected[i].score, abs=1e-4)
+    result = hypotheses(run.output)
+    assert set(result) == {0, 1, 2}
+    for i in result:
+        assert result[i].text == expected[i].text
+        assert result[i].score == pytest.approx(expected[i].score, abs=1e-4)

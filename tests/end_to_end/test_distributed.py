@@ -43,8 +43,8 @@ def test_validation_scores_of_two_workers_are_those_of_one(finetune_options, rec
 
 @pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
 def test_two_workers_draw_teachers_of_their_own(backend, two_teachers, tmp_path):
-    """Batches of one utterance, so each worker trains the heads of one teacher, and fairseq compares the workers' gradients
-    at every update. torch's own backend waits for every parameter's gradient."""
+    """Batches of one utterance, so each worker trains the heads of one teacher, and fairseq compares the workers'
+    gradients at every update. torch's own backend waits for every parameter's gradient."""
     options = [*two_teachers, "--teacher-combination", "random", "--frame-rule", "concat_tanh", "--batch-size", "1"]
     output = train_distributed([*options, "--max-update", "4"], tmp_path, backend)
     records = log_records(output, "train_inner")

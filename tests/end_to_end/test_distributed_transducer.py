@@ -31,8 +31,8 @@ def test_two_workers_are_one_with_two_batches_an_update(kind, corpus, vocab, tra
     """The encoder is frozen in the first update. Plain gradient descent: Adam's first updates would show the signs of
     gradients that are 0 but for rounding.
 
-    The batches are the same ones. Were they cut otherwise (one of all utterances, say), sums over utterances would be the same
-    again, but not what is weighed by a batch's own counts: --kd-mean node, and CTC where texts are too long for it.
+    The batches are the same ones. Were they cut otherwise (one of all utterances, say), sums over utterances would be the
+    same again, but not what is weighed by a batch's own counts: --kd-mean node, and CTC where targets are too long.
     """
     options = [corpus, *STUDENT, *TRAINING, "--vocab", vocab, "--teacher-transducer", transducer, *KINDS[kind]]
     options += ["--optimizer", "sgd", "--lr", "0.1", "--max-update", UPDATES, "--find-unused-parameters"]
@@ -40,9 +40,9 @@ def test_two_workers_are_one_with_two_batches_an_update(kind, corpus, vocab, tra
         (tmp_path / folder).mkdir()
     alone = [*options, "--cpu", "--update-freq", "2", "--save-dir", tmp_path / "one" / "saved"]
     (expected,) = run_workers([alone], tmp_path / "one")
-    found = train_distributed(options, tmp_path / "two", "pytorch_ddp")
+    result = train_distributed(options, tmp_path / "two", "pytorch_ddp")
     for log, count, more in (("train_inner", UPDATES, ("gnorm", "bsz")), ("valid", 1, ("wer", "cer"))):
-        records = list(zip(log_records(found, log), log_records(expected, log), strict=True))
+        records = list(zip(log_records(result, log), log_records(expected, log), strict=True))
         assert len(records) == count
         for mine, theirs in records:
             keys = [key for key in theirs if key.endswith(("loss", *more))]

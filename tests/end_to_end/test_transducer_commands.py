@@ -52,10 +52,10 @@ def test_hypotheses_do_not_depend_on_the_batches(kind, request, decoding):
     together, alone = (hypotheses(generate(decoding, trained, vocab, *options, *limit)) for limit in limits)
     assert set(together) == set(alone) == set(range(NUM_TEST))
     assert any(hypothesis.text for hypothesis in alone.values())
-    for number, expected in alone.items():
-        assert together[number].text == expected.text
-        assert together[number].score == pytest.approx(expected.score, abs=1e-3)
-        assert together[number].token_scores == pytest.approx(expected.token_scores, abs=2e-4)
+    for index, expected in alone.items():
+        assert together[index].text == expected.text
+        assert together[index].score == pytest.approx(expected.score, abs=1e-3)
+        assert together[index].token_scores == pytest.approx(expected.token_scores, abs=2e-4)
 
 
 def test_validate_repeats_the_validation_of_training(tagged_transducer, tagged_vocab, decoding):
@@ -103,8 +103,8 @@ def test_fusion_with_a_language_model(name, request, fused):
         for more in ([], [*model, "--lm-weight", "0"], [*model, "--lm-weight", "0.3"])
     )
     assert set(plain) == set(fused_with) == set(range(NUM_TEST))
-    for number, expected in plain.items():
-        assert idle[number].score == pytest.approx(expected.score, abs=1e-5)
-        assert fused_with[number].score < expected.score
+    for index, expected in plain.items():
+        assert idle[index].score == pytest.approx(expected.score, abs=1e-5)
+        assert fused_with[index].score < expected.score
     with pytest.raises(ConfigError, match="--lm-path and --ngram-lm"):
         call("generate", *options, *model, "--ngram-lm", "x.arpa")

@@ -79,7 +79,8 @@ def trained(corpus, vocab, tmp_path_factory):
         corpus, vocab, tmp_path_factory.mktemp("waveform"), *CTC, *WAVEFORM, "--normalize-waveform"
     )
     return {
-        kind: SimpleNamespace(kind=kind, path=path, texts=greedy(corpus, kind, path)) for kind, path in made.items()
+        kind: SimpleNamespace(kind=kind, path=path, transcripts=greedy(corpus, kind, path))
+        for kind, path in made.items()
     }
 
 
@@ -87,7 +88,7 @@ def trained(corpus, vocab, tmp_path_factory):
 def greedy(corpus, kind, path):
     """The text of each test utterance, by the model alone."""
     recogniser = load_recogniser(path, device="cpu")  # for its weights and vocabulary
-    model, texts = recogniser.models[0], []
+    model, transcripts = recogniser.models[0], []
     for waveform in waveforms(corpus):
         source = torch.from_numpy(by_hand(kind, waveform).astype(np.float32))[None]
         lengths = torch.tensor([source.size(1)])
@@ -105,9 +106,9 @@ def greedy(corpus, kind, path):
                 if logits.argmax(-1) != 0:
                     tokens.append(int(logits.argmax(-1)))
                     symbols, state = model.extend(torch.tensor(tokens[-1:]), state)
-        texts.append(recogniser.detokenize(tokens))
-    assert len(set(texts)) > 4
-    return texts
+        transcripts.append(recogniser.detokenize(tokens))
+    assert len(set(transcripts)) > 4
+    return transcripts
 
 
 def waveforms(corpus):
@@ -143,14 +144,14 @@ def assert_inputs(kind, given, corpus):
     assert there == set(range(len(expected)))
 
 
-# Doors that give texts: (checkpoint, corpus, vocab, tmp_path) -> text of each test utterance
+# Doors that transcribe: (checkpoint, corpus, vocab, tmp_path) -> text of each test utterance
 
 
 def generate(path, corpus, vocab, tmp_path, *more):
     options = ["--gen-subset", "test", "--max-tokens", "60000", "--num-workers", "0", "--beam", "1", "--path", path]
     output = call("generate", corpus, "--user-dir", PACKAGE, *TASK, "--vocab", vocab, *options, *more)
-    texts = dict(re.findall(r"^D-(\d+)\t\S+\t(.*)$", output, re.MULTILINE))
-    return [texts[str(i)].replace("<unk>", "") for i in range(len(texts))]
+    transcripts = dict(re.findall(r"^D-(\d+)\t\S+\t(.*)$", output, re.MULTILINE))
+    return [transcripts[str(i)].replace("<unk>", "") for i in range(len(transcripts))]
 
 
 def interactive(path, corpus, vocab, tmp_path, *more):
@@ -164,8 +165,8 @@ def interactive(path, corpus, vocab, tmp_path, *more):
     listed.write_text("\n".join(files) + "\n")
     options = ["--input", listed, "--buffer-size", "9", "--batch-size", "9", "--beam", "1", "--path", path]
     output = call("interactive", corpus, "--user-dir", PACKAGE, *TASK, "--vocab", vocab, *options, *more)
-    texts = dict(re.findall(r"^D-(\d+)\t\S+\t(.*)$", output, re.MULTILINE))
-    return [texts[str(i)].replace("<unk>", "") for i in range(len(texts))]
+    transcripts = dict(re.findall(r"^D-(\d+)\t\S+\t(.*)$", output, re.MULTILINE))
+    return [transcripts[str(i)].replace("<unk>", "") for i in range(len(transcripts))]
 
 
 def transcribe(path, corpus, vocab, tmp_path, *more):
@@ -176,8 +177,8 @@ def transcribe(path, corpus, vocab, tmp_path, *more):
 
 
 def python(path, corpus, vocab, tmp_path, **options):
-    found = load_recogniser(path, device="cpu", **options).transcribe(waveforms(corpus))
-    return [n_best[0].text for n_best in found]
+    result = load_recogniser(path, device="cpu", **options).transcribe(waveforms(corpus))
+    return [n_best[0].text for n_best in result]
 
 
 def average(path, corpus, vocab, tmp_path):
@@ -196,16 +197,16 @@ def ensemble(path, corpus, vocab, tmp_path):
     return python(f"{path}:{tmp_path}/copy.pt", corpus, vocab, tmp_path)
 
 
-TEXTS = [generate, interactive, transcribe, python, average, ensemble]
+TRANSCRIBING = [generate, interactive, transcribe, python, average, ensemble]
 KINDS = ["fbank", "waveform"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("door", TEXTS, ids=lambda door: door.__name__)
+@pytest.mark.parametrize("door", TRANSCRIBING, ids=lambda door: door.__name__)
 def test_hypotheses(door, kind, trained, corpus, vocab, tmp_path):
     model = trained[kind]
-    found = door(model.path, corpus, vocab, tmp_path)
-    assert [" ".join(text.split()) for text in found] == [" ".join(text.split()) for text in model.texts]
+    result = door(model.path, corpus, vocab, tmp_path)
+    assert [" ".join(text.split()) for text in result] == [" ".join(text.split()) for text in model.transcripts]
 
 
 # Doors that give something else: (checkpoint, corpus, vocab, tmp_path); what encoders are given there is looked at
@@ -320,16 +321,16 @@ def test_student_as_a_teacher(kind, trained, corpus):
     spec, utterances = f"colld:{trained[kind].path}", [torch.from_numpy(utterance) for utterance in waveforms(corpus)]
     teacher, student = load_teacher(spec, [0, 2]), load_student(trained[kind].path)
     assert describe_teacher(spec) == TeacherInfo(teacher.num_layers, teacher.width, teacher.frame_rate_hz)
-    found = teacher(
+    result = teacher(
         pad_sequence(utterances, batch_first=True), torch.tensor([len(utterance) for utterance in utterances])
     )
     for row, utterance in enumerate(utterances):
         source = torch.from_numpy(by_hand(kind, utterance.numpy()).astype(np.float32))[None]
         with torch.no_grad():
             expected = student(source, layers=[0, 2])
-        assert found.lengths[row] == expected.x.size(1)
+        assert result.lengths[row] == expected.x.size(1)
         for layer in (0, 2):
-            features = found.features[layer][row, : found.lengths[row]]
+            features = result.features[layer][row, : result.lengths[row]]
             torch.testing.assert_close(features, expected.features[layer][0], atol=1e-3, rtol=1e-4)
 
 
@@ -370,7 +371,7 @@ def test_other_statistics_contradict_and_the_same_in_another_file_agree(trained,
     with pytest.raises(ConfigError, match=r"others.npz asks for .*\(means 0 to 0\).*checkpoint_last.pt was trained on"):
         python(trained["fbank"].path, corpus, vocab, tmp_path, cmvn=others)
     same = str(corpus_statistics(tmp_path))
-    assert python(trained["fbank"].path, corpus, vocab, tmp_path, cmvn=same) == trained["fbank"].texts
+    assert python(trained["fbank"].path, corpus, vocab, tmp_path, cmvn=same) == trained["fbank"].transcripts
     with pytest.raises(ConfigError, match="others.npz: this student takes waveforms"):
         python(trained["waveform"].path, corpus, vocab, tmp_path, cmvn=others)
     with pytest.raises(ConfigError, match="normalize_waveform=False asks for waveforms as they are.*normalized"):
@@ -419,8 +420,8 @@ def before(trained, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("door", [generate, transcribe], ids=lambda door: door.__name__)
 def test_hypotheses_of_older_checkpoints(door, kind, before, trained, corpus, vocab, tmp_path, caplog):
-    found = door(before(kind), corpus, vocab, tmp_path)
-    assert [" ".join(text.split()) for text in found] == [" ".join(text.split()) for text in trained[kind].texts]
+    result = door(before(kind), corpus, vocab, tmp_path)
+    assert [" ".join(text.split()) for text in result] == [" ".join(text.split()) for text in trained[kind].transcripts]
     (warning,) = [record.getMessage() for record in caplog.records if "does not say" in record.getMessage()]
     assert "older.pt" in warning and "by the options of its training" in warning
 
@@ -429,11 +430,11 @@ def test_mean_of_older_checkpoints(before, trained, corpus, vocab, tmp_path, cap
     """It says for itself what they did not; each of them is warned of once."""
     path = before("fbank")
     caplog.clear()
-    texts = average(path, corpus, vocab, tmp_path)
+    transcripts = average(path, corpus, vocab, tmp_path)
     warned = [record.getMessage() for record in caplog.records if "does not say" in record.getMessage()]
     assert sorted(message.split()[0] for message in warned) == [str(tmp_path / "older.pt"), str(tmp_path / "other.pt")]
     (tmp_path / "stats.npz").unlink()
-    assert texts == python(str(tmp_path / "mean.pt"), corpus, vocab, tmp_path) == trained["fbank"].texts
+    assert transcripts == python(str(tmp_path / "mean.pt"), corpus, vocab, tmp_path) == trained["fbank"].transcripts
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -463,9 +464,9 @@ def test_statistics_of_an_older_checkpoint_that_are_gone(door, before, corpus, v
 def test_say_where_the_statistics_of_an_older_checkpoint_are(before, trained, corpus, vocab, tmp_path):
     path, moved = before("fbank"), str(tmp_path / "moved.npz")
     shutil.move(tmp_path / "stats.npz", moved)
-    texts = trained["fbank"].texts
-    assert python(path, corpus, vocab, tmp_path, cmvn=moved) == texts
-    assert generate(path, corpus, vocab, tmp_path, "--cmvn", moved) == texts
+    transcripts = trained["fbank"].transcripts
+    assert python(path, corpus, vocab, tmp_path, cmvn=moved) == transcripts
+    assert generate(path, corpus, vocab, tmp_path, "--cmvn", moved) == transcripts
     validate(path, corpus, vocab, tmp_path, "--cmvn", moved)
     second_stage(path, corpus, vocab, tmp_path, "--cmvn", moved)
     assert load_student(path, cmvn=moved).config.input.mean[0] == 8.0
@@ -497,9 +498,9 @@ def test_student_started_from_another(trained, distillation):
 
 @pytest.mark.parametrize("door", [generate, transcribe, validate], ids=lambda door: door.__name__)
 def test_vocabulary_that_is_gone(door, trained, corpus, tmp_path, caplog):
-    found = door(trained["waveform"].path, corpus, tmp_path / "gone", tmp_path)
-    assert found is None or [" ".join(t.split()) for t in found] == [
-        " ".join(t.split()) for t in trained["waveform"].texts
+    result = door(trained["waveform"].path, corpus, tmp_path / "gone", tmp_path)
+    assert result is None or [" ".join(t.split()) for t in result] == [
+        " ".join(t.split()) for t in trained["waveform"].transcripts
     ]
     if door is generate:  # transcribe is told of no folder, and validate takes the handlers of logs away
         assert any("the copy in" in record.getMessage() for record in caplog.records)

@@ -10,7 +10,7 @@ def seen_ids(task, split):
     iterator = task.get_batch_iterator(
         task.dataset(split), max_tokens=60000, max_sentences=None, required_batch_size_multiple=8
     ).next_epoch_itr(shuffle=split == "train")
-    return sorted(number for batch in iterator for number in batch["id"].tolist())
+    return sorted(index for batch in iterator for index in batch["id"].tolist())
 
 
 @pytest.mark.parametrize("count", [5, 20])

@@ -70,10 +70,10 @@ def examine() -> List[Finding]:
 
 
 def python() -> Finding:
-    found = f"{platform.python_version()} at {sys.executable}"
+    version = f"{platform.python_version()} at {sys.executable}"
     if (3, 11) <= sys.version_info[:2] <= (3, 12):
-        return Finding("Python", "works", found)
-    return Finding("Python", "broken", found, "PYTHON=python3.12 bash scripts/setup_venv.sh")
+        return Finding("Python", "works", version)
+    return Finding("Python", "broken", version, "PYTHON=python3.12 bash scripts/setup_venv.sh")
 
 
 def torch() -> Finding:

@@ -25,7 +25,7 @@ def report_manifest(
 ) -> int:
     """Check each manifest, print a summary of each, and return the exit code: 1 if any has errors, else 0.
 
-    Parameters as in :func:`colld_fairseq.data.checks.check_manifest`; `workers` defaults to the cores of
+    Parameters as in `colld_fairseq.data.checks.check_manifest`; `workers` defaults to the cores of
     the machine.
     """
     console = console or Console()

@@ -1,6 +1,6 @@
 """`colld similarity`: linear CKA and CCA between the layers of two models, as numbers and as a heat map.
 
-What the measures are, and what they do not change with, stands in :mod:`colld_fairseq.similarity`.
+What the measures are, and what they do not change with, stands in `colld_fairseq.similarity`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from colld_fairseq.data.manifest import JoinedManifest, read_manifests
 from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_batches, read_ahead, sample_rows, usable
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.files import write_whole
+from colld_fairseq.files import write_atomically
 from colld_fairseq.outputs import check_output
 from colld_fairseq.similarity import SecondMoments, Similarity, compare
 
@@ -39,18 +39,18 @@ def run(args: argparse.Namespace) -> int:
         check_output(path, "--out", [*manifest.files, *args.student])
     rows, columns = _load_models(args)
     moments = _gather(args, console, manifest, rows, columns)
-    found = _compare(args, console, rows, columns, moments)
-    write_whole(table, _tsv(found, rows, columns).encode())
-    panels = {"linear CKA": found.cka, f"CCA ({_cca_title(args.cca_variance)})": found.cca}
+    result = _compare(args, console, rows, columns, moments)
+    write_atomically(table, _tsv(result, rows, columns).encode())
+    panels = {"linear CKA": result.cka, f"CCA ({_cca_title(args.cca_variance)})": result.cca}
     figure = plot.heat_maps(panels, rows.name, rows.layers, columns.name, columns.layers)
-    write_whole(picture, plot.png(figure))
+    write_atomically(picture, plot.png(figure))
     console.say(f"down: layers of {rows.role} {rows.name}")
     console.say(f"across: layers of {columns.role} {columns.name}")
     for title, values in panels.items():
         _print_table(console, title, values, rows.layers, columns.layers)
     console.say(
-        f"{found.frames} frames; unrelated features would show up to {float(found.cka_chance.max()):.2f} CKA and "
-        f"{float(found.cca_chance.max()):.2f} CCA on as many independent ones"
+        f"{result.frames} frames; unrelated features would show up to {float(result.cka_chance.max()):.2f} CKA and "
+        f"{float(result.cca_chance.max()):.2f} CCA on as many independent ones"
     )
     console.say(f"{out}.tsv, {out}.png")
     return 0
@@ -108,17 +108,17 @@ def _cca_title(variance: float) -> str:
     return "all components" if variance == 1.0 else f"{100 * variance:g} % of the variance"
 
 
-def _tsv(found: Similarity, rows, columns) -> str:
+def _tsv(result: Similarity, rows, columns) -> str:
     lines = ["\t".join(COLUMNS.split())]
     for i, row_layer in enumerate(rows.layers):
         for j, column_layer in enumerate(columns.layers):
-            numbers = (found.cka, found.cka_chance, found.cca, found.cca_chance)
+            numbers = (result.cka, result.cka_chance, result.cca, result.cca_chance)
             lines.append(
                 "\t".join(
                     [
                         *(rows.name, str(row_layer), columns.name, str(column_layer)),
                         *(f"{float(values[i, j]):.6f}" for values in numbers),
-                        *map(str, (found.row_ranks[i], found.column_ranks[j], found.frames)),
+                        *map(str, (result.row_ranks[i], result.column_ranks[j], result.frames)),
                     ]
                 )
             )

@@ -79,8 +79,8 @@ class StudentLayers:
 def paired_frames(rows, columns, ids: List[str], waveforms: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
     """Features [n, sum D] of both models on the frames they share, without padding.
 
-    The model with more frames a second is averaged to the other's rate. Raises TeacherError when the rates do not fit,
-    or the models differ by more than two frames on an utterance.
+    The model with more frames per second is averaged to the other's rate. Raises TeacherError when the rates do not
+    fit, or the models differ by more than two frames on an utterance.
     """
     x, y = rows(waveforms), columns(waveforms)
     if rows.frame_rate_hz > columns.frame_rate_hz:
@@ -94,7 +94,7 @@ def paired_frames(rows, columns, ids: List[str], waveforms: Sequence[Tensor]) ->
     return x.layers[:, :frames][valid], y.layers[:, :frames][valid]
 
 
-def _align(found: Features, source, target, target_lengths: Tensor, ids: List[str]) -> Features:
+def _align(features: Features, source, target, target_lengths: Tensor, ids: List[str]) -> Features:
     rates, names = (source.frame_rate_hz, target.frame_rate_hz), (source.role, target.role)
     rule = "none" if rates[0] == rates[1] else "average"
-    return Features(*align_frames(*found, *rates, rule, target_lengths, ids, names))
+    return Features(*align_frames(*features, *rates, rule, target_lengths, ids, names))

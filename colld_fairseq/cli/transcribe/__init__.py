@@ -15,7 +15,7 @@ from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.cli.transcribe.inputs import Utterances, read_files, read_utterances_of_manifests
 from colld_fairseq.cli.transcribe.output import Journal, Result, check_places, write_results
 from colld_fairseq.cli.transcribe.streaming import (
-    Printer,
+    StreamPrinter,
     from_standard_input,
     stream_utterances,
     streaming_recogniser,
@@ -39,7 +39,7 @@ WINDOW = 512  # neighboring utterances among which batches of similar length are
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints ids and texts, or writes a manifest of them. Raises ColldError."""
+    """Prints ids and hypotheses, or writes a manifest of them. Raises ColldError."""
     if bool(args.audio) == bool(args.manifest):
         raise ConfigError("name audio files or folders, or give --manifest: one of the two")
     if STANDARD_INPUT in args.audio and (len(args.audio) > 1 or args.out or not args.streaming):
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         check_places(args.out, [*split_paths(args.checkpoint, ":"), *args.audio, args.cmvn], args.manifest)
     recogniser = load_recogniser(args.checkpoint, args.beam, args.nbest, args.device, **task_options(args))
-    console = Console(stderr=True)  # standard output is for texts
+    console = Console(stderr=True)  # standard output is for hypotheses
     if args.streaming:
         return run_streaming(args, recogniser, console)
     if args.chunk_ms is not None:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.left_context != TRAINED:
         raise ConfigError("--left-context says nothing without --chunk-ms or --streaming")
     work = partial(transcribe, recogniser, args.batch_seconds)
-    run_utterances(args, recogniser, work, Texts(args.nbest), console)
+    run_utterances(args, recogniser, work, Printer(args.nbest), console)
     return 0
 
 
@@ -66,7 +66,7 @@ def run_streaming(args: argparse.Namespace, recogniser: Recogniser, console: Con
         from_standard_input(streaming, console)
         return 0
     latencies: List[Latency] = []
-    printer = None if args.out else Printer(sys.stdout, sys.stdout.isatty() and args.streams == 1)
+    printer = None if args.out else StreamPrinter(sys.stdout, sys.stdout.isatty() and args.streams == 1)
     work = partial(stream_utterances, streaming, recogniser, args.streams, latencies, printer)
     run_utterances(args, recogniser, work, lambda utterances, results, bad: None, console)
     if latencies:
@@ -85,14 +85,14 @@ def run_utterances(
     long = int((utterances.rows.n_samples[utterances.todo] > longest * SAMPLE_RATE).sum())
     if long and not args.streaming:
         console.say(
-            f"{long} of {len(utterances)} utterances are longer than the {longest:g} s up to which the model was trained: cut"
-            " them, or use --streaming with a model that can"
+            f"{long} of {len(utterances)} utterances are longer than the {longest:g} s up to which the model was"
+            " trained: cut them, or use --streaming with a model that can"
         )
     if args.out:
         with only_run(args.out):
             to_manifest(args, utterances, work, bad, console)
     else:
-        # A terminal shows texts or a bar, not both; nor may the bar's display take over standard output.
+        # A terminal shows hypotheses or a bar, not both; nor may the bar's display take over standard output.
         with progress(Console(quiet=True) if sys.stdout.isatty() else console, "transcribing") as display:
             for results in work(utterances, bad, audio_bar(display, utterances)):
                 show(utterances, results, bad)
@@ -156,12 +156,12 @@ def transcribe(
         yield results
 
 
-class Texts:
+class Printer:
     """Prints `id<TAB>text` in the order of the input; with --nbest `id<TAB>score<TAB>text` for each hypothesis."""
 
     def __init__(self, nbest: int) -> None:
         self.scores = nbest > 1
-        self.out = sys.stdout  # which a display on a terminal replaces by its own
+        self.out = sys.stdout  # which a progress display on a terminal replaces by its own
         self.waiting: Dict[str, Result] = {}
         self.next = 0
 

@@ -19,7 +19,7 @@ Rows = Union[AnyManifest, PathRows]
 
 @dataclass(frozen=True)
 class Utterances:
-    """What is to be transcribed: `todo` are numbers of rows, whose ids differ."""
+    """What is to be transcribed: `todo` are indices of rows, whose ids differ."""
 
     rows: Rows
     ids: Sequence[str]
@@ -29,8 +29,8 @@ class Utterances:
     def __len__(self) -> int:
         return len(self.todo)
 
-    def row(self, number: int) -> Row:
-        return self.describe(self.rows.row(number))
+    def row(self, index: int) -> Row:
+        return self.describe(self.rows.row(index))
 
     @functools.cached_property
     def row_of_id(self) -> Dict[str, int]:
@@ -45,25 +45,25 @@ def find_audio(names: Sequence[str]) -> Tuple[List[str], List[str]]:
     """Ids and paths of the audio in files, folders (and those below) and zip archives, in order.
 
     The id is the path below the folder, the name in the archive, or the file as it was named; where two would be the
-    same, that of all is the whole path. Raises ConfigError: a name that is not there, or nothing found.
+    same, that of all is the full path. Raises ConfigError: a name that is not there, or nothing found.
     """
-    found: Dict[str, str] = {}  # path -> id
+    ids_by_path: Dict[str, str] = {}  # path -> id
     for name in names:
-        before = len(found)
+        before = len(ids_by_path)
         for short, path in _audio_of(name):
-            found.setdefault(path, short)
-        if len(found) == before and not os.path.isfile(name) and split_zip_spec(name) is None:
+            ids_by_path.setdefault(path, short)
+        if len(ids_by_path) == before and not os.path.isfile(name) and split_zip_spec(name) is None:
             raise ConfigError(f"{name}: no audio ({', '.join(AUDIO_SUFFIXES)}) there")
-    if not found:
+    if not ids_by_path:
         raise ConfigError("nothing to transcribe: name files or folders, or give --manifest")
-    paths, ids = list(found), list(found.values())
+    paths, ids = list(ids_by_path), list(ids_by_path.values())
     if len(set(ids)) < len(ids):
         ids = paths
     return ids, paths
 
 
 def _audio_of(name: str) -> Iterator[Tuple[str, str]]:
-    """(id, path) of every utterance under one name."""
+    """(id, path) of every audio file under one name."""
     if os.path.isdir(name):
         for folder, folders, files in os.walk(name):
             folders.sort()
@@ -79,7 +79,7 @@ def _audio_of(name: str) -> Iterator[Tuple[str, str]]:
 
 
 def read_files(names: Sequence[str]) -> Tuple[PathRows, Dict[str, str]]:
-    """Rows of the utterances that :func:`find_audio` finds, and {id: reason} of those that cannot be opened."""
+    """Rows of the audio files that `find_audio` finds, and {id: reason} of those that cannot be opened."""
     ids, paths = find_audio(names)
     kept, lengths, bad = [], [], {}
     for name, path in zip(ids, paths):
@@ -98,8 +98,8 @@ def read_utterances_of_manifests(
 ) -> Tuple[AnyManifest, np.ndarray]:
     """The rows of manifests `A.tsv,B.tsv`, and which of them to transcribe: those of a repeated id once.
 
-    each_language: the result depends on a row's own target language. An utterance that is there with several of them is then
-    refused with ConfigError, because a manifest of the results could not hold it twice.
+    each_language: the result depends on a row's own target language. An utterance that is there with several of them
+    is then refused with ConfigError, because a manifest of the results could not hold it twice.
     """
     manifest = read_manifests(paths, audio_root)
     ids = [manifest.text("id", row) for row in range(len(manifest))]

@@ -33,8 +33,8 @@ class Result:
 class Journal:
     """Results by id, each kept in a file as soon as it is known: a run that is stopped goes on where it was.
 
-    Utterances that could not be used are not in it: they are tried again. The first line of the file says what was asked
-    for. Raises ConfigError when a journal was begun for something else.
+    Utterances that could not be used are not in it: they are tried again. The first line of the file says what was
+    asked for. Raises ConfigError when a journal was begun for something else.
     """
 
     def __init__(self, path: str, settings: Dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""`colld transcribe --streaming`: texts while the audio arrives, and how long one waits for them."""
+"""`colld transcribe --streaming`: hypotheses while the audio arrives, and how long one waits for them."""
 
 import argparse
 import math
@@ -46,7 +46,7 @@ def parse_endpoint(text: str) -> Optional[EndpointRules]:
     return EndpointRules(silence, after_text, length)
 
 
-class Printer:
+class StreamPrinter:
     """`kind<TAB>name<TAB>start<TAB>end<TAB>text` for every partial and final result, times in seconds.
 
     In place (on a terminal, one stream at a time) a partial text, or the end of it that fits the line, is written over
@@ -73,7 +73,7 @@ def stream_utterances(
     recogniser: Recogniser,
     streams: int,
     latencies: List[Latency],
-    printer: Optional[Printer],
+    printer: Optional[StreamPrinter],
     utterances: Utterances,
     bad: BadUtterances,
     bar: AudioBar,
@@ -87,21 +87,21 @@ def stream_utterances(
     ):
         failed: Dict[str, str] = {}
         names, waveforms = usable(batch, recogniser.output_lengths, failed)
-        finals = Utterances(names, printer)
+        finals = Finals(names, printer)
         tags = None
         if recogniser.needs_language:
             tags = [recogniser.vocabulary.tag_id(language) for language in utterances.languages(names)]
         latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], finals, tags)
         bad.update(failed)
         bar.advance(len(batch), sum(map(len, waveforms)) / SAMPLE_RATE)
-        lists = [joined(utterances, recogniser.nbest) for utterances in finals.of.values()]
+        lists = [joined(results, recogniser.nbest) for results in finals.of.values()]
         yield {name: Result(len(waveform), n_best) for name, waveform, n_best in zip(names, waveforms, lists)}
 
 
-class Utterances:
-    """Keeps the utterances of streams by name, and shows them as they come."""
+class Finals:
+    """Keeps the final results of streams by name, and shows all results as they come."""
 
-    def __init__(self, names: Sequence[str], printer: Optional[Printer]) -> None:
+    def __init__(self, names: Sequence[str], printer: Optional[StreamPrinter]) -> None:
         self.names, self.printer = names, printer
         self.of: Dict[str, List[StreamingResult]] = {name: [] for name in names}
 
@@ -129,7 +129,7 @@ def followed_by(before: Hypothesis, one: Hypothesis) -> Hypothesis:
 
 def from_standard_input(streaming: StreamingRecogniser, console: Console) -> None:
     """Print what is recognized on standard input, until it ends or the user interrupts it."""
-    shown = Utterances([STANDARD_INPUT], Printer(sys.stdout, sys.stdout.isatty()))
+    shown = Finals([STANDARD_INPUT], StreamPrinter(sys.stdout, sys.stdout.isatty()))
     latencies = listen(streaming, [raw_pcm(sys.stdin.buffer)], shown)
     if not latencies[0].audio:
         raise AudioError("nothing came on standard input; it takes raw PCM: 16 kHz, mono, 16 bits, little-endian")
@@ -142,9 +142,9 @@ def raw_pcm(file: BinaryIO) -> Iterator[np.ndarray]:
     try:
         while read := file.read1(BYTES * PIECE):
             read = rest + read
-            whole = len(read) // BYTES * BYTES
-            rest = read[whole:]
-            yield np.frombuffer(read[:whole], dtype="<i2").astype(np.int16, copy=False)
+            end = len(read) // BYTES * BYTES
+            rest = read[end:]
+            yield np.frombuffer(read[:end], dtype="<i2").astype(np.int16, copy=False)
     except KeyboardInterrupt:  # the end of a recording, not of the program
         return
 
