@@ -85,12 +85,18 @@ def configuration(corpus, vocab):
             ("label_smoothing", -0.1),
             ("ctc_weight", float("nan")),
         ],
-        *[("seed", -1)],
+        *[("seed", -1), ("max_target_positions", 1)],
     ],
 )
 def test_senseless_values_are_refused_before_anything_is_read(option, value, configuration):
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} .*: must be a .* number"):
         assemble(vary(configuration, **{option: value}))
+
+
+@pytest.mark.parametrize("width, heads", [(32, 5), (3, 3), (2, 1), (6, 4)])
+def test_widths_that_a_decoder_cannot_have(width, heads, configuration):
+    with pytest.raises(ConfigError, match=f"--decoder-embed-dim {width}: must be even.*heads {heads}"):
+        assemble(vary(configuration, decoder_embed_dim=width, decoder_attention_heads=heads))
 
 
 def test_sensible_values_at_the_bounds_are_taken(configuration):
@@ -104,11 +110,11 @@ def test_sensible_values_at_the_bounds_are_taken(configuration):
     [
         *[("multi_teacher", "target_shift", -1), ("colld", "logit_temp", 0.0), ("colld", "num_negatives", -1)],
         *[("transducer", "kd_temperature", 0.0), ("transducer", "kd_shift", -1), ("transducer", "kd_window", 0)],
-        *[("transducer", "kd_weight", -0.5), ("transducer", "prune_range", -2)],
+        *[("transducer", "kd_weight", -0.5), ("transducer_student", "prune_range", -2)],
         ("hubert_distillation", "student_temp", float("nan")),
     ],
 )
-def test_criterions_without_a_model(criterion, option, value):
+def test_more_options_by_their_kind(criterion, option, value):
     cfg = SimpleNamespace(_name=criterion, **{option: value})
     with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} "):
-        numbers.check_numbers(cfg, CRITERION_DATACLASS_REGISTRY)
+        numbers.check_numbers(cfg, {**CRITERION_DATACLASS_REGISTRY, **MODEL_DATACLASS_REGISTRY})

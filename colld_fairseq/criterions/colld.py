@@ -10,7 +10,7 @@ masked frames of the same utterance (Chang et al. 2023, 2309.07707, described in
 """
 
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import List, Optional
 
 import torch
 from fairseq.criterions import register_criterion
@@ -51,6 +51,9 @@ class ColldConfig(FeatureRegressionConfig):
 class ColldCriterion(FeatureRegressionCriterion):
     cfg: ColldConfig
     logged_terms = (*FeatureRegressionCriterion.logged_terms, "contrastive")
+
+    def term_weights(self) -> List[float]:
+        return [*super().term_weights(), self.cfg.contrastive_weight]
 
     def compute_loss(self, frames: Frames):
         """Each term is a mean over its own frames; the sample size is the number of contrasted frames."""

@@ -7,12 +7,14 @@ model options this is DistilHuBERT, layer-to-layer L1+cosine, FitHuBERT, LightHu
 """
 
 from dataclasses import dataclass, field
+from typing import List
 
 from fairseq.criterions import register_criterion
 from fairseq.dataclass import ChoiceEnum
 from torch import Tensor
 
 from colld_fairseq.criterions.distillation import DistillationConfig, DistillationCriterion, Frames
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.numbers import NOT_NEGATIVE
 
@@ -47,6 +49,14 @@ class FeatureRegressionCriterion(DistillationCriterion):
             cosine=cfg.cosine_weight,
             log_sigmoid_cosine=cfg.log_sigmoid_cosine_weight,
         )
+
+    def term_weights(self) -> List[float]:
+        return list(self.regression_weights.values())
+
+    def check_heads(self, student) -> None:
+        super().check_heads(student)
+        if not any(self.term_weights()):
+            raise ConfigError("every weight of the loss is 0: give a term a weight, --l1-weight for example")
 
     def compute_loss(self, frames: Frames):
         return self.regression(frames, self.counted(frames))

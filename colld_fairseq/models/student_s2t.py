@@ -8,9 +8,10 @@ from fairseq.models import FairseqEncoderDecoderModel, register_model
 from fairseq.models.transformer import TransformerDecoder
 from torch import Tensor, nn
 
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import register_presets
 from colld_fairseq.models.finetune_encoder import AttendedEncoder, FinetuneOptions, build_student
-from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY, Number
 
 
 @dataclass
@@ -25,7 +26,10 @@ class StudentS2TConfig(FinetuneOptions):
     decoder_dropout: float = field(
         default=0.1, metadata=PROBABILITY.help("dropout in the decoder, attention weights included")
     )
-    max_target_positions: int = field(default=1024, metadata=COUNT.help("longest target (tokens)"))
+    max_target_positions: int = field(
+        default=1024,
+        metadata=Number(whole=True, low=3).help("longest target (tokens, end included)"),
+    )
 
 
 @register_model("student_s2t", dataclass=StudentS2TConfig)
@@ -38,7 +42,12 @@ class StudentS2T(FairseqEncoderDecoderModel):
 
     @classmethod
     def build_model(cls, cfg: StudentS2TConfig, task) -> "StudentS2T":
-        dictionary = task.target_dictionary
+        dictionary, width = task.target_dictionary, cfg.decoder_embed_dim
+        if width % cfg.decoder_attention_heads or width % 2 or width < 4:
+            raise ConfigError(
+                f"--decoder-embed-dim {width}: must be even, at least 4 and a multiple of --decoder-attention-heads"
+                f" {cfg.decoder_attention_heads}"
+            )
         encoder = AttendedEncoder(cfg, build_student(cfg, task), cfg.adaptor_layers, cfg.decoder_embed_dim)
         embed = nn.Embedding(len(dictionary), cfg.decoder_embed_dim, dictionary.pad())
         nn.init.normal_(embed.weight, std=cfg.decoder_embed_dim**-0.5)

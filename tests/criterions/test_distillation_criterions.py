@@ -215,3 +215,11 @@ def test_logged_means_are_over_all_workers_and_steps():
     assert totals["accuracy"].avg == pytest.approx(
         100 * sum(int(log["correct"]) for log in logs) / (2 * frames), abs=0.01
     )
+
+
+@pytest.mark.parametrize("criterion", ["colld", "feature_regression", "multi_teacher"])
+def test_a_loss_without_any_weight_is_refused(criterion, distillation):
+    zero = [f"--{name}-weight" for name in ("l1", "mse", "cosine", "log-sigmoid-cosine")]
+    zero += ["--contrastive-weight"] if criterion == "colld" else []
+    with pytest.raises(ConfigError, match="every weight of the loss is 0: give"):
+        distillation("--criterion", criterion, *[word for option in zero for word in (option, "0")])
