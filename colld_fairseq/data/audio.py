@@ -1,9 +1,8 @@
 """Audio of any format libsndfile reads (wav, flac, ogg, opus, mp3, ...) as 16 kHz mono float32.
 
 A path is a file; `archive.zip:offset:length`, the bytes of an uncompressed ("stored") zip member; or
-`file:offset:length`, a segment in samples at the file's own rate (the naming of fairseq's raw-audio manifests). A file
-of such a name comes first. Nothing is repaired silently: a file is read to its end, or AudioError names it and the
-remedy.
+`file:offset:length`, a segment in samples at the file's own rate (as in fairseq's raw-audio manifests). A file that
+really has such a name comes first. A file is read to its end, or AudioError names it and the remedy.
 """
 
 import contextlib

@@ -2,14 +2,11 @@
 
 Two formats, told apart by the first line of the file:
 
-- audio-only: a line with the root folder, then `path<TAB>n_samples` rows (the format of wav2vec 2.0 and
-  HuBERT in fairseq);
-- speech-to-text: a header with at least `id audio n_frames tgt_text`, then one row per utterance (fairseq's
-  speech_to_text).
+- audio-only: the root folder, then `path<TAB>n_samples` rows (the format of wav2vec 2.0 and HuBERT in fairseq);
+- speech-to-text: a header with at least `id audio n_frames tgt_text`, then one row per utterance (fairseq's format).
 
-Rows live in Arrow columns, not in Python objects: about 200 bytes per row instead of a thousand, shared
-between forked loader workers without copying. Everything that can be checked without opening audio is checked
-once, vectorized, at load.
+Rows live in Arrow columns, not in Python objects: about 200 bytes per row instead of a thousand, shared between forked
+loader workers without copying. What can be checked without opening audio is checked once, vectorized, at load.
 """
 
 import os
@@ -180,9 +177,9 @@ AnyManifest = Union[Manifest, JoinedManifest]
 def read_manifest(path: str, audio_root: Optional[str] = None, check_ids: bool = True) -> Manifest:
     """Read and check one manifest of either format.
 
-    `audio_root` is the folder that audio paths are relative to. Default: the root line of an audio-only
-    manifest (itself relative to the manifest's folder if it is not absolute), or the folder of a
-    speech-to-text manifest. `check_ids=False` lets duplicate ids pass, for a checker that lists them all.
+    `audio_root` is the folder that audio paths are relative to. Default: the root line of an audio-only manifest
+    (relative to the manifest's folder), or the folder of a speech-to-text manifest. `check_ids=False` lets duplicate
+    ids pass, for a checker that lists them all.
 
     Raises ManifestError naming file and line: unreadable file, no rows, missing columns, wrong number of
     fields, invalid UTF-8, `n_frames` that is not a whole number >= 0, empty or duplicate ids.

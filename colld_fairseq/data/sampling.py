@@ -27,10 +27,9 @@ def sampling_indices(
 ) -> np.ndarray:
     """Row indices of one epoch in random order, int64 [rows]; keys [rows] say which group a row belongs to.
 
-    A group gets p_group * rows of them (rounded up or down so that the expectation is exact). Within a group
-    rows repeat only after all of its rows were taken, so no row is seen twice while another is missing, and
-    alpha = 1 is a permutation of all rows. weights [G], of the groups in the order of their
-    keys, take the place of alpha: p_group is proportional to them. Depends on (seed, epoch) only.
+    A group gets p_group * rows of them (rounded up or down so that the expectation is exact). Within a group rows
+    repeat only after all of its rows were taken; alpha = 1 is a permutation of all rows. weights [G], of the groups in
+    the order of their keys, take the place of alpha: p_group is proportional to them. Depends on (seed, epoch) only.
     """
     codes = np.unique(np.asarray(keys), return_inverse=True)[1]
     size = len(codes)

@@ -1,9 +1,7 @@
 """Text as the model sees it: normalization, and the two tokenizations (characters, sentencepiece).
 
-The vocabulary (`colld vocab`), the datasets and the scorer all go through this file, so a transcript is the
-same string everywhere. What was chosen when the vocabulary was made is stored in its `config.yaml` and read
-back by `load_text_codec`. `read_vocabulary_config` and `read_symbols` read the files of a vocabulary
-folder, or say what is wrong with them.
+The vocabulary (`colld vocab`), the datasets and the scorer all go through this file, so a transcript is the same string
+everywhere. What was chosen when the vocabulary was made is in its `config.yaml`; `load_text_codec` applies it.
 """
 
 import itertools

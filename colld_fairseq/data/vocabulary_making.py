@@ -3,7 +3,7 @@
 Writes into one folder what the task `multilingual_speech_to_text` reads:
 
 - `dict.txt`: fairseq dictionary (token, count); `<s> <pad> </s> <unk>` are implicit, `<s>` serves as the CTC blank.
-- `config.yaml`: which tokenization and which text normalization, so that training text is treated exactly as here.
+- `config.yaml`: tokenization and text normalization, so that training text is treated exactly as here.
 - `spm.model` and `spm.vocab` for a sentencepiece vocabulary.
 
 The same input gives the same bytes on every run. Files are written under a temporary name and then renamed,

@@ -1,14 +1,13 @@
 """Language confusion: do hypotheses look like the language they should be in?
 
-Multilingual models sometimes answer in another language than asked for. A trained identifier would be needed
-to say so with certainty; the two counts made here need nothing but the references of the same file:
+Multilingual models sometimes answer in another language than asked for. A trained identifier would be needed to say so
+with certainty; the two counts made here need nothing but the references of the same file:
 
-- `wrong_script`: most letters of the hypothesis are of Unicode scripts that make up less than 2 % of the
-  letters in the references of its language. Tells Russian from English, never Spanish from Italian.
-- `nearer_to_another`: its character trigrams are more probable under the references of another language of
-  the file (naive Bayes, add-one smoothing). Tells any two languages apart, but errs on short or garbled text:
-  `references_misjudged` is how many of the references themselves it gets wrong (each judged without its own
-  trigrams), the floor to compare with.
+- `wrong_script`: most letters of the hypothesis are of Unicode scripts that make up less than 2 % of the letters in the
+  references of its language. Tells Russian from English, never Spanish from Italian.
+- `nearer_to_another`: its character trigrams are more probable under the references of another language of the file
+  (naive Bayes, add-one smoothing). Tells any two languages apart, but errs on short or garbled text: compare with
+  `references_misjudged`, the references that it gets wrong (each judged without its own trigrams).
 
 Sentences without a letter are in neither count.
 """

@@ -4,8 +4,7 @@ Every metric is computed from counts that add up over sentences (a vector of `ST
 not depend on batches or on the order of sentences, validation can sum the counts over workers, and a corpus of any size
 is scored in constant memory. All scores are percentages (0 to 100; WER and CER can be more).
 
-- WER: word edits / reference words; words are separated by spaces (for languages written without spaces read
-  CER).
+- WER: word edits / reference words, separated by spaces (for languages written without spaces read CER).
 - CER: character edits / reference characters, over code points in NFC, single spaces included.
 - BLEU: sacrebleu with the tokenizer of the target language (`bleu_tokenizer`).
 - chrF: chrF2 (Popović 2015) over character 1- to 6-grams without whitespace, sacrebleu's default.

@@ -73,16 +73,12 @@ def read_generate_output(path: str, manifest: AnyManifest, manifest_references: 
     if not manifest_references:
         _require_all(path, manifest, references, "T- line", "use --references manifest")
     _check_same_references(path, manifest, references)
-    return [
-        Sentence(
-            *_with_unknowns(
-                hypotheses[row], manifest.text("tgt_text", row) if manifest_references else references[row]
-            ),
-            manifest.text("src_lang", row),
-            manifest.text("tgt_lang", row),
-        )
-        for row in range(len(manifest))
-    ]
+    sentences = []
+    for row in range(len(manifest)):
+        reference = manifest.text("tgt_text", row) if manifest_references else references[row]
+        pair = _with_unknowns(hypotheses[row], reference)
+        sentences.append(Sentence(*pair, manifest.text("src_lang", row), manifest.text("tgt_lang", row)))
+    return sentences
 
 
 def read_transcripts(path: str, manifest: AnyManifest) -> List[Sentence]:
@@ -138,7 +134,7 @@ def _check_same_references(path: str, manifest: AnyManifest, references: Dict[in
 
 
 def read_text_files(hypothesis_path: str, reference_path: str, languages: str = "") -> List[Sentence]:
-    """Sentences of two parallel files; `languages`: a code for all, or a file with `target` or `source<TAB>target` lines."""
+    """Sentences of two files; `languages`: a code for all, or a file with `target` or `source<TAB>target` lines."""
     hypotheses, references = list(text_lines(hypothesis_path)), list(text_lines(reference_path))
     if os.path.isfile(languages):
         codes = list(text_lines(languages))

@@ -59,5 +59,5 @@ def find_streams(handle: BinaryIO) -> List[Stream]:
 
 
 def foreign_format(start: bytes) -> Optional[str]:
-    """What a file is that no audio library is needed for to see that it is not wav, flac, ogg, opus or mp3."""
+    """The format of a file whose first bytes show that it is not wav, flac, ogg, opus or mp3; None if they do not."""
     return next((name for magic, name in _FOREIGN.items() if re.match(magic, start, re.DOTALL)), None)

@@ -1,4 +1,4 @@
-"""What every reader of a container finds, and the tags that players put around any audio."""
+"""A stream of samples in a container, and the tags that players put around any audio."""
 
 import re
 from typing import BinaryIO, NamedTuple, Optional
