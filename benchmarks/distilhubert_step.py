@@ -144,7 +144,7 @@ class Ours:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = optim.build_optimizer(cfg.optimizer, trained)
         self.teacher_seconds = 0.0
-        teacher = self.task.teacher
+        teacher = self.task.teachers.first.teacher
         teacher.extract = time_calls(self, teacher.extract, clock)
 
     def set_batch(self, waveforms, lengths):

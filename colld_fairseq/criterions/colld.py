@@ -33,7 +33,7 @@ class ColldConfig(FeatureRegressionConfig):
     num_negatives: int = field(
         default=100,
         metadata=COUNT_OR_NONE.help(
-            "negatives a frame, from the same utterance; 0 = all its other masked frames (w2v-BERT: 100)"
+            "negatives per frame, from the same utterance; 0 = all its other masked frames (w2v-BERT: 100)"
         ),
     )
     logit_temp: float = field(default=0.1, metadata=POSITIVE.help("temperature dividing the cosines (w2v-BERT: 0.1)"))

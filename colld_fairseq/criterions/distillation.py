@@ -38,7 +38,7 @@ class DistillationConfig(FairseqDataclass):
 class Targets(NamedTuple):
     """What one teacher asks of the student: targets [B, T, D] for some of its heads, on `lengths` [B] frames.
 
-    weight: of its loss; heads: their numbers; features: its layers as they are, {layer: [B, T, D]}; rows: int64, which
+    weight: of its loss; heads: their indices; features: its layers as they are, {layer: [B, T, D]}; rows: int64, which
     utterances of the batch these B are, None for all.
     """
 
@@ -146,7 +146,7 @@ class DistillationCriterion(FairseqCriterion):
             aligned = {name: (features, shared) for name, (features, _) in aligned.items()}
         teachers, restored = [], 0.0
         for name, (features, lengths) in aligned.items():
-            heads = [number for number, pair in enumerate(model.pairs) if pair.teacher == name]
+            heads = [index for index, pair in enumerate(model.pairs) if pair.teacher == name]
             targets, distance = self.make_targets(model, heads, features, lengths)
             # What is drawn with its weight as probability is not weighed again.
             weight = 1.0 if drawn else weights[name]
@@ -159,11 +159,11 @@ class DistillationCriterion(FairseqCriterion):
         padding = lengths_to_padding_mask(lengths)
         features = {layer: value[:, : padding.size(1)] for layer, value in features.items()}
         targets, distance = [], 0.0
-        for number in heads:
-            target = self.target(features, model.pairs[number].teacher_layers, padding)
-            if str(number) in model.heads.adapters:
+        for index in heads:
+            target = self.target(features, model.pairs[index].teacher_layers, padding)
+            if str(index) in model.heads.adapters:
                 stacked = target
-                target, restored = model.heads.adapters[str(number)](stacked)
+                target, restored = model.heads.adapters[str(index)](stacked)
                 distance = distance + regression_loss(restored, stacked, ~padding, log_sigmoid_cosine=0.0).loss_sum
             targets.append(target)
         return targets, distance

@@ -65,7 +65,7 @@ class HubertDistillationCriterion(FeatureRegressionCriterion):
     def __init__(self, cfg: HubertDistillationConfig, task) -> None:
         super().__init__(cfg, task)
         self.keep_padding = cfg.pad_frames == "include"
-        if self.keep_padding and task.cache is not None:
+        if self.keep_padding and task.teachers.caches:
             raise ConfigError("--pad-frames include: a cache has no features of padding; leave out --teacher-cache")
 
     def check_heads(self, student) -> None:

@@ -19,10 +19,10 @@ def sum_logs(logging_outputs) -> Dict[str, float]:
 def log_means(totals: Dict[str, float], count: str, *names: str) -> None:
     """Log the sums `names`, as far as they are there, divided by the sum `count`: infinity where nothing was counted,
     not to be taken for a loss of 0. It has no weight beside other batches."""
-    number = totals[count]
+    size = totals[count]
     for name in names:
         if name in totals:
-            metrics.log_scalar(name, totals[name] / number if number else math.inf, number, round=4)
+            metrics.log_scalar(name, totals[name] / size if size else math.inf, size, round=4)
 
 
 def log_speed(totals: Dict[str, float]) -> None:

@@ -8,7 +8,7 @@
 
 lambda_k are --teacher-weights, scaled to sum 1. An utterance has the frames that the student shares with all its
 teachers. Validation of `random` is its expectation, the loss of `sum`. With --target-shift s the student's frame t + s
-predicts the teacher's frame t, so that a streaming student hears s more frames first.
+predicts the teacher's frame t, which gives a streaming student s frames of look-ahead.
 
 Learnt frame adapters (--frame-rule concat_tanh) add to the training loss how badly they restore the teacher's frames;
 that reaches nothing but the adapters.

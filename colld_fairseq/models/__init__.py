@@ -1,3 +1,9 @@
 """fairseq models; importing the package registers them and their architectures."""
 
-from colld_fairseq.models import colld_student, hubert_students, student_ctc, student_s2t, student_transducer  # noqa: F401
+from colld_fairseq.models import (  # noqa: F401
+    colld_student,
+    hubert_students,
+    student_ctc,
+    student_s2t,
+    student_transducer,
+)

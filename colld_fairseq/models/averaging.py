@@ -28,19 +28,19 @@ def newest(folder: str, count: int, by: str) -> List[str]:
     """The `count` newest checkpoints in `folder` by epoch or update, oldest first; ConfigError if there are fewer."""
     if not os.path.isdir(folder):
         raise ConfigError(f"--dir {folder}: no such folder")
-    found: Dict[str, List[Tuple[int, str]]] = {kind: [] for kind in NAMES}
+    numbered: Dict[str, List[Tuple[int, str]]] = {kind: [] for kind in NAMES}
     for path in Path(folder).iterdir():
         for kind, name in NAMES.items():
             match = name.fullmatch(path.name)
             if match:
-                found[kind].append((int(match[1]), str(path)))
-    if len(found[by]) < count:
-        there = ", ".join(f"{len(paths)} by {kind}" for kind, paths in found.items())
+                numbered[kind].append((int(match[1]), str(path)))
+    if len(numbered[by]) < count:
+        there = ", ".join(f"{len(paths)} by {kind}" for kind, paths in numbered.items())
         raise ConfigError(
             f"--last {count} --by {by}: {folder} holds {there}; take fewer, the other kind, or name the files (what is"
             " kept is up to the training's --keep-last-epochs, --save-interval-updates and --keep-interval-updates)"
         )
-    return [path for _, path in sorted(found[by])[-count:]]
+    return [path for _, path in sorted(numbered[by])[-count:]]
 
 
 def check_distinct(paths: Sequence[str]) -> None:
@@ -66,17 +66,17 @@ def average(paths: Sequence[str]) -> Tuple[Checkpoint, str]:
     check_distinct(paths)
     first = read(paths[0])
     sums: Dict[str, Tensor] = {}
-    latest, latest_path, prints = first, paths[0], {}
+    latest, latest_path, path_of = first, paths[0], {}
     for path in paths:
         checkpoint = first if path == paths[0] else read(path)
         check_same(first, checkpoint, paths[0], path)
-        print_of = add(checkpoint, sums, path)
-        if print_of in prints:
+        fingerprint = add(checkpoint, sums, path)
+        if fingerprint in path_of:
             raise ConfigError(
-                f"{path} has the weights of {prints[print_of]}, which would count twice (checkpoint_last.pt and"
+                f"{path} has the weights of {path_of[fingerprint]}, which would count twice (checkpoint_last.pt and"
                 " checkpoint_best.pt are copies)"
             )
-        prints[print_of] = path
+        path_of[fingerprint] = path
         if updates_of(checkpoint) >= updates_of(latest):
             latest, latest_path = checkpoint, path
     dtypes = {name: torch.promote_types(value.dtype, torch.float32) for name, value in floating(latest)}
@@ -96,15 +96,15 @@ def average(paths: Sequence[str]) -> Tuple[Checkpoint, str]:
 
 
 def add(checkpoint: Checkpoint, sums: Dict[str, Tensor], path: str) -> Tuple[float, ...]:
-    """Adds a checkpoint's weights to the float64 `sums`; returns its own sums, a number a tensor, as a fingerprint."""
-    numbers = []
+    """Adds a checkpoint's weights to the float64 `sums`; returns its own sums, one per tensor, as a fingerprint."""
+    fingerprint = []
     for name, value in floating(checkpoint):
         value = value.double()
-        numbers.append(float(value.sum()))
-        if math.isnan(numbers[-1]):
+        fingerprint.append(float(value.sum()))
+        if math.isnan(fingerprint[-1]):
             raise ConfigError(f"{path}: {name} holds NaN; its training had failed")
         sums[name] = sums[name].add_(value) if name in sums else value.clone()
-    return tuple(numbers)
+    return tuple(fingerprint)
 
 
 def read(path: str) -> Checkpoint:
@@ -132,11 +132,11 @@ def floating(checkpoint: Checkpoint) -> Iterator[Tuple[str, Tensor]]:
 
 def settings(checkpoint: Checkpoint) -> Dict[str, Any]:
     """Of the model; the shape of a student's encoder, which is recorded as JSON, by its parts."""
-    found = dict(checkpoint["cfg"]["model"])
-    recorded = json.loads(found.pop("encoder_config", "") or "{}")
+    fields = dict(checkpoint["cfg"]["model"])
+    recorded = json.loads(fields.pop("encoder_config", "") or "{}")
     if recorded:
         recorded["input"] = str(InputConfig.from_dict(recorded["input"])), recorded["input"]
-    return {**found, **{f"encoder_config.{name}": value for name, value in recorded.items()}}
+    return {**fields, **{f"encoder_config.{name}": value for name, value in recorded.items()}}
 
 
 def check_same(first: Checkpoint, other: Checkpoint, first_path: str, path: str) -> None:

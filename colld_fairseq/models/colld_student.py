@@ -126,7 +126,7 @@ class ColldStudent(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: ColldStudentConfig, task) -> "ColldStudent":
-        from_checkpoint = bool(cfg.encoder_config)  # recorded in a checkpoint, which brings its own weights
+        from_checkpoint = bool(cfg.encoder_config)  # a recorded encoder comes with the weights of its checkpoint
         encoder = build_encoder(cfg)
         if cfg.init_from and not from_checkpoint:
             start_student(encoder, cfg.init_from, cfg.init_layers)
@@ -203,9 +203,6 @@ class ColldStudent(BaseFairseqModel):
         generator = None if seed is None else torch.Generator(lengths.device).manual_seed(seed)
         return sample_span_mask(lengths, self.cfg.mask_prob, self.cfg.mask_length, self.cfg.min_masks, generator)
 
-    def max_positions(self):
-        return None
-
 
 def code_width(cfg: ColldStudentConfig, task) -> int:
     """Outputs of the code head; 0 = none. The teacher's codes are loaded only if there is one."""
@@ -224,13 +221,13 @@ def check_alone(teachers: Mapping[str, TeacherSource]) -> None:
 def frame_adapters(
     pairs: Sequence[layer_map.LayerPair], teachers: Mapping[str, TeacherSource], rate_hz: float
 ) -> Dict[int, ConcatTanh]:
-    """Number of the layer pair -> what makes targets of its stacked teacher frames, where --frame-rule asks for it."""
+    """Index of the layer pair -> what makes targets of its stacked teacher frames, where --frame-rule asks for it."""
     adapters = {}
-    for number, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         source = teachers[pair.teacher]
         together = source.frames_together(rate_hz)
         if source.frame_rule == "concat_tanh" and together > 1:
-            adapters[number] = ConcatTanh(source.info.width, together)
+            adapters[index] = ConcatTanh(source.info.width, together)
     return adapters
 
 

@@ -1,4 +1,4 @@
-"""Options of students that stream: what a frame hears, in training and in evaluation."""
+"""Options of students that stream: the context of a frame in training and in evaluation."""
 
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional
@@ -17,7 +17,7 @@ class ContextOptions(FairseqDataclass):
     encoder_context: Optional[str] = field(
         default=None,
         metadata={
-            "help": "what a Conformer's frames hear: full (the utterance), causal (nothing later) or chunk (their own"
+            "help": "context of a Conformer's frames: full (the utterance), causal (nothing later) or chunk (their own"
             " chunk and those before). The last two can stream; their convolutions look back only, for which half the"
             " --depthwise-conv-kernel is common (31 -> 15). Default: full, or that of --student"
         },
@@ -32,7 +32,7 @@ class ContextOptions(FairseqDataclass):
     left_context: Optional[str] = field(
         default=None,
         metadata={
-            "help": "chunks (causal: frames) before its own that a frame hears, drawn likewise; default:"
+            "help": "chunks (causal: frames) before its own in a frame's context, drawn likewise; default:"
             f" {LEFT_CONTEXT} (causal: full)"
         },
     )

@@ -29,7 +29,7 @@ OVERRIDES = {
     "conv_pos_groups": "conv_pos_groups",
     "depthwise_conv_kernel": "depthwise_conv_kernel",
 }
-REGULARISERS = {
+REGULARIZERS = {
     "dropout": "dropout",
     "attention_dropout": "attention_dropout",
     "activation_dropout": "activation_dropout",
@@ -45,7 +45,7 @@ class EncoderOptions(ContextOptions):
         default=None, metadata={"help": "waveform, fbank, fbank_stack or conv2d; default: the preset's"}
     )
     fbank_stack: Optional[int] = field(
-        default=None, metadata=COUNT.help("filterbank frames a step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz")
+        default=None, metadata=COUNT.help("filterbank frames per step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz")
     )
     conv_feature_layers: Optional[str] = field(
         default=None,
@@ -115,7 +115,7 @@ def encoder_config(cfg: EncoderOptions) -> EncoderConfig:
             value = getattr(cfg, option)
             if value is not None:
                 values[name] = parse_conv_layers(value) if option == "conv_feature_layers" else value
-    values.update({name: getattr(cfg, option) for option, name in REGULARISERS.items()})
+    values.update({name: getattr(cfg, option) for option, name in REGULARIZERS.items()})
     if cfg.feature_grad_mult is not None:
         values["feature_grad_mult"] = cfg.feature_grad_mult
     values.update(context_fields(cfg, values, recorded=bool(cfg.encoder_config)))

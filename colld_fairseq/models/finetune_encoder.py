@@ -2,7 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from fairseq.models import FairseqEncoder
@@ -97,6 +97,15 @@ class FinetuneEncoder(FairseqEncoder):
         if not self.training or prob == 0:
             return None
         return sample_channel_mask(src_tokens.size(0), self.student.width, prob, length, device=src_tokens.device)
+
+
+class CtcModel:
+    """What CTC decoding needs of a model whose `ctc` is a Linear on the output of its `encoder`."""
+
+    def get_ctc_log_probs(self, src_tokens: Tensor, src_lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        """Log-probabilities float32 [B, T, V] and lengths [B]."""
+        encoded = self.encoder.encode(src_tokens, src_lengths)
+        return torch.log_softmax(self.ctc(encoded.x).float(), dim=-1), encoded.lengths
 
 
 class AttendedEncoder(FinetuneEncoder):

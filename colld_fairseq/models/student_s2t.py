@@ -3,14 +3,13 @@
 from argparse import Namespace
 from dataclasses import dataclass, field
 
-import torch
 from fairseq.models import FairseqEncoderDecoderModel, register_model
 from fairseq.models.transformer import TransformerDecoder
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import register_presets
-from colld_fairseq.models.finetune_encoder import AttendedEncoder, FinetuneOptions, build_student
+from colld_fairseq.models.finetune_encoder import AttendedEncoder, CtcModel, FinetuneOptions, build_student
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY, Number
 
 
@@ -33,8 +32,8 @@ class StudentS2TConfig(FinetuneOptions):
 
 
 @register_model("student_s2t", dataclass=StudentS2TConfig)
-class StudentS2T(FairseqEncoderDecoderModel):
-    """The CTC layer sees the encoder before the length adaptor; token 0 (`<s>`) of the dictionary is its blank."""
+class StudentS2T(CtcModel, FairseqEncoderDecoderModel):
+    """The CTC layer is before the length adaptor; token 0 (`<s>`) of the dictionary is its blank."""
 
     def __init__(self, encoder: AttendedEncoder, decoder: TransformerDecoder, vocabulary_size: int) -> None:
         super().__init__(encoder, decoder)
@@ -55,10 +54,6 @@ class StudentS2T(FairseqEncoderDecoderModel):
         decoder = TransformerDecoder(decoder_arguments(cfg), dictionary, embed)
         return cls(encoder, decoder, len(dictionary))
 
-    def set_num_updates(self, num_updates: int) -> None:
-        super().set_num_updates(num_updates)
-        self.encoder.set_num_updates(num_updates)
-
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, **unused):
         """{"logits": [B, U, V], "ctc_logits": [B, T, V], "ctc_lengths": [B]}"""
         encoder_out = self.encoder(src_tokens, src_lengths)
@@ -68,11 +63,6 @@ class StudentS2T(FairseqEncoderDecoderModel):
             "ctc_logits": self.ctc(encoder_out["ctc_input"][0]),
             "ctc_lengths": encoder_out["ctc_lengths"][0],
         }
-
-    def get_ctc_log_probs(self, src_tokens: Tensor, src_lengths: Tensor):
-        """Log-probabilities float32 [B, T, V] of the CTC layer and lengths [B]."""
-        encoded = self.encoder.encode(src_tokens, src_lengths)
-        return torch.log_softmax(self.ctc(encoded.x).float(), dim=-1), encoded.lengths
 
     def max_positions(self):
         return None

@@ -12,7 +12,7 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.transducer_distillation import Nodes
 from colld_fairseq.losses.transducer_pruned import gather_ranges
 from colld_fairseq.models.encoder_options import register_presets
-from colld_fairseq.models.finetune_encoder import FinetuneEncoder, FinetuneOptions, build_student
+from colld_fairseq.models.finetune_encoder import CtcModel, FinetuneEncoder, FinetuneOptions, build_student
 from colld_fairseq.modules.joiner import ACTIVATIONS, Joiner, SimpleJoiner
 from colld_fairseq.modules.predictor import LstmPredictor, State, StatelessPredictor
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY
@@ -50,7 +50,7 @@ class TransducerStudentConfig(FinetuneOptions):
 
 
 @register_model("transducer_student", dataclass=TransducerStudentConfig)
-class TransducerStudent(BaseFairseqModel):
+class TransducerStudent(CtcModel, BaseFairseqModel):
     """Token 0 (`<s>`) of the dictionary is the blank, and what the predictor reads first.
 
     With language tags in the vocabulary the predictor is told the target language (see `modules.predictor`).
@@ -95,7 +95,6 @@ class TransducerStudent(BaseFairseqModel):
     def set_num_updates(self, num_updates: int) -> None:
         super().set_num_updates(num_updates)
         self.num_updates = num_updates
-        self.encoder.set_num_updates(num_updates)
 
     def forward(
         self,
@@ -108,14 +107,14 @@ class TransducerStudent(BaseFairseqModel):
         nodes: Optional[Nodes] = None,
         **unused,
     ) -> Dict[str, Tensor]:
-        """The joiner on pairs of a frame and a symbol of each of M texts, on all of them or on a pruned range.
+        """The joiner on pairs of a frame and a symbol of each of M targets, on all of them or on a pruned range.
 
         prev_output_tokens [M, 1 (+ 1) + U]: what fairseq's decoders are fed, </s>, the language tag where there are
-        tags, labels; label_lengths [M] counts the labels alone. utterances int64 [M]: the utterance of each text, for M other
-        than B. choose_range: from the outputs of the simple joiner, am [M, T, V] and lm [M, U+1, V], and frame lengths
-        [M], to the symbols at every frame, int64 [M, T', S]. nodes: pairs to join besides, any frame numbers.
+        tags, labels; label_lengths [M] counts the labels alone. utterances int64 [M]: the utterance of each target,
+        for M other than B. choose_range: from the outputs of the simple joiner, am [M, T, V] and lm [M, U+1, V], and
+        frame lengths [M], to the symbols at every frame, int64 [M, T', S]. nodes: pairs to join besides, of any frames.
 
-        Returns {"logits": [sum_m T_m * (U_m + 1), V] packed, "lengths": [M] frames}; a text without a single frame
+        Returns {"logits": [sum_m T_m * (U_m + 1), V] packed, "lengths": [M] frames}; a target without a single frame
         has no row. When pruned, logits are [M, T', S, V], "ranges" what it chose, and "simple" what it chose from: only
         what is returned is used, to DistributedDataParallel in search of unused parameters. With nodes also
         "node_logits" [..., V], of the nearest frame where there is none of that number; with an auxiliary CTC layer
@@ -167,14 +166,6 @@ class TransducerStudent(BaseFairseqModel):
     def join(self, frames: Tensor, symbols: Tensor) -> Tensor:
         """Logits [..., V] of projected frames and predictor outputs [..., J], float32."""
         return self.joiner(frames, symbols).float()
-
-    def get_ctc_log_probs(self, src_tokens: Tensor, src_lengths: Tensor) -> Tuple[Tensor, Tensor]:
-        """Log-probabilities float32 [B, T, V] of the auxiliary CTC layer and lengths [B]."""
-        encoded = self.encoder.encode(src_tokens, src_lengths)
-        return torch.log_softmax(self.ctc(encoded.x).float(), dim=-1), encoded.lengths
-
-    def max_positions(self):
-        return None
 
 
 register_presets("transducer_student", "conformer_10m", "conformer_30m")

@@ -76,7 +76,7 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     nbest_targets: int = field(
         default=1,
         metadata=COUNT.help(
-            "texts an utterance of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld"
+            "targets per utterance of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld"
             " transcribe --nbest`), weighed by their scores (criterion transducer; Yang et al.: 2); 1 = the manifest's"
             " text"
         ),
@@ -89,7 +89,7 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     max_symbols: int = field(default=10, metadata=COUNT.help("most labels of a transducer at one frame"))
     blank_penalty: float = field(
         default=0.0,
-        metadata=FINITE.help("taken from the logit of a transducer's blank in decoding; > 0 = longer texts"),
+        metadata=FINITE.help("taken from the logit of a transducer's blank in decoding; > 0 = longer hypotheses"),
     )
     ngram_lm: str = field(
         default="", metadata={"help": "KenLM n-gram model for CTC and transducer decoding (.arpa or binary)"}
@@ -213,9 +213,9 @@ class MultilingualSpeechToTextTask(SpeechTask):
             raise ConfigError("--kd needs --teacher-transducer, the checkpoint of a trained transducer")
         self.teacher_transducer = load_teacher_transducer(absolute_path(self.cfg.teacher_transducer), self)
 
-    def teacher_lattice(self, sample: Dict, **texts: Tensor) -> TeacherLattice:
-        """The teacher's side of a batch; texts: what the student's forward takes for them."""
-        return self.teacher_transducer(**sample["teacher_input"], **texts)
+    def teacher_lattice(self, sample: Dict, **targets: Tensor) -> TeacherLattice:
+        """The teacher's side of a batch; targets: what the student's forward is given of them."""
+        return self.teacher_transducer(**sample["teacher_input"], **targets)
 
     def state_dict(self) -> Dict[str, Any]:
         """Kept in every checkpoint: the vocabulary, and which teacher it learned from."""
@@ -241,17 +241,17 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def decoder_of(self, models) -> str:
         """What decodes the models: one of DECODERS. ConfigError for one that they do not have, or a --tgt-lang that it
         cannot be told."""
-        found = [name for name, (part, _) in DECODERS.items() if all(has(model, part) for model in models)]
-        kind = found[0] if self.cfg.decoder == "auto" else str(self.cfg.decoder)
-        if kind not in found:
-            names = " and ".join(DECODERS[name][1] for name in found)
+        possible = [name for name, (part, _) in DECODERS.items() if all(has(model, part) for model in models)]
+        kind = possible[0] if self.cfg.decoder == "auto" else str(self.cfg.decoder)
+        if kind not in possible:
+            names = " and ".join(DECODERS[name][1] for name in possible)
             raise ConfigError(f"--decoder {kind}: the model has {names} only")
         if kind != "ctc" and self.vocabulary.uses_tags and self.cfg.tgt_lang:
             self.vocabulary.tag_id(self.cfg.tgt_lang, "--tgt-lang")
         return kind
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
-        """fairseq's door; :meth:`build_decoder` is ours."""
+        """fairseq's door; `build_decoder` is ours."""
         kind, tags, extra = self.decoder_of(models), self.vocabulary.tag_ids, extra_gen_cls_kwargs or {}
         if kind == "attention":
             extra, seq_gen_cls = dict(extra, symbols_to_strip_from_output=tags), seq_gen_cls or AttentionGenerator
@@ -332,14 +332,14 @@ class MultilingualSpeechToTextTask(SpeechTask):
             for n_best, reference, source_language, language in zip(
                 hypotheses, sample[f"{side}_texts"], sample["src_langs"], sample[f"{side}_langs"]
             ):
-                # As `colld score` compares them: texts, the reference that of the manifest, which no <unk> can match.
+                # As `colld score` compares them: detokenized, with the manifest's reference, which no <unk> can match.
                 hypothesis = self.vocabulary.decode(torch.tensor(n_best[0].tokens), HYPOTHESIS_UNKNOWN)
                 meter.add(normalize(hypothesis), normalize(reference), source_language, language)
             log.update({f"_{name}{pair}": counts for pair, counts in meter.statistics.items()})
         return loss, sample_size, log
 
     def transcribes(self, models) -> bool:
-        """Whether texts are in the language spoken whatever the target language: CTC trained on transcripts."""
+        """Whether hypotheses are in the language spoken whatever the target language: CTC trained on transcripts."""
         return self.decoder_of(models) == "ctc" and self.cfg.ctc_target == "src_text"
 
     def limited(self, args: Namespace) -> Namespace:
@@ -363,7 +363,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
     @functools.cached_property
     def language_pairs(self) -> Dict[str, List[str]]:
         """Side of the text, "tgt" or "src" -> "source-target" pairs of all validation sets: every worker logs the same
-        at every step."""
+        keys at every step."""
         pairs = set()
         for dataset in self.datasets.values():
             if not dataset.options.train:

@@ -14,8 +14,6 @@ from colld_fairseq.data.datasets import SpeechDataset
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.colld_student import ColldStudentConfig
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
-from colld_fairseq.teachers import Teacher
-from colld_fairseq.teachers.cache import FeatureCache
 from colld_fairseq.teachers.codes import TeacherCodes, load_codes
 from colld_fairseq.teachers.several import Teachers
 
@@ -58,7 +56,7 @@ class SpeechDistillationConfig(SpeechTaskConfig):
         default="sum",
         metadata={
             "help": "several teachers: sum their losses by weight, draw one for each utterance with its weight as"
-            " probability, or predict the weighted mean of their features (equal widths) with one head a layer"
+            " probability, or predict the weighted mean of their features (equal widths) with one head per layer"
         },
     )
     teacher_codes: str = field(
@@ -106,17 +104,8 @@ class SpeechDistillationTask(SpeechTask):
         return str(self.cfg.teacher_combination)
 
     @property
-    def teacher(self) -> Optional[Teacher]:
-        """The (first) teacher, once the model is built; None where a cache takes its place."""
-        return self.teachers.first.teacher
-
-    @property
-    def cache(self) -> Optional[FeatureCache]:
-        return self.teachers.first.cache
-
-    @property
     def crops_long_utterances(self) -> bool:
-        """Long utterances are cropped, but not beside cached features, which are of whole utterances: there they are left out."""
+        """Cached features are of complete utterances, so that with a cache long ones are left out instead."""
         return not self.teachers.caches
 
     @property

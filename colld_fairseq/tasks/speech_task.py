@@ -75,7 +75,7 @@ class SpeechTaskConfig(FairseqDataclass):
     )
     sampling_alpha: float = field(
         default=1.0,
-        metadata=SHARE.help("temperature of group sampling: p ~ share^alpha; 1 = every row once an epoch, 0 = uniform"),
+        metadata=SHARE.help("temperature of group sampling: p ~ share^alpha; 1 = every row once, 0 = uniform"),
     )
     sampling_by: ChoiceEnum(["language", "corpus"]) = field(
         default="language", metadata={"help": "what sampling_alpha balances: src_lang of the rows, or manifests"}
@@ -105,7 +105,7 @@ class SpeechTaskConfig(FairseqDataclass):
     keep_in_memory: bool = field(
         default=False,
         metadata={
-            "help": "read and transform each utterance once and keep it in memory (32 kB a second of filterbanks)"
+            "help": "read and transform each utterance once and keep it in memory (filterbanks: 32 kB per second)"
         },
     )
     seed: int = field(default=II("common.seed"), metadata={"number": COUNT_OR_NONE})
@@ -198,7 +198,7 @@ class SpeechTask(FairseqTask):
         logger.info("%s: %d utterances, %.2f hours", split, len(rows), dataset.sizes.sum() / SAMPLE_RATE / 3600)
 
     def training_rows(self, rows) -> np.ndarray:
-        """Row numbers within the length limits; raises ManifestError when there are none."""
+        """Indices of the rows within the length limits; raises ManifestError when there are none."""
         seconds = rows.n_samples / SAMPLE_RATE
         keep = seconds >= self.cfg.min_seconds
         if not self.crops_long_utterances:
@@ -213,7 +213,7 @@ class SpeechTask(FairseqTask):
         return keep.nonzero()[0]
 
     def epoch_sampler(self, rows, usable: np.ndarray) -> Callable[[int], np.ndarray]:
-        """epoch -> row numbers, in random order, balanced over languages or corpora by the temperature."""
+        """epoch -> row indices, in random order, balanced over languages or corpora by the temperature."""
         if self.cfg.sampling_weights and self.cfg.sampling_alpha != 1:
             raise ConfigError("--sampling-weights and --sampling-alpha are two answers to one question: give one")
         by_corpus = self.cfg.sampling_by == "corpus" or self.cfg.sampling_weights
@@ -268,8 +268,8 @@ class SpeechTask(FairseqTask):
         return super().valid_step(sample, model, criterion)
 
     def get_batch_iterator(self, dataset, max_tokens=None, **kwargs):
-        """No utterance is lost: fairseq would drop the last batch when its size is no multiple of 8, and stop at an utterance
-        longer than --max-tokens; outside training such an utterance makes a batch of its own."""
+        """No utterance is lost: fairseq would drop the last batch when its size is no multiple of 8, and stop at an
+        utterance longer than --max-tokens; outside training such an utterance makes a batch of its own."""
         kwargs["required_batch_size_multiple"] = 1
         if max_tokens is not None and not dataset.options.train:
             max_tokens = max(max_tokens, int(dataset.sizes.max()))

@@ -40,8 +40,8 @@ def setting(with_decoder=True, tags=False):
         def forward(self, **net_input):
             return output
 
-    def padded(texts):
-        return torch.tensor([text + [PAD] * (max(map(len, texts)) - len(text)) for text in texts])
+    def padded(rows):
+        return torch.tensor([row + [PAD] * (max(map(len, rows)) - len(row)) for row in rows])
 
     sample = {
         "net_input": {}, "target": padded(targets), "ctc_target": padded(ctc_targets),

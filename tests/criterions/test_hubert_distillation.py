@@ -23,7 +23,7 @@ STILL = ["--dropout", "0", "--attention-dropout", "0", "--activation-dropout", "
 
 @pytest.fixture
 def build(corpus, coded_teacher):
-    """build(options) -> task, model in training mode, criterion, and a batch of three utterances of different lengths."""
+    """build(options) -> task, model in training mode, criterion, a batch of three utterances of different lengths."""
 
     def make(*more, arch="hubert_student_deep_thin_fbank", shape=TINY_ENCODER[:-2], teacher=coded_teacher):
         torch.manual_seed(3)
@@ -48,7 +48,7 @@ def loss_of(run):
 
 
 class World:
-    """Student output of a batch, and the teacher's features utterance by utterance; `frames`: (utterance, frame) that count."""
+    """Student output of a batch, the teacher's features by utterance; `frames`: (utterance, frame) that count."""
 
     def __init__(self, run, spec, layers=(0, 1, 2, 3, 4)):
         self.output = run.model(**run.sample["net_input"])
@@ -152,7 +152,7 @@ def test_codes_of_a_codebook(build, corpus, teacher, tmp_path):
     arguments = ["--manifest", corpus / "train.tsv", "--teacher", teacher, "--layer", "3", "--num-clusters", "6"]
     assert colld(["cluster", *map(str, arguments), "--out", str(book)]) == 0
     run = build(*layers, "--teacher-codes", book, teacher=teacher)
-    assert run.task.teacher.layers == (2, 3, 4)
+    assert run.task.teachers.first.teacher.layers == (2, 3, 4)
     _, log = loss_of(run)
     assert log["kl"] > 0 and run.model(**run.sample["net_input"]).code_output.size(-1) == 6
 
@@ -166,7 +166,7 @@ def test_front_end_adaptation(build, coded_teacher):
     run.model.set_num_updates(2)
     blocks = run.model.encoder.blocks
     handles = [block.register_forward_hook(lambda *_: pytest.fail("a student block was run")) for block in blocks]
-    teacher_blocks = run.task.teacher.module.blocks
+    teacher_blocks = run.task.teachers.first.teacher.module.blocks
     handles += [b.register_forward_hook(lambda *_: pytest.fail("a teacher block was run")) for b in teacher_blocks]
     loss, size, log = run.criterion(run.model, run.sample)
 
@@ -295,9 +295,9 @@ def test_distributed_training_through_both_stages(build, distributed):
         expected = gradients(run.model)
         run.model.zero_grad()
         run.criterion(model, run.sample)[0].backward()
-        found = gradients(run.model)
-        assert found.keys() == expected.keys() and any(name.startswith("heads.heads") for name in found) == (update > 2)
-        assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in found)
+        own = gradients(run.model)
+        assert own.keys() == expected.keys() and any(name.startswith("heads.heads") for name in own) == (update > 2)
+        assert all(torch.allclose(own[name], expected[name], atol=1e-6) for name in own)
 
 
 def test_distributed_training_that_would_wait_for_gradients_is_refused(build, distributed):

@@ -55,7 +55,7 @@ def world(combination="sum", pairs=PAIRS, widths=WIDTHS, masked=False, adapters=
     sources = Sources()
     for name in WEIGHTS:
         layers = {layer for pair in pairs if pair.teacher == name for layer in pair.teacher_layers}
-        stacked = 2 if any(pairs[number].teacher == name for number in adapters) else 1
+        stacked = 2 if any(pairs[index].teacher == name for index in adapters) else 1
         sources[name] = Source(name, stacked * widths[name], layers)
     lengths = torch.tensor(STUDENT)
     valid = torch.arange(max(STUDENT)) < lengths[:, None]
@@ -107,14 +107,14 @@ def feature(here, pair, row, t):
 def by_hand(here, rows_of, weights, head_weights=(0.5, 0.5, 1.0), shift=0, distance=l1, frames_of=None):
     """Loss summed and frames; rows_of, weights: teacher -> its utterances, its weight."""
     loss, counted = 0.0, set()
-    for number, pair in enumerate(here.model.pairs):
+    for index, pair in enumerate(here.model.pairs):
         for row in rows_of[pair.teacher]:
             for t in range(frames_of(pair.teacher, row) - shift):
                 if here.mask is not None and not here.mask[row, t + shift]:
                     continue
                 counted.add((row, t))
-                p = here.model.predictions[number][row, t + shift]
-                loss += weights[pair.teacher] * head_weights[number] * distance(p, feature(here, pair, row, t))
+                p = here.model.predictions[index][row, t + shift]
+                loss += weights[pair.teacher] * head_weights[index] * distance(p, feature(here, pair, row, t))
     return loss, len(counted)
 
 

@@ -1,4 +1,4 @@
-"""Pruned training: the band against the full lattice, the simple loss beside it, the warm-up."""
+"""Pruned training: the pruned range against the full lattice, the simple loss beside it, the warm-up."""
 
 from types import SimpleNamespace
 
@@ -49,20 +49,20 @@ def gradients(run, loss):
     return {name: p.grad.clone() for name, p in run.model.named_parameters() if p.grad is not None}
 
 
-def test_widest_band_is_the_full_lattice(build):
+def test_widest_range_is_the_full_lattice(build):
     """The same loss, and the same gradients of all that both have, less those that the simple loss adds."""
     full, pruned = build.full(), build.pruned(WIDE, simple_weight=0.0, prune_warmup_updates=0)
     full.model.load_state_dict(pruned.model.state_dict(), strict=False)
     (expected, tokens, _), (loss, same_tokens, log) = (run.criterion(run.model, run.batch) for run in (full, pruned))
     assert same_tokens == tokens and log["no_path"] == 0
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
-    wanted, found = gradients(full, expected), gradients(pruned, loss)
-    assert set(wanted) <= set(found)
+    wanted, own = gradients(full, expected), gradients(pruned, loss)
+    assert set(wanted) <= set(own)
     for name, value in wanted.items():
-        assert torch.allclose(found[name], value, atol=1e-4 * float(value.abs().max()) + 1e-6), name
+        assert torch.allclose(own[name], value, atol=1e-4 * float(value.abs().max()) + 1e-6), name
 
 
-def test_band_leaves_out_paths_and_sees_fewer_nodes(build):
+def test_pruned_range_leaves_out_paths_and_sees_fewer_nodes(build):
     full, pruned = build.full(), build.pruned(3, prune_warmup_updates=0)
     full.model.load_state_dict(pruned.model.state_dict(), strict=False)
     expected = full.criterion(full.model, full.batch)[2]["transducer_loss"]

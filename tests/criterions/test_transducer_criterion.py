@@ -40,8 +40,8 @@ def setting(frames=(5, 3, 4), tags=False, ctc=False, topology="regular"):
             asked.update(net_input)
             return output
 
-    def padded(texts):
-        return torch.tensor([text + [PAD] * (max(map(len, texts)) - len(text)) for text in texts])
+    def padded(rows):
+        return torch.tensor([row + [PAD] * (max(map(len, rows)) - len(row)) for row in rows])
 
     targets = [[TAG] * tags + labels + [EOS] for labels in LABELS]
     sample = {
@@ -140,13 +140,13 @@ def test_the_transducer_takes_the_share_of_ctc_without_any_alignment():
     assert log["ctc_too_short"] == 3 and float(loss) == pytest.approx(1.5 * float(usual), rel=1e-5)
 
 
-def test_what_counts_of_lists_of_texts():
-    """The weight of a text without a path goes to the others of its utterance; an utterance without any does not count."""
+def test_what_counts_of_nbest_lists():
+    """The weight of a target without a path goes to the others of its utterance; one without any does not count."""
     weights, utterances = torch.tensor([0.5, 0.3, 0.2, 1.0, 0.6, 0.4]), torch.tensor([0, 0, 0, 1, 2, 2])
-    texts = TargetSequences(None, None, None, weights, {"utterances": utterances})
+    targets = TargetSequences(None, None, None, weights, {"utterances": utterances})
     everything = torch.ones(6, dtype=torch.bool)
-    assert texts.counting(everything)[0].equal(weights) and texts.counting(everything)[1].all()
-    left, counted = texts.counting(torch.tensor([True, False, True, False, False, True]))
+    assert targets.counting(everything)[0].equal(weights) and targets.counting(everything)[1].all()
+    left, counted = targets.counting(torch.tensor([True, False, True, False, False, True]))
     torch.testing.assert_close(left, torch.tensor([5 / 7, 0, 2 / 7, 0, 0, 1]))
     assert counted.tolist() == [True, False, True]
     alone = TargetSequences(None, None, None, torch.ones(3), {})

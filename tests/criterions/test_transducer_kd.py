@@ -18,7 +18,7 @@ BASE = [
     *TINY_ENCODER,
 ]
 KINDS = ["one_best", "three_class", "lattice"]
-BAND = {"prune_range": 4}
+PRUNED = {"prune_range": 4}
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,12 @@ def teacher(base, tmp_path_factory):
 
 
 class List:
-    """Stands for NBestTargets: row 1 has two texts."""
+    """Stands for NBestTargets: row 1 has two hypotheses."""
 
-    TEXTS = {1: [("abc", 0.7), ("ad", 0.3)]}
+    HYPOTHESES = {1: [("abc", 0.7), ("ad", 0.3)]}
 
     def of(self, index):
-        return self.TEXTS.get(index, [])
+        return self.HYPOTHESES.get(index, [])
 
     def __len__(self):
         return 2
@@ -74,7 +74,7 @@ class List:
 def distributions(network, source, lengths, labels, utterances):
     """[M][T][U+1] log-probabilities [V], every pair joined alone, symbols read one by one."""
     frames, lengths = network.encode_for_search(source, lengths)
-    found = []
+    tables = []
     for text, utterance in zip(labels, utterances):
         symbols = [network.start(1)]
         for label in text:
@@ -82,8 +82,8 @@ def distributions(network, source, lengths, labels, utterances):
         rows = [
             [network.join(frames[utterance, t], s[0]).double() for s, _ in symbols] for t in range(lengths[utterance])
         ]
-        found.append(rows)
-    return found
+        tables.append(rows)
+    return tables
 
 
 def kl(teacher, student, temperature=1.0):
@@ -96,10 +96,10 @@ def three(logits, label):
     return torch.stack([p[0], p[label], p.sum() - p[0] - p[label]]).log()
 
 
-def expected_losses(kind, teacher, student, texts, cells, shift=0, window=1, temperature=1.0):
-    """KL sums and node counts of each text, by walking its teacher's and student's tables."""
+def expected_losses(kind, teacher, student, targets, cells, shift=0, window=1, temperature=1.0):
+    """KL sums and node counts of each target, by walking its teacher's and student's tables."""
     sums, counts = [], []
-    for m, (text, known, mine) in enumerate(zip(texts, teacher, student)):
+    for m, (text, known, mine) in enumerate(zip(targets, teacher, student)):
         total, count = 0.0, 0
         if kind == "one_best":
             t = u = 0
@@ -127,16 +127,16 @@ def expected_losses(kind, teacher, student, texts, cells, shift=0, window=1, tem
 
 CASES = [
     *[(kind, {}, {}, None) for kind in KINDS],
-    *[(kind, {"shift": 2}, BAND, List()) for kind in KINDS],
+    *[(kind, {"shift": 2}, PRUNED, List()) for kind in KINDS],
     ("one_best", {"temperature": 2.0, "shift": 1, "window": 3}, {}, List()),
-    ("lattice", {"temperature": 0.5}, BAND, None),
+    ("lattice", {"temperature": 0.5}, PRUNED, None),
 ]
 
 
-@pytest.mark.parametrize("kind, options, band, nbest", CASES)
-def test_node_by_node(kind, options, band, nbest, build, teacher):
+@pytest.mark.parametrize("kind, options, pruned, nbest", CASES)
+def test_node_by_node(kind, options, pruned, nbest, build, teacher):
     named = {f"kd_{name}": value for name, value in options.items()}
-    run = build(nbest, kd=kind, teacher_transducer=teacher(), **named, **band)
+    run = build(nbest, kd=kind, teacher_transducer=teacher(), **named, **pruned)
     model = run.model.eval()
     torch.manual_seed(5)
     model.load_state_dict({name: enlarged(value) for name, value in model.state_dict().items()})
@@ -144,30 +144,30 @@ def test_node_by_node(kind, options, band, nbest, build, teacher):
     loss.backward()
     source = run.batch.get("nbest", run.batch)
     sizes, utterances = source["target_lengths"] - 1, source.get("utterances", torch.arange(3)).tolist()
-    texts = [row[:size].tolist() for row, size in zip(source["target"], sizes)]
+    targets = [row[:size].tolist() for row, size in zip(source["target"], sizes)]
     inputs = run.batch["net_input"]["src_tokens"], run.batch["net_input"]["src_lengths"]
     with torch.no_grad():
-        mine = distributions(model, *inputs, texts, utterances)
-        known = distributions(run.task.teacher_transducer.network, *inputs, texts, utterances)
-    ranges = chosen_band(run) if band else None
+        mine = distributions(model, *inputs, targets, utterances)
+        known = distributions(run.task.teacher_transducer.network, *inputs, targets, utterances)
+    ranges = chosen_ranges(run) if pruned else None
 
-    def in_band(m, t, u):
-        return not band or u in ranges[m, t].tolist()
+    def in_range(m, t, u):
+        return not pruned or u in ranges[m, t].tolist()
 
-    sums, counts = expected_losses(kind, known, mine, texts, in_band, **options)
+    sums, counts = expected_losses(kind, known, mine, targets, in_range, **options)
     weights = source["weights"].tolist() if nbest else [1.0] * 3
     assert float(log["kd_nodes"]) == pytest.approx(sum(w * n for w, n in zip(weights, counts)), rel=1e-5)
     assert float(log["kd_loss"]) == pytest.approx(sum(w * s for w, s in zip(weights, sums)), rel=2e-4)
-    assert len(texts) == (4 if nbest else 3) and sum(counts) > 0
+    assert len(targets) == (4 if nbest else 3) and sum(counts) > 0
 
 
-def chosen_band(run):
+def chosen_ranges(run):
     """The symbols at every frame that the student's simple joiner chooses."""
     seen = []
-    band = run.criterion.pruned_range
+    pruned_range = run.criterion.pruned_range
 
-    def spy(model, texts):
-        chooser = band(model, texts)
+    def spy(model, sequences):
+        chooser = pruned_range(model, sequences)
 
         def choose(*arguments):
             seen.append(chooser(*arguments))
@@ -181,7 +181,7 @@ def chosen_band(run):
     return seen[0]
 
 
-ONESELF = [*[(kind, {}) for kind in KINDS], *[(kind, BAND) for kind in KINDS]]
+ONESELF = [*[(kind, {}) for kind in KINDS], *[(kind, PRUNED) for kind in KINDS]]
 ONESELF += [("one_best", {"topology": "modified"}), ("one_best", {"vocab": "tags"}), ("lattice", {"vocab": "tags"})]
 
 
@@ -202,9 +202,9 @@ def test_nothing_to_learn_from_oneself(kind, options, build, teacher, tagged_voc
     expected, same, _ = plain.criterion(plain.model, plain.batch)
     expected.backward()
     assert float(loss) == pytest.approx(float(expected), rel=1e-3) and tokens == same
-    for (name, found), wanted in zip(run.model.named_parameters(), plain.model.parameters()):
+    for (name, own), wanted in zip(run.model.named_parameters(), plain.model.parameters()):
         if wanted.grad is not None:
-            assert torch.allclose(found.grad, wanted.grad, atol=2e-3 * float(wanted.grad.abs().max()) + 1e-4), name
+            assert torch.allclose(own.grad, wanted.grad, atol=2e-3 * float(wanted.grad.abs().max()) + 1e-4), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -234,14 +234,14 @@ def test_weight_and_mean(build, teacher):
 
 
 def test_weights_of_an_nbest_list(build):
-    """The text's loss too is the weighted sum over texts; tokens are those of the manifest's texts."""
+    """The transducer loss too is the weighted sum over hypotheses; tokens are those of the manifest's targets."""
     run, plain = build(List()), build()
     plain.model.load_state_dict(run.model.state_dict())
     loss, tokens, _ = run.criterion(run.model, run.batch)
     batch, total = plain.batch, 0.0
     assert tokens == plain.criterion(plain.model, batch)[1]
     for row in range(3):
-        own = [("", 1.0)] if row != 1 else List.TEXTS[1]
+        own = [("", 1.0)] if row != 1 else List.HYPOTHESES[1]
         for text, weight in own:
             target = batch["target"][row, : batch["target_lengths"][row]]
             if text:
@@ -267,24 +267,24 @@ def test_teacher_stays_out_of_the_student(build, teacher):
     assert record["teacher_transducer"] == str(teacher()) and len(record["teacher_transducer_hash"]) == 64
 
 
-def test_teacher_hears_clean_audio_of_its_own_kind(build, teacher):
+def test_teacher_is_given_clean_audio_of_its_own_kind(build, teacher):
     """No SpecAugment, its own normalization, and nothing that half-precision training would round."""
     for more in ({}, {"cmvn": "none"}):
         masked = build(kd="one_best", teacher_transducer=teacher(**more), specaug_freq_masks=2, specaug_time_masks=2)
         clean = build(**more)
-        heard = masked.batch["teacher_input"]
-        assert heard["src_tokens"].dtype == torch.float64
-        assert torch.equal(heard["src_tokens"].float(), clean.batch["net_input"]["src_tokens"])
-        assert torch.equal(heard["src_lengths"], clean.batch["net_input"]["src_lengths"])
-        assert not torch.equal(heard["src_tokens"].float(), masked.batch["net_input"]["src_tokens"])
+        given = masked.batch["teacher_input"]
+        assert given["src_tokens"].dtype == torch.float64
+        assert torch.equal(given["src_tokens"].float(), clean.batch["net_input"]["src_tokens"])
+        assert torch.equal(given["src_lengths"], clean.batch["net_input"]["src_lengths"])
+        assert not torch.equal(given["src_tokens"].float(), masked.batch["net_input"]["src_tokens"])
         same = masked.task.teacher_transducer.student_input == masked.task.student_input
         assert same == (not more)
 
 
 def test_utterances_without_frames(build, teacher):
     for kind in KINDS:
-        for band in ({}, BAND):
-            run = build(kd=kind, teacher_transducer=teacher(), **band)
+        for pruned in ({}, PRUNED):
+            run = build(kd=kind, teacher_transducer=teacher(), **pruned)
             run.batch["net_input"]["src_lengths"][1] = run.batch["teacher_input"]["src_lengths"][1] = 2
             loss, _, log = run.criterion(run.model, run.batch)
             loss.backward()
@@ -340,7 +340,7 @@ def test_lists_beside_the_manifest(base, corpus, tmp_path):
     assert batch["weights"].tolist() == pytest.approx([1.0, higher, 1 - higher])
     targets = [row[:size] for row, size in zip(batch["target"], batch["target_lengths"])]
     wanted = [task.encode_target(dataset.rows.row(1)), *(task.vocabulary.encode(t, True) for t in ("ab", ""))]
-    assert all(torch.equal(found, expected) for found, expected in zip(targets, wanted))
+    assert all(torch.equal(own, expected) for own, expected in zip(targets, wanted))
     assert "nbest" not in task.dataset("valid").collater([task.dataset("valid")[0]])
     assert "nbest" not in load(1, "train").dataset("train").collater([dataset[1]])
     (tmp_path / "train.hypotheses.jsonl").unlink()

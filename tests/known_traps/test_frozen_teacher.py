@@ -52,7 +52,7 @@ def test_never_in_train_mode_and_without_gradient(distillation):
     batch = dataset.collater([dataset[0], dataset[1]])
     optimizer = torch.optim.SGD([p for p in run.model.parameters() if p.requires_grad], lr=0.1)
     optimizer.backward = lambda loss: loss.backward()
-    module = run.task.teacher.module
+    module = run.task.teachers.first.teacher.module
     before = {name: value.clone() for name, value in module.state_dict().items()}
     module.train()  # even if somebody did this
     run.task.train_step(batch, run.model, run.criterion, optimizer, update_num=0)

@@ -17,7 +17,7 @@ def test_teacher_waveforms_survive_the_trainer(precision, dtype, distillation):
     assert prepared["net_input"]["src_tokens"].dtype == dtype
     waveforms = prepared["teacher_input"]["waveforms"]
     assert waveforms.dtype == torch.float64 and torch.equal(waveforms, batch["teacher_input"]["waveforms"])
-    output = run.task.teacher(**prepared["teacher_input"])
+    output = run.task.teachers.first.teacher(**prepared["teacher_input"])
     assert all(features.dtype == torch.float32 for features in output.features.values())
-    expected = run.task.teacher(**batch["teacher_input"])
+    expected = run.task.teachers.first.teacher(**batch["teacher_input"])
     assert all(torch.equal(output.features[layer], expected.features[layer]) for layer in output.features)

@@ -17,7 +17,7 @@ from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.models.colld_student import ColldStudent, ColldStudentConfig
 from colld_fairseq.models.encoder_options import (
     OVERRIDES,
-    REGULARISERS,
+    REGULARIZERS,
     build_encoder,
     encoder_config,
     record_encoder,
@@ -55,7 +55,7 @@ def parse(*arguments):
 
 @pytest.mark.parametrize("option", CHANGES)
 def test_every_option_changes_its_field_and_nothing_else(option):
-    field = {**OVERRIDES, **REGULARISERS}[option]
+    field = {**OVERRIDES, **REGULARIZERS}[option]
     default = encoder_config(ColldStudentConfig()).to_dict()
     changed = encoder_config(ColldStudentConfig(**{option: CHANGES[option]})).to_dict()
     assert {name for name in default if default[name] != changed[name]} == {field}
@@ -78,14 +78,14 @@ def test_gradient_of_the_convolutions_also_beside_a_recorded_shape():
 
 
 def test_no_option_is_left_out():
-    assert set(CHANGES) == {*OVERRIDES, *REGULARISERS}
+    assert set(CHANGES) == {*OVERRIDES, *REGULARIZERS}
 
 
 @pytest.mark.parametrize("model", ["colld_student", "student_ctc", "student_s2t", "transducer_student"])
 def test_an_architecture_is_a_model_with_a_preset(model):
-    found = [name for name in models.ARCH_MODEL_INV_REGISTRY[model] if name.startswith(f"{model}_")]
-    assert found
-    for name in found:
+    names = [name for name in models.ARCH_MODEL_INV_REGISTRY[model] if name.startswith(f"{model}_")]
+    assert names
+    for name in names:
         arguments = Namespace()
         models.ARCH_CONFIG_REGISTRY[name](arguments)
         assert vars(arguments) == {"encoder_preset": name[len(model) + 1 :]} and arguments.encoder_preset in PRESETS

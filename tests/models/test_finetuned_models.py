@@ -91,12 +91,12 @@ def test_regularization_acts_in_training_only(options, build):
 
 def test_masks_of_other_lengths_differ(finetuning):
     x, lengths = source()
-    found = []
+    masks = []
     for length in ("3", "12"):
         model = finetuning("--mask-prob", "0.5", "--mask-length", length).model.train()
         torch.manual_seed(4)
-        found.append(model.encoder.frame_mask()(torch.tensor([50])))
-    assert not torch.equal(*found)
+        masks.append(model.encoder.frame_mask()(torch.tensor([50])))
+    assert not torch.equal(*masks)
 
 
 def test_starts_from_the_student_with_its_shape(distillation, build, tmp_path):

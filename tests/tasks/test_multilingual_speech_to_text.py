@@ -300,7 +300,7 @@ def test_hypotheses_of_fairseq_generate_end_where_those_of_validation_do(transla
     """Unless a limit was asked for: fairseq's default is 200 tokens."""
     run = translation()
     own = run.task.build_decoder([run.model], 1, 1).generator
-    assert (own.max_len_a, own.max_len_b) == (0.3, 10)  # 30 tokens a second, at 100 filterbank frames a second
+    assert (own.max_len_a, own.max_len_b) == (0.3, 10)  # 30 tokens per second, at 100 filterbank frames per second
 
     def limits(argv=(), **given):
         monkeypatch.setattr("sys.argv", ["fairseq-generate", *argv])
@@ -324,7 +324,7 @@ def test_interactive_input_that_cannot_be_read_is_left_out(finetuning, corpus, t
         caplog.clear()
         dataset = run.task.build_dataset_for_inference(*run.task.get_interactive_tokens_and_lengths(given, None))
         batches = run.task.get_batch_iterator(dataset, max_tokens=10**6).next_epoch_itr(shuffle=False)
-        assert sorted(number for batch in batches for number in batch["id"].tolist()) == expected
+        assert sorted(index for batch in batches for index in batch["id"].tolist()) == expected
         said = [record.message for record in caplog.records if record.levelname == "WARNING"]
         assert len(said) == len(given) - len(expected) and all(message.startswith("left out: ") for message in said)
         if given is lines:

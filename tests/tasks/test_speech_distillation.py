@@ -64,7 +64,7 @@ def test_cache_of_another_teacher_or_layer_is_refused(distillation, teacher, cor
     with pytest.raises(TeacherError, match="lacks layers 4"):
         distillation("--teacher-cache", tmp_path / "cache")
     run = distillation("--teacher-cache", tmp_path / "cache", "--layer-map", "2:2")
-    assert run.task.teacher is None
+    assert run.task.teachers.first.teacher is None
     batch, lengths = batch_of(run)
     assert "teacher_input" not in batch
     online = distillation("--layer-map", "2:2")

@@ -2,9 +2,9 @@
 
     loss = transducer + lambda * sum over nodes of KL(teacher || student)        lambda = --kd-weight
 
-over the nodes of the teacher's one-best path, or over all nodes (of the band, in pruned training) with three classes or
-the whole vocabulary (`losses.transducer_distillation`). The text is the target, so it may be the teacher's own
-hypothesis (pseudo-labels), or several of them, weighed by their scores.
+over the nodes of the teacher's one-best path, or over all nodes (of the pruned range, in pruned training) with three
+classes or the whole vocabulary (`losses.transducer_distillation`). The target may be the teacher's own hypothesis
+(pseudo-labels), or several of them, weighed by their scores.
 
 A streaming student knows what was said some frames later than the teacher: with --kd-shift s its frame t + s learns the
 teacher's frame t, with --kd-window n the best suited one of its frames t + s - n + 1 to t + s.
@@ -39,8 +39,8 @@ class TransducerKdConfig(FairseqDataclass):
     kd: ChoiceEnum(["none", "one_best", "three_class", "lattice"]) = field(
         default="none",
         metadata={
-            "help": "what is learned from --teacher-transducer: the nodes of its one-best path, of all nodes blank, next"
-            " label and rest, or of all nodes the whole vocabulary"
+            "help": "what is learned from --teacher-transducer: the nodes of its one-best path, of all nodes blank,"
+            " next label and rest, or of all nodes the whole vocabulary"
         },
     )
     kd_weight: float = field(default=1.0, metadata=NOT_NEGATIVE.help("weight of the distillation loss (our choice)"))
