@@ -240,10 +240,10 @@ def run(args):
     if args.as_shipped:
         sides[f"{peer.name}, teacher in train mode"] = (peer, peer.train_as_shipped)
     timed = {name: defaultdict(list) for name in sides}
-    for number in range(args.warm_up + args.runs):
+    for round_index in range(args.warm_up + args.runs):
         for name, (side, train) in sides.items():
             train()
-            step(side, clock, timed[name] if number >= args.warm_up else None)
+            step(side, clock, timed[name] if round_index >= args.warm_up else None)
     medians = {
         name: {part: statistics.median(values) for part, values in parts.items()} for name, parts in timed.items()
     }
@@ -266,9 +266,7 @@ def verdict(met):
 
 def print_table(result):
     settings = result["settings"]
-    print(
-        f"{result['hardware']}, torch {result['torch']}; utterances of {settings['seconds']} s; peer: {result['peer']}\n"
-    )
+    print(f"{result['hardware']}, torch {result['torch']}; {settings['seconds']} s; peer: {result['peer']}\n")
     print(f"{'without dropout':<38}{'ours':>12}{'peer':>12}{'difference':>12}")
     for name, sides in result["losses"].items():
         for figure in ("loss", "gradient_norm"):

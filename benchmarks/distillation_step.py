@@ -122,11 +122,11 @@ def make_corpus(directory, utterances, seconds):
     generator = np.random.default_rng(0)
     samples = int(seconds * 16000)
     lines = [directory]
-    for number in range(utterances):
-        level = 0.1 * np.abs(np.sin(np.arange(samples) / 4000 + number))
+    for index in range(utterances):
+        level = 0.1 * np.abs(np.sin(np.arange(samples) / 4000 + index))
         waveform = level * generator.standard_normal(samples)
-        soundfile.write(os.path.join(directory, f"{number}.flac"), waveform.clip(-1, 1), 16000)
-        lines.append(f"{number}.flac\t{samples}")
+        soundfile.write(os.path.join(directory, f"{index}.flac"), waveform.clip(-1, 1), 16000)
+        lines.append(f"{index}.flac\t{samples}")
     path = os.path.join(directory, "train.tsv")
     with open(path, "w", encoding="utf-8") as manifest:
         manifest.write("\n".join(lines) + "\n")
@@ -159,7 +159,7 @@ def train_step(args, watch, batch, teacher, encoder, heads, pairs):
     for module in (encoder, heads):
         module.zero_grad(set_to_none=True)
 
-    found = watch.measure(TIMED[0], lambda: teacher(waveforms, samples))
+    features_of_teacher = watch.measure(TIMED[0], lambda: teacher(waveforms, samples))
 
     start = watch.now()
     output = encoder(
@@ -181,9 +181,9 @@ def train_step(args, watch, batch, teacher, encoder, heads, pairs):
         total, plan = 0.0, None
         for leaf, (_, layer) in zip(leaves, pairs):
             target, lengths = align_frames(
-                found.features[layer],
-                found.lengths,
-                found.frame_rate_hz,
+                features_of_teacher.features[layer],
+                features_of_teacher.lengths,
+                features_of_teacher.frame_rate_hz,
                 encoder.frame_rate_hz,
                 "none",
                 output.lengths,

@@ -151,11 +151,11 @@ def check_agreement(ours, peers, waveforms):
 def time_in_turn(subjects, waveforms, rounds, warm_up, clock):
     """Seconds of every round, name -> list."""
     seconds = {subject.name: [] for subject in subjects}
-    for number in range(warm_up + rounds):
+    for round_index in range(warm_up + rounds):
         for subject in subjects:
             start = clock()
             subject.run(waveforms)
-            if number >= warm_up:
+            if round_index >= warm_up:
                 seconds[subject.name].append(clock() - start)
     return seconds
 
@@ -232,7 +232,7 @@ def print_table(result):
     machine, settings = result["machine"], result["settings"]
     sizes = list(next(iter(result["models"].values()))["speed"])
     print(
-        f"{machine['cpu']}, {settings['threads']} threads, torch {machine['torch']}, {settings['seconds']:g} s utterances, "
+        f"{machine['cpu']}, {settings['threads']} threads, torch {machine['torch']}, {settings['seconds']:g} s of audio, "
         f"{settings['clock']} time, {settings['rounds']} rounds\n"
     )
     titles = "".join(f"{'RTF, B=' + size:>12}{'peak MB':>9}" for size in sizes)

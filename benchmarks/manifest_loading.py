@@ -41,8 +41,8 @@ def write_manifests(folder: Path, rows: int) -> None:
         out.write("id\taudio\tn_frames\ttgt_text\tspeaker\tsrc_text\tsrc_lang\ttgt_lang\n")
         for i in range(rows):
             audio = f"utterances_{i % 100:02d}.zip:{i * 4711}:{20000 + i % 9999}"
-            texts = sentences[i % 4999], f"speaker{i % 5000}", sentences[(i * 7) % 4999]
-            out.write(f"corpus-{i:08d}\t{audio}\t{16000 + i % 300000}\t" + "\t".join(texts))
+            columns = sentences[i % 4999], f"speaker{i % 5000}", sentences[(i * 7) % 4999]
+            out.write(f"corpus-{i:08d}\t{audio}\t{16000 + i % 300000}\t" + "\t".join(columns))
             out.write(f"\t{LANGUAGES[i % 5]}\ten\n")
 
 

@@ -5,10 +5,10 @@
     python benchmarks/streaming_speed.py --beam 4
 
 A transducer of the preset's encoder (chunk-wise, 8 chunks before its own), an LSTM predictor and a joiner, with random
-weights, made to write about as many labels a second as a recogniser of speech.
+weights, made to write about as many labels per second as a recogniser of speech.
 Noise arrives in pieces of 20 ms. Everything from samples to text is timed: filterbanks, encoder, search. For each chunk
-size: one stream alone, several streams in one batch, and the same utterance at once under the same context ("whole"), whose
-result must be the same. Delays are those of a live stream, whose clock goes on while a step is computed.
+size: one stream alone, several streams in one batch, and the same utterance at once under the same context ("whole"),
+whose result must be the same. Delays are those of a live stream, whose clock goes on while a step is computed.
 
 Target: conformer_10m on one core with chunks of 320 ms: real-time factor at most 0.3.
 """
@@ -72,7 +72,7 @@ class Transducer:
         self.encoder = StudentEncoder(EncoderConfig(**fields)).eval()
         self.predictor = LstmPredictor(vocabulary, PREDICTOR, 1, 0.0, 0, 1).eval()
         self.joiner = Joiner(self.encoder.width, PREDICTOR, PREDICTOR, vocabulary, "tanh").eval()
-        # Fresh layers give nearly the same scores whatever they hear.
+        # Fresh layers give nearly the same scores whatever the input.
         self.joiner.output.weight.data.mul_(5)
         self.joiner.encoder_projection.weight.data.mul_(3)
 
@@ -111,7 +111,7 @@ def recognize(search, scorer, frames):
 
 
 def ask_for_labels(search, scorer, frames, labels):
-    """Set what makes texts longer (a beam: its score for each label, greedy search: the penalty on the blank, which
+    """Set what makes hypotheses longer (a beam: its length bonus, greedy search: the penalty on the blank, which
     changes no beam's order) so that the search writes about so many labels."""
     target, name = (search, "length_bonus") if isinstance(search, BeamSearch) else (scorer, "blank_penalty")
     low, high = -50.0, 50.0
@@ -173,17 +173,17 @@ def measure(args):
 def time_chunk(args, recogniser, utterances, expected):
     """One chunk size: medians over the rounds; the first round only warms up."""
     alone, together, timer = [], [], CLOCKS[args.clock]
-    for number in range(args.rounds + 1):
-        found = {}
+    for round_index in range(args.rounds + 1):
+        tokens_of = {}
 
         def keep(stream, result, final):
-            found[stream] = result.tokens
+            tokens_of[stream] = result.tokens
 
         one = listen(recogniser, [cut(utterances[0])], keep, timer=timer)[0]
-        if found.get(0, []) != expected:
-            raise RuntimeError(f"the stream says {found.get(0)}, the whole utterance {expected}")
+        if tokens_of.get(0, []) != expected:
+            raise RuntimeError(f"the stream says {tokens_of.get(0)}, the whole utterance {expected}")
         several = listen(recogniser, [cut(utterance) for utterance in utterances], keep, timer=timer)
-        if number:
+        if round_index:
             alone.append(one)
             together.append(sum(latency.work for latency in several) / sum(latency.audio for latency in several))
     steps = args.seconds / recogniser.chunk_seconds

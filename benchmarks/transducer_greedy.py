@@ -3,7 +3,7 @@
     python benchmarks/transducer_greedy.py [--quick] [--batch-sizes 1,4,16,32] [--json FILE]
 
 Predictor and joiner are those of `transducer_student` at its default size, with random weights except one unit of the
-joiner, which knows when a label is due, as that of a trained network does: about 5 labels a second at 25 frames a
+joiner, which knows when a label is due, as that of a trained network does: about 5 labels per second at 25 frames per
 second, utterances of 6 to 16 s. Encoders are not timed. All searches take turns in one process and must find the same
 labels; medians of the processor time of this process are compared, which leaves out what other programs take from a
 shared machine (on one thread and an idle machine it is the time on the clock, which is recorded too).
@@ -126,7 +126,7 @@ def batched(scorer, frames, lengths):
 
 def one_by_one(scorer, frames, lengths):
     rows = zip(frames.split(1), lengths.split(1))
-    return [found for x, n in rows for found in batched(scorer, x[:, : int(n)], n)]
+    return [tokens for x, n in rows for tokens in batched(scorer, x[:, : int(n)], n)]
 
 
 def beam(scorer, frames, lengths):
@@ -135,7 +135,7 @@ def beam(scorer, frames, lengths):
 
 def loop(scorer, frames, lengths, ours=False):
     """The textbook: join, take the best symbol, step the predictor."""
-    network, found = scorer.networks[0], []
+    network, results = scorer.networks[0], []
     start, extend = (network.start, network.extend) if ours else (network.torch_start, network.torch_extend)
     for utterance, length in zip(frames, lengths.tolist()):
         tokens, total, t, here = [], 0.0, 0, 0
@@ -154,12 +154,12 @@ def loop(scorer, frames, lengths, ours=False):
             tokens.append(token)
             here += 1
             symbols, state = extend(torch.tensor([token]), state)
-        found.append(tokens)
-    return found
+        results.append(tokens)
+    return results
 
 
 def frame_by_frame(scorer, frames, lengths):
-    found = [[] for _ in frames]
+    results = [[] for _ in frames]
     symbols, state = scorer.start(len(frames))
     for t in range(frames.size(1)):
         inside = t < lengths
@@ -167,11 +167,11 @@ def frame_by_frame(scorer, frames, lengths):
         emitted = ((tokens != scorer.blank) & inside).nonzero()[:, 0]
         if len(emitted):
             for i, token in zip(emitted.tolist(), tokens[emitted].tolist()):
-                found[i].append(token)
+                results[i].append(token)
             changed = scorer.extend(tokens[emitted], tuple(x[emitted] for x in state))
             symbols = symbols.index_copy(0, emitted, changed[0])
             state = tuple(x.index_copy(0, emitted, new) for x, new in zip(state, changed[1]))
-    return found
+    return results
 
 
 SEARCHES = {
@@ -205,23 +205,23 @@ def measure(kind, size, args):
     network = PlantedNetwork(kind, args.vocabulary)
     scorer = Scorer([network], [WIDTH], BLANK, [PAD, EOS])
     frames, lengths = make_batch(network, size)
-    wall, cpu, found = defaultdict(list), defaultdict(list), {}
-    for number in range(args.runs + 1):  # the first round warms up
+    wall, cpu, results = defaultdict(list), defaultdict(list), {}
+    for round_index in range(args.runs + 1):  # the first round warms up
         for name, search in SEARCHES.items():
             start = time.perf_counter(), time.process_time()
-            found[name] = search(scorer, frames, lengths)
-            if number:
+            results[name] = search(scorer, frames, lengths)
+            if round_index:
                 wall[name].append(time.perf_counter() - start[0])
                 cpu[name].append(time.process_time() - start[1])
     for name in set(SEARCHES) - {"beam 4, batched"}:
-        if found[name] != found["batched"]:
+        if results[name] != results["batched"]:
             raise AssertionError(f"{kind}, batch {size}: {name} finds other labels than batched")
     median = {name: statistics.median(times) for name, times in cpu.items()}
     return {
         "predictor": kind,
         "batch": size,
         "frames": lengths.tolist(),
-        "labels": [len(tokens) for tokens in found["batched"]],
+        "labels": [len(tokens) for tokens in results["batched"]],
         "audio_seconds": int(lengths.sum()) / FRAME_RATE,
         "cpu_seconds": median,
         "seconds": {name: statistics.median(times) for name, times in wall.items()},

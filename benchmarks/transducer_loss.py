@@ -3,7 +3,7 @@
     python benchmarks/transducer_loss.py [--quick] [--cases short,...] [--runs 5] [--json FILE]
 
 Every loss gets the same random logits and gives the summed -log P and its gradient; the joiner, which makes the
-logits, is not timed (without it the pruned loss saves less than in training, where the joiner works on the band
+logits, is not timed (without it the pruned loss saves less than in training, where the joiner works on the pruned range
 only). The losses take turns, medians are compared: of the time on the clock on a GPU, of the time the processor
 spent on this process on a CPU, which does not count what other programs take from it (with --threads 1, the
 default, both are the same on an idle machine). Peers that take minutes run --slow-runs times, after they have
@@ -133,10 +133,10 @@ def measure_time(case, names, peers, args):
     for name in names:
         if peers[name].slow:  # for them the first round counts
             step(peers[name], make_inputs(QUICK[0], peers[name].layout, args.device, dtype))
-    for number in range(args.runs + 1):  # the first round warms up, and is compared
+    for round_index in range(args.runs + 1):  # the first round warms up, and is compared
         for name in names:
             peer = peers[name]
-            if peer.slow and number >= args.slow_runs:
+            if peer.slow and round_index >= args.slow_runs:
                 continue
             given = inputs[peer.layout]
             if name == "ours, in place":
@@ -144,9 +144,9 @@ def measure_time(case, names, peers, args):
             start = now(args)
             loss, gradients = step(peer, given)
             end = now(args)
-            if number or peer.slow:
+            if round_index or peer.slow:
                 seconds[name].append([b - a for a, b in zip(start, end)])
-            if not number and peer.layout == "padded":
+            if not round_index and peer.layout == "padded":
                 exact = gradients[0] if exact is None else exact  # ours runs first
                 losses[name] = loss
                 errors[name] = (gradients[0] - exact).abs().max().item()
@@ -187,8 +187,8 @@ def measure_peak(case, name, args):
     """:func:`peak_bytes` in a process of its own."""
     command = [sys.executable, __file__, "--device", args.device, "--dtype", args.dtype, "--peak-of", name, case.name]
     command += ["--threads", str(args.threads)] + ["--quick"] * args.quick
-    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return int(found.stdout.split()[-1])
+    completed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return int(completed.stdout.split()[-1])
 
 
 def run_case(case, peers, args):

@@ -49,7 +49,7 @@ class Peer(NamedTuple):
 
 
 def make_inputs(case: Case, layout: str, device: str, dtype: torch.dtype) -> Inputs:
-    """Random logits. `pruned`: am, lm and the logits of the band."""
+    """Random logits. `pruned`: am, lm and the logits of the pruned range."""
     generator = torch.Generator(device).manual_seed(0)
     batch, frames, width = len(case.frames), max(case.frames), max(case.counts) + 1
     shapes = {

@@ -39,10 +39,10 @@ def styles(systems: List[str]) -> Dict[str, Style]:
 
 def save_plot(report: Dict[str, Any], path: Path) -> None:
     """Draws `report` (of scores.collect) to a PNG."""
-    found = {
+    kinds_of = {
         group: {kind for system in systems.values() for kind in system} for group, systems in report["summary"].items()
     }
-    rows = [(group, kind) for group, kinds in found.items() for kind in SHOWN if kind in kinds]
+    rows = [(group, kind) for group, kinds in kinds_of.items() for kind in SHOWN if kind in kinds]
     looks = styles(list(dict.fromkeys(result["system"] for result in report["results"])))
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         count = max(1, len(rows))

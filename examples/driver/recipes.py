@@ -91,7 +91,7 @@ class Shape(NamedTuple):
     def parse(cls, text: str) -> "Shape":
         try:
             layers, rest = text.split("x")
-            return cls(int(layers), *(int(number) for number in rest.split("/")))
+            return cls(int(layers), *(int(width) for width in rest.split("/")))
         except (TypeError, ValueError):
             sys.exit(f"{text!r} is no shape: write LAYERSxWIDTH/FFN/HEADS, such as 12x480/480/12")
 

@@ -91,8 +91,8 @@ def gains_table(report: Report, group: str) -> Table:
     measures = measures_of(systems)
 
     def mean(system: str, kind: str, measure: str) -> Optional[float]:
-        found = value(systems.get(system), kind, average, measure)
-        return None if found is None else found[0]
+        result = value(systems.get(system), kind, average, measure)
+        return None if result is None else result[0]
 
     for question, system, baselines in report["comparisons"]:
         scored = [one for one in baselines if measures and mean(one, *measures[0]) is not None]
@@ -107,8 +107,8 @@ def gains_table(report: Report, group: str) -> Table:
 
 def languages_table(report: Report, group: str, kind: str) -> Table:
     systems = {name: system[kind] for name, system in report["summary"][group].items() if kind in system}
-    found = {name for system in systems.values() for name in system}
-    names = sorted(found - {"mean", "all"}) + [name for name in ("mean", "all") if name in found]
+    present = {name for system in systems.values() for name in system}
+    names = sorted(present - {"mean", "all"}) + [name for name in ("mean", "all") if name in present]
     rows = []
     for system, scores in systems.items():
         values = [[scores.get(name, {}).get(measure) for measure in MEASURES[kind]] for name in names]

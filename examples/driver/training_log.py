@@ -61,7 +61,7 @@ def read_log(path: Path) -> TrainingLog:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror})") from error
-    log, found = TrainingLog(), False
+    log, any_line = TrainingLog(), False
     for line in lines:
         line = _PREFIX.sub("", line)
         if line.startswith('{"'):  # not the configuration, which is no JSON
@@ -70,8 +70,8 @@ def read_log(path: Path) -> TrainingLog:
             except json.JSONDecodeError:  # the last line of a killed run
                 continue
             log._add(record)
-            found = True
-    if not found:
+            any_line = True
+    if not any_line:
         raise LogError(f"{path}: holds no figures; train with --log-format json --log-file {path}")
     return log
 

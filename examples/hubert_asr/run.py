@@ -72,7 +72,7 @@ def make_plan(args: argparse.Namespace) -> Tuple[List[Job], Plan]:
                     after = [f"{run}/{minutes}min/finetune"]
                     data = args.out / "data"
                     jobs += decoding_jobs(args.out, name, data, "test_asr", args.out / checkpoint, options, after)
-                    group = f"{minutes} minutes of labels a language, {way}"
+                    group = f"{minutes} minutes of labels per language, {way}"
                     log = {**logs, "fine-tuning": f"{run}/{minutes}min/finetune.log"}
                     label = SYSTEMS[system]["label"]
                     results.append(Result(system, label, int(seed), group, [f"{name}.json"], log, checkpoint))
@@ -188,11 +188,11 @@ def cmvn(args: argparse.Namespace, system: str) -> Config:
 
 def ways(args: argparse.Namespace) -> Dict[str, List[str]]:
     """Way of decoding -> its options: greedy and, where a language model is given, with it."""
-    found = {"greedy": ["--beam", "1", "--post-process", "letter"]}
+    options = {"greedy": ["--beam", "1", "--post-process", "letter"]}
     if args.lm:
         model = ["--ngram-lm", str(args.lm.resolve()), "--ngram-lm-weight", args.lm_weight, "--length-bonus", "1"]
-        found["lm"] = ["--beam", "20", "--post-process", "letter", *model]
-    return found
+        options["lm"] = ["--beam", "20", "--post-process", "letter", *model]
+    return options
 
 
 def arguments(words: List[str]) -> argparse.Namespace:

@@ -71,11 +71,11 @@ def unique_ids(rows: Iterable[Row]) -> List[Row]:
     """An id seen before gets its target language appended, and then a number."""
     named: Dict[str, Row] = {}
     for row in rows:
-        name, number = row.id, 2
+        name, suffix = row.id, 2
         if name in named:
             name = f"{row.id}:{row.tgt_lang}"
         while name in named:
-            name, number = f"{row.id}:{row.tgt_lang}:{number}", number + 1
+            name, suffix = f"{row.id}:{row.tgt_lang}:{suffix}", suffix + 1
         named[name] = row._replace(id=name)
     return list(named.values())
 

@@ -5,7 +5,8 @@
 
 The manifests hold recognition and translation, in any mix; with translation the vocabulary has language tags. The
 recipes are stage1.yaml, stage2.yaml and stage2_kd.yaml; systems.yaml says which systems there are and, with
-../driver/small.yaml, what is changed in the recipes. Students hear the whole utterance (full) or chunks (streaming).
+../driver/small.yaml, what is changed in the recipes. Students have the whole
+utterance as their context (full) or chunks (streaming).
 
 All systems have the same shape, updates, batches, schedule, masks and labels in stage 2, and are decoded greedily and
 with a beam. Every job is a command line that you can run yourself (OUT/commands.sh). A finished job is not run again, a
@@ -291,7 +292,7 @@ class Comparison:
         return ["--post-process", detokenize, "--max-tokens", tokens]
 
     def ways(self, student: str) -> Dict[str, List[str]]:
-        """Way of decoding -> its options. A streaming student hears chunks, and for comparison the whole utterance."""
+        """Way of decoding -> its options. Streaming students: in chunks and, for comparison, whole utterances."""
         beam = self.args.beam
         # The most probable hypothesis is often too short, and a beam finds it where greedy search does not: the length
         # bonus makes up for that (deletions with and without: RESULTS.md).

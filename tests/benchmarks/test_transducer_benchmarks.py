@@ -26,10 +26,10 @@ def test_planted_network_emits_what_is_due(load, kind):
         network = benchmark.PlantedNetwork(kind, 50)
         scorer = benchmark.Scorer([network], [benchmark.WIDTH], 0, [benchmark.PAD, benchmark.EOS])
         frames, lengths = benchmark.make_batch(network, 3)
-        found = [h for (h,) in benchmark.GreedySearch()(scorer, frames, lengths)]
+        hypotheses = [h for (h,) in benchmark.GreedySearch()(scorer, frames, lengths)]
     rate = benchmark.LABEL_RATE / benchmark.FRAME_RATE
-    assert [len(h.tokens) for h in found] == [round(rate * length) for length in lengths.tolist()]
-    assert all(len(set(h.frames)) == len(h.frames) and len(set(h.tokens)) > 5 for h in found)
+    assert [len(h.tokens) for h in hypotheses] == [round(rate * length) for length in lengths.tolist()]
+    assert all(len(set(h.frames)) == len(h.frames) and len(set(h.tokens)) > 5 for h in hypotheses)
 
 
 def test_greedy_benchmark(load, monkeypatch, tmp_path, capsys):

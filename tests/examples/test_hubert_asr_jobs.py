@@ -131,7 +131,7 @@ def test_in_miniature(plan, data, tmp_path, monkeypatch, capsys):
     assert report.main([str(tmp_path)]) == 1
     result = json.loads((tmp_path / "report.json").read_text())
     assert [Path(text.split(": ")[0]).name for text in result["missing"]] == ["profile.json"]
-    summary = result["summary"]["0.05 minutes of labels a language, greedy"]
+    summary = result["summary"]["0.05 minutes of labels per language, greedy"]
     assert set(summary) == set(MINIATURE)
     scores = json.loads((tmp_path / "teacher/fine_tuned/seed1/0.05min/greedy.json").read_text())
     own = [pair["cer"] for pair in scores["pairs"] if pair["src_lang"] == pair["tgt_lang"]]

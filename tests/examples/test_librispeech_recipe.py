@@ -34,15 +34,15 @@ def recipe():
 
 def write_librispeech(root):
     generator = np.random.default_rng(5)
-    for number, (subset, count) in enumerate(SUBSETS.items()):
-        chapter = root / subset / str(number) / "7"
+    for reader, (subset, count) in enumerate(SUBSETS.items()):
+        chapter = root / subset / str(reader) / "7"
         chapter.mkdir(parents=True)
         lines = []
         for i in range(count):
-            utterance = synthetic.make_utterance(f"{number}-7-{i:04}", "xx", "xx", generator)
+            utterance = synthetic.make_utterance(f"{reader}-7-{i:04}", "xx", "xx", generator)
             soundfile.write(chapter / f"{utterance.name}.flac", utterance.waveform, synthetic.RATE)
             lines.append(f"{utterance.name} {utterance.text.upper()}\n")
-        (chapter / f"{number}-7.trans.txt").write_text("".join(lines))
+        (chapter / f"{reader}-7.trans.txt").write_text("".join(lines))
 
 
 def run(words):
@@ -81,7 +81,7 @@ def test_every_command(tmp_path, teacher, coded_teacher, monkeypatch, capsys):
     for output in logs.values():
         assert len(log_records(output, "train_inner")) == 2
 
-    # All of the audio in stage 1; two texts an utterance and the teacher's distributions in the student that streams.
+    # All of the audio in stage 1; two hypotheses per utterance and the teacher's distributions in the streaming one.
     assert "train,unlabeled: 12 utterances" in logs["stage1"]
     assert "train,train_pseudo: 12 utterances" in logs["checkpoints/streaming_stage2"]
     lists = [json.loads(line) for line in (tmp_path / "data/train_pseudo.hypotheses.jsonl").read_text().splitlines()]
