@@ -232,7 +232,7 @@ def print_table(result):
     machine, settings = result["machine"], result["settings"]
     sizes = list(next(iter(result["models"].values()))["speed"])
     print(
-        f"{machine['cpu']}, {settings['threads']} threads, torch {machine['torch']}, {settings['seconds']:g} s of audio, "
+        f"{machine['cpu']}, {settings['threads']} threads, torch {machine['torch']}, {settings['seconds']:g} s each, "
         f"{settings['clock']} time, {settings['rounds']} rounds\n"
     )
     titles = "".join(f"{'RTF, B=' + size:>12}{'peak MB':>9}" for size in sizes)
