@@ -9,9 +9,7 @@ from typing import IO, Iterator, List, Union
 
 @contextlib.contextmanager
 def errors_name(path: Union[str, Path]) -> Iterator[None]:
-    """Give errors of the operating system this path where they name none, as those of writing to an open file (disk
-    full), which torch wraps in its own.
-    """
+    """Name this path in an OSError without one, as of writing to an open file (disk full); torch may wrap it."""
     try:
         yield
     except Exception as error:

@@ -19,8 +19,7 @@ _STATUS, _RESET_PEAK = "/proc/self/status", "/proc/self/clear_refs"
 def count_macs(function: Callable[[], Any]) -> int:
     """Multiply-accumulates of `function()`: matrix products and convolutions, by torch's flop counter / 2.
 
-    Those of the formulas: where a module has a faster way on a CPU, the convolution it stands for counts.
-
+    Where a module has a faster way on a CPU, the convolution it stands for counts.
     Norms, activations, softmax and Fourier transforms are not counted, nor is what happens outside torch
     (Kaldi's filterbanks, some 10 million for 10 s).
     """

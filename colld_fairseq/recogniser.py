@@ -14,7 +14,6 @@ from colld_fairseq.checkpoints.files import read_torch, resolve_file
 from colld_fairseq.checkpoints.input_options import InputOptions
 from colld_fairseq.checkpoints.names_colld import encoder_in
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.fbank import fbank_length
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.data.waveform import as_waveform
 from colld_fairseq.decoding.endpoint import EndpointRules
@@ -27,10 +26,7 @@ from colld_fairseq.files import split_paths
 from colld_fairseq.models.encoder_options import record
 from colld_fairseq.modules.chunks import parse_count
 from colld_fairseq.modules.streaming import StreamingEncoder
-from colld_fairseq.tasks.multilingual_speech_to_text import (
-    MultilingualSpeechToTextConfig,
-    MultilingualSpeechToTextTask,
-)
+from colld_fairseq.tasks.multilingual_speech_to_text import MultilingualSpeechToTextConfig, MultilingualSpeechToTextTask
 
 TASK = "multilingual_speech_to_text"
 TRAINED = "trained"  # left context: as in training
@@ -67,9 +63,7 @@ class Recogniser:
 
     def output_lengths(self, samples: Tensor) -> Tensor:
         """Samples at 16 kHz, int64 [B] -> encoder frames [B]."""
-        if self.input.config.kind == "fbank":
-            samples = torch.from_numpy(fbank_length(samples.numpy()))
-        return self.models[0].encoder.student.output_lengths(samples)
+        return self.models[0].encoder.student.output_lengths(self.input.lengths(samples))
 
     def transcribe(
         self, waveforms: Sequence[Any], languages: Optional[Sequence[str]] = None, sample_rate: int = SAMPLE_RATE
@@ -133,10 +127,7 @@ class Recogniser:
             student.set_chunk(None if student.config.context == "causal" else size, left)
 
     def streaming(
-        self,
-        chunk_ms: int = 320,
-        left_context: str = TRAINED,
-        endpoint: Optional[EndpointRules] = EndpointRules(),
+        self, chunk_ms: int = 320, left_context: str = TRAINED, endpoint: Optional[EndpointRules] = EndpointRules()
     ) -> StreamingRecogniser:
         """The same model on streams, decoded in the same way: with the beam, the language model, ... of utterances.
 

@@ -4,8 +4,6 @@ import argparse
 from typing import Iterator
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.data.audio import SAMPLE_RATE
@@ -40,12 +38,8 @@ def _filterbanks(manifest, ids, rows: np.ndarray, bad: BadUtterances, bar: Audio
     batches = np.split(rows, range(AT_ONCE, len(rows), AT_ONCE))
     for utterances in read_ahead(manifest, ids, batches):
         failed = {}
-        waveforms = usable(utterances, _frames, failed)[1]
+        waveforms = usable(utterances, fbank_length, failed)[1]
         bad.update(failed)
         for waveform in waveforms:
             yield log_mel_fbank(waveform.numpy())
         bar.advance(len(utterances), sum(map(len, waveforms)) / SAMPLE_RATE)
-
-
-def _frames(num_samples: Tensor) -> Tensor:
-    return torch.from_numpy(fbank_length(num_samples.numpy()))

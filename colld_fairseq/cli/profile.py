@@ -206,7 +206,8 @@ def print_report(report: Dict[str, Any]) -> None:
     for i, first in enumerate(report["models"][0]["speed"]):
         size = first["batch_size"]
         row(f"real-time factor, batch {size}", lambda m, i=i: f"{m['speed'][i]['rtf']:.4f}")
-        row(f"peak MB, batch {size}", lambda m, i=i: _optional(m["speed"][i]["peak_memory_mb"]))
+        peaks = [model["speed"][i]["peak_memory_mb"] for model in report["models"]]
+        table.add_row(f"peak MB, batch {size}", *("-" if peak is None else f"{peak:.0f}" for peak in peaks))
     console.print(table)
     console.say(
         "real-time factor: processing time per second of audio, front-end included, median of "
@@ -217,7 +218,3 @@ def print_report(report: Dict[str, Any]) -> None:
         f"{machine['gpu'] or machine['cpu']}, {report['threads']} threads on {machine['cores']} cores, "
         f"torch {machine['torch']}"
     )
-
-
-def _optional(value: Any) -> str:
-    return "-" if value is None else f"{value:.0f}"

@@ -1,8 +1,7 @@
 """`colld score`: WER, CER, BLEU, chrF per language pair, with signatures and a language-confusion count.
 
 Reads what fairseq-generate or `colld transcribe` wrote (with the manifest, for languages), or plain text files.
-Every row of the manifest must have a hypothesis: one that is missing is an error, never a silently better
-score.
+Every row of the manifest must have a hypothesis: a missing one is an error, never a silently better score.
 """
 
 import argparse
@@ -24,14 +23,8 @@ from colld_fairseq.scoring.sentences import read_generate_output, read_text_file
 
 def run(args: argparse.Namespace) -> int:
     if args.json:
-        given = (
-            args.generate_output,
-            args.transcripts,
-            args.hyp,
-            args.ref,
-            args.lang,
-            *split_paths(args.manifest or ""),
-        )
+        manifests = split_paths(args.manifest or "")
+        given = [args.generate_output, args.transcripts, args.hyp, args.ref, args.lang, *manifests]
         check_output(args.json, "--json", filter(None, given))
     if args.manifest and bool(args.generate_output) != bool(args.transcripts) and not (args.hyp or args.ref):
         manifest = read_manifests(args.manifest)
@@ -80,14 +73,7 @@ def print_report(report: Dict[str, Any]) -> None:
         console.say(f"{metric}: {text}")
 
     table = Table(title="Language confusion (hypotheses)")
-    for title in (
-        "expected",
-        "judged",
-        "wrong\nscript",
-        "nearer to\nanother",
-        "references\nmisjudged",
-        "nearest",
-    ):
+    for title in ("expected", "judged", "wrong\nscript", "nearer to\nanother", "references\nmisjudged", "nearest"):
         table.add_column(title, justify="left" if title in ("expected", "nearest") else "right")
     for language, counts in report["language_confusion"].items():
         nearest = ", ".join(f"{name or '-'} {n}" for name, n in counts["nearest"].items())

@@ -1,7 +1,7 @@
 """Log-mel filterbanks as Kaldi makes them (by kaldi-native-fbank), and their normalization (CMVN)."""
 
 from dataclasses import dataclass
-from typing import Iterable
+from typing import Any, Iterable
 
 import kaldi_native_fbank
 import numpy as np
@@ -17,9 +17,10 @@ _KALDI_SCALE = 32768.0  # Kaldi's waveforms are 16-bit integers
 _STD_FLOOR = 1e-5  # a constant channel stays 0 instead of becoming inf
 
 
-def fbank_length(num_samples: int) -> int:
-    """Frames of an utterance of `num_samples` (int or array) at 16 kHz: whole 25 ms windows, as snip_edges does."""
-    return np.maximum(0, 1 + (np.asarray(num_samples) - WINDOW) // SHIFT)[()]
+def fbank_length(num_samples: Any) -> Any:
+    """Frames of `num_samples` (int, array or tensor) at 16 kHz: as many as 25 ms windows fit, as snip_edges does."""
+    frames = 1 + (num_samples - WINDOW) // SHIFT
+    return frames * (frames > 0)
 
 
 def log_mel_fbank(waveform: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:

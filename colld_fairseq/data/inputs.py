@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from colld_fairseq.data.audio import check_samples
-from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank, utterance_cmvn
+from colld_fairseq.data.fbank import GlobalCmvn, fbank_length, log_mel_fbank, utterance_cmvn
 from colld_fairseq.modules.input_config import InputConfig
 
 
@@ -30,6 +31,10 @@ class StudentInput:
         if self.config.normalization == "none":
             return waveform
         return normalize_waveform(waveform, self.config.variance_floor)
+
+    def lengths(self, samples: Tensor) -> Tensor:
+        """Lengths of what is made of so many samples, int64 [B]: frames, or the samples themselves."""
+        return fbank_length(samples) if self.config.kind == "fbank" else samples
 
     def normalize(self, features: np.ndarray) -> np.ndarray:
         """Filterbanks [T, bins] as the student takes them; but for "utterance", frame by frame."""

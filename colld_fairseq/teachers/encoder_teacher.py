@@ -6,12 +6,10 @@ transformers' modules to 1e-4 a layer.
 
 from typing import Any, Dict
 
-import torch
 from torch import Tensor
 
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint
 from colld_fairseq.data.datasets import pad
-from colld_fairseq.data.fbank import fbank_length
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.modules.cpu import plain_operators
 from colld_fairseq.teachers.base import Teacher, normalized
@@ -37,9 +35,7 @@ class EncoderTeacher(Teacher):
         self.input = StudentInput(config.input)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        if self.input.config.kind == "fbank":
-            lengths = torch.from_numpy(fbank_length(lengths.cpu().numpy())).to(lengths.device)
-        return self.module.output_lengths(lengths)
+        return self.module.output_lengths(self.input.lengths(lengths))
 
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
         if self.input.config.kind == "fbank":

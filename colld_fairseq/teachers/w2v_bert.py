@@ -35,8 +35,7 @@ class W2vBertTeacher(Teacher):
         self.tap = FeatureTap(self.module.encoder.layers, self.layers, self.kind, lambda block: block.ffn2)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        frames = torch.from_numpy(np.asarray(fbank_length(lengths.cpu().numpy())))
-        return (frames // self.stack).to(lengths.device)
+        return fbank_length(lengths) // self.stack
 
     def extract(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
         frames = self.output_lengths(lengths)

@@ -25,8 +25,7 @@ def report_manifest(
 ) -> int:
     """Check each manifest, print a summary of each, and return the exit code: 1 if any has errors, else 0.
 
-    Parameters as in `colld_fairseq.data.checks.check_manifest`; `workers` defaults to the cores of
-    the machine.
+    Parameters as in `colld_fairseq.data.checks.check_manifest`; `workers` defaults to the machine's cores.
     """
     console = console or Console()
     failed = 0

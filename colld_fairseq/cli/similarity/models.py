@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.checkpoints.names_colld import load_student
-from colld_fairseq.data.fbank import fbank_length
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
@@ -63,9 +62,7 @@ class StudentLayers:
 
     def output_lengths(self, samples: Tensor) -> Tensor:
         """Samples int64 [B] -> frames [B]."""
-        if self.input.config.kind == "fbank":
-            samples = torch.from_numpy(fbank_length(samples.numpy()))
-        return self.student.output_lengths(samples)
+        return self.student.output_lengths(self.input.lengths(samples))
 
     @torch.no_grad()
     def __call__(self, waveforms: Sequence[Tensor]) -> Features:

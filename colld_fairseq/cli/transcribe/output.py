@@ -110,7 +110,6 @@ def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nb
     """The files written: for several hypotheses `hypotheses_path(path)`, and the manifest `path`.
 
     n-best lists of an earlier manifest of that name would be taken for those of this one: they are removed.
-
     rows: languages and what else is known of the utterances, in order; those without a result are left out.
     """
     rows = [row for row in rows if row.id in results]
