@@ -6,24 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.positions import RelativeKeyBias, Rotary, apply_rotary
 
 
 class SelfAttention(nn.Module):
-    """Self-attention with one joint projection for query, key and value.
+    """Self-attention with one joint projection for query, key and value."""
 
-    Args:
-        embed_dim: width D, a multiple of `heads`.
-        dropout: dropout on the attention weights, in training.
-        relative_key: `(max_left, max_right)` frames to learn Shaw-style relative keys, or None.
-    """
-
-    def __init__(self, embed_dim: int, heads: int, dropout: float = 0.0, relative_key: Optional[tuple] = None):
+    def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.heads, self.head_dim, self.dropout = heads, embed_dim // heads, dropout
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
-        self.out = nn.Linear(embed_dim, embed_dim)
-        self.relative_key = RelativeKeyBias(self.head_dim, *relative_key) if relative_key else None
+        width, self.heads, self.dropout = config.embed_dim, config.attention_heads, config.attention_dropout
+        self.head_dim = width // self.heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.relative_key = None
+        if config.position == "relative_key":
+            self.relative_key = RelativeKeyBias(self.head_dim, config.max_left_position, config.max_right_position)
 
     def forward(
         self,

@@ -64,19 +64,13 @@ class ConformerBlock(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         width, eps = config.embed_dim, config.layer_norm_eps
-        relative_key = (config.max_left_position, config.max_right_position)
         self.ffn1_layer_norm = nn.LayerNorm(width, eps=eps)
-        self.ffn1 = FeedForward(width, config.ffn_dim, config.activation, config.activation_dropout)
+        self.ffn1 = FeedForward(config)
         self.attention_layer_norm = nn.LayerNorm(width, eps=eps)
-        self.attention = SelfAttention(
-            width,
-            config.attention_heads,
-            config.attention_dropout,
-            relative_key if config.position == "relative_key" else None,
-        )
+        self.attention = SelfAttention(config)
         self.conv = ConvolutionModule(config)
         self.ffn2_layer_norm = nn.LayerNorm(width, eps=eps)
-        self.ffn2 = FeedForward(width, config.ffn_dim, config.activation, config.activation_dropout)
+        self.ffn2 = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = Dropout(config.dropout)
 

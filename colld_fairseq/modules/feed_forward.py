@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.cpu.dropout import Dropout
+from colld_fairseq.modules.encoder_config import EncoderConfig
 
 ACTIVATIONS: Dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu}
 
@@ -21,12 +22,12 @@ def get_activation(name: str) -> Callable[[Tensor], Tensor]:
 class FeedForward(nn.Module):
     """`linear_out(dropout(activation(linear_in(x))))` on [B, T, D]; no norm, residual or output dropout."""
 
-    def __init__(self, embed_dim: int, ffn_dim: int, activation: str = "gelu", activation_dropout: float = 0.0):
+    def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.linear_in = nn.Linear(embed_dim, ffn_dim)
-        self.linear_out = nn.Linear(ffn_dim, embed_dim)
-        self.activation = get_activation(activation)
-        self.activation_dropout = Dropout(activation_dropout)
+        self.linear_in = nn.Linear(config.embed_dim, config.ffn_dim)
+        self.linear_out = nn.Linear(config.ffn_dim, config.embed_dim)
+        self.activation = get_activation(config.activation)
+        self.activation_dropout = Dropout(config.activation_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_out(self.activation_dropout(self.activation(self.linear_in(x))))

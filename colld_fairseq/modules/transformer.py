@@ -12,23 +12,15 @@ from colld_fairseq.modules.positions import Rotary
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention and feed-forward, each with residual; the norm after it (`norm_first=False`) or before
-    it.
-    """
+    """Self-attention and feed-forward, each with residual; the norm after it (`norm_first=False`) or before it."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         width, eps = config.embed_dim, config.layer_norm_eps
-        relative_key = (config.max_left_position, config.max_right_position)
         self.norm_first = config.norm_first
-        self.attention = SelfAttention(
-            width,
-            config.attention_heads,
-            config.attention_dropout,
-            relative_key if config.position == "relative_key" else None,
-        )
+        self.attention = SelfAttention(config)
         self.attention_layer_norm = nn.LayerNorm(width, eps=eps)
-        self.ffn = FeedForward(width, config.ffn_dim, config.activation, config.activation_dropout)
+        self.ffn = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = Dropout(config.dropout)
 
@@ -40,11 +32,10 @@ class TransformerBlock(nn.Module):
         rotary: Optional[Rotary] = None,
         utterances: Optional[Sequence[int]] = None,
     ) -> Tuple[Tensor, Tensor]:
-        """[B, T, D] -> block output [B, T, D] and raw feed-forward output [B, T, D] (before dropout and
-        residual).
+        """[B, T, D] -> block output [B, T, D] and raw feed-forward output [B, T, D] (before dropout and residual).
 
-        `padding_mask` is unused: within this block only attention mixes frames, and `key_bias` already
-        hides padded keys. `utterances`: see `SelfAttention`.
+        `padding_mask` is unused: within this block only attention mixes frames, and `key_bias` already hides padded
+        keys. `utterances`: see `SelfAttention.forward`.
         """
         if self.norm_first:
             x = x + self.dropout(self.attention(self.attention_layer_norm(x), key_bias, rotary, utterances))

@@ -63,7 +63,7 @@ def test_block_equals_torch_encoder_layer(norm_first):
 
 def test_padded_keys_get_no_weight_and_an_empty_utterance_stays_finite():
     torch.manual_seed(0)
-    attention = SelfAttention(16, 2)
+    attention = SelfAttention(EncoderConfig(embed_dim=16, attention_heads=2))
     x = torch.randn(2, 5, 16, requires_grad=True)
     padding = torch.arange(5) >= torch.tensor([3, 0])[:, None]
     y = attention(x, attention_key_bias(padding, x.dtype))
