@@ -95,7 +95,7 @@ def test_hypotheses_are_those_of_fairseq_generate(case, checkpoint, corpus, tmp_
 
 
 def test_manifest_can_be_trained_on(checkpoint, corpus, tmp_path, finetuning):
-    """It has lengths, languages, speakers, audio paths that lead on from its folder, and a score to choose utterances by."""
+    """Lengths, languages, speakers, audio paths from the new folder on, and a score to choose utterances by."""
     out = tmp_path / "labels" / "train.tsv"
     assert transcribe(checkpoint("ctc"), "--manifest", corpus / "test.tsv", "--out", out) == 0
     labels, given = read_manifest(str(out)), read_manifest(str(corpus / "test.tsv"))

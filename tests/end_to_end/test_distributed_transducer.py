@@ -31,8 +31,8 @@ def test_two_workers_are_one_with_two_batches_an_update(kind, corpus, vocab, tra
     """The encoder is frozen in the first update. Plain gradient descent: Adam's first updates would show the signs of
     gradients that are 0 but for rounding.
 
-    The batches are the same ones. Were they cut otherwise (one of all utterances, say), sums over utterances would be the
-    same again, but not what is weighed by a batch's own counts: --kd-mean node, and CTC where targets are too long.
+    The batches are the same ones. Were they cut otherwise (one of all utterances, say), sums over utterances would be
+    the same again, but not what is weighed by a batch's own counts: --kd-mean node, and CTC where targets are too long.
     """
     options = [corpus, *STUDENT, *TRAINING, "--vocab", vocab, "--teacher-transducer", transducer, *KINDS[kind]]
     options += ["--optimizer", "sgd", "--lr", "0.1", "--max-update", UPDATES, "--find-unused-parameters"]
