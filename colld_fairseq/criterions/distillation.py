@@ -36,7 +36,7 @@ class DistillationConfig(FairseqDataclass):
 
 
 class Targets(NamedTuple):
-    """What one teacher asks of the student: targets [B, T, D] for some of its heads, on `lengths` [B] frames.
+    """The targets of one teacher: targets [B, T, D] for some of its heads, on `lengths` [B] frames.
 
     weight: of its loss; heads: their indices; features: its layers as they are, {layer: [B, T, D]}; rows: int64, which
     utterances of the batch these B are, None for all.
@@ -136,7 +136,7 @@ class DistillationCriterion(FairseqCriterion):
         }
 
     def targets(self, model, sample: Dict, output) -> Tuple[List[Targets], Tensor]:
-        """What each teacher asks, and the distance [0-dim, sum over frames] between restored and teacher frames."""
+        """The targets of each teacher, and the distance [0-dim, summed] between restored and teacher frames."""
         weights, drawn = self.task.teachers.weights, {}
         if self.task.combination == "random" and self.training:
             drawn = draw_rows(weights, len(output.lengths), output.lengths.device)

@@ -32,7 +32,7 @@ FROM_HELP = (
     " HuBERT, wav2vec 2.0 or WavLM, one of w2v-BERT-shaped Conformer blocks from w2v-BERT 2.0; empty = at random"
 )
 LAYERS_HELP = (
-    "teacher blocks (1 = first) that start the student's, one each: 1,2 (DistilHuBERT); empty = every k-th,"
+    "teacher blocks (1 = first) that the student's start from, one each: 1,2 (DistilHuBERT); empty = every k-th,"
     " ending with the last; none = no block, only what fits of front-end and positions (students of another"
     " width)"
 )
@@ -46,10 +46,7 @@ class ColldStudentConfig(EncoderOptions):
     head: ChoiceEnum(["linear", "mlp", "shared"]) = field(
         default="linear",
         metadata={
-            "help": (
-                "prediction heads: one Linear each, Linear-activation-Linear each (USAD), or shared trunk"
-                " (DistilHuBERT)"
-            )
+            "help": "prediction heads: a Linear each, Linear-activation-Linear each (USAD), shared trunk (DistilHuBERT)"
         },
     )
     head_activation: ChoiceEnum(["relu", "gelu"]) = field(default="gelu", metadata={"help": "of mlp and shared heads"})
@@ -63,10 +60,8 @@ class ColldStudentConfig(EncoderOptions):
     code_head: ChoiceEnum(["none", "linear", "cosine"]) = field(
         default="none",
         metadata={
-            "help": (
-                "head of hubert_distillation's discriminative loss, on the last distilled layer: a Linear to the"
-                " teacher's code classes, or to the space of its code embeddings, to be compared by cosine"
-            )
+            "help": "head of hubert_distillation's discriminative loss, on the last distilled layer: a Linear to the"
+            " teacher's code classes, or to the space of its code embeddings, to be compared by cosine"
         },
     )
     front_end_updates: int = field(
@@ -91,7 +86,7 @@ class ColldStudentConfig(EncoderOptions):
 
 
 class StudentOutput(NamedTuple):
-    """What the heads make of a batch.
+    """The heads' outputs for a batch.
 
     predictions: one [B, T, D_teacher] for each head; lengths [B] of them; mask [B, T] (True = predicted
     from masked input) or None when nothing is masked. code_output: [B, T, C] logits of the linear code head,

@@ -143,9 +143,9 @@ def record(cfg: Any, name: str, value: Any) -> None:
 
 
 def register_presets(model: str, *presets: str) -> None:
-    """Register the architectures MODEL_PRESET of some presets: those with which somebody begins such a model.
+    """Register the architectures MODEL_PRESET, for the presets that a new model of this kind may have.
 
-    A typed --encoder-preset wins. Models that start from a student (--student) have its shape, whatever the preset.
+    A typed --encoder-preset wins over them, and the shape of a --student over both.
     """
     for preset in presets:
         register_model_architecture(model, f"{model}_{preset}")(set_defaults({"encoder_preset": preset}))

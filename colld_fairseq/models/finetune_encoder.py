@@ -74,9 +74,6 @@ class FinetuneEncoder(FairseqEncoder):
     def set_num_updates(self, num_updates: int) -> None:
         self.num_updates = num_updates
 
-    def max_positions(self) -> None:
-        return None
-
     def encode(self, src_tokens: Tensor, src_lengths: Tensor) -> Encoded:
         """Encoder output for src_tokens ([B, T, 80] or [B, N]) and src_lengths [B]."""
         frozen = self.training and self.num_updates < self.freeze_updates

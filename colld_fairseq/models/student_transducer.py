@@ -51,7 +51,7 @@ class TransducerStudentConfig(FinetuneOptions):
 
 @register_model("transducer_student", dataclass=TransducerStudentConfig)
 class TransducerStudent(CtcModel, BaseFairseqModel):
-    """Token 0 (`<s>`) of the dictionary is the blank, and what the predictor reads first.
+    """Token 0 (`<s>`) of the dictionary is the blank, and the predictor's first input.
 
     With language tags in the vocabulary the predictor is told the target language (see `modules.predictor`).
     """
@@ -148,7 +148,7 @@ class TransducerStudent(CtcModel, BaseFairseqModel):
         start = self.predictor.start_tokens(len(labels))[:, None]
         return self.predictor(torch.cat((start, labels), dim=1), tags)
 
-    # -- what a search asks for (decoding.transducer.Network) --------------------------------------------------------
+    # -- what a search calls (decoding.transducer.Network) --------------------------------------------------------
     def encode_for_search(self, src_tokens: Tensor, src_lengths: Tensor) -> Tuple[Tensor, Tensor]:
         """Projected frames [B, T, J] and lengths [B]."""
         encoded = self.encoder.encode(src_tokens, src_lengths)

@@ -239,8 +239,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     # -- decoding --------------------------------------------------------------------------------------------------
     def decoder_of(self, models) -> str:
-        """What decodes the models: one of DECODERS. ConfigError for one that they do not have, or a --tgt-lang that it
-        cannot be told."""
+        """Key of DECODERS for these models. ConfigError for one that they do not have, or an unknown --tgt-lang."""
         possible = [name for name, (part, _) in DECODERS.items() if all(has(model, part) for model in models)]
         kind = possible[0] if self.cfg.decoder == "auto" else str(self.cfg.decoder)
         if kind not in possible:
@@ -251,7 +250,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         return kind
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
-        """fairseq's door; `build_decoder` is ours."""
+        """Called by fairseq; `build_decoder` is for callers of ours."""
         kind, tags, extra = self.decoder_of(models), self.vocabulary.tag_ids, extra_gen_cls_kwargs or {}
         if kind == "attention":
             extra, seq_gen_cls = dict(extra, symbols_to_strip_from_output=tags), seq_gen_cls or AttentionGenerator
@@ -303,7 +302,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         return lm, cfg.ngram_lm_weight
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
-        """fairseq's door; the language tag is forced whether or not --prefix-size was given."""
+        """Called by fairseq; the language tag is forced whether or not --prefix-size was given."""
         decoder = getattr(generator, "decoder", generator)
         tags = self.tags_for(decoder, sample["net_input"]["src_tokens"], sample.get("tgt_langs"))
         prefix_tokens = prefix_tokens if tags is None else tags[:, None]

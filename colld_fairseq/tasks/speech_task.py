@@ -1,4 +1,4 @@
-"""What both tasks share: options about audio, manifests found and checked, batches of which none is lost."""
+"""What both tasks share: options about audio, checked manifests, batches that leave no utterance out."""
 
 import logging
 import os
@@ -167,7 +167,7 @@ class SpeechTask(FairseqTask):
         return super().build_criterion(cfg, from_checkpoint)
 
     def file_of_model(self, cfg) -> str:
-        """What to call, in messages, the file that a model comes from."""
+        """The file that a model comes from, for messages."""
         starts = (getattr(cfg, name, None) for name in ("student", "init_from"))
         return evaluated_checkpoint(self.cfg) or next(filter(None, starts), "the checkpoint")
 
