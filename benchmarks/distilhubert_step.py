@@ -122,6 +122,7 @@ class Ours:
     def __init__(self, args, directory, targets, clock):
         recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
         recipe["common"].update(fp16=False)  # float32, as the peer
+        del recipe["checkpoint"]  # none is written or gone on from
         recipe["task"].update(teacher=f"hf:{directory}", data=directory)
         recipe["model"].update(
             init_from=f"hf:{directory}",
