@@ -215,7 +215,7 @@ class Names:
     table: Sequence[Tuple[str, str]]
     """(their name, our name); {n} is a number, {w} is "weight" or "bias". ".qkv.0." in ours is the query's third of the
     joint projection, 1 the key's, 2 the value's. Where several of theirs stand for one of ours, the first is written:
-    the spelling of current versions."""
+    the names of current versions."""
     prefixes: Sequence[str]
     """What may stand before their names, in models with a head."""
     parts: Sequence[str]
@@ -232,7 +232,7 @@ class Names:
         without a place in the student.
         """
         expected = split_projections(_expected_weights(config))
-        found: StateDict = {}
+        weights_here: StateDict = {}
         wrong: Dict[str, List[str]] = {"missing": [], "of another shape": [], "without a place": []}
         for full_name, tensor in state.items():
             name = self.without_prefix(full_name)
@@ -248,10 +248,10 @@ class Names:
                 tensor = tensor.squeeze(-1)  # pointwise convolutions [out, in, 1] are linear layers here
             if tensor.shape != shape:
                 wrong["of another shape"].append(f"{full_name} is {list(tensor.shape)}, expected {list(shape)}")
-            found[ours] = tensor
-        if "mask_emb" not in found:  # models that never masked do not store it
-            found["mask_emb"] = torch.zeros(config.embed_dim)
-        missing = [name for name in expected if is_kept(name, blocks) and name not in found]
+            weights_here[ours] = tensor
+        if "mask_emb" not in weights_here:  # models that never masked do not store it
+            weights_here["mask_emb"] = torch.zeros(config.embed_dim)
+        missing = [name for name in expected if is_kept(name, blocks) and name not in weights_here]
         wrong["missing"] = [self.theirs(name) or name for name in missing]
         if any(wrong.values()):
             reasons = [f"{len(names)} {what} ({_some(names)})" for what, names in wrong.items() if names]
@@ -259,7 +259,7 @@ class Names:
                 f"{origin}: encoder weights are wrong: {'; '.join(reasons)}. Take the complete checkpoint with its own"
                 " configuration"
             )
-        return join_projections(found)
+        return join_projections(weights_here)
 
     def to_theirs(self, weights: StateDict) -> StateDict:
         """Weights of a StudentEncoder under their names (copies). ConfigError where one has no place there."""

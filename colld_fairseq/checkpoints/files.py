@@ -116,7 +116,8 @@ def _why_unreadable(error: Exception) -> str:
         name = next(filter(None, unsafe.groups()))
         return (
             f"holds an object of {name}; reading it may run code, so it is not read. If you trust the file, load it"
-            " in the program that wrote it and save it again with tensors, numbers, texts, lists and dictionaries alone"
+            " in the program that wrote it and save it again with nothing but tensors, numbers, strings, lists and"
+            " dictionaries"
         )
     first_line = text.strip().partition("\n")[0]
     return f"cannot be read as weights ({type(error).__name__}: {first_line}); is it whole? Copy it again"

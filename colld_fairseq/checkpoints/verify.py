@@ -87,11 +87,11 @@ def tapped(model: nn.Module, forward: Callable[[Tensor], Tensor], time_first: bo
     time_first: blocks pass [T, B, D] (fairseq, which also may add a padded frame) instead of [B, T, D].
     """
     blocks = model.encoder.layers
-    tap = FeatureTap(blocks, range(len(blocks) + 1), "layer", None)
+    feature_tap = FeatureTap(blocks, range(len(blocks) + 1), "layer", None)
 
     def layers(source: Tensor) -> Dict[str, Tensor]:
         output = forward(source)
-        features = {k: (x[:, 0] if time_first else x[0])[: len(output)] for k, x in tap.take().items()}
+        features = {k: (x[:, 0] if time_first else x[0])[: len(output)] for k, x in feature_tap.take().items()}
         return {**{str(k): x for k, x in features.items()}, "output": output}
 
     return layers

@@ -29,7 +29,7 @@ _INVISIBLE = dict.fromkeys(
 _WHITESPACE = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # in every dictionary of fairseq, without a line
-FORMER_KEY = "text_normalization"  # of text_normalization, in vocabularies made before the key was renamed
+FORMER_KEY = "text_normalisation"  # of text_normalization, in vocabularies made before the key was renamed
 _AGAIN = "make the vocabulary again with `colld vocab`, or copy the whole folder again"
 
 

@@ -25,7 +25,7 @@ class TeacherOutput:
 
     features: layer number -> [B, T, D] in the teacher's dtype; frames beyond an utterance's length are zero.
     lengths: int64 [B], valid frames of each utterance.
-    frame_rate_hz: frames a second.
+    frame_rate_hz: frames per second.
     """
 
     features: Dict[int, Tensor]
@@ -71,7 +71,7 @@ class Teacher:
         spec: the text the teacher was loaded from; content_hash: sha256 of its configuration and weights.
         layers, kind: what is extracted: block outputs ("layer") or feed-forward outputs before the residual
             ("ffn").
-        num_layers: blocks of the complete encoder; width: D; frame_rate_hz: frames a second.
+        num_layers: blocks of the complete encoder; width: D; frame_rate_hz: frames per second.
     """
 
     def __init__(

@@ -38,11 +38,11 @@ class FeatureCache:
         self.places: Dict[str, _Place] = {}
         self.bad: Dict[str, str] = {}
         self._maps: Dict[int, np.memmap] = {}
-        for number, part in enumerate(read_parts(directory, header)):
+        for part_index, part in enumerate(read_parts(directory, header)):
             start = 0
             samples = part.samples or [None] * len(part.ids)
             for utterance, frames, length in zip(part.ids, part.frames, samples):
-                self.places[utterance] = _Place(number, start, frames, length)
+                self.places[utterance] = _Place(part_index, start, frames, length)
                 start += header.utterance_bytes(frames)
             self.bad.update(part.bad)
 
@@ -83,11 +83,11 @@ class FeatureCache:
         tolerance = TOLERANCE * SAMPLE_RATE / self.header.frame_rate_hz
         differences: List[str] = []
         for row, (name, length) in enumerate(zip(manifest.ids, manifest.n_samples.tolist())):
-            place = self.places.get(name)
-            if place is None and name not in self.bad:
+            entry = self.places.get(name)
+            if entry is None and name not in self.bad:
                 differences.append(f"{manifest.where(row)}: {name} is not in it")
-            elif place and place.samples is not None and abs(place.samples - length) > tolerance:
-                differences.append(f"{manifest.where(row)}: {name} has {length} samples here, {place.samples} there")
+            elif entry and entry.samples is not None and abs(entry.samples - length) > tolerance:
+                differences.append(f"{manifest.where(row)}: {name} has {length} samples here, {entry.samples} there")
         if differences:
             raise TeacherError(
                 f"teacher cache {self.directory} was made from another manifest ({self.header.manifest}): "
@@ -107,7 +107,7 @@ class FeatureCache:
         Raises TeacherError naming an id that is not there, or whose features are NaN.
         """
         places = [self._place(utterance) for utterance in ids]
-        frames = [place.frames for place in places]
+        frames = [entry.frames for entry in places]
         values = self.header.storage.decode([piece.to(device) for piece in self._read_pieces(places)])
         for utterance, length in enumerate(frames):  # cheaper than a mask, which would touch every number
             values[:, utterance, length:] = 0.0
@@ -118,17 +118,17 @@ class FeatureCache:
     def _read_pieces(self, places: Sequence[_Place]) -> List[Tensor]:
         """What the storage decodes: each of its pieces as [layers, B, its longest, D], on the CPU."""
         header = self.header
-        longest = header.storage.pieces(max(place.frames for place in places))
+        longest = header.storage.pieces(max(entry.frames for entry in places))
         shape = (len(self.rows), len(places))
         batch = [np.zeros((*shape, piece.rows, header.width), dtype=piece.dtype) for piece in longest]
-        for utterance, place in enumerate(places):
-            numbers, size = self._map(place.part), header.layer_bytes(place.frames)
+        for utterance, entry in enumerate(places):
+            numbers, size = self._map(entry.part), header.layer_bytes(entry.frames)
             for layer, row in enumerate(self.rows):
-                start = place.start + row * size
-                for piece, into in zip(header.storage.pieces(place.frames), batch):
+                start = entry.start + row * size
+                for piece, into in zip(header.storage.pieces(entry.frames), batch):
                     end = start + header.piece_bytes(piece)
-                    found = numbers[start:end].view(piece.dtype)
-                    into[layer, utterance, : piece.rows] = found.reshape(piece.rows, header.width)
+                    stored = numbers[start:end].view(piece.dtype)
+                    into[layer, utterance, : piece.rows] = stored.reshape(piece.rows, header.width)
                     start = end
         return [torch.from_numpy(array) for array in batch]
 

@@ -80,10 +80,10 @@ class CacheHeader:
     def _must_equal(self, other: "CacheHeader", directory: Path) -> None:
         ignored = ("teacher", "manifest")  # the hash and the digest tell more than paths do
         for name, value in asdict(self).items():
-            found = getattr(other, name)
-            if found != value and name not in ignored:
+            other_value = getattr(other, name)
+            if other_value != value and name not in ignored:
                 raise TeacherError(
-                    f"{directory} holds a cache with another {name} ({found}, not {value}); give another "
+                    f"{directory} holds a cache with another {name} ({other_value}, not {value}); give another "
                     f"--out or delete it"
                 )
 
@@ -103,7 +103,7 @@ class CacheHeader:
 
 @dataclass
 class PartIndex:
-    """What a part holds: ids, frames and samples of its utterances, in order, and {id: reason} of utterances that gave none.
+    """What a part holds: ids, frames and samples of its utterances, in order, and {id: reason} of those that gave none.
 
     loss: sums of a StorageLoss. Caches of earlier versions have no samples and no loss.
     """
@@ -115,25 +115,25 @@ class PartIndex:
     loss: List[List[float]] = field(default_factory=list)
 
 
-def part_paths(directory: Path, number: int) -> Tuple[Path, Path]:
+def part_paths(directory: Path, part_index: int) -> Tuple[Path, Path]:
     """The files of one part: numbers, index."""
-    return directory / f"part-{number:05d}.bin", directory / f"part-{number:05d}.json"
+    return directory / f"part-{part_index:05d}.bin", directory / f"part-{part_index:05d}.json"
 
 
-def fits(directory: Path, number: int, index: PartIndex, header: CacheHeader) -> bool:
+def fits(directory: Path, part_index: int, index: PartIndex, header: CacheHeader) -> bool:
     """Whether the numbers of a part are there, as many as its index says."""
-    path = part_paths(directory, number)[0]
+    path = part_paths(directory, part_index)[0]
     size = path.stat().st_size if path.is_file() else -1
     return size == sum(map(header.utterance_bytes, index.frames))
 
 
-def finished_part(directory: Path, number: int, header: CacheHeader) -> Optional[PartIndex]:
+def finished_part(directory: Path, part_index: int, header: CacheHeader) -> Optional[PartIndex]:
     """The index of a part that is whole, or None."""
-    path = part_paths(directory, number)[1]
+    path = part_paths(directory, part_index)[1]
     if not path.is_file():
         return None
     index = PartIndex(**json.loads(path.read_text(encoding="utf-8")))
-    return index if fits(directory, number, index, header) else None
+    return index if fits(directory, part_index, index, header) else None
 
 
 def write_index(directory: Path, header: CacheHeader, parts: Sequence[PartIndex]) -> Dict[str, Dict[str, float]]:
@@ -159,12 +159,12 @@ def read_parts(directory: Path, header: CacheHeader) -> List[PartIndex]:
     if path.is_file():
         parts = [PartIndex(**part) for part in json.loads(path.read_text(encoding="utf-8"))["parts"]]
     else:  # its writer was stopped just before it, or was of an earlier version
-        parts = [finished_part(directory, number, header) for number in range(header.num_parts)]
-    for number, part in enumerate(parts):
-        if part is None or not fits(directory, number, part, header):
+        parts = [finished_part(directory, part_index, header) for part_index in range(header.num_parts)]
+    for part_index, part in enumerate(parts):
+        if part is None or not fits(directory, part_index, part, header):
             raise TeacherError(
-                f"teacher cache {directory} is not complete: part-{number:05d} of {header.num_parts} parts is missing "
-                f"or cut short; finish it with: {header.command} {directory}"
+                f"teacher cache {directory} is not complete: part-{part_index:05d} of {header.num_parts} parts is"
+                f" missing or cut short; finish it with: {header.command} {directory}"
             )
     return parts
 
@@ -186,8 +186,8 @@ def digest_rows(ids: Sequence[str], n_samples: np.ndarray) -> str:
 class PartWriter:
     """Writes one part: `add` utterances, then `close`. What was not closed does not count."""
 
-    def __init__(self, directory: Path, number: int, header: CacheHeader):
-        self.path, self.index_path = part_paths(directory, number)
+    def __init__(self, directory: Path, part_index: int, header: CacheHeader):
+        self.path, self.index_path = part_paths(directory, part_index)
         for stale in directory.glob(f"{self.path.name}.*.tmp"):  # of a run that was killed
             stale.unlink()
         self.temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")

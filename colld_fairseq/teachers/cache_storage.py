@@ -92,9 +92,9 @@ class StorageLoss:
         # Half the squared distance of unit vectors: 1 - cosine itself would be rounding errors.
         difference = normalize(features, dim=-1) - normalize(stored, dim=-1)
         frames = features.size(-2)
-        found = [errors.sum(-1), changes.sum(-1) * frames, difference.square().sum((-1, -2)) / 2]
-        found.append(torch.full_like(found[0], frames))
-        self.sums += torch.stack(found, -1).double().cpu()
+        terms = [errors.sum(-1), changes.sum(-1) * frames, difference.square().sum((-1, -2)) / 2]
+        terms.append(torch.full_like(terms[0], frames))
+        self.sums += torch.stack(terms, -1).double().cpu()
 
     def merge(self, other: "StorageLoss") -> None:
         self.sums += other.sums

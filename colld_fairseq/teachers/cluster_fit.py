@@ -63,17 +63,17 @@ class ClusterFit:
         """The codebook. Raises ConfigError (too few frames), AudioError (bad utterances)."""
         saved = time.monotonic()
         waiting: List[np.ndarray] = []  # buffers of the sample, until there are enough for the first centroids
-        for number, shard, shards, rows in self._shards():
-            waiting.append(self._frames(number, shard, rows, advance))
+        for pass_index, shard, shards, rows in self._shards():
+            waiting.append(self._frames(pass_index, shard, rows, advance))
             if not self.clustering.started:
                 total = sum(map(len, waiting))
                 if total < SAMPLE_FRAMES * self.settings.num_clusters and shard + 1 < shards:
                     continue
                 self._start(waiting, total)
             while waiting:
-                self._update(waiting.pop(0), last=number == self.settings.passes - 1)
+                self._update(waiting.pop(0), last=pass_index == self.settings.passes - 1)
             done = shard + 1 == shards
-            self.position.number, self.position.shard = (number + 1, 0) if done else (number, shard + 1)
+            self.position.number, self.position.shard = (pass_index + 1, 0) if done else (pass_index, shard + 1)
             if time.monotonic() - saved >= SAVE_SECONDS:
                 self._save()
                 saved = time.monotonic()
@@ -83,18 +83,18 @@ class ClusterFit:
         """Removes the state: the codebook is written."""
         self.path.unlink(missing_ok=True)
 
-    def _plan(self, number: int) -> List[np.ndarray]:
+    def _plan(self, pass_index: int) -> List[np.ndarray]:
         """Rows of each shard of a pass."""
-        rows = np.random.default_rng((self.settings.seed, number)).permutation(self.corpus.rows)
+        rows = np.random.default_rng((self.settings.seed, pass_index)).permutation(self.corpus.rows)
         return plan_parts(rows, self.corpus.n_samples)
 
     def _shards(self) -> Iterator[Tuple[int, int, int, np.ndarray]]:
         """(pass, shard, shards of the pass, rows) of all that is left."""
         first = self.position.shard
-        for number in range(self.position.number, self.settings.passes):
-            shards = self._plan(number)
+        for pass_index in range(self.position.number, self.settings.passes):
+            shards = self._plan(pass_index)
             for shard in range(first, len(shards)):
-                yield number, shard, len(shards), shards[shard]
+                yield pass_index, shard, len(shards), shards[shard]
             first = 0
 
     def left(self) -> Tuple[int, float]:
@@ -105,14 +105,14 @@ class ClusterFit:
         seconds = self.corpus.n_samples[rows].sum() / SAMPLE_RATE
         return passes * len(self.corpus.rows) - len(rows), passes * self.corpus.seconds - seconds
 
-    def _frames(self, number: int, shard: int, rows: np.ndarray, advance: Advance) -> np.ndarray:
+    def _frames(self, pass_index: int, shard: int, rows: np.ndarray, advance: Advance) -> np.ndarray:
         """All frames [N, D] of the rows, in random order: neighbors are alike."""
         utterances = sorted(self.source.read(self.corpus, rows, advance), key=lambda utterance: utterance[0])
         self.bad.update(self.source.bad)
         if not utterances:
             return np.zeros((0, self.source.width), dtype=np.float32)
         frames = np.concatenate([features for _, features in utterances])
-        return frames[np.random.default_rng((self.settings.seed, number, shard)).permutation(len(frames))]
+        return frames[np.random.default_rng((self.settings.seed, pass_index, shard)).permutation(len(frames))]
 
     def _start(self, sample: List[np.ndarray], total: int) -> None:
         if total < FEWEST_FRAMES * self.settings.num_clusters:

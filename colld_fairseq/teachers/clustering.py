@@ -1,4 +1,4 @@
-"""k-means over a stream of frames: scikit-learn's MiniBatchKMeans on standardized features."""
+"""k-means over a stream of frames: scikit-learn's MiniBatchKMeans on normalized features."""
 
 from typing import Dict, Tuple
 
@@ -31,7 +31,7 @@ class FrameClustering:
 
     @property
     def centroids(self) -> np.ndarray:
-        """float32 [C, D], of standardized features."""
+        """float32 [C, D], of normalized features."""
         return np.ascontiguousarray(self.model.cluster_centers_, dtype=np.float32)
 
     def start(self, sample: np.ndarray) -> None:
@@ -40,14 +40,14 @@ class FrameClustering:
         std = sample.std(axis=0, dtype=np.float64).astype(np.float32)
         self.std = np.where(std > 0, std, np.float32(1))
         first = KMeans(self.num_clusters, n_init=INIT_TRIES, max_iter=INIT_ITERATIONS, random_state=self.seed)
-        self.model = self._model(first.fit(self._standardized(sample)).cluster_centers_)
+        self.model = self._model(first.fit(self._normalized(sample)).cluster_centers_)
 
     def update(self, frames: np.ndarray, measure: bool = False) -> float:
         """Mini-batch steps on frames [N, D]; returns their inertia, summed, if it is to be measured."""
         self.model.set_params(compute_labels=measure)
         inertia = 0.0
         for start in range(0, len(frames), STEP_FRAMES):
-            self.model.partial_fit(self._standardized(frames[start : start + STEP_FRAMES]))
+            self.model.partial_fit(self._normalized(frames[start : start + STEP_FRAMES]))
             inertia += float(self.model.inertia_) if measure else 0.0
         return inertia
 
@@ -74,5 +74,5 @@ class FrameClustering:
         settings = dict(n_init=1, reassignment_ratio=0.0, random_state=self.seed)
         return MiniBatchKMeans(self.num_clusters, init=centroids, **settings)
 
-    def _standardized(self, frames: np.ndarray) -> np.ndarray:
+    def _normalized(self, frames: np.ndarray) -> np.ndarray:
         return (frames - self.mean) / self.std

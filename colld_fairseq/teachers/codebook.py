@@ -31,11 +31,11 @@ class FitSettings:
     def must_equal(self, other: "FitSettings", where) -> None:
         """Raises ConfigError naming the first difference of what is at `where` (other)."""
         for entry in fields(FitSettings):
-            found, wanted = getattr(other, entry.name), getattr(self, entry.name)
-            if found != wanted:
+            other_value, wanted = getattr(other, entry.name), getattr(self, entry.name)
+            if other_value != wanted:
                 raise ConfigError(
-                    f"{where} is of a fit with another {entry.name} ({found}, not {wanted}); give another --out or "
-                    f"delete it"
+                    f"{where} is of a fit with another {entry.name} ({other_value}, not {wanted}); give another "
+                    "--out or delete it"
                 )
 
 
@@ -43,7 +43,7 @@ class FitSettings:
 class CodebookHeader(FitSettings):
     """How a codebook was made, and from which teacher (its spec).
 
-    frames: frames seen, those of every pass; inertia: mean squared distance of a standardized frame to its
+    frames: frames seen, those of every pass; inertia: mean squared distance of a normalized frame to its
     centroid, summed over channels, measured in the last pass.
     """
 
@@ -55,7 +55,7 @@ class CodebookHeader(FitSettings):
 
 @dataclass(frozen=True)
 class Codebook:
-    """centroids [C, D] of standardized features (h - mean) / std, with mean and std [D]; float32."""
+    """centroids [C, D] of normalized features (h - mean) / std, with mean and std [D]; float32."""
 
     centroids: Tensor
     mean: Tensor

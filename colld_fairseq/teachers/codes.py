@@ -29,7 +29,7 @@ class TeacherCodes:
     embeddings: [C, E]; projection: (weight [E, D], bias [E]) or None (E = D).
     layer_norm: (weight [D], bias [D]) applied before the projection, or None: pre-norm teachers end with a norm
         that is part of no layer's raw output.
-    mean, std: [D] that features are standardized with, or None.
+    mean, std: [D] that features are normalized with, or None.
     metric: "cosine" or "euclidean"; source: the file, for messages.
     """
 

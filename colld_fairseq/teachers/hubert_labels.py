@@ -1,7 +1,7 @@
 """Frame labels in the files that fairseq's task `hubert_pretraining` reads.
 
-In one folder: SPLIT.tsv (the folder audio paths start from, then path<TAB>samples), SPLIT.km (one line an utterance, the
-cluster of every frame) and dict.km.txt, which lists the clusters.
+In one folder: SPLIT.tsv (the folder audio paths start from, then path<TAB>samples), SPLIT.km (one line per utterance,
+the cluster of every frame) and dict.km.txt, which lists the clusters.
 """
 
 import os
@@ -15,10 +15,10 @@ from colld_fairseq.files import split_paths, write_atomically
 from colld_fairseq.teachers.frame_source import Corpus
 
 
-def parse_splits(texts: Sequence[str]) -> Dict[str, List[str]]:
+def parse_splits(arguments: Sequence[str]) -> Dict[str, List[str]]:
     """{"train": ["a.tsv", "b.tsv"]} of ["train=a.tsv,b.tsv"]. Raises ConfigError."""
     splits: Dict[str, List[str]] = {}
-    for text in texts:
+    for text in arguments:
         name, _, paths = text.partition("=")
         if not name or not paths or "/" in name or name in splits:
             raise ConfigError(

@@ -89,7 +89,7 @@ class ConvTeacher(Teacher):
         )
         self.input = given
         self.convolutions = list(zip(config.conv_kernel, config.conv_stride))
-        self.tap = FeatureTap(model.encoder.layers, self.layers, self.kind, lambda block: block.feed_forward)
+        self.feature_tap = FeatureTap(model.encoder.layers, self.layers, self.kind, lambda block: block.feed_forward)
         self.group_norm = _replace_group_norm(model.feature_extractor.conv_layers[0])
         self.padding: Optional[Tensor] = None  # [B, T], of the batch in work
         for layer in model.encoder.pos_conv_embed.modules():
@@ -114,7 +114,7 @@ class ConvTeacher(Teacher):
             hidden = hidden[0]
         self.module.encoder(hidden, attention_mask=None if self.padding is None else ~self.padding)
         self.padding = None
-        return self.tap.take()
+        return self.feature_tap.take()
 
     def _zero_padding(self, module: nn.Module, arguments):
         """Padded frames [B, D, T] enter the next position convolution as zeros, like those beyond an utterance."""

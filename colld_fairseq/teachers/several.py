@@ -34,7 +34,7 @@ class Teachers(Mapping[str, TeacherSource]):
         frame_rule: str = "average",
         weights: str = "",
     ) -> "Teachers":
-        """From the texts of the options --teacher, --teacher-kind, ... (see above). Raises ConfigError."""
+        """From the values of the options --teacher, --teacher-kind, ... (see above). Raises ConfigError."""
         if not teacher:
             raise ConfigError("--teacher is missing: write hf:DIRECTORY, fairseq:FILE.pt or colld:FILE.pt")
         specs = split_named(teacher, "--teacher") or {ALONE: teacher}
@@ -105,8 +105,8 @@ def teacher_weights(text: str, names: Sequence[str]) -> Dict[str, float]:
         numbers = {name: float(value) for name, value in values.items()}
     except ValueError as error:
         raise ConfigError(f"--teacher-weights {text!r}: write numbers, {names[0]}=2,...") from error
-    for name, number in numbers.items():
-        if not 0 < number < float("inf"):
+    for name, weight in numbers.items():
+        if not 0 < weight < float("inf"):
             raise ConfigError(f"--teacher-weights {text!r}: the weight of {name!r} must be above 0; or leave it out")
     total = sum(numbers.values())
-    return {name: number / total for name, number in numbers.items()}
+    return {name: weight / total for name, weight in numbers.items()}

@@ -53,11 +53,11 @@ class TeacherSource:
         return describe_teacher(self.spec)
 
     def frames_together(self, rate_hz: float) -> int:
-        """Teacher frames to one of a student of `rate_hz` frames a second, at least 1."""
+        """Teacher frames to one of a student of `rate_hz` frames per second, at least 1."""
         return max(1, round(self.info.frame_rate_hz / rate_hz))
 
     def target_width(self, rate_hz: float) -> int:
-        """D of what a student of `rate_hz` frames a second is to predict."""
+        """D of what a student of `rate_hz` frames per second is to predict."""
         return self.info.width * (self.frames_together(rate_hz) if self.frame_rule == "stack" else 1)
 
     def load(self, layers: Sequence[int], front_end: bool = False) -> None:
@@ -100,8 +100,8 @@ class TeacherSource:
     ) -> Tuple[Dict[int, Tensor], Tensor]:
         """Features on the student's frames: {layer: [B, T, D]} and lengths [B] (the shorter of the two).
 
-        `lengths` [B] and `rate_hz` are the student's; `rows` int64 takes some utterances of the batch, B of them, and may
-        be empty; `how` are options of `output`. Raises TeacherError, naming the utterance, when the two disagree by
+        `lengths` [B] and `rate_hz` are the student's; `rows` int64 takes some utterances of the batch, B of them, and
+        may be empty; `how` are options of `output`. Raises TeacherError, naming the utterance, when the two disagree by
         more than two frames.
         """
         rule = "average" if self.frame_rule == "average" else "stack"

@@ -11,11 +11,11 @@ from colld_fairseq.teachers.alignment import TOLERANCE
 
 
 class TeacherLattice:
-    """The teacher's side of the lattices of M texts over B utterances; logits are computed where they are asked for.
+    """The teacher's side of the lattices of M targets over B utterances; logits are computed where they are asked for.
 
     network: offers `join` (see `decoding.transducer.Network`) and its topology; frames [B, T, J] and symbols
-    [M, U+1, J]: projected encoder and predictor outputs; frame_lengths, label_lengths, utterances: int64 [M], utterances = row of
-    each text's frames.
+    [M, U+1, J]: projected encoder and predictor outputs; frame_lengths, label_lengths, utterances:
+    int64 [M]; utterances are the rows of each target's frames.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TransducerTeacher:
         label_lengths: Tensor,
         utterances: Optional[Tensor] = None,
     ) -> TeacherLattice:
-        """The lattices of texts, whose arguments are those of the student's forward; src_tokens is of any dtype."""
+        """The lattices of targets, whose arguments are those of the student's forward; src_tokens is of any dtype."""
         device = src_tokens.device
         self.network.to(device)
         dtype = next(self.network.parameters()).dtype

@@ -32,7 +32,7 @@ class W2vBertTeacher(Teacher):
     def __init__(self, model: nn.Module, **description: Any):
         self.stack = model.config.feature_projection_input_dim // NUM_BINS
         super().__init__(model, width=model.config.hidden_size, frame_rate_hz=FBANK_RATE_HZ / self.stack, **description)
-        self.tap = FeatureTap(self.module.encoder.layers, self.layers, self.kind, lambda block: block.ffn2)
+        self.feature_tap = FeatureTap(self.module.encoder.layers, self.layers, self.kind, lambda block: block.ffn2)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         return fbank_length(lengths) // self.stack
@@ -45,7 +45,7 @@ class W2vBertTeacher(Teacher):
             mask = ~lengths_to_padding_mask(frames)
         hidden = self.module.feature_projection(inputs)[0]
         self.module.encoder(hidden, attention_mask=mask)
-        return self.tap.take()
+        return self.feature_tap.take()
 
     def _inputs(self, waveforms: Tensor, lengths: Tensor, longest: int) -> Tensor:
         """Stacked filterbanks [B, T, 80 * stack]; a trailing incomplete stack is dropped."""

@@ -83,7 +83,7 @@ class WhisperTeacher(Teacher):
         super().__init__(encoder, frame_rate_hz=16000 / SAMPLES_PER_FRAME, **description)
         self.max_samples = max_frames * SAMPLES_PER_FRAME
         self.log_mel = LogMel(encoder.conv1.in_channels, self.max_samples)
-        self.tap = FeatureTap(encoder.layers, self.layers, self.kind, lambda block: block.fc2)
+        self.feature_tap = FeatureTap(encoder.layers, self.layers, self.kind, lambda block: block.fc2)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         full = lengths // self.max_samples
@@ -93,8 +93,8 @@ class WhisperTeacher(Teacher):
         if waveforms.size(1) <= self.max_samples:
             return self._extract_windows(waveforms, lengths)
         pieces, piece_lengths, counts = self._cut(waveforms, lengths)
-        found = self._extract_windows(pieces, piece_lengths)
-        return {layer: self._join(value, piece_lengths, counts) for layer, value in found.items()}
+        features = self._extract_windows(pieces, piece_lengths)
+        return {layer: self._join(value, piece_lengths, counts) for layer, value in features.items()}
 
     def _extract_windows(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
         """Layer -> [B, T, D] of waveforms [B, N] that fit in one window."""
@@ -110,7 +110,7 @@ class WhisperTeacher(Teacher):
         for block in encoder.layers:
             hidden = block(hidden, mask)
         longest = int(frames.max())
-        return {layer: value[:, :longest] for layer, value in self.tap.take().items()}
+        return {layer: value[:, :longest] for layer, value in self.feature_tap.take().items()}
 
     def _cut(self, waveforms: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor, List[int]]:
         """Windows [W, max_samples] of all utterances in order, their lengths [W], and how many each utterance has."""

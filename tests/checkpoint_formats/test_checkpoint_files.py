@@ -47,7 +47,7 @@ HARMLESS = {
     "text": np.str_("wer"),
     "bytes": np.bytes_(b"wer"),
     "array": np.arange(6.0).reshape(2, 3),
-    "texts": np.array(["a", "bc"]),
+    "strings": np.array(["a", "bc"]),
     "generator": np.random.RandomState(0).get_state(),
     "dtype": np.dtype("float32"),
     "omegaconf": OmegaConf.create({"a": {"b": 1, "c": [1, 2.5, "x", None, True]}, "same": "${a.b}"}),
@@ -68,9 +68,9 @@ def test_what_is_harmless_is_read(name, tmp_path):
 def test_plain_values():
     namespace = argparse.Namespace(a=np.int64(3), b=[np.float32(0.5), (1, None)])
     given = {"cfg": OmegaConf.create({"x": "${y}", "y": 2}), "args": namespace, "array": np.arange(2)}
-    found = plain(given)
-    assert found == {"cfg": {"x": 2, "y": 2}, "args": {"a": 3, "b": [0.5, [1, None]]}, "array": [0, 1]}
-    assert type(found["args"]["a"]) is int and type(found["args"]["b"][0]) is float
+    result = plain(given)
+    assert result == {"cfg": {"x": 2, "y": 2}, "args": {"a": 3, "b": [0.5, [1, None]]}, "array": [0, 1]}
+    assert type(result["args"]["a"]) is int and type(result["args"]["b"][0]) is float
     assert plain(OmegaConf.create({"x": "${elsewhere.y}"})) == {"x": "${elsewhere.y}"}
 
 

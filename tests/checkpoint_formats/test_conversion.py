@@ -49,8 +49,8 @@ def encoder_of(config, normalize=False, cmvn="utterance"):
     for parameter in encoder.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     fbank = InputConfig(normalization=cmvn)
-    heard = InputConfig.waveforms(normalize) if config.front_end == "waveform" else fbank
-    return EncoderCheckpoint(dataclasses.replace(config, input=heard), encoder.state_dict())
+    expected = InputConfig.waveforms(normalize) if config.front_end == "waveform" else fbank
+    return EncoderCheckpoint(dataclasses.replace(config, input=expected), encoder.state_dict())
 
 
 def features_of(encoder, source):

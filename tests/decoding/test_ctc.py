@@ -39,10 +39,12 @@ def random_log_probs(batch, frames, vocabulary, scale=2.0, seed=0):
 def test_wide_beam_gives_the_exact_probability_of_every_hypothesis(frames, vocabulary, blank):
     log_probs = random_log_probs(1, frames, vocabulary)
     expected = enumerate_hypotheses(log_probs[0], blank)
-    found = prefix_beam_search(log_probs, torch.tensor([frames]), blank, beam=5000, nbest=5000)[0]
-    assert {tuple(h.tokens): h.score for h in found} == pytest.approx({k: v[0] for k, v in expected.items()}, abs=1e-9)
-    assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
-    for hypothesis in found:
+    hypotheses = prefix_beam_search(log_probs, torch.tensor([frames]), blank, beam=5000, nbest=5000)[0]
+    assert {tuple(h.tokens): h.score for h in hypotheses} == pytest.approx(
+        {k: v[0] for k, v in expected.items()}, abs=1e-9
+    )
+    assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
+    for hypothesis in hypotheses:
         best_path = expected[tuple(hypothesis.tokens)][1]
         assert hypothesis.log_prob == pytest.approx(best_path, abs=1e-9)
         if hypothesis.tokens:
@@ -65,10 +67,10 @@ def test_a_prefix_that_leaves_the_beam_and_returns_is_still_one_hypothesis():
         log_probs = random_log_probs(1, 7, 3, scale=1.0, seed=seed)
         exact = enumerate_hypotheses(log_probs[0], 0)
         for beam in (2, 3, 5):
-            found = prefix_beam_search(log_probs, torch.tensor([7]), beam=beam, nbest=beam)[0]
-            labels = [tuple(h.tokens) for h in found]
+            hypotheses = prefix_beam_search(log_probs, torch.tensor([7]), beam=beam, nbest=beam)[0]
+            labels = [tuple(h.tokens) for h in hypotheses]
             assert len(set(labels)) == len(labels) == beam
-            assert all(h.score <= exact[tuple(h.tokens)][0] + 1e-9 for h in found)
+            assert all(h.score <= exact[tuple(h.tokens)][0] + 1e-9 for h in hypotheses)
 
 
 def test_few_tokens_per_frame_still_finds_peaked_hypotheses():
@@ -132,8 +134,8 @@ def test_tokens_as_probable_as_the_last_one_considered_are_considered_too(tied):
     probabilities = torch.full((1, 1, 5), 0.01, dtype=torch.float64)
     probabilities[..., 0], probabilities[..., 4] = 0.05, 0.3
     probabilities[..., tied] = 0.2
-    found = prefix_beam_search(probabilities.log(), torch.tensor([1]), beam=9, nbest=9, beam_size_token=2)[0]
-    assert [h.tokens for h in found] == [[4], *([token] for token in tied), []]
+    hypotheses = prefix_beam_search(probabilities.log(), torch.tensor([1]), beam=9, nbest=9, beam_size_token=2)[0]
+    assert [h.tokens for h in hypotheses] == [[4], *([token] for token in tied), []]
 
 
 class TokenBigram:
@@ -165,11 +167,11 @@ def test_fusion_ranks_by_the_sum_of_all_scores():
         chain = [0, *labels, 0]
         lm_score = sum(table[a, b] for a, b in zip(chain, chain[1:]))
         expected[labels] = ctc + 0.7 * lm_score + 0.3 * len(labels)
-    found = prefix_beam_search(
+    hypotheses = prefix_beam_search(
         log_probs, torch.tensor([5]), beam=500, nbest=500, lm=lm, lm_weight=0.7, length_bonus=0.3
     )[0]
-    assert {tuple(h.tokens): h.score for h in found} == pytest.approx(expected, abs=1e-9)
-    for hypothesis in found[:3]:
+    assert {tuple(h.tokens): h.score for h in hypotheses} == pytest.approx(expected, abs=1e-9)
+    for hypothesis in hypotheses[:3]:
         chain = [0, *hypothesis.tokens, 0]
         assert hypothesis.lm_score == pytest.approx(sum(table[a, b] for a, b in zip(chain, chain[1:])))
 

@@ -140,9 +140,9 @@ def test_a_beam_of_one_with_a_length_bonus_is_prefix_search(bonus):
     sample, model = make_sample(), Model()
     log_probs, lengths = model.get_ctc_log_probs(**sample["net_input"])
     log_probs[..., [1, 2]] = -math.inf
-    found = CtcDecoder(0, [1, 2], length_bonus=bonus).decode([model], *sample["net_input"].values())
-    assert found == prefix_beam_search(log_probs, lengths, beam=1, length_bonus=bonus)
-    assert [h.tokens for (h,) in found] != [h.tokens for h in greedy_ctc(log_probs, lengths)]
+    result = CtcDecoder(0, [1, 2], length_bonus=bonus).decode([model], *sample["net_input"].values())
+    assert result == prefix_beam_search(log_probs, lengths, beam=1, length_bonus=bonus)
+    assert [h.tokens for (h,) in result] != [h.tokens for h in greedy_ctc(log_probs, lengths)]
 
 
 @pytest.mark.parametrize("beam", [1, 3])

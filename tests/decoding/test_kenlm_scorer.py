@@ -75,7 +75,7 @@ def test_tokens(tmp_path):
 
 def test_a_language_model_changes_the_result_of_the_search(words):
     symbols = ["<s>", "|", "a", "l"]
-    # The acoustic model hears "al" slightly better than "la".
+    # The acoustic model prefers "al" to "la" by a little.
     probabilities = torch.tensor([[0.1, 0.05, 0.45, 0.4], [0.9, 0.04, 0.03, 0.03], [0.1, 0.05, 0.4, 0.45]])
     log_probs, lengths = probabilities.double().log()[None], torch.tensor([3])
     without = prefix_beam_search(log_probs, lengths, beam=20)[0][0]
@@ -93,8 +93,8 @@ def test_length_bonus_counts_words(words):
     plain = {tuple(h.tokens): h.score for h in prefix_beam_search(log_probs, torch.tensor([5]), **arguments)[0]}
     scored = prefix_beam_search(log_probs, torch.tensor([5]), length_bonus=1.5, **arguments)[0]
     for hypothesis in scored:
-        number = len("".join(symbols[i] for i in hypothesis.tokens).replace("|", " ").split())
-        assert hypothesis.score == pytest.approx(plain[tuple(hypothesis.tokens)] + 1.5 * number)
+        index = len("".join(symbols[i] for i in hypothesis.tokens).replace("|", " ").split())
+        assert hypothesis.score == pytest.approx(plain[tuple(hypothesis.tokens)] + 1.5 * index)
 
 
 def test_errors_name_the_remedy(tmp_path, words, monkeypatch):

@@ -79,17 +79,17 @@ def walk(lm, text):
 
 
 def test_token_by_token_is_the_whole_text(model):
-    """Texts of many lengths under way at once; each continues where its own history ended."""
+    """Hypotheses of many lengths under way at once; each continues where its own history ended."""
     lm = NeuralLm(model, dictionary_of(*"abcd"))
-    texts = [(4,), (5, 6, 4), (), (5, 6, 7, 7, 4, 5), (5, 6), (7, 4, 4)]
-    states, totals = [lm.start() for _ in texts], [0.0] * len(texts)
-    for u in range(max(map(len, texts)) + 1):
+    hypotheses = [(4,), (5, 6, 4), (), (5, 6, 7, 7, 4, 5), (5, 6), (7, 4, 4)]
+    states, totals = [lm.start() for _ in hypotheses], [0.0] * len(hypotheses)
+    for u in range(max(map(len, hypotheses)) + 1):
         lm.prepare(states)
-        for i, text in enumerate(texts):
+        for i, text in enumerate(hypotheses):
             if u < len(text):
                 states[i], log_prob, _ = lm.score(states[i], text[u])
                 totals[i] += log_prob
-    for text, state, total in zip(texts, states, totals):
+    for text, state, total in zip(hypotheses, states, totals):
         with_end, without = log_prob_of(model, text)
         assert total == pytest.approx(without, abs=1e-5)
         assert total + lm.finish(state)[0] == pytest.approx(with_end, abs=1e-5)
@@ -119,7 +119,7 @@ def test_fusion_is_rescoring_of_all_hypotheses(name, topology):
     network = Network(vocabulary=len(lm.model.decoder.dictionary))
     search, (frames, lengths) = scorer(network, never_emitted=[1, 2]), batch([3, 2])
     way = BeamSearch(10_000, 9, max_symbols=1, topology=topology, lm=lm, lm_weight=0.7, length_bonus=0.4)
-    found = way(search, frames, lengths)
+    scores_found = way(search, frames, lengths)
     changed = 0
     for i, length in enumerate(lengths.tolist()):
         totals, _ = all_hypotheses(search, frames[i, :length], 99, 1, topology)
@@ -128,9 +128,9 @@ def test_fusion_is_rescoring_of_all_hypotheses(name, topology):
             labels: p + 0.7 * log_prob_of(lm.model, labels)[0] + 0.4 * len(labels) for labels, p in totals.items()
         }
         best = ranked(expected)[:9]
-        assert [tuple(h.tokens) for h in found[i]] == [labels for labels, _ in best]
-        assert [h.score for h in found[i]] == pytest.approx([p for _, p in best], abs=1e-4)
-        assert [h.lm_score for h in found[i]] == pytest.approx(
+        assert [tuple(h.tokens) for h in scores_found[i]] == [labels for labels, _ in best]
+        assert [h.score for h in scores_found[i]] == pytest.approx([p for _, p in best], abs=1e-4)
+        assert [h.lm_score for h in scores_found[i]] == pytest.approx(
             [log_prob_of(lm.model, labels)[0] for labels, _ in best], abs=1e-4
         )
         changed += best[0][0] != ranked(totals)[0][0]
@@ -141,14 +141,14 @@ def test_fusion_in_ctc_search(model):
     lm = NeuralLm(model, dictionary_of(*"abcd"))
     log_probs = random_log_probs(1, 3, 8, seed=3)
     log_probs[..., 1:4] = -math.inf  # padding, </s>, <unk>
-    found = prefix_beam_search(log_probs, torch.tensor([3]), beam=500, nbest=500, lm=lm, lm_weight=0.7)[0]
+    scores_found = prefix_beam_search(log_probs, torch.tensor([3]), beam=500, nbest=500, lm=lm, lm_weight=0.7)[0]
     expected = {
         labels: ctc + 0.7 * log_prob_of(model, labels)[0]
         for labels, (ctc, _) in enumerate_hypotheses(log_probs[0], 0).items()
         if ctc > -math.inf
     }
     assert len(expected) > 50
-    assert {tuple(h.tokens): h.score for h in found} == pytest.approx(expected, abs=1e-4)
+    assert {tuple(h.tokens): h.score for h in scores_found} == pytest.approx(expected, abs=1e-4)
 
 
 def test_results_do_not_depend_on_the_batch(model):

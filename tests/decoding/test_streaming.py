@@ -1,4 +1,4 @@
-"""Streams: the results of whole utterances decoded under the same context, alone and together, utterance by utterance."""
+"""Streams: the results of whole recordings decoded under the same context, alone, together, utterance by utterance."""
 
 import math
 from types import SimpleNamespace
@@ -79,9 +79,9 @@ def test_result_is_that_of_the_whole_utterance(make, context, more, chunk_ms, le
     streaming = recogniser.streaming(chunk_ms, left, endpoint=None)
     for utterance, transcript in zip(UTTERANCES, expected):
         results = streamed(streaming, utterance)
-        found = results[-1] if results else streaming.result(streaming.create_stream())
-        assert (found.text, found.tokens) == (transcript.text, transcript.tokens)
-        assert found.log_prob == pytest.approx(transcript.score, abs=1e-3)
+        seen = results[-1] if results else streaming.result(streaming.create_stream())
+        assert (seen.text, seen.tokens) == (transcript.text, transcript.tokens)
+        assert seen.log_prob == pytest.approx(transcript.score, abs=1e-3)
         for before, after in zip(results, results[1:]):
             assert after.tokens[: len(before.tokens)] == before.tokens and after.end > before.end
             assert all(before.end <= time < after.end for time in after.times[len(before.tokens) :])
@@ -93,7 +93,7 @@ def language_model(vocab, tmp_path_factory):
     pytest.importorskip("kenlm")
     symbols = [line.split()[0] for line in (vocab / "dict.txt").read_text(encoding="utf-8").splitlines()]
     unigrams = [("<unk>", -2.0), ("<s>", -99.0), ("</s>", -0.7)]
-    unigrams += [(symbol, -0.5 - number % 7 / 4) for number, symbol in enumerate(symbols)]
+    unigrams += [(symbol, -0.5 - index % 7 / 4) for index, symbol in enumerate(symbols)]
     lines = ["\\data\\", f"ngram 1={len(unigrams)}", "ngram 2=1", "", "\\1-grams:"]
     lines += [f"{p}\t{symbol}\t-0.1" for symbol, p in unigrams]
     lines += ["", "\\2-grams:", f"-0.1\t<s> {symbols[0]}", "", "\\end\\", ""]
@@ -124,10 +124,10 @@ def test_beam_search_is_that_of_the_whole_utterance(make, language_model, name):
     for utterance, n_best in zip(UTTERANCES, expected):
         results = streamed(streaming, utterance)
         best = results[-1] if results else streaming.result(streaming.create_stream())
-        found = [best, *best.alternatives]
-        assert [(one.text, one.tokens) for one in found] == [(one.text, one.tokens) for one in n_best]
-        assert [one.score for one in found] == pytest.approx([one.score for one in n_best], abs=1e-3)
-        assert [one.log_prob for one in found] == pytest.approx([one.log_prob for one in n_best], abs=1e-3)
+        seen = [best, *best.alternatives]
+        assert [(one.text, one.tokens) for one in seen] == [(one.text, one.tokens) for one in n_best]
+        assert [one.score for one in seen] == pytest.approx([one.score for one in n_best], abs=1e-3)
+        assert [one.log_prob for one in seen] == pytest.approx([one.log_prob for one in n_best], abs=1e-3)
         for result in results:
             assert sorted(result.times) == result.times and len(result.times) == len(result.tokens)
             assert all(result.start <= time < result.end for time in result.times)
@@ -147,8 +147,8 @@ def test_streams_share_batches(make, beam):
     utterances = [utterance for utterance in UTTERANCES if len(utterance) > 2000]
     streams, batches = [streaming.create_stream() for _ in utterances], []
     for now in range(60):
-        for number, (utterance, stream) in enumerate(zip(utterances, streams)):
-            at = (now - 7 * number) * 800
+        for index, (utterance, stream) in enumerate(zip(utterances, streams)):
+            at = (now - 7 * index) * 800
             if 0 <= at < len(utterance):
                 stream.accept_waveform(utterance[at : at + 800])
             elif at >= len(utterance) and not stream.finished:
@@ -157,8 +157,8 @@ def test_streams_share_batches(make, beam):
             batches.append(len(ready))
     assert max(batches) > 1
     for stream, expected in zip(streams, alone):
-        found = streaming.result(stream)
-        assert found.tokens == expected.tokens and found.log_prob == pytest.approx(expected.log_prob, abs=1e-3)
+        seen = streaming.result(stream)
+        assert seen.tokens == expected.tokens and seen.log_prob == pytest.approx(expected.log_prob, abs=1e-3)
 
 
 @pytest.mark.parametrize("beam", [1, 3])
@@ -293,8 +293,8 @@ def test_clock_of_a_live_stream(make, monkeypatch):
 class Changing:
     """A recogniser whose text is another one after each second of audio; the last of them is final."""
 
-    def __init__(self, *texts):
-        self.texts = texts
+    def __init__(self, *transcripts):
+        self.transcripts = transcripts
 
     def create_stream(self, tag):
         return SimpleNamespace(samples=0, steps=0, accept_waveform=self.accept, finish=lambda: None)
@@ -309,16 +309,16 @@ class Changing:
         return [0] * ready
 
     def is_endpoint(self, stream):
-        return stream.steps == len(self.texts)
+        return stream.steps == len(self.transcripts)
 
     def result(self, stream):
-        text = self.texts[stream.steps - 1] if stream.steps else ""
-        times = [0.25 * number for number in range(len(text))]
+        text = self.transcripts[stream.steps - 1] if stream.steps else ""
+        times = [0.25 * index for index in range(len(text))]
         tokens = [ord(letter) for letter in text]
         return StreamingResult(tokens, 0.0, 0.0, text=text, times=times, end=float(stream.steps))
 
     def reset(self, stream):
-        self.texts, stream.steps, stream.samples = [], 0, 0
+        self.transcripts, stream.steps, stream.samples = [], 0, 0
 
 
 def test_labels_that_change_are_waited_for_until_they_stay():
@@ -345,8 +345,8 @@ def test_audio_in_any_form(make):
     pcm = (UTTERANCES[0] * 32767).astype(np.int16)
     exact = pcm / np.float32(32768)
     forms = [exact.astype(np.float64), exact.tolist(), pcm, torch.from_numpy(pcm)[None]]
-    expected, *found, empty, short = recogniser.transcribe([exact, *forms, [], exact[:10]])
-    assert expected[0].tokens and all(n_best == expected for n_best in found)
+    expected, *seen, empty, short = recogniser.transcribe([exact, *forms, [], exact[:10]])
+    assert expected[0].tokens and all(n_best == expected for n_best in seen)
     assert [(one.text, one.tokens) for one in empty + short] == [("", [])] * 2
     assert recogniser.transcribe([]) == []
     assert recogniser.transcribe([[]]) == [empty]

@@ -89,13 +89,13 @@ def test_greedy_is_the_loop_over_symbols(kind, topology, max_symbols):
     search = scorer(Network(kind, blank_bias=2.0))
     frames, lengths = batch([37, 1, 0, 20, 9])
     tags = torch.tensor([3, 4, 3, 1, 5])
-    found = [h for (h,) in GreedySearch(max_symbols, topology)(search, frames, lengths, tags)]
-    assert sum(len(h.tokens) for h in found) > 5
+    hypotheses = [h for (h,) in GreedySearch(max_symbols, topology)(search, frames, lengths, tags)]
+    assert sum(len(h.tokens) for h in hypotheses) > 5
     for i, length in enumerate(lengths.tolist()):
         expected = step_by_step(search, frames[i, :length], tags[i : i + 1], max_symbols, topology)
-        assert (found[i].tokens, found[i].frames) == expected[:2]
-        assert found[i].token_scores == pytest.approx(expected[2], abs=1e-5)
-        assert found[i].score == pytest.approx(sum(expected[2]) if expected[2] else expected[3], abs=1e-5)
+        assert (hypotheses[i].tokens, hypotheses[i].frames) == expected[:2]
+        assert hypotheses[i].token_scores == pytest.approx(expected[2], abs=1e-5)
+        assert hypotheses[i].score == pytest.approx(sum(expected[2]) if expected[2] else expected[3], abs=1e-5)
 
 
 class Bigram:
@@ -158,10 +158,10 @@ def test_pieces_give_what_all_frames_at_once_give(name, longest):
     expected = way(search, frames, lengths, tags)
     assert max(len(h.tokens) for n_best in expected for h in n_best) > 5
     for state, length, whole in zip(in_pieces(way, search, frames, lengths, tags, longest), lengths, expected):
-        (found,) = way.n_best(state)
+        (hypotheses,) = way.n_best(state)
         assert state.seen == [int(length)]
-        assert [(h.tokens, h.frames) for h in found] == [(h.tokens, h.frames) for h in whole]
-        for one, other in zip(found, whole):
+        assert [(h.tokens, h.frames) for h in hypotheses] == [(h.tokens, h.frames) for h in whole]
+        for one, other in zip(hypotheses, whole):
             assert one.token_scores == pytest.approx(other.token_scores, abs=1e-5)
             scores = (one.score, one.log_prob, one.lm_score)
             assert scores == pytest.approx((other.score, other.log_prob, other.lm_score), abs=1e-5)
@@ -179,11 +179,11 @@ def test_memory_of_a_long_stream_is_bounded():
         assert all(table.keys() == tree.parents.keys() for table in tables)
         nodes.append(len(tree.parents))
         assert {len(table) for table in (state.predictions.symbols, *state.predictions.state)} == {4}
-    (found,) = way.n_best(state)
-    assert len(found[0].tokens) > 100
+    (hypotheses,) = way.n_best(state)
+    assert len(hypotheses[0].tokens) > 100
     assert max(nodes) <= 3 * 4
     (expected,) = way(search, frames, lengths)
-    assert [(h.tokens, h.frames) for h in found] == [(h.tokens, h.frames) for h in expected]
+    assert [(h.tokens, h.frames) for h in hypotheses] == [(h.tokens, h.frames) for h in expected]
 
 
 SEARCHES = {
@@ -236,13 +236,13 @@ def ranked(totals):
 @pytest.mark.parametrize("topology, max_symbols", [("regular", 1), ("regular", 2), ("modified", 1)])
 def test_beam_search_that_keeps_everything_is_exact(topology, max_symbols):
     search, (frames, lengths) = scorer(Network(vocabulary=4)), batch([3, 2])
-    found = BeamSearch(10_000, 20, max_symbols, topology)(search, frames, lengths)
+    hypotheses = BeamSearch(10_000, 20, max_symbols, topology)(search, frames, lengths)
     for i, length in enumerate(lengths.tolist()):
         totals, best = all_hypotheses(search, frames[i, :length], 99, max_symbols, topology)
         expected = ranked(totals)[:20]
-        assert [tuple(h.tokens) for h in found[i]] == [labels for labels, _ in expected]
-        assert [h.score for h in found[i]] == pytest.approx([p for _, p in expected], abs=1e-5)
-        for h in found[i]:
+        assert [tuple(h.tokens) for h in hypotheses[i]] == [labels for labels, _ in expected]
+        assert [h.score for h in hypotheses[i]] == pytest.approx([p for _, p in expected], abs=1e-5)
+        for h in hypotheses[i]:
             assert h.log_prob == pytest.approx(best[tuple(h.tokens)], abs=1e-5)
             if h.tokens:
                 assert sum(h.token_scores) == pytest.approx(best[tuple(h.tokens)], abs=1e-5)
@@ -252,13 +252,13 @@ def test_beam_search_that_keeps_everything_is_exact(topology, max_symbols):
 def test_graves_search_that_keeps_everything_is_exact():
     """Labels per frame are limited by a length no hypothesis of the comparison reaches."""
     search, (frames, lengths) = scorer(Network(vocabulary=4, blank_bias=4.0)), batch([2, 1])
-    found = graves_beam_search(search, frames, lengths, beam=10_000, nbest=5, max_symbols=3)
+    hypotheses = graves_beam_search(search, frames, lengths, beam=10_000, nbest=5, max_symbols=3)
     for i, length in enumerate(lengths.tolist()):
         totals, _ = all_hypotheses(search, frames[i, :length], 3, 3)
         expected = ranked(totals)[:5]
         assert all(len(labels) < 4 for labels, _ in expected)
-        assert [tuple(h.tokens) for h in found[i]] == [labels for labels, _ in expected]
-        assert [h.score for h in found[i]] == pytest.approx([p for _, p in expected], abs=1e-5)
+        assert [tuple(h.tokens) for h in hypotheses[i]] == [labels for labels, _ in expected]
+        assert [h.score for h in hypotheses[i]] == pytest.approx([p for _, p in expected], abs=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -285,7 +285,7 @@ def test_shallow_fusion():
     search, (frames, lengths) = scorer(Network(vocabulary=4)), batch([3])
     lm, weight, bonus = Bigram(), 0.7, 0.4
     fused = dict(lm=lm, lm_weight=weight, length_bonus=bonus)
-    (found,) = BeamSearch(10_000, 9, max_symbols=1, **fused)(search, frames, lengths)
+    (hypotheses,) = BeamSearch(10_000, 9, max_symbols=1, **fused)(search, frames, lengths)
     totals, best_paths = all_hypotheses(search, frames[0], 99, 1)
     expected = {}
     for labels, log_prob in totals.items():
@@ -293,9 +293,9 @@ def test_shallow_fusion():
         lm_score = sum(lm.table[a][b] for a, b in itertools.pairwise(said))
         expected[labels] = log_prob + weight * lm_score + bonus * len(labels)
     best = ranked(expected)[:9]
-    assert [tuple(h.tokens) for h in found] == [labels for labels, _ in best]
-    assert [h.score for h in found] == pytest.approx([p for _, p in best], abs=1e-5)
-    assert found[0].log_prob == pytest.approx(best_paths[best[0][0]], abs=1e-5)
+    assert [tuple(h.tokens) for h in hypotheses] == [labels for labels, _ in best]
+    assert [h.score for h in hypotheses] == pytest.approx([p for _, p in best], abs=1e-5)
+    assert hypotheses[0].log_prob == pytest.approx(best_paths[best[0][0]], abs=1e-5)
     assert best[0][0] != ranked(totals)[0][0]
 
 
@@ -305,13 +305,13 @@ def test_ensemble_averages_probabilities(kind):
     frames, _ = batch([4], width=2 * WIDTH)
     symbols, state = scorer(one, other).start(1)
     symbols, _ = scorer(one, other).extend(torch.tensor([3]), state)
-    found = scorer(one, other).log_probs(frames[0, 0], symbols[0])
+    hypotheses = scorer(one, other).log_probs(frames[0, 0], symbols[0])
     expected = 0.0
     for network, part in ((one, frames[0, 0, :WIDTH]), (other, frames[0, 0, WIDTH:])):
         own, _ = network.extend(torch.tensor([3]), network.start(1)[1])
         expected += network.join(part, own[0]).softmax(-1) / 2
     expected[PAD] = 0
-    torch.testing.assert_close(found.exp(), expected.float())
+    torch.testing.assert_close(hypotheses.exp(), expected.float())
 
 
 def test_penalty_on_blanks_makes_texts_longer():
@@ -319,8 +319,8 @@ def test_penalty_on_blanks_makes_texts_longer():
     sizes = []
     for penalty in (-8.0, 0.0, 12.0):
         search = scorer(Network(blank_bias=4.0), blank_penalty=penalty)
-        found = GreedySearch(2)(search, frames, lengths) + BeamSearch(max_symbols=2)(search, frames, lengths)
-        sizes.append([len(h.tokens) for (h,) in found])
+        hypotheses = GreedySearch(2)(search, frames, lengths) + BeamSearch(max_symbols=2)(search, frames, lengths)
+        sizes.append([len(h.tokens) for (h,) in hypotheses])
     assert all(a <= b <= c and a < c for a, b, c in zip(*sizes)), sizes
 
 

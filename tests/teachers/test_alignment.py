@@ -49,8 +49,8 @@ def test_up_to_two_frames_off_takes_the_minimum():
 
 @pytest.mark.parametrize("target", [[7, 7], [7, 1]])
 def test_three_frames_off_names_the_utterance(target):
-    with pytest.raises(TeacherError, match=r"utterance clips/b\.wav: at 50 Hz the teacher gives 4 frames"):
-        align("none", target, target_hz=50.0, ids=["clips/a.wav", "clips/b.wav"])
+    with pytest.raises(TeacherError, match=r"utterance audio/b\.wav: at 50 Hz the teacher gives 4 frames"):
+        align("none", target, target_hz=50.0, ids=["audio/a.wav", "audio/b.wav"])
 
 
 def test_three_frames_off_without_names():

@@ -23,9 +23,9 @@ def corpus(tmp_path, tiny_teacher):
     """(manifest, teacher spec, folder of the cache, {id: waveform})."""
     rng = np.random.default_rng(0)
     waveforms, lines = {}, [str(tmp_path)]
-    for number in range(NUM_UTTERANCES):
-        name = f"è{number}.wav"
-        waveforms[name] = (0.1 * rng.standard_normal(3000 + 700 * number)).astype(np.float32)
+    for part_index in range(NUM_UTTERANCES):
+        name = f"è{part_index}.wav"
+        waveforms[name] = (0.1 * rng.standard_normal(3000 + 700 * part_index)).astype(np.float32)
         soundfile.write(tmp_path / name, waveforms[name], 16000, subtype="FLOAT")
         lines.append(f"{name}\t{len(waveforms[name])}")
     manifest = tmp_path / "train.tsv"
@@ -195,7 +195,7 @@ def test_refuses_another_manifest(corpus, tmp_path):
     lines = corpus[0].read_text().splitlines()
     other, longer = tmp_path / "other.tsv", tmp_path / "longer.tsv"
     other.write_text("\n".join([*lines, "new.wav\t9000", "newer.wav\t9000"]))
-    # The teacher has 400 frames a second here: 2 frames are 80 samples.
+    # The teacher has 400 frames per second here: 2 frames are 80 samples.
     longer.write_text("\n".join([lines[0], "è0.wav\t3081", "è1.wav\t3620", *lines[3:]]))
     for directory in (corpus[2], tmp_path / "bad"):
         cache = FeatureCache.open(directory)
@@ -320,7 +320,7 @@ def test_bytes_take_half_the_space_and_say_what_they_lost(corpus, tmp_path, caps
     loss = json.loads((directory / "index.json").read_text())["loss"]
     for layer in (1, 3):
         assert loss[str(layer)]["error"] == pytest.approx((squares[layer] / count) ** 0.5, rel=0.02)
-    worst = max(loss.values(), key=lambda found: found["error"])["error"]
+    worst = max(loss.values(), key=lambda result: result["error"])["error"]
     assert (
         f"Stored as uint8, features differ from the teacher's by at most {100 * worst:.2g} %" in capsys.readouterr().out
     )
@@ -358,10 +358,10 @@ def test_wrong_options(corpus, options, message, capsys):
 def test_options_change_what_is_computed(corpus, tmp_path):
     make(corpus)
     layer = FeatureCache.open(corpus[2]).read(["è0.wav"]).features[3]
-    for number, options in enumerate((["--kind", "ffn"], ["--dtype", "bfloat16"])):
-        directory = tmp_path / str(number)
+    for part_index, options in enumerate((["--kind", "ffn"], ["--dtype", "bfloat16"])):
+        directory = tmp_path / str(part_index)
         make(corpus, "--out", str(directory), *options)
-        other = FeatureCache.open(directory, kind="ffn" if number == 0 else "layer")
+        other = FeatureCache.open(directory, kind="ffn" if part_index == 0 else "layer")
         assert not torch.equal(other.read(["è0.wav"]).features[3], layer)
 
 

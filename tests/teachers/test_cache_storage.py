@@ -35,9 +35,9 @@ def test_one_or_two_frames_are_exact(frames, features):
 @pytest.mark.parametrize("name", STORAGES)
 def test_pieces_are_what_encode_gives(name, features):
     for frames in (1, 40):
-        found = STORAGES[name].encode(features[:, :frames])
+        result = STORAGES[name].encode(features[:, :frames])
         expected = [(piece.dtype, (2, piece.rows, 6)) for piece in STORAGES[name].pieces(frames)]
-        assert [(str(piece.dtype).removeprefix("torch."), tuple(piece.shape)) for piece in found] == expected
+        assert [(str(piece.dtype).removeprefix("torch."), tuple(piece.shape)) for piece in result] == expected
 
 
 @pytest.mark.parametrize("name", STORAGES)
@@ -48,7 +48,7 @@ def test_loss_is_the_one_of_its_definition(name, features):
         loss.add(utterance, stored(name, utterance))
     total = StorageLoss(halves[0].sums.tolist())  # as it comes back from JSON
     total.merge(halves[1])
-    found = total.of_layers([3, 7])
+    result = total.of_layers([3, 7])
     for row, layer in enumerate("37"):
         squares, distances = [], []
         for utterance in utterances:
@@ -56,9 +56,9 @@ def test_loss_is_the_one_of_its_definition(name, features):
             squares += list(((y - x)[:, :5] / x.std(0)[:5]).ravel() ** 2)
             cosine = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
             distances += list(1 - cosine)
-        assert found[layer]["error"] == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-3)
-        assert found[layer]["cosine_distance"] == pytest.approx(np.mean(distances), rel=2e-2, abs=1e-9)
-    assert found["3"]["error"] < (0.02 if name == "uint8" else 0.4)  # half precision has no steps of 0.01 at 5 +- 0.01
+        assert result[layer]["error"] == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-3)
+        assert result[layer]["cosine_distance"] == pytest.approx(np.mean(distances), rel=2e-2, abs=1e-9)
+    assert result["3"]["error"] < (0.02 if name == "uint8" else 0.4)  # half precision has no steps of 0.01 at 5 +- 0.01
 
 
 def test_nothing_stored_has_lost_nothing():

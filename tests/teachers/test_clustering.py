@@ -23,8 +23,8 @@ def buffers(frames, size=500):
 
 
 def labels_of(fitted, frames):
-    standardized = (frames - fitted.mean) / fitted.std
-    return np.square(standardized[:, None] - fitted.centroids).sum(-1).argmin(1)
+    normalized = (frames - fitted.mean) / fitted.std
+    return np.square(normalized[:, None] - fitted.centroids).sum(-1).argmin(1)
 
 
 def test_finds_what_kmeans_finds(blobs):
@@ -40,7 +40,7 @@ def test_finds_what_kmeans_finds(blobs):
     assert np.abs(np.sort(fitted.centroids, 0) - np.sort(whole.cluster_centers_, 0)).max() < 0.05
 
 
-def test_standardizes_channels(blobs):
+def test_normalizes_channels(blobs):
     """The channel of large scale does not decide alone."""
     frames = blobs[0]
     fitted = FrameClustering(7, seed=1)
@@ -63,14 +63,14 @@ def test_a_channel_that_never_changes(blobs):
 def test_buffers_larger_than_a_step(blobs, monkeypatch):
     """Memory and numbers go by steps, not by how the frames come in."""
     monkeypatch.setattr(clustering, "STEP_FRAMES", 500)
-    found = []
+    result = []
     for size in (500, 1000, 3000):
         fitted = FrameClustering(7, seed=1)
         fitted.start(blobs[0])
         for buffer in buffers(blobs[0], size):
             fitted.update(buffer)
-        found.append(fitted.centroids)
-    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+        result.append(fitted.centroids)
+    assert np.array_equal(result[0], result[1]) and np.array_equal(result[0], result[2])
 
 
 def test_restored_state_goes_on_with_the_same_numbers(blobs):

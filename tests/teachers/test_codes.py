@@ -67,9 +67,9 @@ def test_logits_are_float32_whatever_the_features(tmp_path):
     codes = load_codes(spec).to("cpu")
     features = torch.randn(2, 7, 24).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        found = codes.logits(features, 0.1)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, codes.logits(features.float(), 0.1))
+        result = codes.logits(features, 0.1)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, codes.logits(features.float(), 0.1))
 
 
 def test_temperature_divides(tmp_path):
@@ -121,17 +121,17 @@ def book(content_hash="0", width=6, clusters=4):
 def test_a_codebook_survives_its_file(tmp_path):
     made = book()
     made.save(tmp_path / "codes.safetensors")
-    found = Codebook.load(tmp_path / "codes.safetensors")
-    assert found.header == made.header
+    result = Codebook.load(tmp_path / "codes.safetensors")
+    assert result.header == made.header
     for name in ("centroids", "mean", "std"):
-        assert torch.equal(getattr(found, name), getattr(made, name))
+        assert torch.equal(getattr(result, name), getattr(made, name))
 
 
 def test_codebook_logits_are_negative_distances():
     made = book()
     features = 3 * torch.randn(2, 5, 6)
-    standardized = ((features - made.mean) / made.std).double().numpy()
-    difference = standardized[:, :, None] - made.centroids.double().numpy()
+    normalized = ((features - made.mean) / made.std).double().numpy()
+    difference = normalized[:, :, None] - made.centroids.double().numpy()
     codes = codes_of(made)
     assert (codes.layer, codes.kind, codes.metric, codes.num_codes, codes.code_dim) == (2, "ffn", "euclidean", 4, 6)
     expected = -np.square(difference).mean(-1) / 0.3

@@ -26,8 +26,8 @@ def fairseq_states(model, waveform):
     states, handles = {}, []
     layers = model.encoder.layers
     handles.append(layers[0].register_forward_pre_hook(lambda m, a: states.__setitem__(0, a[0].clone())))
-    for number, layer in enumerate(layers, start=1):
-        handles.append(layer.register_forward_hook(lambda m, a, o, n=number: states.__setitem__(n, o[0])))
+    for block, layer in enumerate(layers, start=1):
+        handles.append(layer.register_forward_hook(lambda m, a, o, n=block: states.__setitem__(n, o[0])))
     waveform = F.layer_norm(waveform, waveform.shape)[None]
     with torch.no_grad():
         model(waveform, mask=False, features_only=True)
@@ -111,10 +111,10 @@ def test_fairseq_teachers_with_harmless_classes(kind, tmp_path, utterances):
     }[kind]
     extra = {"best": np.float64(3.5)}
     torch.save({"args": None, "cfg": cfg, "model": state, "extra_state": extra}, tmp_path / "other.pt")
-    expected, found = (
+    expected, result = (
         load_teacher(f"fairseq:{tmp_path}/{name}.pt", [0, 2])(*utterances).features for name in ("plain", "other")
     )
-    assert all(torch.equal(found[layer], expected[layer]) for layer in (0, 2))
+    assert all(torch.equal(result[layer], expected[layer]) for layer in (0, 2))
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,10 @@ def library_states(name, model, waveform):
     states = {}
     blocks = model.encoder.layers
     handles = [blocks[0].register_forward_pre_hook(lambda m, a: states.__setitem__(0, a[0][0].clone()))]
-    for number, block in enumerate(blocks, start=1):
+    for index, block in enumerate(blocks, start=1):
         handles.append(
             block.register_forward_hook(
-                lambda m, a, o, n=number: states.__setitem__(n, (o[0] if isinstance(o, tuple) else o)[0])
+                lambda m, a, o, n=index: states.__setitem__(n, (o[0] if isinstance(o, tuple) else o)[0])
             )
         )
     with torch.no_grad():

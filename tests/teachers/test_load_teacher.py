@@ -189,7 +189,7 @@ def test_it_follows_the_waveforms_to_their_device(name, tiny_teacher, utterances
     teacher = load_teacher(f"hf:{tiny_teacher(name)[0]}", [0, 2])
     expected = teacher(*utterances).features
     with second_device():
-        found = teacher(*(part.to(DEVICE) for part in utterances))
-        for layer, features in found.features.items():
+        result = teacher(*(part.to(DEVICE) for part in utterances))
+        for layer, features in result.features.items():
             torch.testing.assert_close(features.to("cpu"), expected[layer], atol=2e-4, rtol=1e-3)
     assert teacher.device == DEVICE

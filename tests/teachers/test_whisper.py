@@ -54,8 +54,8 @@ def library_states(encoder, waveform):
     """Layer number -> [FRAMES, D] of an utterance padded with silence to the full window."""
     states = {}
     handles = [encoder.layers[0].register_forward_pre_hook(lambda m, a: states.__setitem__(0, a[0][0].clone()))]
-    for number, block in enumerate(encoder.layers, start=1):
-        handles.append(block.register_forward_hook(lambda m, a, o, n=number: states.__setitem__(n, o[0].clone())))
+    for layer_index, block in enumerate(encoder.layers, start=1):
+        handles.append(block.register_forward_hook(lambda m, a, o, n=layer_index: states.__setitem__(n, o[0].clone())))
     with torch.no_grad():
         encoder(library_mel(waveform, WINDOW))
     for handle in handles:
@@ -182,6 +182,6 @@ def test_it_follows_the_waveforms_to_their_device(whisper):
     utterances = 0.1 * torch.randn(2, WINDOW + 5000), torch.tensor([WINDOW + 5000, 9000])
     expected = teacher(*utterances).features
     with second_device():
-        found = teacher(*(part.to(DEVICE) for part in utterances))
-        for layer, features in found.features.items():
+        result = teacher(*(part.to(DEVICE) for part in utterances))
+        for layer, features in result.features.items():
             torch.testing.assert_close(features.to("cpu"), expected[layer], atol=2e-4, rtol=1e-3)
