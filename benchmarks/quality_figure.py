@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 COLORS = {"teacher": "#444444", "distilled": "#1f77b4", "scratch": "#d62728"}
 
 
-def draw(systems, axis, field, label):
+def draw(systems, axis, field, label, ticks):
     for system in systems:
         x, y = system[field], system["cer"]
         axis.scatter(x, y, s=70, color=COLORS[system["kind"]], zorder=3)
@@ -27,6 +27,8 @@ def draw(systems, axis, field, label):
             system["name"], (x, y), xytext=tuple(system["label_offset"]), textcoords="offset points", fontsize=9
         )
     axis.set_xscale("log")
+    axis.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
     axis.set_xlabel(label)
     axis.set_ylim(0, None)
     axis.grid(alpha=0.3)
@@ -40,8 +42,14 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     recorded = json.loads(args.results.read_text(encoding="utf-8"))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
-    draw(recorded["systems"], axes[0], "encoder_parameters_m", "parameters of the encoder, million")
-    draw(recorded["systems"], axes[1], "rtf", "seconds of one CPU thread per second of audio")
+    draw(recorded["systems"], axes[0], "encoder_parameters_m", "parameters of the encoder, million", (2, 5, 10, 20, 50))
+    draw(
+        recorded["systems"],
+        axes[1],
+        "rtf",
+        "seconds of one CPU thread per second of audio",
+        (0.005, 0.01, 0.02, 0.05, 0.1),
+    )
     axes[0].set_xlim(1.5, 60)
     axes[1].set_xlim(0.003, 0.12)
     axes[0].set_ylabel("character error rate, %")
