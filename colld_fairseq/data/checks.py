@@ -126,17 +126,18 @@ def load_warnings(
 
 
 def vocabulary_warnings(
-    manifest: Manifest, target: str, codec: TextCodec, known: Collection[str], required: bool
+    manifest: Manifest, target: str, codec: TextCodec, known: Collection[str], required: bool, alone: bool = True
 ) -> List[str]:
     """A line for the log of a training run, where tokens of the column `target` are not in the vocabulary.
 
-    required: ConfigError where the model could write nothing of the whole column.
+    required: ConfigError where the model could write nothing of the whole column. alone: no other manifest is trained
+    on, so that an empty column (pseudo-labels of a weak model, say) is one where nothing can be learned.
     """
     targets = manifest.table.column(target).unique().to_pylist() if target in manifest.table.column_names else []
     tokens = Counter(itertools.chain.from_iterable(map(codec.encode, targets)))
     unknown = Counter({token: count for token, count in tokens.items() if token not in known})
-    if not unknown and (tokens or not required):
-        return []
+    if not unknown and (tokens or not required or not alone):
+        return []  # that targets are empty is another warning
     worst = ", ".join(f"{token!r} {count}" for token, count in unknown.most_common(_TOKENS_SHOWN))
     more = f" and {len(unknown) - _TOKENS_SHOWN} others" if len(unknown) > _TOKENS_SHOWN else ""
     remedy = REMEDIES["out of vocabulary"][1]

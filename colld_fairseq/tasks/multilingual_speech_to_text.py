@@ -172,7 +172,12 @@ class MultilingualSpeechToTextTask(SpeechTask):
             warnings = load_warnings(part, targets=targets)
             for target in targets:
                 warnings += vocabulary_warnings(
-                    part, target, self.vocabulary.codec, self.target_dictionary.indices, required=train
+                    part,
+                    target,
+                    self.vocabulary.codec,
+                    self.target_dictionary.indices,
+                    required=train,
+                    alone=len(rows.parts) == 1,
                 )
             for warning in warnings:
                 logger.warning(warning)

@@ -251,7 +251,7 @@ def test_refused_with_the_remedy(checkpoint, corpus, distillation, tmp_path, cap
     manifest = ["--manifest", corpus / "test.tsv"]
     assert "nowhere.pt: no such file" in refused("nowhere.pt", *manifest)
     (tmp_path / "junk.pt").write_bytes(b"junk")
-    assert "is not a checkpoint" in refused(tmp_path / "junk.pt", *manifest)
+    assert "junk.pt: cannot be read" in refused(tmp_path / "junk.pt", *manifest)
     student = save_untrained(distillation(), tmp_path / "student.pt")
     assert "fine-tune it with text first" in refused(student, *manifest)
     path = checkpoint("ctc")

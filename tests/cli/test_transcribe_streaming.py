@@ -209,7 +209,7 @@ def test_refused_with_the_remedy(run, corpus, vocab, tmp_path):
     full = save_transducer(tmp_path / "full.pt", corpus, "full", "--vocab", vocab, "--cmvn", "none")
     assert "--encoder-context chunk" in run("--streaming", audio, code=2, model=full).err
     assert "--encoder-context chunk" in run("--chunk-ms", "320", audio, code=2, model=full).err
-    assert "colld cmvn" in run("--streaming", audio, "--options", "cmvn=utterance", code=2).err
+    assert "leave the option out" in run("--streaming", audio, "--options", "cmvn=utterance", code=2).err
     assert "alone" in run("-", code=2).err
     assert "alone" in run("--streaming", "-", audio, code=2).err
     assert "give --out" in run("--streaming", audio, "--beam", "2", "--nbest", "2", code=2).err

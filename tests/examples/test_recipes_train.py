@@ -70,7 +70,10 @@ def test_several_teachers(combination, corpus, hubert, w2v_bert, tmp_path):
     overrides += [f"task.teacher_combination={combination}", "++model.encoder_layers=2"]
     log = train(EXAMPLES / f"{SEVERAL_TEACHERS}.yaml", [*NARROW, *TWO_STEPS, *overrides])
     finite_losses(log)
-    assert ("loss_average" if combination == "average" else "loss_bert") in log
+    logged = {name for name in ("average", "hubert", "bert") if f"loss_{name}" in log}
+    expected = {"average"} if combination == "average" else {"hubert", "bert"}
+    # "random" draws a teacher per utterance, and one that two small batches did not draw has no loss
+    assert logged == expected or (combination == "random" and logged and logged < expected)
 
 
 @pytest.fixture(scope="module")
