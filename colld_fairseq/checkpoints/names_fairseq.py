@@ -311,16 +311,16 @@ def own_library(name: str, complete: bool) -> NativeEncoder:
         raise ConfigError(f"{file.path}: {len(missing)} encoder weights are missing ({', '.join(sorted(missing)[:4])})")
     model.load_state_dict(given, strict=False)
     model.eval()
-    given = config_from_fairseq(file.model, file.task).input
+    trained_on = config_from_fairseq(file.model, file.task).input
 
     def prepare(waveform: np.ndarray) -> Tensor:
         samples = torch.from_numpy(waveform)
-        return F.layer_norm(samples, samples.shape) if given.normalization == "utterance" else samples
+        return F.layer_norm(samples, samples.shape) if trained_on.normalization == "utterance" else samples
 
     def forward(source: Tensor) -> Tensor:
         return model(source[None], mask=False, features_only=True)["x"][0]
 
-    return NativeEncoder(given, prepare, tapped(model, forward, time_first=True))
+    return NativeEncoder(trained_on, prepare, tapped(model, forward, time_first=True))
 
 
 def _fairseq_model(file: FairseqFile) -> nn.Module:

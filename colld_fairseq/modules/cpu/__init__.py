@@ -1,8 +1,9 @@
 """Kernels for the CPU: other ways to the same numbers, all behind one switch.
 
 Each stands in for torch operators where `use_cpu_kernels` says so, and nowhere else; `plain_operators` turns all of
-them (or some) off. What a kernel saves was measured by `benchmarks/cpu_kernels.py`, and one that saves less than a
-tenth of the pass it is in is not kept (raw figures: `benchmarks/results/cpu_kernels.json`).
+them (or some) off. How many times as long HuBERT Base takes without each, by `benchmarks/cpu_kernels.py --clock cpu
+--rounds 5` on a busy machine, on 10 s, on 1 s, and on a padded batch: extractor 1.19, 1.07, 1.64; positions 1.05, 1.11,
+1.06; packing 1.36 (padded batch); cached weights 1.05, 1.40. Training passes and dropout are still to be measured.
 """
 
 from contextlib import contextmanager
