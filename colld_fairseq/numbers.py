@@ -1,15 +1,15 @@
 """Kinds of numbers that options take: which values make sense is said once, and checked before anything is done.
 
-    ctc_weight: float = field(default=0.3, metadata=SHARE.help("weight of CTC"))     of a fairseq configuration
-    parser.add_argument("--max-hours", type=POSITIVE)                                of the `colld` command
+    ctc_weight: float = option(0.3, "weight of CTC", SHARE)     of a fairseq configuration
+    add("--max-hours", type=POSITIVE)                           of the `colld` command
 
 fairseq parses the first with `float`, which takes "nan" and "inf", so tasks call `check_numbers`.
 """
 
 import argparse
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Dict, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Dict, Mapping, Optional
 
 from colld_fairseq.errors import ConfigError
 
@@ -75,6 +75,11 @@ SHARE = Number(low=0, high=1)
 PROBABILITY = Number(low=0, high=1, below=True)  # of dropping something: at 1 nothing would be left
 
 
+def option(default: Any, help: str, kind: Optional[Number] = None) -> Any:
+    """A field of a fairseq configuration; kind: of its numbers."""
+    return field(default=default, metadata={"help": help} if kind is None else kind.help(help))
+
+
 def check_numbers(options: Any, configs: Mapping[str, type]) -> None:
     """ConfigError, naming option and range, for a number of a fairseq configuration that is not of its kind.
 
@@ -82,7 +87,7 @@ def check_numbers(options: Any, configs: Mapping[str, type]) -> None:
     open (None) is not checked.
     """
     config = configs.get(getattr(options, "_name", None) or getattr(options, "arch", None))
-    for field in fields(config) if config else ():
-        kind, value = field.metadata.get("number"), getattr(options, field.name, None)
+    for one in fields(config) if config else ():
+        kind, value = one.metadata.get("number"), getattr(options, one.name, None)
         if kind is not None and isinstance(value, (int, float)):
-            kind.check(value, f"--{field.name.replace('_', '-')}")
+            kind.check(value, f"--{one.name.replace('_', '-')}")

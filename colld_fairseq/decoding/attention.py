@@ -67,14 +67,7 @@ class OwnLimits(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("inner"), name)
 
-    def step(
-        self,
-        step: int,
-        lprobs: Tensor,
-        scores: Tensor,
-        prev_output_tokens: Tensor,
-        original_batch_idxs: Tensor,
-    ):
+    def step(self, step: int, lprobs: Tensor, scores: Tensor, prev_output_tokens: Tensor, original_batch_idxs: Tensor):
         """As the strategy's own; lprobs [B, beam, V]. Utterances at their limit may only take </s>."""
         ended = [step >= self.limits[i] for i in original_batch_idxs.tolist()]
         if any(ended):

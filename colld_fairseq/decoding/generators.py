@@ -31,11 +31,7 @@ class FairseqGenerator:
         self.symbols_to_strip_from_output = {*symbols_to_strip_from_output, eos}
 
     def generate(
-        self,
-        models: Sequence[nn.Module],
-        sample: Dict[str, Any],
-        prefix_tokens: Optional[Tensor] = None,
-        **unused: Any,
+        self, models: Sequence[nn.Module], sample: Dict[str, Any], prefix_tokens: Optional[Tensor] = None, **unused: Any
     ) -> List[List[Dict[str, Any]]]:
         """n-best lists in the order of the sample's utterances, of :func:`as_fairseq`'s dictionaries.
 

@@ -3,7 +3,7 @@
 import functools
 import logging
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -35,7 +35,7 @@ from colld_fairseq.decoding.transducer import GreedySearch, TransducerDecoder
 from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import record
-from colld_fairseq.numbers import COUNT, FINITE, NOT_NEGATIVE
+from colld_fairseq.numbers import COUNT, FINITE, NOT_NEGATIVE, option
 from colld_fairseq.scoring.sentences import HYPOTHESIS_UNKNOWN
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
@@ -58,51 +58,34 @@ DECODERS = {
 
 @dataclass
 class MultilingualSpeechToTextConfig(SpeechTaskConfig):
-    vocab: str = field(default="", metadata={"help": "folder written by `colld vocab` (default: the data folder)"})
-    decoder: ChoiceEnum(["auto", "ctc", "attention", "transducer"]) = field(
-        default="auto",
-        metadata={"help": "what decodes: auto = attention decoder or transducer where the model has one, else CTC"},
+    vocab: str = option("", "folder written by `colld vocab` (default: the data folder)")
+    decoder: ChoiceEnum(["auto", "ctc", "attention", "transducer"]) = option(
+        "auto", "what decodes: auto = attention decoder or transducer where the model has one, else CTC"
     )
-    ctc_target: ChoiceEnum(["tgt_text", "src_text"]) = field(
-        default="tgt_text", metadata={"help": "text that CTC is trained on: the target, or the transcript (src_text)"}
+    ctc_target: ChoiceEnum(["tgt_text", "src_text"]) = option(
+        "tgt_text", "text that CTC is trained on: the target, or the transcript (src_text)"
     )
-    teacher_transducer: str = field(
-        default="",
-        metadata={
-            "help": "checkpoint of a transducer with the same vocabulary and frame rate, for --kd of criterion"
-            " transducer"
-        },
+    teacher_transducer: str = option(
+        "", "checkpoint of a transducer with the same vocabulary and frame rate, for --kd of criterion transducer"
     )
-    nbest_targets: int = field(
-        default=1,
-        metadata=COUNT.help(
-            "targets per utterance of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld"
-            " transcribe --nbest`), weighed by their scores (criterion transducer; Yang et al.: 2); 1 = the manifest's"
-            " text"
-        ),
+    nbest_targets: int = option(
+        1,
+        "targets per utterance of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld"
+        " transcribe --nbest`), weighed by their scores (criterion transducer; Yang et al.: 2); 1 = the manifest's"
+        " text",
+        COUNT,
     )
-    tgt_lang: str = field(
-        default="",
-        metadata={"help": "target language forced at decoding (default: each row's own; needed by interactive)"},
+    tgt_lang: str = option("", "target language forced at decoding (default: each row's own; needed by interactive)")
+    valid_beam: int = option(1, "beam of the decoding in validation", COUNT)
+    max_symbols: int = option(10, "most labels of a transducer at one frame", COUNT)
+    blank_penalty: float = option(
+        0.0, "taken from the logit of a transducer's blank in decoding; > 0 = longer hypotheses", FINITE
     )
-    valid_beam: int = field(default=1, metadata=COUNT.help("beam of the decoding in validation"))
-    max_symbols: int = field(default=10, metadata=COUNT.help("most labels of a transducer at one frame"))
-    blank_penalty: float = field(
-        default=0.0,
-        metadata=FINITE.help("taken from the logit of a transducer's blank in decoding; > 0 = longer hypotheses"),
-    )
-    ngram_lm: str = field(
-        default="", metadata={"help": "KenLM n-gram model for CTC and transducer decoding (.arpa or binary)"}
-    )
-    ngram_lm_unit: ChoiceEnum(["word", "token"]) = field(
-        default="word", metadata={"help": "what the n-gram model counts"}
-    )
-    ngram_lm_weight: float = field(
-        default=0.0, metadata=NOT_NEGATIVE.help("weight of the n-gram model (natural logarithms)")
-    )
-    length_bonus: float = field(
-        default=0.0,
-        metadata=FINITE.help("added in a CTC or transducer beam for each token (word, with a model of words)"),
+    ngram_lm: str = option("", "KenLM n-gram model for CTC and transducer decoding (.arpa or binary)")
+    ngram_lm_unit: ChoiceEnum(["word", "token"]) = option("word", "what the n-gram model counts")
+    ngram_lm_weight: float = option(0.0, "weight of the n-gram model (natural logarithms)", NOT_NEGATIVE)
+    length_bonus: float = option(
+        0.0, "added in a CTC or transducer beam for each token (word, with a model of words)", FINITE
     )
 
 

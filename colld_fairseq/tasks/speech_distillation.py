@@ -1,6 +1,6 @@
 """Task `speech_distillation`: unlabeled audio and the features that frozen teachers, one or several, have of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Dict, List, Optional
 
@@ -13,6 +13,7 @@ from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.datasets import SpeechDataset
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.colld_student import ColldStudentConfig
+from colld_fairseq.numbers import option
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.teachers.codes import TeacherCodes, load_codes
 from colld_fairseq.teachers.several import Teachers
@@ -22,56 +23,39 @@ EACH = "; one value for all teachers, or NAME=VALUE,NAME=VALUE"
 
 @dataclass
 class SpeechDistillationConfig(SpeechTaskConfig):
-    teacher: str = field(
-        default="",
-        metadata={
-            "help": "hf:DIRECTORY (Hugging Face layout), fairseq:FILE.pt or colld:FILE.pt (a student of this project);"
-            " several, for --criterion multi_teacher, as"
-            " NAME=hf:DIRECTORY,NAME=fairseq:FILE.pt"
-        },
+    teacher: str = option(
+        "",
+        "hf:DIRECTORY (Hugging Face layout), fairseq:FILE.pt or colld:FILE.pt (a student of this project); several,"
+        " for --criterion multi_teacher, as NAME=hf:DIRECTORY,NAME=fairseq:FILE.pt",
     )
-    teacher_kind: str = field(
-        default="layer",
-        metadata={
-            "help": "target features: layer = block outputs, ffn = feed-forward outputs before the residual (USAD,"
-            f" data2vec){EACH}"
-        },
+    teacher_kind: str = option(
+        "layer",
+        "target features: layer = block outputs, ffn = feed-forward outputs before the residual (USAD,"
+        f" data2vec){EACH}",
     )
-    teacher_dtype: str = field(
-        default="float32",
-        metadata={"help": f"the teacher's own precision, whatever the student's: float32, bfloat16 or float16{EACH}"},
+    teacher_dtype: str = option(
+        "float32", f"the teacher's own precision, whatever the student's: float32, bfloat16 or float16{EACH}"
     )
-    teacher_cache: str = field(
-        default="",
-        metadata={
-            "help": "folder written by `colld features`: read targets there instead of running the teacher; of"
-            " several teachers NAME=FOLDER,NAME=FOLDER, and those without one are run"
-        },
+    teacher_cache: str = option(
+        "",
+        "folder written by `colld features`: read targets there instead of running the teacher; of several teachers"
+        " NAME=FOLDER,NAME=FOLDER, and those without one are run",
     )
-    teacher_weights: str = field(
-        default="",
-        metadata={"help": "NAME=WEIGHT,NAME=WEIGHT of several teachers, in proportion (default: equal)"},
+    teacher_weights: str = option("", "NAME=WEIGHT,NAME=WEIGHT of several teachers, in proportion (default: equal)")
+    teacher_combination: ChoiceEnum(["sum", "random", "average"]) = option(
+        "sum",
+        "several teachers: sum their losses by weight, draw one for each utterance with its weight as probability, or"
+        " predict the weighted mean of their features (equal widths) with one head per layer",
     )
-    teacher_combination: ChoiceEnum(["sum", "random", "average"]) = field(
-        default="sum",
-        metadata={
-            "help": "several teachers: sum their losses by weight, draw one for each utterance with its weight as"
-            " probability, or predict the weighted mean of their features (equal widths) with one head per layer"
-        },
+    teacher_codes: str = option(
+        "",
+        "codebook written by `colld cluster`, for --code-head; default: the code classes of the teacher's own"
+        " pre-training head (fairseq checkpoints of HuBERT have it)",
     )
-    teacher_codes: str = field(
-        default="",
-        metadata={
-            "help": "codebook written by `colld cluster`, for --code-head; default: the code classes of the teacher's"
-            " own pre-training head (fairseq checkpoints of HuBERT have it)"
-        },
-    )
-    frame_rule: str = field(
-        default="average",
-        metadata={
-            "help": "how teacher frames meet a slower student: average neighbors, stack their channels, or concat_tanh"
-            f" (a learned Linear and tanh bring stacked frames back to the teacher's width){EACH}"
-        },
+    frame_rule: str = option(
+        "average",
+        "how teacher frames meet a slower student: average neighbors, stack their channels, or concat_tanh"
+        f" (a learned Linear and tanh bring stacked frames back to the teacher's width){EACH}",
     )
 
 

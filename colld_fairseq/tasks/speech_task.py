@@ -32,81 +32,52 @@ from colld_fairseq.errors import ConfigError, ManifestError
 from colld_fairseq.models.encoder_options import record, record_encoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.named_values import value_of_each
-from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers
+from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers, option
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class SpeechTaskConfig(FairseqDataclass):
-    data: str = field(
-        default=MISSING,
-        metadata={"help": "folder of the manifests; the split NAME is read from NAME.tsv there, several as NAME,NAME"},
+    data: str = option(
+        MISSING, "folder of the manifests; the split NAME is read from NAME.tsv there, several as NAME,NAME"
     )
-    audio_root: str = field(
-        default="", metadata={"help": "folder that audio paths are relative to (default: the manifest's own root)"}
+    audio_root: str = option("", "folder that audio paths are relative to (default: the manifest's own root)")
+    cmvn: Optional[str] = option(
+        None,
+        "normalization of a new student's filterbanks: utterance (default), none, or an .npz file of corpus"
+        " statistics, which the checkpoint then holds itself; any other student has that of its checkpoint",
     )
-    cmvn: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "normalization of a new student's filterbanks: utterance (default), none, or an .npz file of corpus"
-            " statistics, which the checkpoint then holds itself; any other student has that of its checkpoint"
-        },
+    normalize_waveform: Optional[bool] = option(
+        None,
+        "zero mean and unit variance of each utterance, for a new student with a waveform front-end; any other has"
+        " the input of its checkpoint, or of --init-from",
     )
-    normalize_waveform: Optional[bool] = field(
-        default=None,
-        metadata={
-            "help": "zero mean and unit variance of each utterance, for a new student with a waveform front-end; any"
-            " other has the input of its checkpoint, or of --init-from"
-        },
+    min_seconds: float = option(0.1, "shorter utterances are left out of training (seconds; our choice)", NOT_NEGATIVE)
+    max_seconds: float = option(
+        30.0, "longer utterances: cropped in distillation, left out of fine-tuning (seconds; our choice)", POSITIVE
     )
-    min_seconds: float = field(
-        default=0.1, metadata=NOT_NEGATIVE.help("shorter utterances are left out of training (seconds; our choice)")
+    max_bad_audio: float = option(
+        0.001, "share of utterances that may be unreadable before training stops (our choice)", SHARE
     )
-    max_seconds: float = field(
-        default=30.0,
-        metadata=POSITIVE.help(
-            "longer utterances: cropped in distillation, left out of fine-tuning (seconds; our choice)"
-        ),
+    sampling_alpha: float = option(
+        1.0, "temperature of group sampling: p ~ share^alpha; 1 = every row once, 0 = uniform", SHARE
     )
-    max_bad_audio: float = field(
-        default=0.001,
-        metadata=SHARE.help("share of utterances that may be unreadable before training stops (our choice)"),
+    sampling_by: ChoiceEnum(["language", "corpus"]) = option(
+        "language", "what sampling_alpha balances: src_lang of the rows, or manifests"
     )
-    sampling_alpha: float = field(
-        default=1.0,
-        metadata=SHARE.help("temperature of group sampling: p ~ share^alpha; 1 = every row once, 0 = uniform"),
+    sampling_weights: str = option(
+        "",
+        "NAME=WEIGHT,NAME=WEIGHT: shares of an epoch that rows of each training manifest get, in proportion, instead"
+        " of sampling_alpha",
     )
-    sampling_by: ChoiceEnum(["language", "corpus"]) = field(
-        default="language", metadata={"help": "what sampling_alpha balances: src_lang of the rows, or manifests"}
-    )
-    sampling_weights: str = field(
-        default="",
-        metadata={
-            "help": "NAME=WEIGHT,NAME=WEIGHT: shares of an epoch that rows of each training manifest get, in"
-            " proportion, instead of sampling_alpha"
-        },
-    )
-    specaug_freq_masks: int = field(
-        default=0, metadata=COUNT_OR_NONE.help("SpecAugment: frequency masks per utterance (filterbank input)")
-    )
-    specaug_freq_width: int = field(
-        default=27, metadata=COUNT_OR_NONE.help("SpecAugment F: widest frequency mask (bins)")
-    )
-    specaug_time_masks: int = field(
-        default=0, metadata=COUNT_OR_NONE.help("SpecAugment: time masks per utterance (filterbank input)")
-    )
-    specaug_time_width: int = field(
-        default=40, metadata=COUNT_OR_NONE.help("SpecAugment T: longest time mask (10 ms frames)")
-    )
-    specaug_time_share: float = field(
-        default=0.2, metadata=SHARE.help("SpecAugment p: longest time mask as share of the utterance")
-    )
-    keep_in_memory: bool = field(
-        default=False,
-        metadata={
-            "help": "read and transform each utterance once and keep it in memory (filterbanks: 32 kB per second)"
-        },
+    specaug_freq_masks: int = option(0, "SpecAugment: frequency masks per utterance (filterbank input)", COUNT_OR_NONE)
+    specaug_freq_width: int = option(27, "SpecAugment F: widest frequency mask (bins)", COUNT_OR_NONE)
+    specaug_time_masks: int = option(0, "SpecAugment: time masks per utterance (filterbank input)", COUNT_OR_NONE)
+    specaug_time_width: int = option(40, "SpecAugment T: longest time mask (10 ms frames)", COUNT_OR_NONE)
+    specaug_time_share: float = option(0.2, "SpecAugment p: longest time mask as share of the utterance", SHARE)
+    keep_in_memory: bool = option(
+        False, "read and transform each utterance once and keep it in memory (filterbanks: 32 kB per second)"
     )
     seed: int = field(default=II("common.seed"), metadata={"number": COUNT_OR_NONE})
 

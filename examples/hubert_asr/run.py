@@ -139,10 +139,7 @@ def finetune_job(
     filled = {
         "task": {"data": str(args.out / "data"), "vocab": str(args.out / "vocab")},
         "dataset": {"train_subset": f"train_{minutes}min"},
-        "model": {
-            "student": args.teacher if student == "teacher" else distilled,
-            "freeze_encoder_updates": freeze,
-        },
+        "model": {"student": args.teacher if student == "teacher" else distilled, "freeze_encoder_updates": freeze},
     }
     if system.endswith("/scratch"):
         filled["task"].update(cmvn(args, system))
