@@ -61,10 +61,6 @@ class Number:
             raise ConfigError(f"{option} {value:g}: must be {self}")
         return value
 
-    def help(self, text: str) -> Dict[str, Any]:
-        """Metadata of a configuration's field: its help text, and that its value is of this kind."""
-        return {"help": text, "number": self}
-
 
 COUNT = Number(whole=True, low=1)
 COUNT_OR_NONE = Number(whole=True, low=0)
@@ -77,7 +73,7 @@ PROBABILITY = Number(low=0, high=1, below=True)  # of dropping something: at 1 n
 
 def option(default: Any, help: str, kind: Optional[Number] = None) -> Any:
     """A field of a fairseq configuration; kind: of its numbers."""
-    return field(default=default, metadata={"help": help} if kind is None else kind.help(help))
+    return field(default=default, metadata={"help": help, **({"number": kind} if kind else {})})
 
 
 def check_numbers(options: Any, configs: Mapping[str, type]) -> None:

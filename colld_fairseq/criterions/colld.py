@@ -9,7 +9,7 @@ masked frames of the same utterance (Chang et al. 2023, 2309.07707, described in
     unless given: at a small budget the regression terms learn faster than the contrastive one (see RESULTS.md).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List, Optional
 
 import torch
@@ -21,7 +21,7 @@ from colld_fairseq.criterions.distillation import Frames, TargetNorm
 from colld_fairseq.criterions.feature_regression import FeatureRegressionConfig, FeatureRegressionCriterion
 from colld_fairseq.criterions.logs import sum_logs
 from colld_fairseq.losses.contrastive import contrastive_loss, sample_negatives
-from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE
+from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, option
 
 # Validation draws its negatives with this seed, so that losses of different checkpoints are comparable.
 VALID_NEGATIVES_SEED = 1
@@ -29,21 +29,17 @@ VALID_NEGATIVES_SEED = 1
 
 @dataclass
 class ColldConfig(FeatureRegressionConfig):
-    contrastive_weight: float = field(default=1.0, metadata=NOT_NEGATIVE.help("weight of the contrastive term"))
-    num_negatives: int = field(
-        default=100,
-        metadata=COUNT_OR_NONE.help(
-            "negatives per frame, from the same utterance; 0 = all its other masked frames (w2v-BERT: 100)"
-        ),
+    contrastive_weight: float = option(1.0, "weight of the contrastive term", NOT_NEGATIVE)
+    num_negatives: int = option(
+        100,
+        "negatives per frame, from the same utterance; 0 = all its other masked frames (w2v-BERT: 100)",
+        COUNT_OR_NONE,
     )
-    logit_temp: float = field(default=0.1, metadata=POSITIVE.help("temperature dividing the cosines (w2v-BERT: 0.1)"))
-    l1_weight: float = field(default=0.0, metadata=NOT_NEGATIVE.help("weight of the mean absolute difference"))
-    log_sigmoid_cosine_weight: float = field(default=0.0, metadata=NOT_NEGATIVE.help("weight of -log sigmoid(cos)"))
-    target_norm: TargetNorm = field(
-        default="instance",
-        metadata={
-            "help": "teacher features: none, per channel over the utterance (our choice), or affine-free LayerNorm"
-        },
+    logit_temp: float = option(0.1, "temperature dividing the cosines (w2v-BERT: 0.1)", POSITIVE)
+    l1_weight: float = option(0.0, "weight of the mean absolute difference", NOT_NEGATIVE)
+    log_sigmoid_cosine_weight: float = option(0.0, "weight of -log sigmoid(cos)", NOT_NEGATIVE)
+    target_norm: TargetNorm = option(
+        "instance", "teacher features: none, per channel over the utterance (our choice), or affine-free LayerNorm"
     )
 
 

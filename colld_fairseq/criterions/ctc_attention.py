@@ -7,7 +7,7 @@ frames for an alignment have no part in the CTC mean; where a batch has no other
 target's language tag, which is given and not predicted, carries no loss.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Dict
 
 import torch
@@ -19,17 +19,13 @@ from torch import Tensor
 
 from colld_fairseq.criterions.logs import sum_logs
 from colld_fairseq.criterions.recognition import RecognitionCriterion, check_unused_parameters
-from colld_fairseq.numbers import PROBABILITY, SHARE
+from colld_fairseq.numbers import PROBABILITY, SHARE, option
 
 
 @dataclass
 class CtcAttentionConfig(FairseqDataclass):
-    ctc_weight: float = field(
-        default=0.3, metadata=SHARE.help("weight of CTC beside an attention decoder (ESPnet: 0.3)")
-    )
-    label_smoothing: float = field(
-        default=0.1, metadata=PROBABILITY.help("label smoothing of the attention decoder's loss")
-    )
+    ctc_weight: float = option(0.3, "weight of CTC beside an attention decoder (ESPnet: 0.3)", SHARE)
+    label_smoothing: float = option(0.1, "label smoothing of the attention decoder's loss", PROBABILITY)
 
 
 @register_criterion("ctc_attention", dataclass=CtcAttentionConfig)

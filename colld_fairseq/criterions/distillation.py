@@ -5,7 +5,7 @@
 One teacher is the case of length 1. How several make one loss: --teacher-combination (`multi_teacher`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -19,19 +19,16 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.losses.targets import NORMALIZATIONS, average_layers, normalize_targets
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
-from colld_fairseq.numbers import NOT_NEGATIVE
+from colld_fairseq.numbers import NOT_NEGATIVE, option
 
 TargetNorm = ChoiceEnum(list(NORMALIZATIONS))
 
 
 @dataclass
 class DistillationConfig(FairseqDataclass):
-    layer_weights: str = field(
-        default="", metadata={"help": "weights of the layer pairs, comma-separated (default: 1/K each)"}
-    )
-    target_norm: TargetNorm = field(
-        default="none",
-        metadata={"help": "teacher features: as they are, per channel over the utterance, or affine-free LayerNorm"},
+    layer_weights: str = option("", "weights of the layer pairs, comma-separated (default: 1/K each)")
+    target_norm: TargetNorm = option(
+        "none", "teacher features: as they are, per channel over the utterance, or affine-free LayerNorm"
     )
 
 

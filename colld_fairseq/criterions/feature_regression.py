@@ -6,7 +6,7 @@ over the F frames that count (all, or the masked ones); a, b, c, d are options, 
 model options this is DistilHuBERT, layer-to-layer L1+cosine, FitHuBERT, LightHuBERT or USAD: see examples/baselines.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List
 
 from fairseq.criterions import register_criterion
@@ -16,24 +16,18 @@ from torch import Tensor
 from colld_fairseq.criterions.distillation import DistillationConfig, DistillationCriterion, Frames
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.regression import regression_loss
-from colld_fairseq.numbers import NOT_NEGATIVE
+from colld_fairseq.numbers import NOT_NEGATIVE, option
 
 
 @dataclass
 class FeatureRegressionConfig(DistillationConfig):
-    l1_weight: float = field(
-        default=1.0, metadata=NOT_NEGATIVE.help("weight of the mean absolute difference (DistilHuBERT: 1)")
+    l1_weight: float = option(1.0, "weight of the mean absolute difference (DistilHuBERT: 1)", NOT_NEGATIVE)
+    mse_weight: float = option(0.0, "weight of the mean squared difference (FitHuBERT: 1)", NOT_NEGATIVE)
+    cosine_weight: float = option(0.0, "weight of 1 - cos", NOT_NEGATIVE)
+    log_sigmoid_cosine_weight: float = option(
+        1.0, "weight of -log sigmoid(cos) (DistilHuBERT and USAD: 1)", NOT_NEGATIVE
     )
-    mse_weight: float = field(
-        default=0.0, metadata=NOT_NEGATIVE.help("weight of the mean squared difference (FitHuBERT: 1)")
-    )
-    cosine_weight: float = field(default=0.0, metadata=NOT_NEGATIVE.help("weight of 1 - cos"))
-    log_sigmoid_cosine_weight: float = field(
-        default=1.0, metadata=NOT_NEGATIVE.help("weight of -log sigmoid(cos) (DistilHuBERT and USAD: 1)")
-    )
-    regression_frames: ChoiceEnum(["all", "masked"]) = field(
-        default="all", metadata={"help": "frames the regression terms are computed on"}
-    )
+    regression_frames: ChoiceEnum(["all", "masked"]) = option("all", "frames the regression terms are computed on")
 
 
 @register_criterion("feature_regression", dataclass=FeatureRegressionConfig)

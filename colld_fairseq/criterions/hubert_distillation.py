@@ -14,7 +14,7 @@ no part of it.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Dict
 
 from fairseq.criterions import register_criterion
@@ -30,30 +30,24 @@ from colld_fairseq.losses.discriminative import cosine_logits, discriminative_lo
 from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.modules.cpu import plain_operators
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
-from colld_fairseq.numbers import NOT_NEGATIVE, POSITIVE
+from colld_fairseq.numbers import NOT_NEGATIVE, POSITIVE, option
 
 
 @dataclass
 class HubertDistillationConfig(FeatureRegressionConfig):
-    discriminative_weight: float = field(
-        default=1.0,
-        metadata=NOT_NEGATIVE.help("weight of the discriminative term, of students with --code-head (the authors: 1)"),
+    discriminative_weight: float = option(
+        1.0, "weight of the discriminative term, of students with --code-head (the authors: 1)", NOT_NEGATIVE
     )
-    discriminative_target: ChoiceEnum(["soft", "hard"]) = field(
-        default="soft", metadata={"help": "the teacher's distribution over its code classes (KL), or its best class"}
+    discriminative_target: ChoiceEnum(["soft", "hard"]) = option(
+        "soft", "the teacher's distribution over its code classes (KL), or its best class"
     )
-    teacher_temp: float = field(
-        default=0.1, metadata=POSITIVE.help("temperature of the teacher's code logits (HuBERT and the authors: 0.1)")
+    teacher_temp: float = option(
+        0.1, "temperature of the teacher's code logits (HuBERT and the authors: 0.1)", POSITIVE
     )
-    student_temp: float = field(
-        default=1.0, metadata=POSITIVE.help("temperature of the student's (the authors: none, that is 1, or 0.1)")
-    )
-    front_end_weight: float = field(
-        default=1.0, metadata=NOT_NEGATIVE.help("weight of the front-end's L1 in the first --front-end-updates")
-    )
-    pad_frames: ChoiceEnum(["exclude", "include"]) = field(
-        default="exclude",
-        metadata={"help": "include: padding counts in all means, as in the authors' code; not with --teacher-cache"},
+    student_temp: float = option(1.0, "temperature of the student's (the authors: none, that is 1, or 0.1)", POSITIVE)
+    front_end_weight: float = option(1.0, "weight of the front-end's L1 in the first --front-end-updates", NOT_NEGATIVE)
+    pad_frames: ChoiceEnum(["exclude", "include"]) = option(
+        "exclude", "include: padding counts in all means, as in the authors' code; not with --teacher-cache"
     )
 
 

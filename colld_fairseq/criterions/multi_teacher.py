@@ -14,20 +14,19 @@ Learnt frame adapters (--frame-rule concat_tanh) add to the training loss how ba
 that reaches nothing but the adapters.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fairseq.criterions import register_criterion
 
 from colld_fairseq.criterions.feature_regression import FeatureRegressionConfig, FeatureRegressionCriterion
-from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE
+from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, option
 
 
 @dataclass
 class MultiTeacherConfig(FeatureRegressionConfig):
-    log_sigmoid_cosine_weight: float = field(default=0.0, metadata=NOT_NEGATIVE.help("weight of -log sigmoid(cos)"))
-    target_shift: int = field(
-        default=0,
-        metadata=COUNT_OR_NONE.help("student frames by which predictions come after their targets (streaming: > 0)"),
+    log_sigmoid_cosine_weight: float = option(0.0, "weight of -log sigmoid(cos)", NOT_NEGATIVE)
+    target_shift: int = option(
+        0, "student frames by which predictions come after their targets (streaming: > 0)", COUNT_OR_NONE
     )
 
 

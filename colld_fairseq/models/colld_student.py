@@ -1,7 +1,7 @@
 """Model `colld_student`: a student encoder and the heads that predict teacher features from its layers."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 import torch
@@ -19,7 +19,7 @@ from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.frame_adapters import ConcatTanh
 from colld_fairseq.modules.heads import DistillationHeads
 from colld_fairseq.modules.masking import sample_span_mask
-from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, SHARE
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, SHARE, option
 from colld_fairseq.teachers.source import TeacherSource
 
 logger = logging.getLogger(__name__)
@@ -40,49 +40,32 @@ LAYERS_HELP = (
 
 @dataclass
 class ColldStudentConfig(EncoderOptions):
-    init_from: str = field(default="", metadata={"help": FROM_HELP})
-    init_layers: str = field(default="", metadata={"help": LAYERS_HELP})
-    layer_map: str = field(default="sparse:3", metadata={"help": layer_map.HELP})
-    head: ChoiceEnum(["linear", "mlp", "shared"]) = field(
-        default="linear",
-        metadata={
-            "help": "prediction heads: a Linear each, Linear-activation-Linear each (USAD), shared trunk (DistilHuBERT)"
-        },
+    init_from: str = option("", FROM_HELP)
+    init_layers: str = option("", LAYERS_HELP)
+    layer_map: str = option("sparse:3", layer_map.HELP)
+    head: ChoiceEnum(["linear", "mlp", "shared"]) = option(
+        "linear", "prediction heads: a Linear each, Linear-activation-Linear each (USAD), shared trunk (DistilHuBERT)"
     )
-    head_activation: ChoiceEnum(["relu", "gelu"]) = field(default="gelu", metadata={"help": "of mlp and shared heads"})
-    head_hidden: int = field(
-        default=0, metadata=COUNT_OR_NONE.help("hidden width of mlp and shared heads; 0 = student width")
+    head_activation: ChoiceEnum(["relu", "gelu"]) = option("gelu", "of mlp and shared heads")
+    head_hidden: int = option(0, "hidden width of mlp and shared heads; 0 = student width", COUNT_OR_NONE)
+    no_head_bias: bool = option(False, "last Linear of each head without bias (LightHuBERT)")
+    upsample_heads: bool = option(False, "undo the encoder's time reduction inside the heads (FitHuBERT)")
+    code_head: ChoiceEnum(["none", "linear", "cosine"]) = option(
+        "none",
+        "head of hubert_distillation's discriminative loss, on the last distilled layer: a Linear to the teacher's"
+        " code classes, or to the space of its code embeddings, to be compared by cosine",
     )
-    no_head_bias: bool = field(default=False, metadata={"help": "last Linear of each head without bias (LightHuBERT)"})
-    upsample_heads: bool = field(
-        default=False, metadata={"help": "undo the encoder's time reduction inside the heads (FitHuBERT)"}
+    front_end_updates: int = option(
+        0,
+        "of hubert_distillation in which the front-end alone learns the teacher's layer 0, through a Linear; on"
+        " several GPUs give --find-unused-parameters or --ddp-backend legacy_ddp for the whole run",
+        COUNT_OR_NONE,
     )
-    code_head: ChoiceEnum(["none", "linear", "cosine"]) = field(
-        default="none",
-        metadata={
-            "help": "head of hubert_distillation's discriminative loss, on the last distilled layer: a Linear to the"
-            " teacher's code classes, or to the space of its code embeddings, to be compared by cosine"
-        },
+    mask_prob: float = option(
+        0.65, "share of frames that masked spans would cover without overlap (w2v-BERT: 0.65); 0 = no mask", SHARE
     )
-    front_end_updates: int = field(
-        default=0,
-        metadata=COUNT_OR_NONE.help(
-            "of hubert_distillation in which the front-end alone learns the teacher's layer 0, through a Linear;"
-            " on several GPUs give --find-unused-parameters or --ddp-backend legacy_ddp for the whole run"
-        ),
-    )
-    mask_prob: float = field(
-        default=0.65,
-        metadata=SHARE.help(
-            "share of frames that masked spans would cover without overlap (w2v-BERT: 0.65); 0 = no mask"
-        ),
-    )
-    mask_length: int = field(
-        default=10, metadata=COUNT.help("frames of a masked span, at the student's rate (w2v-BERT: 10)")
-    )
-    min_masks: int = field(
-        default=2, metadata=COUNT_OR_NONE.help("least number of spans in an utterance (w2v-BERT: 2)")
-    )
+    mask_length: int = option(10, "frames of a masked span, at the student's rate (w2v-BERT: 10)", COUNT)
+    min_masks: int = option(2, "least number of spans in an utterance (w2v-BERT: 2)", COUNT_OR_NONE)
 
 
 class StudentOutput(NamedTuple):

@@ -1,12 +1,13 @@
 """Options of students that stream: the context of a frame in training and in evaluation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
 from fairseq.dataclass import FairseqDataclass
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.chunks import Chunk, parse_count, parse_counts
+from colld_fairseq.numbers import option
 
 # Of a chunk-wise student; our choice, near icefall's (chunks of 16 and 32 frames at 50 Hz and more, from 4 before).
 CHUNK_SIZES, LEFT_CONTEXT = "8,16,32,full", "4,8,full"
@@ -14,38 +15,29 @@ CHUNK_SIZES, LEFT_CONTEXT = "8,16,32,full", "4,8,full"
 
 @dataclass
 class ContextOptions(FairseqDataclass):
-    encoder_context: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "context of a Conformer's frames: full (the utterance), causal (nothing later) or chunk (their own"
-            " chunk and those before). The last two can stream; their convolutions look back only, for which half the"
-            " --depthwise-conv-kernel is common (31 -> 15). Default: full, or that of --student"
-        },
+    encoder_context: Optional[str] = option(
+        None,
+        "context of a Conformer's frames: full (the utterance), causal (nothing later) or chunk (their own chunk and"
+        " those before). The last two can stream; their convolutions look back only, for which half the"
+        " --depthwise-conv-kernel is common (31 -> 15). Default: full, or that of --student",
     )
-    chunk_sizes: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "frames of a chunk, full = the utterance; one is drawn for every batch in training, twice as often"
-            f" if it stands there twice; default: {CHUNK_SIZES} (8 frames at 25 Hz: 320 ms)"
-        },
+    chunk_sizes: Optional[str] = option(
+        None,
+        "frames of a chunk, full = the utterance; one is drawn for every batch in training, twice as often"
+        f" if it stands there twice; default: {CHUNK_SIZES} (8 frames at 25 Hz: 320 ms)",
     )
-    left_context: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "chunks (causal: frames) before its own in a frame's context, drawn likewise; default:"
-            f" {LEFT_CONTEXT} (causal: full)"
-        },
+    left_context: Optional[str] = option(
+        None,
+        "chunks (causal: frames) before its own in a frame's context, drawn likewise; default:"
+        f" {LEFT_CONTEXT} (causal: full)",
     )
-    eval_chunk: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "frames of a chunk in validation and decoding; default: the longest of --chunk-sizes; another for"
-            " decoding alone: --model-overrides \"{'eval_chunk': '8', 'eval_left_context': '4'}\""
-        },
+    eval_chunk: Optional[str] = option(
+        None,
+        "frames of a chunk in validation and decoding; default: the longest of --chunk-sizes; another for decoding"
+        " alone: --model-overrides \"{'eval_chunk': '8', 'eval_left_context': '4'}\"",
     )
-    eval_left_context: Optional[str] = field(
-        default=None,
-        metadata={"help": "left context in validation and decoding; default: the longest of --left-context"},
+    eval_left_context: Optional[str] = option(
+        None, "left context in validation and decoding; default: the longest of --left-context"
     )
 
 

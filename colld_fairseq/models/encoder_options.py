@@ -1,7 +1,7 @@
 """From fairseq options to a StudentEncoder: a preset, a few overrides, or the encoder of a checkpoint."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
 
 from fairseq.models import register_model_architecture
@@ -12,7 +12,7 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.context_options import ContextOptions, context_fields, evaluation_chunk
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
-from colld_fairseq.numbers import COUNT, NOT_NEGATIVE, PROBABILITY
+from colld_fairseq.numbers import COUNT, NOT_NEGATIVE, PROBABILITY, option
 
 # option name -> EncoderConfig field
 OVERRIDES = {
@@ -40,62 +40,36 @@ REGULARIZERS = {
 
 @dataclass
 class EncoderOptions(ContextOptions):
-    encoder_preset: str = field(default="tiny", metadata={"help": f"shape of the student: {', '.join(PRESETS)}"})
-    front_end: Optional[str] = field(
-        default=None, metadata={"help": "waveform, fbank, fbank_stack or conv2d; default: the preset's"}
+    encoder_preset: str = option("tiny", f"shape of the student: {', '.join(PRESETS)}")
+    front_end: Optional[str] = option(None, "waveform, fbank, fbank_stack or conv2d; default: the preset's")
+    fbank_stack: Optional[int] = option(None, "filterbank frames per step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz", COUNT)
+    conv_feature_layers: Optional[str] = option(
+        None,
+        "convolutions of the waveform front-end as fairseq writes them, (channels, kernel, stride) each: [(512,10,5)]"
+        " + [(512,3,2)] * 4 + [(512,2,2)] * 2; default: the preset's",
     )
-    fbank_stack: Optional[int] = field(
-        default=None, metadata=COUNT.help("filterbank frames per step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz")
+    encoder_block: Optional[str] = option(None, "conformer or transformer; default: the preset's")
+    encoder_layers: Optional[int] = option(None, "number of blocks; default: the preset's", COUNT)
+    encoder_embed_dim: Optional[int] = option(None, "width; default: the preset's", COUNT)
+    encoder_ffn_embed_dim: Optional[int] = option(None, "feed-forward width; default: the preset's", COUNT)
+    encoder_attention_heads: Optional[int] = option(None, "attention heads; default: the preset's", COUNT)
+    encoder_position: Optional[str] = option(None, "conv, relative_key, rotary or none; default: the preset's")
+    conv_pos: Optional[int] = option(None, "kernel of the position convolution (frames); default: the preset's", COUNT)
+    conv_pos_groups: Optional[int] = option(None, "groups of the position convolution; default: the preset's", COUNT)
+    depthwise_conv_kernel: Optional[int] = option(None, "Conformer convolution (frames); default: the preset's", COUNT)
+    dropout: float = option(0.0, "on residual branches; 0 in distillation (a deterministic student)", PROBABILITY)
+    attention_dropout: float = option(0.0, "on attention weights", PROBABILITY)
+    activation_dropout: float = option(0.0, "after the feed-forward activation", PROBABILITY)
+    dropout_input: float = option(0.0, "on the front-end's output", PROBABILITY)
+    encoder_layerdrop: float = option(0.0, "probability of skipping a whole block in training", PROBABILITY)
+    feature_grad_mult: Optional[float] = option(
+        None,
+        "factor on the gradient into the waveform convolutions, 0 = never trained; default: the preset's, or that of"
+        " the checkpoint",
+        NOT_NEGATIVE,
     )
-    conv_feature_layers: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "convolutions of the waveform front-end as fairseq writes them, (channels, kernel, stride) each:"
-            " [(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2; default: the preset's"
-        },
-    )
-    encoder_block: Optional[str] = field(
-        default=None, metadata={"help": "conformer or transformer; default: the preset's"}
-    )
-    encoder_layers: Optional[int] = field(default=None, metadata=COUNT.help("number of blocks; default: the preset's"))
-    encoder_embed_dim: Optional[int] = field(default=None, metadata=COUNT.help("width; default: the preset's"))
-    encoder_ffn_embed_dim: Optional[int] = field(
-        default=None, metadata=COUNT.help("feed-forward width; default: the preset's")
-    )
-    encoder_attention_heads: Optional[int] = field(
-        default=None, metadata=COUNT.help("attention heads; default: the preset's")
-    )
-    encoder_position: Optional[str] = field(
-        default=None, metadata={"help": "conv, relative_key, rotary or none; default: the preset's"}
-    )
-    conv_pos: Optional[int] = field(
-        default=None, metadata=COUNT.help("kernel of the position convolution (frames); default: the preset's")
-    )
-    conv_pos_groups: Optional[int] = field(
-        default=None, metadata=COUNT.help("groups of the position convolution; default: the preset's")
-    )
-    depthwise_conv_kernel: Optional[int] = field(
-        default=None, metadata=COUNT.help("Conformer convolution (frames); default: the preset's")
-    )
-    dropout: float = field(
-        default=0.0, metadata=PROBABILITY.help("on residual branches; 0 in distillation (a deterministic student)")
-    )
-    attention_dropout: float = field(default=0.0, metadata=PROBABILITY.help("on attention weights"))
-    activation_dropout: float = field(default=0.0, metadata=PROBABILITY.help("after the feed-forward activation"))
-    dropout_input: float = field(default=0.0, metadata=PROBABILITY.help("on the front-end's output"))
-    encoder_layerdrop: float = field(
-        default=0.0, metadata=PROBABILITY.help("probability of skipping a whole block in training")
-    )
-    feature_grad_mult: Optional[float] = field(
-        default=None,
-        metadata=NOT_NEGATIVE.help(
-            "factor on the gradient into the waveform convolutions, 0 = never trained; default: the preset's,"
-            " or that of the checkpoint"
-        ),
-    )
-    encoder_config: str = field(
-        default="",
-        metadata={"help": "the complete encoder as JSON; filled in by the program and kept in the checkpoint"},
+    encoder_config: str = option(
+        "", "the complete encoder as JSON; filled in by the program and kept in the checkpoint"
     )
 
 

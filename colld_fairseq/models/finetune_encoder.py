@@ -1,7 +1,7 @@
 """The student encoder inside recognisers and translators: masks, freezing, length adaptor, fairseq's interface."""
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -16,33 +16,24 @@ from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.length_adaptor import LengthAdaptor
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.masking import sample_channel_mask, sample_span_mask
-from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY, SHARE
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY, SHARE, option
 
 
 @dataclass
 class FinetuneOptions(EncoderOptions):
-    student: str = field(
-        default="",
-        metadata={
-            "help": "what to start from, its shape included: a checkpoint of `colld_student`, or a published encoder as"
-            " hf:DIRECTORY or fairseq:FILE.pt (HuBERT, wav2vec 2.0, ...); empty = from scratch"
-        },
+    student: str = option(
+        "",
+        "what to start from, its shape included: a checkpoint of `colld_student`, or a published encoder as"
+        " hf:DIRECTORY or fairseq:FILE.pt (HuBERT, wav2vec 2.0, ...); empty = from scratch",
     )
-    freeze_encoder_updates: int = field(
-        default=0, metadata=COUNT_OR_NONE.help("the encoder gets no gradient for this many updates")
+    freeze_encoder_updates: int = option(0, "the encoder gets no gradient for this many updates", COUNT_OR_NONE)
+    mask_prob: float = option(
+        0.0, "share of encoder frames covered by masked spans in training (wav2vec 2.0: 0.05-0.75)", SHARE
     )
-    mask_prob: float = field(
-        default=0.0,
-        metadata=SHARE.help("share of encoder frames covered by masked spans in training (wav2vec 2.0: 0.05-0.75)"),
-    )
-    mask_length: int = field(default=10, metadata=COUNT.help("frames of a masked span, at the encoder's rate"))
-    mask_channel_prob: float = field(
-        default=0.0, metadata=SHARE.help("share of encoder input channels covered by zeroed spans in training")
-    )
-    mask_channel_length: int = field(default=64, metadata=COUNT.help("channels of a zeroed span"))
-    output_dropout: float = field(
-        default=0.0, metadata=PROBABILITY.help("dropout before the CTC layer and the length adaptor")
-    )
+    mask_length: int = option(10, "frames of a masked span, at the encoder's rate", COUNT)
+    mask_channel_prob: float = option(0.0, "share of encoder input channels covered by zeroed spans in training", SHARE)
+    mask_channel_length: int = option(64, "channels of a zeroed span", COUNT)
+    output_dropout: float = option(0.0, "dropout before the CTC layer and the length adaptor", PROBABILITY)
 
 
 class Encoded(NamedTuple):

@@ -1,7 +1,7 @@
 """Model `student_s2t`: student encoder, length adaptor, Transformer decoder, and CTC on the encoder's output."""
 
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fairseq.models import FairseqEncoderDecoderModel, register_model
 from fairseq.models.transformer import TransformerDecoder
@@ -10,25 +10,18 @@ from torch import Tensor, nn
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import register_presets
 from colld_fairseq.models.finetune_encoder import AttendedEncoder, CtcModel, FinetuneOptions, build_student
-from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY, Number
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY, Number, option
 
 
 @dataclass
 class StudentS2TConfig(FinetuneOptions):
-    adaptor_layers: int = field(
-        default=1, metadata=COUNT_OR_NONE.help("stride-2 convolutions between encoder and decoder")
-    )
-    decoder_layers: int = field(default=3, metadata=COUNT.help("Transformer decoder layers"))
-    decoder_embed_dim: int = field(default=192, metadata=COUNT.help("decoder width"))
-    decoder_ffn_embed_dim: int = field(default=768, metadata=COUNT.help("decoder feed-forward width"))
-    decoder_attention_heads: int = field(default=4, metadata=COUNT.help("decoder attention heads"))
-    decoder_dropout: float = field(
-        default=0.1, metadata=PROBABILITY.help("dropout in the decoder, attention weights included")
-    )
-    max_target_positions: int = field(
-        default=1024,
-        metadata=Number(whole=True, low=3).help("longest target (tokens, end included)"),
-    )
+    adaptor_layers: int = option(1, "stride-2 convolutions between encoder and decoder", COUNT_OR_NONE)
+    decoder_layers: int = option(3, "Transformer decoder layers", COUNT)
+    decoder_embed_dim: int = option(192, "decoder width", COUNT)
+    decoder_ffn_embed_dim: int = option(768, "decoder feed-forward width", COUNT)
+    decoder_attention_heads: int = option(4, "decoder attention heads", COUNT)
+    decoder_dropout: float = option(0.1, "dropout in the decoder, attention weights included", PROBABILITY)
+    max_target_positions: int = option(1024, "longest target (tokens, end included)", Number(whole=True, low=3))
 
 
 @register_model("student_s2t", dataclass=StudentS2TConfig)

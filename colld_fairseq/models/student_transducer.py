@@ -1,6 +1,6 @@
 """Model `transducer_student`: student encoder, prediction network and joiner."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Callable, Dict, Optional, Tuple
 
 import torch
@@ -15,37 +15,31 @@ from colld_fairseq.models.encoder_options import register_presets
 from colld_fairseq.models.finetune_encoder import CtcModel, FinetuneEncoder, FinetuneOptions, build_student
 from colld_fairseq.modules.joiner import ACTIVATIONS, Joiner, SimpleJoiner
 from colld_fairseq.modules.predictor import LstmPredictor, State, StatelessPredictor
-from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY, option
 
 RangeChooser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass
 class TransducerStudentConfig(FinetuneOptions):
-    predictor: ChoiceEnum(["lstm", "stateless"]) = field(
-        default="lstm", metadata={"help": "prediction network: lstm, or stateless (the last few symbols)"}
+    predictor: ChoiceEnum(["lstm", "stateless"]) = option(
+        "lstm", "prediction network: lstm, or stateless (the last few symbols)"
     )
-    predictor_embed_dim: int = field(default=320, metadata=COUNT.help("predictor width (Conformer S: 320)"))
-    predictor_layers: int = field(default=1, metadata=COUNT.help("LSTM layers (Conformer: 1)"))
-    predictor_context: int = field(default=2, metadata=COUNT.help("symbols a stateless predictor sees (icefall: 2)"))
-    predictor_dropout: float = field(default=0.1, metadata=PROBABILITY.help("dropout on the predictor's embeddings"))
-    joiner_dim: int = field(default=320, metadata=COUNT.help("width of the joiner"))
-    joiner_activation: ChoiceEnum(list(ACTIVATIONS)) = field(default="tanh", metadata={"help": "tanh or relu"})
-    auxiliary_ctc: bool = field(
-        default=False, metadata={"help": "a CTC layer on the encoder, trained with the criterion's --ctc-weight"}
+    predictor_embed_dim: int = option(320, "predictor width (Conformer S: 320)", COUNT)
+    predictor_layers: int = option(1, "LSTM layers (Conformer: 1)", COUNT)
+    predictor_context: int = option(2, "symbols a stateless predictor sees (icefall: 2)", COUNT)
+    predictor_dropout: float = option(0.1, "dropout on the predictor's embeddings", PROBABILITY)
+    joiner_dim: int = option(320, "width of the joiner", COUNT)
+    joiner_activation: ChoiceEnum(list(ACTIVATIONS)) = option("tanh", "tanh or relu")
+    auxiliary_ctc: bool = option(False, "a CTC layer on the encoder, trained with the criterion's --ctc-weight")
+    prune_range: int = option(
+        0,
+        "symbols per frame that the joiner sees in training, which a simple joiner of two projections to the"
+        " vocabulary chooses (k2: 5); 0 = all, without a simple joiner",
+        COUNT_OR_NONE,
     )
-    prune_range: int = field(
-        default=0,
-        metadata=COUNT_OR_NONE.help(
-            "symbols per frame that the joiner sees in training, which a simple joiner of two projections to the"
-            " vocabulary chooses (k2: 5); 0 = all, without a simple joiner"
-        ),
-    )
-    topology: Optional[ChoiceEnum(["regular", "modified"])] = field(
-        default=None,
-        metadata={
-            "help": "regular, or modified: at most one label per frame; default: regular, or that of the checkpoint"
-        },
+    topology: Optional[ChoiceEnum(["regular", "modified"])] = option(
+        None, "regular, or modified: at most one label per frame; default: regular, or that of the checkpoint"
     )
 
 

@@ -11,7 +11,7 @@ The target's language tag, which is given and not predicted, and the end of sent
 stands for, carry no loss.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Dict, Optional, Tuple
 
 from fairseq.criterions import register_criterion
@@ -24,21 +24,17 @@ from colld_fairseq.criterions.transducer.pruned import PrunedRange, PrunedTraini
 from colld_fairseq.criterions.transducer.targets import TargetSequences, target_sequences
 from colld_fairseq.losses.transducer import TransducerOutput, transducer_loss
 from colld_fairseq.losses.transducer_pruned import pruned_transducer_loss
-from colld_fairseq.numbers import NOT_NEGATIVE
+from colld_fairseq.numbers import NOT_NEGATIVE, option
 
 
 @dataclass
 class TransducerConfig(PrunedTrainingConfig, TransducerKdConfig):
-    ctc_weight: float = field(
-        default=0.3, metadata=NOT_NEGATIVE.help("weight of an auxiliary CTC layer's loss (ESPnet: 0.3)")
+    ctc_weight: float = option(0.3, "weight of an auxiliary CTC layer's loss (ESPnet: 0.3)", NOT_NEGATIVE)
+    fastemit_lambda: float = option(
+        0.0, "FastEmit: factor 1 + lambda on the gradient of labels, for early ones (0.01)", NOT_NEGATIVE
     )
-    fastemit_lambda: float = field(
-        default=0.0,
-        metadata=NOT_NEGATIVE.help("FastEmit: factor 1 + lambda on the gradient of labels, for early ones (0.01)"),
-    )
-    delay_penalty: float = field(
-        default=0.0,
-        metadata=NOT_NEGATIVE.help("taken from ln p of a label for every frame it comes later (k2: 0.0015-0.01)"),
+    delay_penalty: float = option(
+        0.0, "taken from ln p of a label for every frame it comes later (k2: 0.0015-0.01)", NOT_NEGATIVE
     )
 
 

@@ -10,7 +10,7 @@ A streaming student knows what was said some frames later than the teacher: with
 teacher's frame t, with --kd-window n the best suited one of its frames t + s - n + 1 to t + s.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Dict, Optional
 
 import torch
@@ -30,36 +30,27 @@ from colld_fairseq.losses.transducer_distillation import (
     shared_nodes,
     three_class_loss,
 )
-from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, option
 from colld_fairseq.teachers.transducer_teacher import TeacherLattice
 
 
 @dataclass
 class TransducerKdConfig(FairseqDataclass):
-    kd: ChoiceEnum(["none", "one_best", "three_class", "lattice"]) = field(
-        default="none",
-        metadata={
-            "help": "what is learned from --teacher-transducer: the nodes of its one-best path, of all nodes blank,"
-            " next label and rest, or of all nodes the whole vocabulary"
-        },
+    kd: ChoiceEnum(["none", "one_best", "three_class", "lattice"]) = option(
+        "none",
+        "what is learned from --teacher-transducer: the nodes of its one-best path, of all nodes blank, next label"
+        " and rest, or of all nodes the whole vocabulary",
     )
-    kd_weight: float = field(default=1.0, metadata=NOT_NEGATIVE.help("weight of the distillation loss (our choice)"))
-    kd_mean: ChoiceEnum(["text", "node"]) = field(
-        default="text",
-        metadata={
-            "help": "text: sum over the nodes of a text (Yang et al.), beside its -ln p; node: mean over all nodes,"
-            " beside the mean per token, for lattices, which have many"
-        },
+    kd_weight: float = option(1.0, "weight of the distillation loss (our choice)", NOT_NEGATIVE)
+    kd_mean: ChoiceEnum(["text", "node"]) = option(
+        "text",
+        "text: sum over the nodes of a text (Yang et al.), beside its -ln p; node: mean over all nodes, beside the"
+        " mean per token, for lattices, which have many",
     )
-    kd_temperature: float = field(
-        default=1.0, metadata=POSITIVE.help("divides both models' logits (one_best and lattice; Yang et al.: 1)")
-    )
-    kd_shift: int = field(
-        default=0, metadata=COUNT_OR_NONE.help("student frames by which it comes after the teacher (streaming: > 0)")
-    )
-    kd_window: int = field(
-        default=1,
-        metadata=COUNT.help("student frames up to that shift of which the best suited learns (Yang et al.: 3)"),
+    kd_temperature: float = option(1.0, "divides both models' logits (one_best and lattice; Yang et al.: 1)", POSITIVE)
+    kd_shift: int = option(0, "student frames by which it comes after the teacher (streaming: > 0)", COUNT_OR_NONE)
+    kd_window: int = option(
+        1, "student frames up to that shift of which the best suited learns (Yang et al.: 3)", COUNT
     )
 
 

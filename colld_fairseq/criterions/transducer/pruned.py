@@ -5,7 +5,7 @@
 as in icefall's recipes: until the simple joiner knows where labels lie, its range holds little of what is likely.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from fairseq.dataclass import FairseqDataclass
@@ -13,24 +13,21 @@ from torch import Tensor
 
 from colld_fairseq.criterions.transducer.targets import TargetSequences
 from colld_fairseq.losses.transducer_pruned import SimpleTransducerOutput, prune_ranges, simple_transducer_loss
-from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, SHARE
+from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, SHARE, option
 
 FIRST_PRUNED_WEIGHT = 0.1  # icefall
 
 
 @dataclass
 class PrunedTrainingConfig(FairseqDataclass):
-    simple_weight: float = field(
-        default=0.5, metadata=NOT_NEGATIVE.help("weight of the simple joiner's loss (icefall: 0.5)")
+    simple_weight: float = option(0.5, "weight of the simple joiner's loss (icefall: 0.5)", NOT_NEGATIVE)
+    prune_warmup_updates: int = option(
+        2000,
+        "updates from weights 1 and 0.1 of simple and pruned loss to --simple-weight and 1 (icefall)",
+        COUNT_OR_NONE,
     )
-    prune_warmup_updates: int = field(
-        default=2000,
-        metadata=COUNT_OR_NONE.help(
-            "updates from weights 1 and 0.1 of simple and pruned loss to --simple-weight and 1 (icefall)"
-        ),
-    )
-    simple_lm_scale: float = field(
-        default=0.25, metadata=SHARE.help("share of its predictor alone in the simple joiner's ln p (icefall: 0.25)")
+    simple_lm_scale: float = option(
+        0.25, "share of its predictor alone in the simple joiner's ln p (icefall: 0.25)", SHARE
     )
 
 
