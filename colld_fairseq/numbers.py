@@ -9,7 +9,7 @@ fairseq parses the first with `float`, which takes "nan" and "inf", so tasks cal
 import argparse
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Mapping, Optional
 
 from colld_fairseq.errors import ConfigError
 
