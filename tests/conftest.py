@@ -5,6 +5,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only cost time
 
+import fairseq_layouts
 import pytest
 import synthetic
 import torch
@@ -31,6 +32,12 @@ def log_levels():
 def corpus(tmp_path_factory):
     """Folder with train.tsv (24 utterances), valid.tsv (10) and test.tsv (9): three languages, four directions."""
     return synthetic.write_corpus(tmp_path_factory.mktemp("corpus"), train=24, valid=10, test=9)
+
+
+@pytest.fixture(scope="session")
+def fairseq_data(tmp_path_factory):
+    """Stored filterbanks, sentencepiece with language tags and a config.yaml, as fairseq's scripts write them."""
+    return fairseq_layouts.write_data(tmp_path_factory.mktemp("fairseq_data"), tags=True, train=24, dev=10)
 
 
 @pytest.fixture(scope="session")

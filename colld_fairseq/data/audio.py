@@ -259,7 +259,7 @@ def _inside(path_spec: str, segment: Tuple[int, int], sounds: List[_Sound]) -> T
 
 @contextlib.contextmanager
 def _opened(path_spec: str) -> Iterator[List[_Sound]]:
-    with _open_bytes(path_spec) as handle:
+    with open_bytes(path_spec) as handle:
         sounds: List[_Sound] = []
         try:
             try:
@@ -275,7 +275,8 @@ def _opened(path_spec: str) -> Iterator[List[_Sound]]:
                 sound.file.close()
 
 
-def _open_bytes(path_spec: str) -> BinaryIO:
+def open_bytes(path_spec: str) -> BinaryIO:
+    """A file, or the bytes of an archive's member, opened for reading. AudioError where they are not there."""
     zip_spec = split_zip_spec(path_spec)
     try:
         handle = open(zip_spec[0] if zip_spec else path_spec, "rb")
@@ -305,17 +306,27 @@ def _explain_unreadable(path_spec: str, handle: BinaryIO, error: Exception) -> s
     foreign = foreign_format(handle.read(16))
     what = f"it is {foreign}" if foreign else getattr(error, "error_string", error)
     reason = f"{name}: not audio that can be read ({what})"
+    if split_zip_spec(path_spec) is None:
+        return f"{reason}; accepted are wav, flac, ogg, opus and mp3: convert it, or copy it again if it is one of them"
+    return reason + explain_member(path_spec, "is no wav, flac, ogg, opus or mp3 file")
+
+
+def explain_member(path_spec: str, otherwise: str) -> str:
+    """Why the bytes `archive.zip:offset:length` cannot be read, to follow a message; "" for other paths.
+
+    otherwise: what is wrong with a member that the archive does have there.
+    """
     zip_spec = split_zip_spec(path_spec)
     if zip_spec is None:
-        return f"{reason}; accepted are wav, flac, ogg, opus and mp3: convert it, or copy it again if it is one of them"
+        return ""
     zip_path, offset, length = zip_spec
     try:
         with zipfile.ZipFile(zip_path) as archive, open(zip_path, "rb") as raw:
             member = next((m for m in archive.infolist() if _data_offset(raw, m) == offset), None)
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError, struct.error):
-        return f"{reason}; {zip_path} is not a readable zip archive: copy it again"
+        return f"; {printable(zip_path)} is not a readable zip archive: copy it again"
     if member is None or member.compress_size != length:
-        return f"{reason}; no member of the archive lies there: write the manifest again from this archive"
+        return "; no member of the archive lies there: write the manifest again from this archive"
     if member.compress_type != zipfile.ZIP_STORED:
-        return f"{reason}; the member {member.filename!r} is compressed: {_REZIP}"
-    return f"{reason}; the member {member.filename!r} is no wav, flac, ogg, opus or mp3 file"
+        return f"; the member {member.filename!r} is compressed: {_REZIP}"
+    return f"; the member {member.filename!r} {otherwise}"

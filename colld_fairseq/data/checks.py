@@ -16,7 +16,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from colld_fairseq.data.audio import SAMPLE_RATE, audio_info, read_audio
-from colld_fairseq.data.manifest import Manifest, read_manifest, repeated_rows
+from colld_fairseq.data.fbank import SHIFT, fbank_length, fbank_samples
+from colld_fairseq.data.manifest import Manifest, Row, read_manifest, repeated_rows
+from colld_fairseq.data.stored_fbank import read_stored_fbank, stored_shape
 from colld_fairseq.data.text import PIECE_BOUNDARY, TextCodec, load_text_codec, read_symbols, read_vocabulary_config
 from colld_fairseq.errors import AudioError, ConfigError
 
@@ -24,7 +26,7 @@ from colld_fairseq.errors import AudioError, ConfigError
 REMEDIES: Dict[str, Tuple[bool, str]] = {
     "missing audio": (True, "correct the path, the root line or the audio root, or remove the rows"),
     "unreadable audio": (True, "copy or encode the audio files again, or remove the rows"),
-    "wrong duration": (True, "write the number of samples at 16 kHz into n_frames"),
+    "wrong duration": (True, "write the samples at 16 kHz into n_frames, or the frames of stored filterbanks"),
     "empty utterance": (True, "remove the rows whose n_frames is 0"),
     "duplicate id": (True, "give every row an id of its own"),
     "empty text": (False, "fill in tgt_text, or remove the rows from training"),
@@ -221,22 +223,34 @@ def load_tokens(dictionary: str) -> Tuple[Callable[[str], List[str]], Collection
     return TextCodec("char").encode, symbols
 
 
-def probe_utterance(audio: str, n_samples: int, decode: bool, tolerance: float) -> Optional[Tuple[str, str]]:
+def probe_utterance(row: Row, decode: bool, tolerance: float) -> Optional[Tuple[str, str]]:
     """(kind, detail) of what is wrong with one utterance, or None."""
     try:
-        info = audio_info(audio)
-        actual = len(read_audio(audio)) if decode else info.num_samples
+        actual, detail = (_probe_fbank if row.kind == "fbank" else _probe_audio)(row, decode)
     except AudioError as error:
         missing = isinstance(error.__cause__, FileNotFoundError)
         return ("missing audio" if missing else "unreadable audio"), str(error)
-    if abs(actual - n_samples) <= tolerance * SAMPLE_RATE:
-        return None
-    detail = f"{audio}: {actual} samples at 16 kHz ({actual / SAMPLE_RATE:.2f} s), but n_frames is {n_samples}"
-    if abs(n_samples - actual / 160) < 5:
+    return None if abs(actual - row.n_samples) <= tolerance * SAMPLE_RATE else ("wrong duration", detail)
+
+
+def _probe_fbank(row: Row, decode: bool) -> Tuple[int, str]:
+    """Samples of stored filterbanks, and what to say if there should be others."""
+    frames, bins = stored_shape(row.audio)
+    if decode:
+        read_stored_fbank(row.audio, bins)
+    return fbank_samples(frames), f"{row.audio}: {frames} frames, but n_frames is {fbank_length(row.n_samples)}"
+
+
+def _probe_audio(row: Row, decode: bool) -> Tuple[int, str]:
+    """Samples of audio at 16 kHz, and what to say if there should be others."""
+    info = audio_info(row.audio)
+    actual = len(read_audio(row.audio)) if decode else info.num_samples
+    detail = f"{row.audio}: {actual} samples at 16 kHz ({actual / SAMPLE_RATE:.2f} s), but n_frames is {row.n_samples}"
+    if abs(row.n_samples - actual / SHIFT) < 5:
         detail += ", which looks like filterbank frames of 10 ms"
-    elif abs(n_samples * SAMPLE_RATE / info.sample_rate - actual) < 5:
+    elif abs(row.n_samples * SAMPLE_RATE / info.sample_rate - actual) < 5:
         detail += f", which looks like samples at the file's own {info.sample_rate} Hz"
-    return "wrong duration", detail
+    return actual, detail
 
 
 def _audio_findings(
@@ -270,9 +284,8 @@ def _keep_settings(settings: Tuple[Manifest, bool, float]) -> None:
 def _probe_rows(rows: range, settings: Optional[Tuple[Manifest, bool, float]] = None) -> List[Finding]:
     manifest, decode, tolerance = settings or _worker_settings
     findings = []
-    for row in rows:
-        n_samples = int(manifest.n_samples[row])
-        problem = probe_utterance(manifest.audio_path(row), n_samples, decode, tolerance) if n_samples else None
+    for row in map(manifest.row, rows):
+        problem = probe_utterance(row, decode, tolerance) if row.n_samples else None
         if problem:
-            findings.append(Finding(problem[0], manifest.line(row), manifest.text("id", row), problem[1]))
+            findings.append(Finding(problem[0], row.line, row.id, problem[1]))
     return findings

@@ -1,4 +1,7 @@
-"""fairseq datasets over manifests: audio for distillation, audio and text for recognition and translation."""
+"""fairseq datasets over manifests: audio for distillation, audio and text for recognition and translation.
+
+A recording is what a row names: a waveform [N] at 16 kHz, or stored filterbanks [T, bins].
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ from fairseq.data import FairseqDataset, data_utils
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
 from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.bad_audio import BadAudioLedger
+from colld_fairseq.data.fbank import fbank_length, fbank_samples
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.nbest import NBestTargets
 from colld_fairseq.data.rows import PathRows
+from colld_fairseq.data.stored_fbank import read_stored_fbank
 from colld_fairseq.errors import AudioError
 
 logger = logging.getLogger(__name__)
@@ -125,30 +130,32 @@ class SpeechDataset(FairseqDataset):
             return dict(self.memory[index])
         if row.id in self.options.unusable:
             raise AudioError(self.options.unusable[row.id])
-        whole = read_audio(row.audio)
-        waveform = self.crop(whole, generator)
+        whole = read_recording(row, self.student_input)
+        recording = self.crop(whole, generator)
         item = {
             "index": index,
             "utt_id": row.id,
-            "seconds": len(waveform) / SAMPLE_RATE,
-            "source": self.student_input(waveform),
+            "seconds": samples_in(recording) / SAMPLE_RATE,
+            "source": self.student_input(recording),
         }
         if self.options.keep_waveform:
-            item["waveform"] = waveform
+            item["waveform"] = recording
         teacher_input = self.options.teacher_input
         if teacher_input is not None:
             same = teacher_input == self.student_input
-            item["teacher_source"] = item["source"] if same else teacher_input(waveform)
-        if self.options.keep_in_memory and len(waveform) == len(whole):  # a random crop differs every time
+            item["teacher_source"] = item["source"] if same else teacher_input(recording)
+        if self.options.keep_in_memory and len(recording) == len(whole):  # a random crop differs every time
             self.memory[index] = dict(item)
         return item
 
-    def crop(self, waveform: np.ndarray, generator: Optional[np.random.Generator]) -> np.ndarray:
+    def crop(self, recording: np.ndarray, generator: Optional[np.random.Generator]) -> np.ndarray:
         limit = self.options.max_samples
-        if limit is None or len(waveform) <= limit:
-            return waveform
-        start = 0 if generator is None else int(generator.integers(len(waveform) - limit + 1))
-        return waveform[start : start + limit]
+        if limit is None or samples_in(recording) <= limit:
+            return recording
+        if recording.ndim == 2:
+            limit = fbank_length(limit)
+        start = 0 if generator is None else int(generator.integers(len(recording) - limit + 1))
+        return recording[start : start + limit]
 
     def readable(self, items: Sequence[Optional[Dict]]) -> List[Dict]:
         """The items that could be read. In training never none: fairseq cannot skip a batch if it is the first one, so
@@ -277,6 +284,16 @@ class SpeechToTextDataset(SpeechDataset):
             "target_lengths": torch.tensor([len(target) for target in targets]),
             "prev_output_tokens": data_utils.collate_tokens(targets, pad_id, eos_id, move_eos_to_beginning=True),
         }
+
+
+def read_recording(row: Row, student_input: StudentInput) -> np.ndarray:
+    """The waveform [N] of a row, or its stored filterbanks [T, bins]; AudioError as those who read them."""
+    return read_stored_fbank(row.audio, student_input.config.bins) if row.kind == "fbank" else read_audio(row.audio)
+
+
+def samples_in(recording: np.ndarray) -> int:
+    """Length of a waveform [N], or of filterbanks [T, bins], in samples at 16 kHz."""
+    return fbank_samples(len(recording)) if recording.ndim == 2 else len(recording)
 
 
 def pad(arrays: List[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,12 +7,10 @@ import kaldi_native_fbank
 import numpy as np
 
 from colld_fairseq.checkpoints.statistics import read_statistics, write_statistics
-from colld_fairseq.constants import NUM_BINS, SAMPLE_RATE
+from colld_fairseq.constants import NUM_BINS, SAMPLE_RATE, SHIFT, WINDOW
 from colld_fairseq.data.audio import check_samples
 from colld_fairseq.errors import AudioError
 
-WINDOW = 400  # samples, 25 ms
-SHIFT = 160  # samples, 10 ms
 _KALDI_SCALE = 32768.0  # Kaldi's waveforms are 16-bit integers
 _STD_FLOOR = 1e-5  # a constant channel stays 0 instead of becoming inf
 
@@ -21,6 +19,11 @@ def fbank_length(num_samples: Any) -> Any:
     """Frames of `num_samples` (int, array or tensor) at 16 kHz: as many as 25 ms windows fit, as snip_edges does."""
     frames = 1 + (num_samples - WINDOW) // SHIFT
     return frames * (frames > 0)
+
+
+def fbank_samples(frames: Any) -> Any:
+    """Samples (int or array) that so many filterbank frames take at least: `fbank_length` gives the frames again."""
+    return (WINDOW + (frames - 1) * SHIFT) * (frames > 0)
 
 
 def log_mel_fbank(waveform: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:

@@ -16,6 +16,8 @@ from colld_fairseq.modules.input_config import InputConfig
 class StudentInput:
     """Turns waveforms [N] (16 kHz) into what `config` describes: filterbanks [T, bins] at 100 Hz, or samples [N].
 
+    Stored filterbanks [T, bins] may take the waveform's place where `config` describes filterbanks.
+
     AudioError for samples that are NaN, infinite or absurdly large.
     """
 
@@ -25,6 +27,8 @@ class StudentInput:
         self._statistics = GlobalCmvn(np.array(self.config.mean), np.array(self.config.std))
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        if waveform.ndim == 2:
+            return self.normalize(waveform)
         if self.config.kind == "fbank":
             return self.normalize(log_mel_fbank(waveform, self.config.bins))
         check_samples(waveform, "waveform")

@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from colld_fairseq.data.fbank import fbank_samples
+from colld_fairseq.data.stored_fbank import STORED_SUFFIX, is_stored_fbank
 from colld_fairseq.errors import ManifestError
 from colld_fairseq.files import split_paths
 
@@ -27,10 +29,12 @@ OPTIONAL_COLUMNS = ("speaker", "src_text", "src_lang", "tgt_lang")
 CODED_COLUMNS = ("speaker", "src_lang", "tgt_lang")  # few distinct values: stored as dictionary codes
 _BLOCK_BYTES = 4 << 20  # parsed at a time; bounds the memory beside the table itself
 _SHOWN = 3  # examples quoted in an error
+_LOOKED_AT = 10  # members of an archive that are looked at until one is there (it may be truncated)
 
 
 class Row(NamedTuple):
-    """One utterance: `audio` as `read_audio` takes it (full path), `n_samples` counted at 16 kHz."""
+    """One utterance: `audio` as `read_audio` (or, of kind "fbank", `read_stored_fbank`) takes it (full path),
+    `n_samples` counted at 16 kHz."""
 
     id: str
     audio: str
@@ -40,6 +44,7 @@ class Row(NamedTuple):
     src_text: str = ""
     src_lang: str = ""
     tgt_lang: str = ""
+    kind: str = "waveform"
     line: int = 0
 
 
@@ -51,7 +56,8 @@ class Manifest:
     audio_root: str
     has_text: bool  # speech-to-text format; False for audio-only
     table: pa.Table  # columns id, audio and those of OPTIONAL_COLUMNS and tgt_text that the file has
-    n_samples: np.ndarray  # int64 [rows], samples at 16 kHz
+    n_samples: np.ndarray  # int64 [rows], samples at 16 kHz; of filterbanks, as many as their frames take at least
+    stored_fbank: np.ndarray  # bool [rows], whether there are stored filterbanks in place of audio
     blank_lines: Tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -99,7 +105,13 @@ class Manifest:
         """Row `index` (0-based); IndexError outside the manifest."""
         index = range(len(self))[index]
         columns = {name: self.text(name, index) for name in ("id", "tgt_text", *OPTIONAL_COLUMNS)}
-        return Row(audio=self.audio_path(index), n_samples=int(self.n_samples[index]), line=self.line(index), **columns)
+        return Row(
+            audio=self.audio_path(index),
+            n_samples=int(self.n_samples[index]),
+            line=self.line(index),
+            kind="fbank" if self.stored_fbank[index] else "waveform",
+            **columns,
+        )
 
     def codes(self, name: str) -> Tuple[np.ndarray, List[str]]:
         """speaker, src_lang, tgt_lang or corpus of all rows as (int64 codes [rows], the values)."""
@@ -122,6 +134,7 @@ class JoinedManifest:
         self.path = ",".join(part.path for part in self.parts)
         self.has_text = all(part.has_text for part in self.parts)
         self.n_samples = np.concatenate([part.n_samples for part in self.parts])
+        self.stored_fbank = np.concatenate([part.stored_fbank for part in self.parts])
         self._ends = np.cumsum([len(part) for part in self.parts])
 
     def __len__(self) -> int:
@@ -201,17 +214,19 @@ def read_manifest(path: str, audio_root: Optional[str] = None, check_ids: bool =
         raise ManifestError(f"{path}: no rows below the first line; write one line per utterance")
     has_text = length_column == "n_frames"
     root = os.path.expanduser(audio_root) if audio_root else root
-    manifest = Manifest(path, os.path.abspath(root), has_text, table, np.zeros(0), blank_lines)
+    manifest = Manifest(path, os.path.abspath(root), has_text, table, np.zeros(0), np.zeros(0), blank_lines)
     for name in dict.fromkeys(("id", audio_column)):
         empty = pc.index(table.column(name), "").as_py()
         if empty >= 0:
             raise ManifestError(
                 f"{path}:{manifest.line(empty)}: the field {name!r} is empty; fill it in or remove the row"
             )
-    manifest.n_samples = _whole_numbers(manifest, length_column)
+    lengths = _whole_numbers(manifest, length_column)
     manifest.table = table.drop_columns([length_column])
     if not has_text:  # the path is the id: one column serves both
         manifest.table = manifest.table.append_column("audio", table.column("id"))
+    manifest.stored_fbank = _stored_fbank(manifest)
+    manifest.n_samples = np.where(manifest.stored_fbank, fbank_samples(lengths), lengths)
     if check_ids:
         _check_unique_ids(manifest)
     return manifest
@@ -239,6 +254,16 @@ def join_manifests(manifests: Sequence[Manifest]) -> JoinedManifest:
 def read_manifests(paths: str, audio_root: Optional[str] = None) -> JoinedManifest:
     """The manifests `A.tsv,B.tsv`, joined. Raises ManifestError as `read_manifest` and `join_manifests`."""
     return join_manifests([read_manifest(path, audio_root) for path in split_paths(paths)])
+
+
+def require_waveforms(manifest: AnyManifest, who: str, remedy: str = "") -> None:
+    """ManifestError that names the first row with stored filterbanks, if there is one; `who` needs waveforms."""
+    if manifest.stored_fbank.any():
+        row = int(manifest.stored_fbank.argmax())
+        raise ManifestError(
+            f"{manifest.where(row)}: {manifest.text('audio', row)!r} holds filterbanks, but {who} needs the waveform: "
+            f"name the audio itself in a manifest (with fairseq's scripts: --use-audio-input){remedy}"
+        )
 
 
 def _first_line(path: str) -> str:
@@ -371,9 +396,30 @@ def _whole_numbers(manifest: Manifest, name: str) -> np.ndarray:
     if first >= 0:
         raise ManifestError(
             f"{manifest.where(first)}: {name} is {column[first].as_py()!r}; "
-            "it must be a whole number of samples at 16 kHz, 0 or more"
+            "it must be a whole number of samples at 16 kHz (of stored filterbanks: frames), 0 or more"
         )
     return np.concatenate([pc.cast(chunk, pa.int64()).to_numpy() for chunk in column.chunks])
+
+
+def _stored_fbank(manifest: Manifest) -> np.ndarray:
+    """bool [rows]: which rows name stored filterbanks. All members of an archive are taken for of one kind."""
+    stored, start = np.zeros(len(manifest.table), dtype=bool), 0
+    archives: Dict[str, bool] = {}
+    for chunk in manifest.table.column("audio").chunks:
+        stored_here = np.array(pc.ends_with(chunk, STORED_SUFFIX), dtype=bool)
+        members = np.flatnonzero(pc.match_substring_regex(chunk, r"(?i)\.zip:\d+:\d+$"))
+        names = pc.replace_substring_regex(chunk.take(members), r":\d+:\d+$", "").dictionary_encode()
+        codes = names.indices.to_numpy()
+        values = names.dictionary.to_pylist()
+        for code, name in enumerate(values):
+            if name not in archives:
+                rows = start + members[np.flatnonzero(codes == code)[:_LOOKED_AT]]
+                looks = (is_stored_fbank(manifest.audio_path(row)) for row in rows.tolist())
+                archives[name] = next((look for look in looks if look is not None), False)
+        stored_here[members] = np.array([archives[name] for name in values], dtype=bool)[codes]
+        stored[start : start + len(chunk)] = stored_here
+        start += len(chunk)
+    return stored
 
 
 def _all_distinct(ids: pa.ChunkedArray) -> bool:

@@ -11,6 +11,7 @@ import os
 import re
 from typing import Iterable, Iterator, List, Mapping, Optional, Set, Union
 
+from colld_fairseq.data.fbank import fbank_length
 from colld_fairseq.data.manifest import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Row
 from colld_fairseq.errors import ManifestError
 from colld_fairseq.files import written_atomically
@@ -81,7 +82,7 @@ def _field(row: Row, name: str) -> str:
             length = -1
         if length < 0:
             raise ManifestError(f"its length is {row.n_samples!r}; it must be a whole number of samples at 16 kHz")
-        return str(length)
+        return str(fbank_length(length) if row.kind == "fbank" else length)
     value = str(getattr(row, name))
     if name in _TEXTS:
         return _clean(value)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
+from colld_fairseq.data.manifest import require_waveforms
 from colld_fairseq.errors import AudioError
 
 READERS = 2  # threads that read audio while the model computes
@@ -54,7 +55,11 @@ def plan_batches(rows: np.ndarray, n_samples: np.ndarray, max_samples: float) ->
 
 
 def read_ahead(manifest, ids: Sequence[str], batches: Iterable[np.ndarray]) -> Iterator[List[Utterance]]:
-    """The utterances of each batch of rows, in order; threads read AHEAD batches before they are asked for."""
+    """The utterances of each batch of rows, in order; threads read AHEAD batches before they are asked for.
+
+    ManifestError where rows have no audio but stored filterbanks.
+    """
+    require_waveforms(manifest, "this command")
     readers = ThreadPoolExecutor(READERS)
     waiting: "deque[List[Utterance]]" = deque()
     try:

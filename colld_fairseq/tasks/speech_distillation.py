@@ -11,6 +11,7 @@ from torch import Tensor
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.datasets import SpeechDataset
+from colld_fairseq.data.manifest import require_waveforms
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.colld_student import ColldStudentConfig
 from colld_fairseq.numbers import option
@@ -135,6 +136,8 @@ class SpeechDistillationTask(SpeechTask):
 
     def make_dataset(self, split, rows, student_input, options):
         options.keep_waveform = self.teachers.any_online
+        if options.keep_waveform:
+            require_waveforms(rows, "the teacher", ", or give --teacher-cache, made by `colld features` of the audio")
         for cache in self.teachers.caches:
             cache.check_manifest(rows)
         options.unusable = {name: why for cache in self.teachers.caches for name, why in cache.bad.items()}

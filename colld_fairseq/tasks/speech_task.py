@@ -26,11 +26,13 @@ from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.datasets import DatasetOptions
 from colld_fairseq.data.inputs import StudentInput
-from colld_fairseq.data.manifest import join_manifests, read_manifest
+from colld_fairseq.data.manifest import JoinedManifest, join_manifests, read_manifest, require_waveforms
 from colld_fairseq.data.sampling import sampling_indices
-from colld_fairseq.errors import ConfigError, ManifestError
+from colld_fairseq.data.stored_fbank import stored_shape
+from colld_fairseq.errors import AudioError, ConfigError, ManifestError
 from colld_fairseq.models.encoder_options import record, record_encoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.named_values import value_of_each
 from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers, option
 
@@ -165,6 +167,7 @@ class SpeechTask(FairseqTask):
         if train:
             options.epoch_rows = self.epoch_sampler(rows, self.training_rows(rows))
             options.spec_augment = self.spec_augment()
+        check_stored(rows, self.student_input.config)
         self.datasets[split] = dataset = self.make_dataset(split, rows, self.student_input, options)
         logger.info("%s: %d utterances, %.2f hours", split, len(rows), dataset.sizes.sum() / SAMPLE_RATE / 3600)
 
@@ -177,7 +180,7 @@ class SpeechTask(FairseqTask):
         if not keep.any():
             raise ManifestError(
                 f"{rows.path}: no utterance between {self.cfg.min_seconds} and {self.cfg.max_seconds} seconds; "
-                "is n_frames given in samples at 16 kHz?"
+                "is n_frames given in samples at 16 kHz (of stored filterbanks: frames)?"
             )
         if not keep.all():
             logger.warning("%s: %d utterances outside the length limits are left out", rows.path, int((~keep).sum()))
@@ -249,3 +252,22 @@ class SpeechTask(FairseqTask):
 
     def max_positions(self):
         return None  # lengths are limited in seconds, when the rows are selected
+
+
+def check_stored(rows: JoinedManifest, student: InputConfig) -> None:
+    """ManifestError where rows hold filterbanks that are not what the student takes."""
+    if student.kind != "fbank":
+        require_waveforms(rows, "this student", ", or choose one with --front-end fbank_stack, fbank or conv2d")
+    for part in rows.parts:
+        stored = np.flatnonzero(part.stored_fbank)
+        if not len(stored):
+            continue
+        try:
+            bins = stored_shape(part.audio_path(int(stored[0])))[1]
+        except AudioError:  # one that cannot be read is counted with all that cannot, and named
+            continue
+        if bins != student.bins:
+            raise ManifestError(
+                f"{part.where(int(stored[0]))}: filterbanks of {bins} bins, but the student takes {student.bins}: "
+                "extract them again, or name the audio itself"
+            )

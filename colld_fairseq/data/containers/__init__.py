@@ -25,6 +25,7 @@ _FOREIGN = {
     rb"\s*\{": "a text (JSON)",
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "gzip",
+    b"\x93NUMPY": "a NumPy array",
     rb"[\t\r\n -~]{16}": "a text",
 }
 
