@@ -1,4 +1,4 @@
-"""Kinds of numbers that options take: which values make sense is said once, and checked before anything is done.
+"""Options and the kinds of numbers they take: which values make sense is said once and checked before anything starts.
 
     ctc_weight: float = option(0.3, "weight of CTC", SHARE)     of a fairseq configuration
     add("--max-hours", type=POSITIVE)                           of the `colld` command

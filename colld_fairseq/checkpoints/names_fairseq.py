@@ -194,12 +194,7 @@ def write(path: Path, checkpoint: EncoderCheckpoint) -> None:
 
 def as_fairseq_saves(model: dict, task: dict, weights: StateDict, criterion: str) -> dict:
     """A checkpoint without optimizer that fairseq's loader takes; plain values only."""
-    history = {
-        "criterion_name": criterion,
-        "optimizer_name": "none",
-        "lr_scheduler_state": {},
-        "num_updates": 0,
-    }
+    history = {"criterion_name": criterion, "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": 0}
     return {
         "args": None,
         "cfg": {"model": model, "task": task},

@@ -94,11 +94,7 @@ class ConformerBlock(nn.Module):
         return x, ffn
 
     def step(
-        self,
-        x: Tensor,
-        past: BlockMemory,
-        key_bias: Optional[Tensor] = None,
-        rotary: Optional[Rotary] = None,
+        self, x: Tensor, past: BlockMemory, key_bias: Optional[Tensor] = None, rotary: Optional[Rotary] = None
     ) -> Tuple[Tensor, BlockMemory]:
         """The forward pass in evaluation, on frames [B, T, D] that follow on those `past` is of.
 

@@ -11,11 +11,7 @@ from torch import Tensor
 
 
 def sample_span_mask(
-    lengths: Tensor,
-    mask_prob: float,
-    mask_length: int,
-    min_masks: int = 2,
-    generator: Optional[torch.Generator] = None,
+    lengths: Tensor, mask_prob: float, mask_length: int, min_masks: int = 2, generator: Optional[torch.Generator] = None
 ) -> Tensor:
     """Choose spans of frames to mask, independently for every sequence.
 

@@ -137,11 +137,7 @@ def _from_checkpoint(spec: str) -> TeacherCodes:
     if fields["norm_first"]:
         norm = (state["encoder.layer_norm.weight"].float(), state["encoder.layer_norm.bias"].float())
     return TeacherCodes(
-        layer=fields["layers"],
-        embeddings=embeddings,
-        projection=projection,
-        layer_norm=norm,
-        source=str(file.path),
+        layer=fields["layers"], embeddings=embeddings, projection=projection, layer_norm=norm, source=str(file.path)
     )
 
 

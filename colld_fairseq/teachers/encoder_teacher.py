@@ -26,11 +26,7 @@ class EncoderTeacher(Teacher):
         config = checkpoint.config
         encoder = checkpoint.build(max(description["layers"]))
         super().__init__(
-            encoder,
-            num_layers=config.layers,
-            width=encoder.width,
-            frame_rate_hz=encoder.frame_rate_hz,
-            **description,
+            encoder, num_layers=config.layers, width=encoder.width, frame_rate_hz=encoder.frame_rate_hz, **description
         )
         self.input = StudentInput(config.input)
 

@@ -82,10 +82,7 @@ class ConvTeacher(Teacher):
     def __init__(self, model: nn.Module, given: InputConfig, **description: Any):
         config = model.config
         super().__init__(
-            model,
-            width=config.hidden_size,
-            frame_rate_hz=SAMPLE_RATE / math.prod(config.conv_stride),
-            **description,
+            model, width=config.hidden_size, frame_rate_hz=SAMPLE_RATE / math.prod(config.conv_stride), **description
         )
         self.input = given
         self.convolutions = list(zip(config.conv_kernel, config.conv_stride))

@@ -71,11 +71,7 @@ class TeacherSource:
             self.front_end_teacher = load_teacher(self.spec, [0], self.kind, self.dtype)
 
     def output(
-        self,
-        sample: Dict,
-        rows: Optional[Tensor] = None,
-        front_end_only: bool = False,
-        keep_padding: bool = False,
+        self, sample: Dict, rows: Optional[Tensor] = None, front_end_only: bool = False, keep_padding: bool = False
     ) -> TeacherOutput:
         """Features of a batch, {layer: [B, T, D]} at the teacher's own frame rate.
 

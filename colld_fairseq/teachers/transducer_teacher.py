@@ -19,13 +19,7 @@ class TeacherLattice:
     """
 
     def __init__(
-        self,
-        network,
-        frames: Tensor,
-        symbols: Tensor,
-        frame_lengths: Tensor,
-        label_lengths: Tensor,
-        utterances: Tensor,
+        self, network, frames: Tensor, symbols: Tensor, frame_lengths: Tensor, label_lengths: Tensor, utterances: Tensor
     ) -> None:
         self.network, self.frames, self.symbols = network, frames, symbols
         self.frame_lengths, self.label_lengths, self.utterances = frame_lengths, label_lengths, utterances

@@ -39,10 +39,7 @@ class Step:
 
 
 def extract_layers(
-    layers: Sequence[nn.Module],
-    x: Tensor,
-    lengths: Optional[Tensor],
-    cache: CachedFromWeights[List[Tensor]],
+    layers: Sequence[nn.Module], x: Tensor, lengths: Optional[Tensor], cache: CachedFromWeights[List[Tensor]]
 ) -> Tensor:
     """Run a waveform front-end's ExtractorLayers on samples [B, N], of which `lengths` [B] count (None: all).
 
@@ -75,12 +72,7 @@ def extract_layers(
     return extract_in_blocks(x, steps, tensors, counts[-1].tolist() if counts else None)
 
 
-def fold_channel_norm(
-    x: Tensor,
-    conv: nn.Conv1d,
-    norm: nn.Module,
-    frames: Optional[Tensor] = None,
-) -> Tensor:
+def fold_channel_norm(x: Tensor, conv: nn.Conv1d, norm: nn.Module, frames: Optional[Tensor] = None) -> Tensor:
     """Weights of a first convolution that normalizes its own output over time, utterance by utterance.
 
     The output y = w z + b of the K samples z under the kernel has mean w m + b and variance w R w^T, where m

@@ -46,7 +46,4 @@ def _products(x: Tensor, weight: Tensor, stride: int, length: int) -> Iterator[T
     step = stride * x.size(1)
     for start in range(0, len(weight), step):
         width = min(step, len(weight) - start)
-        yield (
-            slice(start, start + width),
-            x.as_strided((length, width), (step, 1), x.storage_offset() + start),
-        )
+        yield (slice(start, start + width), x.as_strided((length, width), (step, 1), x.storage_offset() + start))
