@@ -9,7 +9,7 @@ fairseq parses the first with `float`, which takes "nan" and "inf", so tasks cal
 import argparse
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional
 
 from colld_fairseq.errors import ConfigError
 
@@ -60,6 +60,10 @@ class Number:
         if value not in self:
             raise ConfigError(f"{option} {value:g}: must be {self}")
         return value
+
+    def help(self, text: str) -> Dict[str, Any]:
+        """Metadata of a configuration's field: its help text, and that its value is of this kind."""
+        return {"help": text, "number": self}
 
 
 COUNT = Number(whole=True, low=1)
