@@ -29,9 +29,8 @@ from colld_fairseq.decoding.transducer import GreedySearch, Scorer
 from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
-from colld_fairseq.modules.joiner import Joiner
-from colld_fairseq.modules.predictor import LstmPredictor
 from colld_fairseq.modules.streaming import StreamingEncoder
+from colld_fairseq.modules.transducer import Joiner, LstmPredictor
 from colld_fairseq.profiling import describe_machine
 
 SAMPLE_RATE, PREDICTOR, LEFT_CHUNKS = 16000, 320, 8

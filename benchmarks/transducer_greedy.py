@@ -38,8 +38,7 @@ import torch
 
 from colld_fairseq.decoding.transducer import GreedySearch, Scorer
 from colld_fairseq.decoding.transducer_beam import BeamSearch
-from colld_fairseq.modules.joiner import Joiner
-from colld_fairseq.modules.predictor import LstmPredictor, StatelessPredictor
+from colld_fairseq.modules.transducer import Joiner, LstmPredictor, StatelessPredictor
 
 TARGET, TARGET_BATCH = 5.0, 16
 BLANK, PAD, EOS = 0, 1, 2

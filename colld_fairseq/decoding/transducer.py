@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from colld_fairseq.constants import LOOK_AHEAD
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.errors import ColldError
-
-State = Tuple[Tensor, ...]
+from colld_fairseq.modules.transducer import State
 
 
 class Network(Protocol):

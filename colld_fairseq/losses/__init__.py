@@ -4,6 +4,7 @@ Every loss returns a *sum* over the frames that count together with their number
 weighs and logs. Arithmetic is done in float32 (float64 stays float64, but for CTC) whatever the dtype of the inputs.
 """
 
+# ruff: noqa: F401
 from .contrastive import ContrastiveOutput, NegativePlan, contrastive_loss, sample_negatives
 from .discriminative import DiscriminativeOutput, cosine_logits, discriminative_loss
 from .regression import RegressionOutput, regression_loss
@@ -25,31 +26,3 @@ from .transducer_pruned import (
     pruned_transducer_loss,
     simple_transducer_loss,
 )
-
-__all__ = [
-    "ContrastiveOutput",
-    "DiscriminativeOutput",
-    "NegativePlan",
-    "NodeLosses",
-    "Nodes",
-    "RegressionOutput",
-    "SimpleTransducerOutput",
-    "TransducerOutput",
-    "average_layers",
-    "best_path",
-    "contrastive_loss",
-    "cosine_logits",
-    "discriminative_loss",
-    "gather_ranges",
-    "lattice_divergence",
-    "node_divergence",
-    "normalize_targets",
-    "path_loss",
-    "prune_ranges",
-    "pruned_transducer_loss",
-    "regression_loss",
-    "sample_negatives",
-    "simple_transducer_loss",
-    "three_class_loss",
-    "transducer_loss",
-]

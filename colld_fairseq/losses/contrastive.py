@@ -1,18 +1,17 @@
 """The CoLLD objective: InfoNCE between predicted and teacher frames of one utterance.
 
-CoLLD-style, reconstructed: the paper (2309.07707) was not available in full; negatives, temperature and the
-treatment of duplicates follow wav2vec 2.0 / w2v-BERT. For a masked frame t with prediction p_t, teacher frame
-z_t and negatives N_t,
+CoLLD-style, reconstructed: the paper (2309.07707) was not available in full; negatives, temperature and the treatment
+of duplicates follow wav2vec 2.0 / w2v-BERT. For a masked frame t with prediction p_t, teacher frame z_t and negatives
+N_t,
 
     loss_t = -log  e(t, t) / ( e(t, t) + sum_{s in N_t} e(t, s) ),     e(t, s) = exp(cos(p_t, z_s) / temp)
 
-How it is computed. The masked frames of every utterance are packed into [B, M, D] (M = most masked frames in
-an utterance) and one batched product gives all similarities [B, M, M]. A frame s drawn c times as a negative
-of t adds c * exp(similarity), which is the same as adding log c to its logit: so the sampled negatives are a
-matrix of log-counts (-inf = never drawn), the positive is the diagonal, and the loss is a cross-entropy over
-M classes. Nothing of the size [frames, N, D] is ever formed, and the log-counts are shared by all layer pairs
-of a step. The price is 4 * B * M^2 bytes per pair held for the backward pass: 15 MB for one utterance of 80 s,
-2 MB for eight of 10 s.
+How it is computed. The masked frames of every utterance are packed into [B, M, D] (M = most masked frames in an
+utterance) and one batched product gives all similarities [B, M, M]. A frame s drawn c times as a negative of t adds c *
+exp(similarity), which is the same as adding log c to its logit: so the sampled negatives are a matrix of log-counts
+(-inf = never drawn), the positive is the diagonal, and the loss is a cross-entropy over M classes. Nothing of the size
+[frames, N, D] is ever formed, and the log-counts are shared by all layer pairs of a step. The price is 4 * B * M^2
+bytes per pair held for the backward pass: 15 MB for one utterance of 80 s, 2 MB for eight of 10 s.
 """
 
 from functools import lru_cache
@@ -29,12 +28,10 @@ class NegativePlan(NamedTuple):
     M is the largest number of masked frames in an utterance (1 if nothing is masked).
 
     - `rows` `[B * M]` int64: position of the packed frames in a tensor `[B * T, ...]`.
-    - `labels` `[B * M]` int64: own column of each packed frame, -100 where there is none (padding of the
-      packing).
-    - `log_counts` `[B, M, M]` float32: log of how often column s is a negative of row t; 0 on the
-      diagonal (the positive), -inf where s is no negative of t.
-    - `count`: 0-dim int64, frames that carry loss.
-    - `shape`: (B, T) of the mask.
+    - `labels` `[B * M]` int64: own column of each packed frame, -100 where there is none (padding of the packing).
+    - `log_counts` `[B, M, M]` float32: log of how often column s is a negative of row t; 0 on the diagonal (the
+      positive), -inf where s is no negative of t.
+    - `count`: 0-dim int64, frames that carry loss; `shape`: (B, T) of the mask.
     """
 
     rows: Tensor
@@ -45,8 +42,8 @@ class NegativePlan(NamedTuple):
 
 
 class ContrastiveOutput(NamedTuple):
-    """`loss_sum`: sum over the frames that count; `count`: how many (0-dim int64); `correct`: on how
-    many of them the positive is more similar than every negative (0-dim int64, without gradient)."""
+    """`loss_sum`: sum over the frames that count; `count`: how many; `correct`: on how many of them the positive is
+    more similar than every negative (both 0-dim int64)."""
 
     loss_sum: Tensor
     count: Tensor
@@ -59,13 +56,12 @@ def sample_negatives(
     """Draw the negatives of every masked frame from the other masked frames of its utterance.
 
     Args:
-        mask: `[B, T]` bool, True on the frames that carry loss (never on padding). An utterance with fewer
-            than two of them has no negatives and contributes nothing.
+        mask: `[B, T]` bool, True on the frames that carry loss (never on padding). An utterance with fewer than two of
+            them has no negatives and contributes nothing.
         num_negatives: N drawn uniformly with replacement; 0 takes every other masked frame once.
         generator: of the device of `mask`; torch's default one if not given.
 
-    Raises:
-        ValueError: if `mask` is not a bool matrix or `num_negatives` is negative.
+    Raises ValueError if `mask` is not a bool matrix or `num_negatives` is negative.
     """
     if mask.dim() != 2 or mask.dtype != torch.bool:
         raise ValueError(f"the mask must be [B, T] bool, not {tuple(mask.shape)} {mask.dtype}")
@@ -106,18 +102,16 @@ def contrastive_loss(
 ) -> ContrastiveOutput:
     """InfoNCE of one layer pair.
 
-    A negative whose target vector equals the positive's in every element is left out (logit -inf). A frame
-    that has no other negative left is still in `count` with loss 0, and is not correct. Ties between
-    the positive and a negative are not correct either.
+    A negative whose target vector equals the positive's in every element is left out (logit -inf). A frame that has no
+    other negative left is still in `count` with loss 0, and is not correct; nor is a tie with a negative.
 
     Args:
-        predictions, targets: `[B, T, D]` of any float dtype; logits are float32 (float64 for float64
-            inputs) even under autocast. The gradient reaches both; teacher features have none.
+        predictions, targets: `[B, T, D]` of any float dtype; logits are float32 (float64 for float64 inputs) even under
+            autocast. The gradient reaches both; teacher features have none.
         plan: from `sample_negatives` with the mask `[B, T]` of this batch.
         logit_temp: temperature dividing the cosines.
 
-    Raises:
-        ValueError: if shapes differ from each other or from the plan.
+    Raises ValueError if shapes differ from each other or from the plan.
     """
     if predictions.shape != targets.shape or predictions.shape[:2] != plan.shape:
         raise ValueError(
@@ -155,9 +149,8 @@ def contrastive_loss(
 def _row_codes(rows: Tensor) -> Tensor:
     """A 64-bit code of each row of `[R, D]` (float32 or float64): equal rows always have equal codes.
 
-    Finding equal rows among M by comparing vectors costs M * M * D; comparing codes costs M * M. Integer
-    arithmetic, because it is exact in any order of summation. Different rows share a code once in some 2^48
-    pairs at worst, and then one negative is missing.
+    Comparing M vectors costs M * M * D, comparing codes M * M. Integer arithmetic, because it is exact in any order of
+    summation. Different rows share a code once in some 2^48 pairs at worst, and then one negative is missing.
     """
     rows = rows + 0.0  # -0.0 equals 0.0 but has another bit pattern
     if rows.dtype == torch.float32 and rows.shape[1] % 2:

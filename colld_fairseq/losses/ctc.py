@@ -8,10 +8,8 @@ from torch import Tensor
 
 
 class CtcOutput(NamedTuple):
-    """Sum over the utterances that have an alignment, their target tokens, and how many have none.
-
-    An empty target, which is all blanks, counts as one token.
-    """
+    """Sum over the utterances that have an alignment, their target tokens (an empty target counts as one), and how many
+    have none."""
 
     loss_sum: Tensor
     tokens: int
@@ -21,15 +19,10 @@ class CtcOutput(NamedTuple):
 def ctc_loss(
     logits: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, blank: int, pad: int
 ) -> CtcOutput:
-    """-log P of the targets, summed, in float32.
+    """-log P of the targets [B, U], padded with `pad`, by logits [B, T, V] of `lengths` [B] frames, summed, in float32.
 
     Utterances with fewer frames than their text needs contribute nothing instead of infinity: neither loss nor tokens,
     so that the mean is of those that have an alignment.
-
-    Args:
-        logits: [B, T, V], before any softmax.
-        lengths: [B] frames.
-        targets: [B, U], padded with `pad`; target_lengths [B].
     """
     log_probs = torch.log_softmax(logits.float(), dim=-1).transpose(0, 1)
     repeats = (targets[:, 1:] == targets[:, :-1]) & (targets[:, 1:] != pad)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 
 class DiscriminativeOutput(NamedTuple):
-    """`loss_sum`: sum over classes and over the frames that count; `count`: how many frames there are;
-    `agree`: in how many of them teacher and student rate the same class highest (both 0-dim int64)."""
+    """`loss_sum`: sum over classes and over the frames that count; `count`: how many frames there are; `agree`: in how
+    many of them teacher and student rate the same class highest (both 0-dim int64)."""
 
     loss_sum: Tensor
     count: Tensor
@@ -27,16 +27,8 @@ class DiscriminativeOutput(NamedTuple):
 
 
 def cosine_logits(x: Tensor, embeddings: Tensor, temp: float) -> Tensor:
-    """Cosine similarity of every vector to every class, divided by a temperature.
-
-    Args:
-        x: `[..., E]`.
-        embeddings: `[C, E]`, one vector per class.
-        temp: temperature; 1 leaves the cosines as they are.
-
-    Returns:
-        `[..., C]`, float32 (float64 stays float64).
-    """
+    """Cosines of vectors `[..., E]` to `embeddings` `[C, E]`, one per class, divided by the temperature: `[..., C]`,
+    float32 (float64 stays float64)."""
     dtype = torch.promote_types(torch.promote_types(x.dtype, embeddings.dtype), torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         return F.normalize(x.to(dtype), dim=-1) @ F.normalize(embeddings.to(dtype), dim=-1).T / temp
@@ -52,8 +44,7 @@ def discriminative_loss(
         mask: `[B, T]` bool, True on the frames that count. Other frames never enter the arithmetic.
         hard: cross-entropy with the argmax of the teacher's logits in place of the divergence.
 
-    Raises:
-        ValueError: if shapes differ.
+    Raises ValueError if shapes differ.
     """
     if student_logits.shape != teacher_logits.shape or mask.shape != student_logits.shape[:2]:
         raise ValueError(

@@ -15,8 +15,8 @@ from torch import Tensor
 
 
 class RegressionOutput(NamedTuple):
-    """`loss_sum`: weighted sum over the frames that count; `count`: how many there are (0-dim int64);
-    `parts`: the unweighted sum of every term whose weight is not 0, without gradient, for the log."""
+    """`loss_sum`: weighted sum over the frames that count; `count`: how many there are (0-dim int64); `parts`: the
+    unweighted sum of every term whose weight is not 0, without gradient, for the log."""
 
     loss_sum: Tensor
     count: Tensor
@@ -41,12 +41,11 @@ def regression_loss(
 
     Args:
         predictions, targets: `[B, T, D]`.
-        mask: `[B, T]` bool, True on the frames that count (valid ones, or valid and masked ones). Other
-            frames never enter the arithmetic, whatever they hold.
+        mask: `[B, T]` bool, True on the frames that count (valid ones, or valid and masked ones). Other frames never
+            enter the arithmetic, whatever they hold.
         l1, mse, cosine, log_sigmoid_cosine: weights; a term of weight 0 is not computed.
 
-    Raises:
-        ValueError: if shapes differ or every weight is 0.
+    Raises ValueError if shapes differ or every weight is 0.
     """
     if predictions.shape != targets.shape or mask.shape != targets.shape[:2]:
         raise ValueError(

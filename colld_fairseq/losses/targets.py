@@ -17,17 +17,12 @@ def normalize_targets(
     Args:
         targets: `[B, T, D]`.
         padding_mask: `[B, T]` bool, True on padding; None if there is none.
-        how: `"none"`; `"instance"`: every channel of an utterance to mean 0 and variance 1 over its valid
-            frames (it removes what all frames share, which otherwise brings all cosines close to 1);
-            `"layer"`: every frame to mean 0 and variance 1 over its channels (LayerNorm without weights, as
-            data2vec does).
+        how: `"none"`; `"instance"`: every channel of an utterance to mean 0 and variance 1 over its valid frames (it
+            removes what all frames share, which otherwise brings all cosines close to 1); `"layer"`: every frame to
+            mean 0 and variance 1 over its channels (LayerNorm without weights, as data2vec does).
         eps: added to the variance.
 
-    Returns:
-        `[B, T, D]`; for `"none"` the very tensor given, else float32 (or float64) with zeros on padding.
-
-    Raises:
-        ValueError: for an unknown `how`.
+    Returns `[B, T, D]`; for `"none"` the very tensor given, else float32 (or float64) with zeros on padding.
     """
     if how not in NORMALIZATIONS:
         raise ValueError(f"unknown target normalization {how!r}: choose one of {', '.join(NORMALIZATIONS)}")
@@ -47,19 +42,8 @@ def normalize_targets(
 
 
 def average_layers(layers: Sequence[Tensor], padding_mask: Optional[Tensor] = None, how: str = "none") -> Tensor:
-    """Mean of several teacher layers, each normalized first (data2vec; LightHuBERT: the last eight).
-
-    Args:
-        layers: tensors `[B, T, D]`.
-        padding_mask: `[B, T]` bool, True on padding.
-        how: see `normalize_targets`; applied to each layer.
-
-    Returns:
-        `[B, T, D]`, float32 (or float64).
-
-    Raises:
-        ValueError: if there is no layer.
-    """
+    """Mean of several teacher layers `[B, T, D]`, each first normalized by `normalize_targets` (data2vec; LightHuBERT:
+    the last eight): `[B, T, D]`, float32 (or float64). Raises ValueError if there is none."""
     if not layers:
         raise ValueError("cannot average over an empty range of layers")
     # Layer by layer instead of through a stack: the peak is two layers, not all of them.

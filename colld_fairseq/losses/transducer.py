@@ -1,9 +1,9 @@
 """Transducer (RNN-T) loss in plain PyTorch: full lattice, padded or packed (Graves 2012, arXiv:1211.3711).
 
--log P(labels | audio), summed over all alignments, with the fused analytic gradient: `transducer_arcs` turns
-logits into the log-probabilities of the arcs, `transducer_lattice` sums over the paths. The loss needs the
-logits, their gradient and a few tensors of the lattice's size without the vocabulary; `overwrite_logits` saves
-the gradient's memory too. `transducer_pruned` evaluates the joiner near the likely alignments only.
+-log P(labels | audio), summed over all alignments, with the fused analytic gradient: `transducer_arcs` turns logits
+into the log-probabilities of the arcs, `transducer_lattice` sums over the paths. The loss needs the logits, their
+gradient and a few tensors of the lattice's size without the vocabulary; `overwrite_logits` saves the gradient's memory
+too. `transducer_pruned` evaluates the joiner near the likely alignments only.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -38,9 +38,9 @@ class TransducerOptions(NamedTuple):
 
 
 class TransducerOutput(NamedTuple):
-    """`loss_sum`: sum over the utterances that count, in nats; `counted`: bool `[B]` which do;
-    `losses`: `[B]` the loss of each, with gradient, 0 for those left out; `blank_arcs`, `label_arcs`:
-    `[B, T, U+1]` log-probabilities of the arcs that leave each node, with gradient, without delay penalty."""
+    """`loss_sum`: sum over the utterances that count, in nats; `counted`: bool `[B]` which do; `losses`: `[B]` the loss of
+    each, with gradient, 0 for those left out; `blank_arcs`, `label_arcs`: `[B, T, U+1]` log-probabilities of the arcs
+    that leave each node, with gradient, without delay penalty."""
 
     loss_sum: Tensor
     counted: Tensor
@@ -57,9 +57,8 @@ class TransducerOutput(NamedTuple):
 class Targets(NamedTuple):
     """Checked labels and lengths of a batch, from `check_targets`; U is the longest label sequence.
 
-    - `next_labels` `[B, U+1]` int64: the label that follows node u, the blank where none does;
-    - `logit_lengths`, `label_lengths` `[B]` int64 on the labels' device, and the same as lists;
-    - `names`: of the utterances, for messages.
+    `next_labels` `[B, U+1]` int64: the label that follows node u, the blank where none does; `logit_lengths`,
+    `label_lengths` `[B]` int64 on the labels' device, and the same as lists; `names` of the utterances, for messages.
     """
 
     next_labels: Tensor
@@ -83,18 +82,16 @@ def transducer_loss(
     """-log P of the labels of each utterance.
 
     Args:
-        logits: output of the joiner before any softmax, any float dtype (the arithmetic is float32 at least):
-            padded `[B, T, U+1, V]`, or packed `[sum_b T_b * (U_b + 1), V]` with the utterances one after
-            the other, each frame by frame. Contiguous, or they are copied. Padding is never read.
+        logits: output of the joiner before any softmax, any float dtype (the arithmetic is float32 at least): padded
+            `[B, T, U+1, V]`, or packed `[sum_b T_b * (U_b + 1), V]` with the utterances one after the other, each frame
+            by frame. Contiguous, or they are copied. Padding is never read.
         labels: `[B, U]` int64 without blanks; anything beyond the lengths.
         logit_lengths, label_lengths: `[B]` frames T_b >= 1 and labels U_b >= 0 of each utterance.
         utterance_ids: `[B]` names for error messages; default: their position in the batch.
-        overwrite_logits: the backward pass writes the gradient into the memory of `logits`; for logits that
-            nothing else uses.
+        overwrite_logits: the backward pass writes the gradient into the memory of `logits`, which nothing else may use.
         options: those of `TransducerOptions`.
 
-    Raises:
-        ValueError: if shapes, lengths or labels do not fit, or no path exists for an utterance.
+    Raises ValueError if shapes, lengths or labels do not fit, or no path exists for an utterance.
     """
     if logits.dim() not in (2, 4):
         raise ValueError(f"logits must be [B, T, U+1, V], or packed [N, V], not {tuple(logits.shape)}")

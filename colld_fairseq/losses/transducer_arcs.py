@@ -1,17 +1,17 @@
 """From the logits of a transducer to the log-probabilities of the two arcs that leave each lattice node.
 
-Only two of the V log-probabilities of a node matter, that of the blank and that of the next label. So besides
-the logits there is one tensor of their size, the gradient. With g_b and g_l the gradients that reach the blank and
-the label arc of a node,
+Only two of the V log-probabilities of a node matter, that of the blank and that of the next label. So besides the
+logits there is one tensor of their size, the gradient. With g_b and g_l the gradients that reach the blank and the
+label arc of a node,
 
     d / d logit_k = g_b [k = blank] + g_l [k = next label] - softmax_k * (g_b + g_l)
 
-For the transducer loss, -g_b and -g_l are the posteriors of the arcs, and this is the fused gradient of
-warp-transducer and optimized_transducer. Both passes go through the logits utterance by utterance, in pieces
-of some frames that stay in the processor's cache, never touch padding, and the backward pass computes nothing
-for nodes whose arcs have no gradient: far from the likely alignments that is most of the lattice. On a CPU the
-forward pass writes the softmax into the gradient's memory, so that its exponentials are computed once; on a GPU
-that would be more traffic to memory than computing them again, and half precision would lose digits.
+For the transducer loss, -g_b and -g_l are the posteriors of the arcs, and this is the fused gradient of warp-transducer
+and optimized_transducer. Both passes go through the logits utterance by utterance, in pieces of some frames that stay
+in the processor's cache, never touch padding, and the backward pass computes nothing for nodes whose arcs have no
+gradient: far from the likely alignments that is most of the lattice. On a CPU the forward pass writes the softmax into
+the gradient's memory, so that its exponentials are computed once; on a GPU that would be more traffic to memory than
+computing them again, and half precision would lose digits.
 """
 
 import math
@@ -73,11 +73,9 @@ def arc_log_probs(
 
     Args:
         logits: as `layout` says, of any float dtype; the arithmetic is float32, or float64 for float64.
-        next_labels: `[B, T or 1, W]` int64 in [0, V), the label that follows each node; any valid one where
-            none does.
-        blank: index of the blank.
-        overwrite_logits: the backward pass writes the gradient into the memory of `logits`. Autograd
-            complains if another operation needs their values after that.
+        next_labels: `[B, T or 1, W]` int64 in [0, V), the label that follows each node; any valid one where none does.
+        overwrite_logits: the backward pass writes the gradient into the memory of `logits`. Autograd complains if
+            another operation needs their values after that.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     keep_softmax = (

@@ -1,24 +1,24 @@
 """Sum over all alignments of a transducer, given the log-probabilities of the arcs of its lattice.
 
-Node (t, u) of the lattice: t frames consumed, u labels emitted. A *blank* arc leads from (t, u) to (t+1, u).
-A *label* arc leads to (t, u+1) in the `regular` topology (any number of labels per frame) and to (t+1, u+1) in
-the `modified` one (at most one label per frame, so T >= U is needed). Every alignment begins at (0, 0) and ends
-at (T, U); in the regular topology its last arc is therefore a blank. With a and b the log-probabilities of
-getting to a node and from a node to the end (Graves 2012),
+Node (t, u) of the lattice: t frames consumed, u labels emitted. A *blank* arc leads from (t, u) to (t+1, u). A *label*
+arc leads to (t, u+1) in the `regular` topology (any number of labels per frame) and to (t+1, u+1) in the `modified` one
+(at most one label per frame, so T >= U is needed). Every alignment begins at (0, 0) and ends at (T, U); in the regular
+topology its last arc is therefore a blank. With a and b the log-probabilities of getting to a node and from a node to
+the end (Graves 2012),
 
     a(t, u) = LSE( a(t-1, u) + blank(t-1, u),  a(source of the label arc) + label(source) ),   log P = a(T, U)
     posterior of an arc = exp( a(source) + arc + b(destination) - log P ) = d log P / d arc
 
-How it is computed. All nodes of an anti-diagonal t + u (regular) or of a frame (modified) depend only on the
-step before, so a step is three operations on `[U+1, N]`. Shorter utterances are extended to the corner of
-the longest by one path of probability 1; then the backward variable is the forward variable of the lattice
-read from its end, and both run as one recursion with N = 2 B. The arcs are laid out step by step through a
-skewed view, without index tensors. Per-frame cumulative logsumexp along u, the other way to vectorize, took
-5 to 10 times as long on a CPU and loses digits where a label is very unlikely.
+How it is computed. All nodes of an anti-diagonal t + u (regular) or of a frame (modified) depend only on the step
+before, so a step is three operations on `[U+1, N]`. Shorter utterances are extended to the corner of the longest by one
+path of probability 1; then the backward variable is the forward variable of the lattice read from its end, and both run
+as one recursion with N = 2 B. The arcs are laid out step by step through a skewed view, without index tensors.
+Per-frame cumulative logsumexp along u, the other way to vectorize, took 5 to 10 times as long on a CPU and loses digits
+where a label is very unlikely.
 
-The recursion runs in float64: log P grows with the length of the utterance, and in float32 the posteriors of
-a 30 s utterance would be right to two or three digits only. Its tensors are of size T * U, without the
-vocabulary, and live only during the forward pass, before the gradient of the logits is allocated.
+The recursion runs in float64: log P grows with the length of the utterance, and in float32 the posteriors of a 30 s
+utterance would be right to two or three digits only. Its tensors are of size T * U, without the vocabulary, and live
+only during the forward pass, before the gradient of the logits is allocated.
 """
 
 from typing import Tuple
@@ -44,17 +44,13 @@ def lattice_log_prob(
     Args:
         blank, label: `[B, T, U+1]` log-probabilities (float32 or float64) of the arcs that leave each node;
             `label[..., U]` and everything beyond the lengths may hold anything.
-        logit_lengths: `[B]` int64, frames of each utterance, at most T.
-        label_lengths: `[B]` int64, labels of each utterance, at most U.
-        topology: `regular` or `modified`.
-        fastemit_lambda: the gradient that reaches `label` is multiplied by 1 + this (FastEmit,
-            Yu et al. 2021, equation 12); values stay as they are.
+        logit_lengths, label_lengths: `[B]` int64, frames and labels of each utterance, at most T and U.
+        fastemit_lambda: the gradient that reaches `label` is multiplied by 1 + this (FastEmit, Yu et al. 2021, equation
+            12); values stay as they are.
         posteriors: compute them even where no gradient is asked for.
 
-    Returns:
-        log P `[B]` (-inf where there is no path), and the posteriors of the blank and of the label arcs
-        `[B, T, U+1]`, without gradient, zero outside the lattice and where there is no path. They are empty
-        tensors if they were not computed.
+    Returns log P `[B]` (-inf where there is no path), and the posteriors of the blank and of the label arcs `[B, T,
+    U+1]`, without gradient, zero outside the lattice and where there is no path; empty if they were not computed.
     """
     if topology not in TOPOLOGIES:
         raise ValueError(f"topology {topology!r}: must be one of {', '.join(TOPOLOGIES)}")

@@ -30,9 +30,8 @@ from .transducer_simple import simple_arc_log_probs
 
 
 class SimpleTransducerOutput(NamedTuple):
-    """`loss_sum`, `counted` and `losses` as in `TransducerOutput`;
-    `blank_posterior` and `label_posterior` `[B, T, U+1]`: of the arcs that leave each node, for
-    `prune_ranges`, without gradient. T and U are the longest of the batch."""
+    """`loss_sum`, `counted` and `losses` as in `TransducerOutput`; `blank_posterior` and `label_posterior` `[B, T, U+1]`:
+    of the arcs that leave each node, for `prune_ranges`, without gradient. T and U are the longest of the batch."""
 
     loss_sum: Tensor
     counted: Tensor
@@ -59,12 +58,9 @@ def simple_transducer_loss(
     Args:
         am: `[B, T, V]` projection of the encoder's output, any float dtype.
         lm: `[B, U+1, V]` projection of the predictor's output.
-        lm_only_scale: s in (1 - s) * log P(k | t, u) + s * log softmax_k(lm_u), which takes the place of
-            log P: it keeps lm a language model and the bounds from chasing am alone. k2's recipes use 0.25.
-        the others: as for `transducer_loss`.
-
-    Raises:
-        ValueError: as `transducer_loss` does.
+        lm_only_scale: s in (1 - s) * log P(k | t, u) + s * log softmax_k(lm_u), which takes the place of log P: it keeps
+            lm a language model and the bounds from chasing am alone. k2's recipes use 0.25.
+        the others: as for `transducer_loss`, with the same errors.
     """
     if am.dim() != 3 or lm.dim() != 3 or am.shape[2] != lm.shape[2]:
         raise ValueError(f"am {tuple(am.shape)} and lm {tuple(lm.shape)} must be [B, T, V] and [B, U+1, V]")
@@ -105,19 +101,16 @@ def prune_ranges(
 ) -> Tensor:
     """The nodes u at which the joiner is evaluated, `[B, T, S]` int64: S successive ones for every frame.
 
-    The window of frame t begins at the s for which the posterior inside, sum_{u=s}^{s+S-1} blank(t, u) -
-    label(t, s-1), is largest. Then the windows are made into a range that holds a path: it begins at 0, never
-    goes back, moves by less than S per frame (by at most 1 in the `modified` topology, where more labels per frame
-    than that cannot be emitted), and ends at U_b. Frames beyond an utterance's length repeat its last window.
+    The window of frame t begins at the s for which the posterior inside, sum_{u=s}^{s+S-1} blank(t, u) - label(t, s-1),
+    is largest. Then the windows are made into a range that holds a path: it begins at 0, never goes back, moves by less
+    than S per frame (by at most 1 in the `modified` topology, where more labels per frame than that cannot be emitted),
+    and ends at U_b. Frames beyond an utterance's length repeat its last window.
 
     Args:
         blank_posterior, label_posterior: `[B, T, U+1]` from `simple_transducer_loss`.
         logit_lengths, label_lengths: `[B]`.
-        prune_range: S, at least 2. Where labels are too many for it, S * T_b < U_b + T_b, the smallest S that
-            leads to U_b is taken for the whole batch; and never more than U + 1.
-
-    Raises:
-        ValueError: if `prune_range` is below 2.
+        prune_range: S, at least 2 (else ValueError). Where labels are too many for it, S * T_b < U_b + T_b, the smallest
+            S that leads to U_b is taken for the whole batch; and never more than U + 1.
     """
     if prune_range < 2:
         raise ValueError(f"prune_range={prune_range}: a range of fewer than 2 nodes cannot emit a label")
@@ -171,13 +164,11 @@ def pruned_transducer_loss(
 
     Args:
         logits: `[B, T, S, V]`, the joiner's output at node (t, ranges[b, t, s]).
-        ranges: `[B, T, S]` from `prune_ranges` with the same lengths and topology.
-        the others: as for `transducer_loss`.
+        ranges: `[B, T, S]` from `prune_ranges` with the same lengths and topology; ValueError for those of another
+            batch.
+        the others: as for `transducer_loss`, with the same errors.
 
     Arcs of nodes outside the range are -inf in its output.
-
-    Raises:
-        ValueError: as `transducer_loss` does, and if the ranges belong to another batch.
     """
     if logits.dim() != 4 or ranges.shape != logits.shape[:3]:
         raise ValueError(f"logits {tuple(logits.shape)} must be [B, T, S, V], ranges {tuple(ranges.shape)} [B, T, S]")

@@ -4,10 +4,10 @@ log softmax_k(am_t + lm_u) = am_t[k] + lm_u[k] - n(t, u), and the normalizer is 
 
     n(t, u) = log sum_k exp(am_t[k] - max am_t) exp(lm_u[k] - max lm_u) + max am_t + max lm_u.
 
-Where am_t and lm_u peak far apart every summand underflows: n of such a node is computed in full. With
-g_n = -(g_blank + g_label) the gradient that reaches n(t, u) and e^am, e^lm the factors above, the gradient of am
-is e^am_t * sum_u (g_n / product)(t, u) e^lm_u, and the same the other way round: two more products. One
-utterance is handled at a time, and only am, lm and the products `[B, T, U+1]` are kept for the backward pass.
+Where am_t and lm_u peak far apart every summand underflows: n of such a node is computed in full. With g_n = -(g_blank +
+g_label) the gradient that reaches n(t, u) and e^am, e^lm the factors above, the gradient of am is e^am_t * sum_u (g_n /
+product)(t, u) e^lm_u, and the same the other way round: two more products. One utterance is handled at a time, and only
+am, lm and the products `[B, T, U+1]` are kept for the backward pass.
 """
 
 from typing import Iterator, Tuple
@@ -23,11 +23,7 @@ from .transducer_arcs import piece_size
 def simple_arc_log_probs(am: Tensor, lm: Tensor, targets: Targets, blank: int = 0) -> Tuple[Tensor, Tensor]:
     """Log-probabilities of the blank and label arcs, `[B, T, U+1]` each, zero where there is no arc.
 
-    Args:
-        am, lm: `[B, T, V]` and `[B, U+1, V]`, or larger, of any float dtype; the arithmetic is float32, or
-            float64 for float64.
-        targets: the labels and lengths of the batch.
-        blank: index of the blank.
+    am and lm are `[B, T, V]` and `[B, U+1, V]`, or larger, of any float dtype; the arithmetic is float32, or float64.
     """
     return _SimpleArcLogProbs.apply(am, lm, targets.next_labels, targets.frames, targets.label_counts, blank)
 

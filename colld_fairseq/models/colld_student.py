@@ -16,8 +16,7 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.models import layer_map
 from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, register_presets
 from colld_fairseq.modules.encoder import StudentEncoder
-from colld_fairseq.modules.frame_adapters import ConcatTanh
-from colld_fairseq.modules.heads import DistillationHeads
+from colld_fairseq.modules.heads import ConcatTanh, DistillationHeads
 from colld_fairseq.modules.masking import sample_span_mask
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, SHARE, option
 from colld_fairseq.teachers.source import TeacherSource

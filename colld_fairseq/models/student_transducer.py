@@ -13,8 +13,14 @@ from colld_fairseq.losses.transducer_distillation import Nodes
 from colld_fairseq.losses.transducer_pruned import gather_ranges
 from colld_fairseq.models.encoder_options import register_presets
 from colld_fairseq.models.finetune_encoder import CtcModel, FinetuneEncoder, FinetuneOptions, build_student
-from colld_fairseq.modules.joiner import ACTIVATIONS, Joiner, SimpleJoiner
-from colld_fairseq.modules.predictor import LstmPredictor, State, StatelessPredictor
+from colld_fairseq.modules.transducer import (
+    ACTIVATIONS,
+    Joiner,
+    LstmPredictor,
+    SimpleJoiner,
+    State,
+    StatelessPredictor,
+)
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY, option
 
 RangeChooser = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -47,7 +53,7 @@ class TransducerStudentConfig(FinetuneOptions):
 class TransducerStudent(CtcModel, BaseFairseqModel):
     """Token 0 (`<s>`) of the dictionary is the blank, and the predictor's first input.
 
-    With language tags in the vocabulary the predictor is told the target language (see `modules.predictor`).
+    With language tags in the vocabulary the predictor is told the target language (see `modules.transducer`).
     """
 
     def __init__(

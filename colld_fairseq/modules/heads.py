@@ -1,6 +1,6 @@
 """Prediction heads from student features to teacher targets; used in distillation only."""
 
-from typing import List, Mapping, Optional, Sequence
+from typing import List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,25 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x.transpose(1, 2)).transpose(1, 2)
+
+
+class ConcatTanh(nn.Module):
+    """n stacked teacher frames, for a slower student, to one of the teacher's width: z = tanh(W [e_1; ...; e_n] + b).
+
+    The form is that of Yang et al.'s public code (concat_tanh), where recognition trains it together with the teacher.
+    Without labels a target that is itself learned would shrink to a constant, so here W learns to keep what is in the
+    frames: a second Linear has to restore them from z, and z reaches the student without gradient.
+    """
+
+    def __init__(self, width: int, frames: int) -> None:
+        super().__init__()
+        self.encode = nn.Linear(frames * width, width)
+        self.decode = nn.Linear(width, frames * width)
+
+    def forward(self, stacked: Tensor) -> Tuple[Tensor, Tensor]:
+        """[B, T, n * D] -> (z [B, T, D] without gradient, the frames restored from it [B, T, n * D])."""
+        z = torch.tanh(self.encode(stacked.to(self.encode.weight.dtype)))
+        return z.detach(), self.decode(z)
 
 
 class DistillationHeads(nn.Module):

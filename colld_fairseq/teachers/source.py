@@ -16,7 +16,7 @@ from colld_fairseq.teachers.cache import FeatureCache
 from colld_fairseq.teachers.describe import TeacherInfo, describe_teacher
 
 # How teacher frames meet a slower student. concat_tanh hands over stacked frames, which an adapter of the model
-# (modules/frame_adapters.py) brings back to the teacher's width.
+# (modules/heads.py) brings back to the teacher's width.
 FRAME_RULES = ("average", "stack", "concat_tanh")
 
 

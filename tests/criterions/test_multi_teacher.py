@@ -12,7 +12,7 @@ from colld_fairseq.criterions.distillation import draw_rows
 from colld_fairseq.criterions.multi_teacher import MultiTeacherConfig, MultiTeacherCriterion
 from colld_fairseq.models.colld_student import StudentOutput
 from colld_fairseq.models.layer_map import LayerPair
-from colld_fairseq.modules.frame_adapters import ConcatTanh
+from colld_fairseq.modules.heads import ConcatTanh
 
 STUDENT = [17, 9, 24, 12]  # frames
 SHARED = {"wide": [17, 8, 24, 12], "narrow": [15, 9, 24, 12]}  # frames each teacher shares with the student

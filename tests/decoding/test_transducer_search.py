@@ -12,8 +12,7 @@ from graves_search import graves_beam_search
 from colld_fairseq.decoding.transducer import GreedySearch, Scorer
 from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.errors import ColldError
-from colld_fairseq.modules.joiner import Joiner
-from colld_fairseq.modules.predictor import LstmPredictor, StatelessPredictor
+from colld_fairseq.modules.transducer import Joiner, LstmPredictor, StatelessPredictor
 
 BLANK, PAD, WIDTH = 0, 1, 8
 

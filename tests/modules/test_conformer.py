@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from colld_fairseq.modules.conformer import ConformerBlock
+from colld_fairseq.modules.conformer import ConformerBlock, DepthwiseConv
 from colld_fairseq.modules.cpu.dropout import dropout
-from colld_fairseq.modules.depthwise import DepthwiseConv
 from colld_fairseq.modules.encoder import EncoderConfig
 
 

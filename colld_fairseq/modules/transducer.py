@@ -1,16 +1,17 @@
-"""Prediction networks of neural transducers: what has been said so far, as one vector.
+"""Prediction networks and joiners of neural transducers: what has been said so far, and scores of the next symbol.
 
-Shapes: B utterances, U symbols, N rows of a search (hypotheses of any utterances), D width.
+Shapes: B utterances, T frames, U symbols, N rows of a search (hypotheses of any utterances), D width, J width of the
+joiner, V vocabulary.
 
-Both networks read a start symbol (the blank, `<s>`) before the first label. With several target languages, the
-embedding of the language's tag is added to that of *every* symbol, the start included: a tag that was only put in front
-would be out of a stateless network's sight after `context` symbols.
+Both prediction networks read a start symbol (the blank, `<s>`) before the first label. With several target languages,
+the embedding of the language's tag is added to that of *every* symbol, the start included: a tag that was only put in
+front would be out of a stateless network's sight after `context` symbols.
 
 Searches run them one symbol at a time. A state is a tuple of tensors whose first dimension is the row, so that rows of
 any state can be selected, repeated and joined without knowing the network.
 """
 
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.cpu.dropout import Dropout
 
 State = Tuple[Tensor, ...]
+ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu}  # of joiners
 
 
 class _Predictor(nn.Module):
@@ -115,3 +117,52 @@ class StatelessPredictor(_Predictor):
         else:
             x = x[:, 0]
         return F.relu(x), (history[:, 1:], tags)
+
+
+class Joiner(nn.Module):
+    """Additive joiner: z = W_o act(W_e h + b_e + W_p g) + b_o.
+
+    The two projections are computed by themselves, once per frame and once per symbol, not once for every pair of them.
+    """
+
+    def __init__(self, encoder_dim: int, predictor_dim: int, width: int, vocabulary_size: int, activation: str):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"joiner activation {activation!r} is not known; choose one of {list(ACTIVATIONS)}")
+        self.encoder_projection = nn.Linear(encoder_dim, width)
+        self.predictor_projection = nn.Linear(predictor_dim, width, bias=False)
+        self.activation = ACTIVATIONS[activation]
+        self.output = nn.Linear(width, vocabulary_size)
+
+    def forward(self, frames: Tensor, symbols: Tensor) -> Tensor:
+        """Projected frames and symbols [..., J], broadcast against each other -> logits [..., V]."""
+        return self.output(self.activation(frames + symbols))
+
+    def lattice(self, frames: Tensor, symbols: Tensor, frame_lengths: List[int], label_lengths: List[int]) -> Tensor:
+        """Logits of all pairs of a frame and a symbol, packed: [sum_b T_b * (U_b + 1), V], nothing of padding.
+
+        frames [B, T, J] and symbols [B, U+1, J] are projected. One utterance after the other, frame by frame.
+        """
+        pairs = zip(frames, symbols, frame_lengths, label_lengths)
+        hidden = [(h[:t, None] + g[None, : u + 1]).flatten(0, 1) for h, g, t, u in pairs]
+        return self.output(self.activation(torch.cat(hidden)))
+
+    def pruned(self, frames: Tensor, symbols: Tensor) -> Tensor:
+        """Logits [B, T, S, V] of projected frames [B, T, J] and the S projected symbols of each, [B, T, S, J]."""
+        return self(frames[:, : symbols.size(1), None], symbols)
+
+
+class SimpleJoiner(nn.Module):
+    """Two projections to the vocabulary whose sum, am_t + lm_u, is a joiner that costs no lattice of logits.
+
+    Used only in training, to find the range in which a pruned loss evaluates the real one (`losses.transducer_pruned`).
+    """
+
+    def __init__(self, encoder_dim: int, predictor_dim: int, vocabulary_size: int):
+        super().__init__()
+        self.am = nn.Linear(encoder_dim, vocabulary_size)
+        self.lm = nn.Linear(predictor_dim, vocabulary_size)
+
+    def forward(self, encoded: Tensor, predicted: Tensor) -> Tuple[Tensor, Tensor]:
+        """Encoder [B, T, D] and predictor [B, U+1, D'] outputs -> am [B, T, V] and lm [B, U+1, V]."""
+        return self.am(encoded), self.lm(predicted)
