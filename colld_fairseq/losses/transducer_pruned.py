@@ -30,8 +30,8 @@ from .transducer_simple import simple_arc_log_probs
 
 
 class SimpleTransducerOutput(NamedTuple):
-    """`loss_sum`, `counted` and `losses` as in `TransducerOutput`; `blank_posterior` and `label_posterior` `[B, T, U+1]`:
-    of the arcs that leave each node, for `prune_ranges`, without gradient. T and U are the longest of the batch."""
+    """`loss_sum`, `counted` and `losses` as in `TransducerOutput`; `blank_posterior` and `label_posterior` `[B, T,
+    U+1]`: of the arcs that leave each node, for `prune_ranges`, without gradient. T and U are the batch's longest."""
 
     loss_sum: Tensor
     counted: Tensor
@@ -58,8 +58,8 @@ def simple_transducer_loss(
     Args:
         am: `[B, T, V]` projection of the encoder's output, any float dtype.
         lm: `[B, U+1, V]` projection of the predictor's output.
-        lm_only_scale: s in (1 - s) * log P(k | t, u) + s * log softmax_k(lm_u), which takes the place of log P: it keeps
-            lm a language model and the bounds from chasing am alone. k2's recipes use 0.25.
+        lm_only_scale: s in (1 - s) * log P(k | t, u) + s * log softmax_k(lm_u), which takes the place of log P: it
+            keeps lm a language model and the bounds from chasing am alone. k2's recipes use 0.25.
         the others: as for `transducer_loss`, with the same errors.
     """
     if am.dim() != 3 or lm.dim() != 3 or am.shape[2] != lm.shape[2]:
@@ -109,8 +109,8 @@ def prune_ranges(
     Args:
         blank_posterior, label_posterior: `[B, T, U+1]` from `simple_transducer_loss`.
         logit_lengths, label_lengths: `[B]`.
-        prune_range: S, at least 2 (else ValueError). Where labels are too many for it, S * T_b < U_b + T_b, the smallest
-            S that leads to U_b is taken for the whole batch; and never more than U + 1.
+        prune_range: S, at least 2 (else ValueError). Where labels are too many for it, S * T_b < U_b + T_b, the
+            smallest S that leads to U_b is taken for the whole batch; and never more than U + 1.
     """
     if prune_range < 2:
         raise ValueError(f"prune_range={prune_range}: a range of fewer than 2 nodes cannot emit a label")

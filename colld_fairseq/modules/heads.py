@@ -55,23 +55,20 @@ class DistillationHeads(nn.Module):
         input_widths: student width of each input: K numbers, or one number for `"shared"`.
         target_widths: teacher width of each of the K targets.
         kind: see above.
-        hidden_width: width between the two Linears of `"mlp"` and `"shared"`; the input width if not
-            given.
+        hidden_width: width between the two Linears of `"mlp"` and `"shared"`; the input width if not given.
         activation: `"relu"` or `"gelu"`; the one of the paper named with the kind if not given.
         upsample: factor by which the heads first raise the frame rate, each with its own `Upsample`.
         bias: bias of the last Linear of each head (LightHuBERT has none).
         code_width: outputs of `code`, a Linear from the last input to code classes or to the space of
             their embeddings; 0 = none.
-        front_end_width: outputs of `front_end`, a Linear from the front-end's output to the teacher's
-            width; 0 = none.
+        front_end_width: outputs of `front_end`, a Linear from the front-end's output to the teacher's width; 0 = none.
         adapters: index of a target -> module that makes it of stacked teacher frames; kept here, and called
             by the criterion, because it is learned and left behind with the heads.
 
     `code` and `front_end` (None where their width is 0) are called by themselves (2210.15631).
 
     Raises:
-        ValueError: for an unknown kind or activation, a count of widths that does not fit, or `upsample`
-            below 1.
+        ValueError: for an unknown kind or activation, a count of widths that does not fit, or `upsample` below 1.
     """
 
     def __init__(

@@ -69,8 +69,7 @@ class Teacher:
 
     Attributes:
         spec: the text the teacher was loaded from; content_hash: sha256 of its configuration and weights.
-        layers, kind: what is extracted: block outputs ("layer") or feed-forward outputs before the residual
-            ("ffn").
+        layers, kind: what is extracted: block outputs ("layer") or feed-forward outputs before the residual ("ffn").
         num_layers: blocks of the complete encoder; width: D; frame_rate_hz: frames per second.
     """
 

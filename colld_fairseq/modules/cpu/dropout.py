@@ -13,9 +13,8 @@ from torch import Tensor, nn
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """Zero each element with probability `p` and scale the others by `1 / (1 - p)`.
 
-    On a CPU `p` is rounded to a multiple of 2^-16 (the scale uses the rounded value, so the mean is kept).
-    The bits come from torch's default generator, so that a seed fixes them. Elsewhere this is
-    `torch.nn.functional.dropout`.
+    On a CPU `p` is rounded to a multiple of 2^-16 (the scale uses the rounded value, so the mean is kept). The bits
+    come from torch's default generator, so that a seed fixes them. Elsewhere this is `torch.nn.functional.dropout`.
     """
     if not training or p == 0.0:
         return x

@@ -114,9 +114,8 @@ def extract_in_blocks(
     Args:
         x: samples [B, N] on the CPU; they get no gradient.
         steps: the layers.
-        tensors: for each of them weight, bias, gain and offset of the norm, None where there is none. The
-            first weight is [B, C, K + 1] with the bias in its last column, the others come from
-            `positions_first`.
+        tensors: for each of them weight, bias, gain and offset of the norm, None where there is none. The first weight
+            is [B, C, K + 1] with the bias in its last column, the others come from `positions_first`.
         frames: valid frames of each utterance; None = all. The others are not computed.
 
     Returns:
