@@ -1,4 +1,4 @@
-"""Options and the kinds of numbers they take: which values make sense is said once and checked before anything starts.
+"""Kinds of numbers that options take: which values make sense is said once, and checked before anything is done.
 
     ctc_weight: float = option(0.3, "weight of CTC", SHARE)     of a fairseq configuration
     add("--max-hours", type=POSITIVE)                           of the `colld` command
@@ -9,7 +9,7 @@ fairseq parses the first with `float`, which takes "nan" and "inf", so tasks cal
 import argparse
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Mapping, Optional
 
 from colld_fairseq.errors import ConfigError
 
@@ -60,10 +60,6 @@ class Number:
         if value not in self:
             raise ConfigError(f"{option} {value:g}: must be {self}")
         return value
-
-    def help(self, text: str) -> Dict[str, Any]:
-        """Metadata of a configuration's field: its help text, and that its value is of this kind."""
-        return {"help": text, "number": self}
 
 
 COUNT = Number(whole=True, low=1)

@@ -39,8 +39,8 @@ class TransducerOptions(NamedTuple):
 
 class TransducerOutput(NamedTuple):
     """`loss_sum`: sum over the utterances that count, in nats; `counted`: bool `[B]` which do; `losses`: `[B]` the loss
-    of each, with gradient, 0 for those left out; `blank_arcs`, `label_arcs`: `[B, T, U+1]` log-probabilities of the arcs
-    that leave each node, with gradient, without delay penalty."""
+    of each, with gradient, 0 for those left out; `blank_arcs`, `label_arcs`: `[B, T, U+1]` log-probabilities of the
+    arcs that leave each node, with gradient, without delay penalty."""
 
     loss_sum: Tensor
     counted: Tensor

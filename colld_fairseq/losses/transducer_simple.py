@@ -5,9 +5,9 @@ log softmax_k(am_t + lm_u) = am_t[k] + lm_u[k] - n(t, u), and the normalizer is 
     n(t, u) = log sum_k exp(am_t[k] - max am_t) exp(lm_u[k] - max lm_u) + max am_t + max lm_u.
 
 Where am_t and lm_u peak far apart every summand underflows: n of such a node is computed in full. With g_n = -(g_blank
-+ g_label) the gradient that reaches n(t, u) and e^am, e^lm the factors above, the gradient of am is e^am_t * sum_u (g_n /
-product)(t, u) e^lm_u, and the same the other way round: two more products. One utterance is handled at a time, and only
-am, lm and the products `[B, T, U+1]` are kept for the backward pass.
++ g_label) the gradient that reaches n(t, u) and e^am, e^lm the factors above, the gradient of am is e^am_t * sum_u (g_n
+/ product)(t, u) e^lm_u, and the same the other way round: two more products. One utterance is handled at a time, and
+only am, lm and the products `[B, T, U+1]` are kept for the backward pass.
 """
 
 from typing import Iterator, Tuple
