@@ -183,6 +183,8 @@ def _check_same_blocks(teacher: EncoderConfig, student: EncoderConfig) -> None:
     names = ["block", "embed_dim", "ffn_dim", "attention_heads", "activation", "position"]
     if student.block == "transformer":
         names += ["norm_first"]
+        if teacher.front_end == student.front_end == "whisper":
+            names += ["fbank_bins"]
     else:
         names += ["depthwise_conv_kernel", "causal_conv"]
     if student.position == "relative_key":
@@ -222,6 +224,9 @@ class Names:
     """How their names of encoder weights begin; all others (heads, quantizers) are left behind."""
     ignored: str = ""
     """Regular expression of encoder weights that have no place here."""
+    absent: str = "mask_emb"
+    """Regular expression of our weights that files may lack: zeros then. Models that never masked have no mask
+    embedding."""
 
     def to_ours(
         self, state: StateDict, config: EncoderConfig, blocks: Optional[int] = None, origin: str = "weights"
@@ -249,8 +254,9 @@ class Names:
             if tensor.shape != shape:
                 wrong["of another shape"].append(f"{full_name} is {list(tensor.shape)}, expected {list(shape)}")
             weights_here[ours] = tensor
-        if "mask_emb" not in weights_here:  # models that never masked do not store it
-            weights_here["mask_emb"] = torch.zeros(config.embed_dim)
+        for name in expected:
+            if name not in weights_here and is_kept(name, blocks) and re.fullmatch(self.absent, name):
+                weights_here[name] = torch.zeros(expected[name].shape)
         missing = [name for name in expected if is_kept(name, blocks) and name not in weights_here]
         wrong["missing"] = [self.theirs(name) or name for name in missing]
         if any(wrong.values()):
@@ -264,12 +270,15 @@ class Names:
     def to_theirs(self, weights: StateDict) -> StateDict:
         """Weights of a StudentEncoder under their names (copies). ConfigError where one has no place there."""
         renamed = {name: (self.theirs(name), tensor) for name, tensor in split_projections(weights).items()}
-        unexpected = [name for name, (theirs, _) in renamed.items() if theirs is None]
+        unexpected = [
+            name for name, (theirs, _) in renamed.items() if theirs is None and not re.fullmatch(self.absent, name)
+        ]
         if unexpected:
             raise ConfigError(f"the format has no place for {_some(unexpected)} ({len(unexpected)} tensors)")
         return {
             theirs: (tensor.unsqueeze(-1) if ".pointwise_" in name else tensor).clone()
             for name, (theirs, tensor) in renamed.items()
+            if theirs is not None
         }
 
     def select(self, state: StateDict) -> StateDict:
@@ -381,8 +390,8 @@ def lost_fields(config: EncoderConfig, layout: Layout) -> Dict[str, Tuple[Any, A
 
 
 def _comparable(value: Any) -> Any:
-    """Libraries add different constants to the variance of a waveform; that is no other input."""
-    return replace(value, variance_floor=0.0) if isinstance(value, InputConfig) else value
+    """Libraries add different constants to the variance of a waveform, and other silence; that is no other input."""
+    return replace(value, variance_floor=0.0, tail_seconds=0.0) if isinstance(value, InputConfig) else value
 
 
 def check_fits(config: EncoderConfig, layout: Layout) -> None:
@@ -411,7 +420,7 @@ def _fields_without_effect(config: EncoderConfig) -> List[str]:
         idle += ["subsampling_channels"]
     if config.front_end == "waveform":
         idle += ["fbank_bins"]
-    if config.front_end in ("fbank", "conv2d"):
+    if config.front_end in ("fbank", "conv2d", "whisper"):
         idle += ["feature_norm"]
     if config.block == "transformer":
         idle += ["depthwise_conv_kernel", "causal_conv"]
@@ -423,4 +432,6 @@ def _fields_without_effect(config: EncoderConfig) -> List[str]:
         idle += ["conv_pos", "conv_pos_groups"]
     if config.position != "relative_key":
         idle += ["max_left_position", "max_right_position"]
+    if config.position != "sinusoidal":
+        idle += ["max_positions"]
     return idle

@@ -21,6 +21,10 @@ class InputOptions:
             if self.normalize_waveform:
                 raise ConfigError("--normalize-waveform: this student takes filterbanks, which --cmvn normalizes")
             return fbank_input(self.cmvn) if self.cmvn else None
+        if kind == "log_mel" and (self.cmvn or self.normalize_waveform):
+            raise ConfigError("--cmvn, --normalize-waveform: Whisper's log-mels are normalized by their definition")
+        if kind == "log_mel":
+            return None
         if self.cmvn and self.cmvn not in NAMED:
             raise ConfigError(f"--cmvn {self.cmvn}: this student takes waveforms, which have no such statistics")
         return None if self.normalize_waveform is None else InputConfig.waveforms(self.normalize_waveform)
@@ -32,6 +36,8 @@ class InputOptions:
         Raises ConfigError where the options contradict what `file` says.
         """
         said = self.of(kind)
+        if known is None and kind == "log_mel":
+            return InputConfig("log_mel", normalization="none")
         if known is None:
             return said or (fbank_input("utterance") if kind == "fbank" else InputConfig.waveforms(False))
         if said is not None and replace(said, variance_floor=known.variance_floor) != known:

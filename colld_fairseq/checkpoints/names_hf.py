@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from colld_fairseq.checkpoints import names_whisper
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, Fields, Layout, Names, check_fits
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory, weight_files
 from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
@@ -209,9 +210,11 @@ def config_from_hf(settings: Dict[str, Any], preprocessor: Optional[Dict[str, An
         ConfigError: another model type, or a variant (named) that the student encoder does not have.
     """
     family = settings.get("model_type")
+    if family == "whisper":
+        return names_whisper.config_of(settings, preprocessor or {})
     if family not in ("wav2vec2", "hubert", "wavlm", "wav2vec2-bert"):
         raise ConfigError(
-            f"model_type={family!r} cannot start a student; wav2vec2, hubert, wavlm and wav2vec2-bert can"
+            f"model_type={family!r} cannot start a student; wav2vec2, hubert, wavlm, wav2vec2-bert and whisper can"
         )
     supported = dict(conv_pos_batch_norm=False, feat_extract_activation="gelu")
     wrong = next((name for name, value in supported.items() if settings.get(name, value) != value), None)
@@ -281,11 +284,13 @@ def w2v_bert_settings(config: EncoderConfig) -> Tuple[Dict[str, Any], Dict[str, 
 
 HUBERT = Layout("hf:DIR (transformers' HuBERT)", hubert_settings, config_from_hf, WAV2VEC)
 BERT = Layout("hf:DIR (transformers' w2v-BERT 2.0)", w2v_bert_settings, config_from_hf, W2V_BERT)
-LAYOUTS = (HUBERT, BERT)
+LAYOUTS = (HUBERT, BERT, names_whisper.LAYOUT)
 
 
 def layout_of(config: EncoderConfig) -> Layout:
     """The model of transformers that an encoder is nearest to."""
+    if config.front_end == "whisper":
+        return names_whisper.LAYOUT
     return BERT if config.block == "conformer" else HUBERT
 
 

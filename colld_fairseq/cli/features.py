@@ -31,6 +31,7 @@ from colld_fairseq.teachers.cache_files import (
     remove_index,
     write_index,
 )
+from colld_fairseq.teachers.describe import describe_teacher
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,7 +40,13 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     manifest = read_manifests(args.manifest, args.audio_root)
     check_folder(args.out, "--out")
-    teacher = load_teacher(args.teacher, args.layers, args.kind, args.dtype, shard.device(args.device))
+    layers = args.layers
+    if "out" in layers:
+        output = describe_teacher(args.teacher).num_layers + 1
+        layers = [output if layer == "out" else layer for layer in layers]
+    teacher = load_teacher(args.teacher, layers, args.kind, args.dtype, shard.device(args.device))
+    if args.tail_seconds:
+        teacher.set_tail(args.tail_seconds)
     parts = plan_parts(distinct_rows(manifest.ids), manifest.n_samples, args.part_seconds)
     header = CacheHeader(
         teacher=args.teacher,
@@ -54,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.storage,
         teacher_dtype=args.dtype,
         part_seconds=args.part_seconds,
+        tail_seconds=args.tail_seconds,
     )
     directory = Path(args.out)
     header.save(directory)

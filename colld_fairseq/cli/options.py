@@ -4,7 +4,7 @@ Imports neither torch nor fairseq nor what reads audio, so that `colld COMMAND -
 """
 
 import argparse
-from typing import List
+from typing import List, Union
 
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, Number
 
@@ -23,6 +23,11 @@ DECODERS = ("auto", "attention", "transducer", "ctc")
 def layers(text: str) -> List[int]:
     """Layer numbers `2,4,6`."""
     return [int(COUNT_OR_NONE(part)) for part in text.split(",")]
+
+
+def layers_and_output(text: str) -> List[Union[int, str]]:
+    """Layer numbers and perhaps "out", what leaves the encoder: `2,4,out`."""
+    return [part if part == "out" else int(COUNT_OR_NONE(part)) for part in text.split(",")]
 
 
 def batch_sizes(text: str) -> List[int]:
@@ -145,7 +150,20 @@ def cmvn(parser: argparse.ArgumentParser) -> None:
 def features(parser: argparse.ArgumentParser) -> None:
     _manifest(parser)
     parser.add_argument("--teacher", required=True, metavar="SPEC", help=TEACHER)
-    parser.add_argument("--layers", type=layers, required=True, metavar="2,4,6", help="0 = input of the first block")
+    parser.add_argument(
+        "--layers",
+        type=layers_and_output,
+        required=True,
+        metavar="2,4,6",
+        help="0 = input of the first block; out = what leaves the encoder (Whisper, students of this project)",
+    )
+    parser.add_argument(
+        "--tail-seconds",
+        type=NOT_NEGATIVE,
+        default=0.0,
+        help="silence behind each utterance whose features are kept too, for Whisper-shaped students of Whisper; the"
+        " student's own (default: none)",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the cache; finished if begun")
     parser.add_argument("--kind", choices=KINDS, default="layer", help="block or feed-forward outputs")
     _precision(parser)

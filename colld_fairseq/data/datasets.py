@@ -61,10 +61,10 @@ class SpeechDataset(FairseqDataset):
     """Audio rows of one or several manifests.
 
     A batch: `id` [B], `utt_id` (names), `net_input.src_tokens` ([B, T, 80] filterbanks or [B, N] waveforms, zero
-    padded) and `src_lengths` [B], `audio_seconds`, and, for an online teacher, `teacher_input.waveforms` [B, N] and
-    `lengths` [B], or what a teacher transducer takes, without augmentation, as `src_tokens` and `src_lengths`. Inputs
-    of teachers are float64: fairseq's --fp16/--bf16 rounds every float32 tensor of a batch to half precision, which
-    would hand the teacher 8 to 11 bit audio.
+    padded) and `src_lengths` [B], `samples` [B] of audio, `audio_seconds`, and, for an online teacher,
+    `teacher_input.waveforms` [B, N] and `lengths` [B], or what a teacher transducer takes, without augmentation, as
+    `src_tokens` and `src_lengths`. Inputs of teachers are float64: fairseq's --fp16/--bf16 rounds every float32 tensor
+    of a batch to half precision, which would hand the teacher 8 to 11 bit audio.
     """
 
     def __init__(self, rows, student_input: StudentInput, options: DatasetOptions) -> None:
@@ -120,7 +120,7 @@ class SpeechDataset(FairseqDataset):
             self.bad_audio.report(index, row.id, error)
             return None
         augment = self.options.spec_augment if generator is not None else None
-        if augment is not None and self.student_input.config.kind == "fbank":
+        if augment is not None and self.student_input.config.kind != "waveform":
             item["source"] = augment(item["source"], generator)
         return item
 
@@ -180,6 +180,7 @@ class SpeechDataset(FairseqDataset):
             "nsentences": len(items),
             "ntokens": int(source_lengths.sum()),
             "audio_seconds": sum(item["seconds"] for item in items),
+            "samples": torch.tensor([round(item["seconds"] * SAMPLE_RATE) for item in items]),
             "net_input": {"src_tokens": source, "src_lengths": source_lengths},
         }
         if self.options.keep_waveform:

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from colld_fairseq.data.audio import check_samples
 from colld_fairseq.data.fbank import GlobalCmvn, fbank_length, log_mel_fbank, utterance_cmvn
+from colld_fairseq.data.log_mel import WhisperInput
 from colld_fairseq.modules.input_config import InputConfig
 
 
 @dataclass
 class StudentInput:
-    """Turns waveforms [N] (16 kHz) into what `config` describes: filterbanks [T, bins] at 100 Hz, or samples [N].
+    """Turns waveforms [N] (16 kHz) into what `config` describes: filterbanks or log-mels [T, bins] at 100 Hz, or
+    samples [N].
 
     Stored filterbanks [T, bins] may take the waveform's place where `config` describes filterbanks.
 
@@ -25,6 +27,7 @@ class StudentInput:
 
     def __post_init__(self) -> None:
         self._statistics = GlobalCmvn(np.array(self.config.mean), np.array(self.config.std))
+        self._log_mel = WhisperInput(self.config.bins, self.config.tail_seconds, self.config.window_seconds)
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         if waveform.ndim == 2:
@@ -32,12 +35,16 @@ class StudentInput:
         if self.config.kind == "fbank":
             return self.normalize(log_mel_fbank(waveform, self.config.bins))
         check_samples(waveform, "waveform")
+        if self.config.kind == "log_mel":
+            return self._log_mel(waveform)
         if self.config.normalization == "none":
             return waveform
         return normalize_waveform(waveform, self.config.variance_floor)
 
     def lengths(self, samples: Tensor) -> Tensor:
         """Lengths of what is made of so many samples, int64 [B]: frames, or the samples themselves."""
+        if self.config.kind == "log_mel":
+            return self._log_mel.lengths(samples)
         return fbank_length(samples) if self.config.kind == "fbank" else samples
 
     def normalize(self, features: np.ndarray) -> np.ndarray:

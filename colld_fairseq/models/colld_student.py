@@ -14,7 +14,7 @@ from colld_fairseq.checkpoints.encoder import read_encoder, start_from
 from colld_fairseq.checkpoints.input_options import InputOptions
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models import layer_map
-from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, register_presets
+from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, check_tail, register_presets
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.heads import ConcatTanh, DistillationHeads
 from colld_fairseq.modules.masking import sample_span_mask
@@ -28,7 +28,8 @@ VALID_MASK_SEED = 1
 
 FROM_HELP = (
     "start from the weights of hf:DIRECTORY, fairseq:FILE.pt or colld:FILE.pt: a student of Transformer blocks from"
-    " HuBERT, wav2vec 2.0 or WavLM, one of w2v-BERT-shaped Conformer blocks from w2v-BERT 2.0; empty = at random"
+    " HuBERT, wav2vec 2.0, WavLM or Whisper, one of w2v-BERT-shaped Conformer blocks from w2v-BERT 2.0; empty = at"
+    " random"
 )
 LAYERS_HELP = (
     "teacher blocks (1 = first) that the student's start from, one each: 1,2 (DistilHuBERT); empty = every k-th,"
@@ -42,8 +43,10 @@ class ColldStudentConfig(EncoderOptions):
     init_from: str = option("", FROM_HELP)
     init_layers: str = option("", LAYERS_HELP)
     layer_map: str = option("sparse:3", layer_map.HELP)
-    head: ChoiceEnum(["linear", "mlp", "shared"]) = option(
-        "linear", "prediction heads: a Linear each, Linear-activation-Linear each (USAD), shared trunk (DistilHuBERT)"
+    head: ChoiceEnum(["linear", "mlp", "shared", "none"]) = option(
+        "linear",
+        "prediction heads: a Linear each, Linear-activation-Linear each (USAD), shared trunk (DistilHuBERT), or none:"
+        " features equal the teacher's themselves, so that its decoder can read them",
     )
     head_activation: ChoiceEnum(["relu", "gelu"]) = option("gelu", "of mlp and shared heads")
     head_hidden: int = option(0, "hidden width of mlp and shared heads; 0 = student width", COUNT_OR_NONE)
@@ -107,9 +110,12 @@ class ColldStudent(BaseFairseqModel):
         encoder = build_encoder(cfg)
         if cfg.init_from and not from_checkpoint:
             start_student(encoder, cfg.init_from, cfg.init_layers)
+            check_tail(cfg, encoder.config)
         teachers = task.teachers
         depths = {name: source.info.num_layers for name, source in teachers.items()}
         pairs = layer_map.parse_layer_maps(cfg.layer_map, encoder.num_layers, depths)
+        if cfg.head == "none" and any(teachers[pair.teacher].info.width != encoder.width for pair in pairs):
+            raise ConfigError(f"--head none: a student of width {encoder.width} cannot equal its teacher; take linear")
         if cfg.head == "shared" and len({pair.student_layer for pair in pairs}) > 1:
             raise ConfigError(
                 "--head shared predicts every teacher layer from one student layer, but --layer-map"
@@ -271,7 +277,7 @@ def freeze_unreached(encoder: StudentEncoder, pairs: Sequence[layer_map.LayerPai
 def unreached_parameters(encoder: StudentEncoder, top: int, masked: bool) -> Iterator[nn.Parameter]:
     """Parameters that do not take part in student layer `top` or a lower one."""
     yield from encoder.blocks[top:].parameters()
-    if encoder.layer_norm is not None and encoder.config.norm_first:
+    if encoder.layer_norm is not None and encoder.config.norm_first and top < encoder.output_layer:
         yield from encoder.layer_norm.parameters()
     if encoder.config.front_end == "waveform" and encoder.config.feature_grad_mult == 0:
         yield from encoder.front_end.layers.parameters()
@@ -280,4 +286,6 @@ def unreached_parameters(encoder: StudentEncoder, top: int, masked: bool) -> Ite
 
 
 register_presets("colld_student", "conformer_1024", "base", "small", "tiny", "conformer_10m", "conformer_30m")
+register_presets("colld_student", "whisper_tiny", "whisper_base", "whisper_small", "whisper_medium", "whisper_large")
+register_presets("colld_student", "whisper_large_v3")
 register_presets("colld_student", "distilhubert", "fithubert", "half_l2l", "lighthubert_small", "usad_small")

@@ -1,7 +1,7 @@
 """From fairseq options to a StudentEncoder: a preset, a few overrides, or the encoder of a checkpoint."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Optional
 
 from fairseq.models import register_model_architecture
@@ -41,7 +41,7 @@ REGULARIZERS = {
 @dataclass
 class EncoderOptions(ContextOptions):
     encoder_preset: str = option("tiny", f"shape of the student: {', '.join(PRESETS)}")
-    front_end: Optional[str] = option(None, "waveform, fbank, fbank_stack or conv2d; default: the preset's")
+    front_end: Optional[str] = option(None, "waveform, fbank, fbank_stack, conv2d or whisper; default: the preset's")
     fbank_stack: Optional[int] = option(None, "filterbank frames per step of fbank_stack: 2 = 50 Hz, 4 = 25 Hz", COUNT)
     conv_feature_layers: Optional[str] = option(
         None,
@@ -53,7 +53,9 @@ class EncoderOptions(ContextOptions):
     encoder_embed_dim: Optional[int] = option(None, "width; default: the preset's", COUNT)
     encoder_ffn_embed_dim: Optional[int] = option(None, "feed-forward width; default: the preset's", COUNT)
     encoder_attention_heads: Optional[int] = option(None, "attention heads; default: the preset's", COUNT)
-    encoder_position: Optional[str] = option(None, "conv, relative_key, rotary or none; default: the preset's")
+    encoder_position: Optional[str] = option(
+        None, "conv, rotary, relative_key, sinusoidal or none; default: preset's"
+    )
     conv_pos: Optional[int] = option(None, "kernel of the position convolution (frames); default: the preset's", COUNT)
     conv_pos_groups: Optional[int] = option(None, "groups of the position convolution; default: the preset's", COUNT)
     depthwise_conv_kernel: Optional[int] = option(None, "Conformer convolution (frames); default: the preset's", COUNT)
@@ -66,6 +68,12 @@ class EncoderOptions(ContextOptions):
         None,
         "factor on the gradient into the waveform convolutions, 0 = never trained; default: the preset's, or that of"
         " the checkpoint",
+        NOT_NEGATIVE,
+    )
+    tail_seconds: Optional[float] = option(
+        None,
+        "silence behind each utterance, of a new student with Whisper's front-end: 0.5 (default), or 30 for windows of"
+        " 30 s as the original has them",
         NOT_NEGATIVE,
     )
     encoder_config: str = option(
@@ -97,9 +105,22 @@ def encoder_config(cfg: EncoderOptions) -> EncoderConfig:
 
 
 def build_encoder(cfg: EncoderOptions) -> StudentEncoder:
-    encoder = StudentEncoder(encoder_config(cfg))
+    config = encoder_config(cfg)
+    if not cfg.encoder_config and cfg.tail_seconds is not None and config.input_kind == "log_mel":
+        config.input = replace(config.input, tail_seconds=cfg.tail_seconds)
+    check_tail(cfg, config)
+    encoder = StudentEncoder(config)
     encoder.set_chunk(*evaluation_chunk(cfg, encoder.chunk))
     return encoder
+
+
+def check_tail(cfg: EncoderOptions, config: EncoderConfig) -> None:
+    """Raises ConfigError where --tail-seconds contradicts the input of an encoder."""
+    if cfg.tail_seconds is None:
+        return
+    if config.input_kind != "log_mel" or config.input.tail_seconds != cfg.tail_seconds:
+        given = "" if config.input is None else f": it takes {config.input}"
+        raise ConfigError(f"--tail-seconds {cfg.tail_seconds:g} does not go with this encoder{given}")
 
 
 def record_encoder(cfg: Any, config: EncoderConfig) -> None:

@@ -31,6 +31,9 @@ FITHUBERT_CONV = [[128, 10, 5], [256, 1, 1]] + [[256, 3, 2]] * 4 + [[512, 1, 1]]
 # Both students of Wang et al. lack the norm behind the extractor, as DistilHuBERT does; gradient into it x 0.1.
 WANG = dict(HUBERT_BASE, feature_norm=False, feature_grad_mult=0.1)
 DEEP_THIN = dict(WANG, layers=12, embed_dim=480, ffn_dim=480)
+WHISPER = dict(
+    front_end="whisper", block="transformer", position="sinusoidal", activation="gelu", norm_first=True, fbank_bins=80
+)
 
 PRESETS: Dict[str, Dict[str, Any]] = {
     # CoLLD students. conformer_1024 is the 12-layer half of w2v-BERT 2.0 and takes its weights (our inference
@@ -62,4 +65,11 @@ PRESETS: Dict[str, Dict[str, Any]] = {
     "deep_thin_fbank": dict(DEEP_THIN, front_end="fbank"),
     "shallow_wide": dict(WANG, layers=2),  # DistilHuBERT's shape
     "usad_small": dict(HUBERT_BASE, front_end="fbank", layers=12, embed_dim=384, ffn_dim=1536, attention_heads=6),
+    # Whisper's encoders (Radford et al. 2022, and the model cards of large-v3 and its turbo, which share one).
+    "whisper_tiny": dict(WHISPER, layers=4, embed_dim=384, ffn_dim=1536, attention_heads=6),
+    "whisper_base": dict(WHISPER, layers=6, embed_dim=512, ffn_dim=2048, attention_heads=8),
+    "whisper_small": dict(WHISPER, layers=12, embed_dim=768, ffn_dim=3072, attention_heads=12),
+    "whisper_medium": dict(WHISPER, layers=24, embed_dim=1024, ffn_dim=4096, attention_heads=16),
+    "whisper_large": dict(WHISPER, layers=32, embed_dim=1280, ffn_dim=5120, attention_heads=20),
+    "whisper_large_v3": dict(WHISPER, layers=32, embed_dim=1280, ffn_dim=5120, attention_heads=20, fbank_bins=128),
 }

@@ -7,10 +7,12 @@ from colld_fairseq.checkpoints.encoder import every_kth
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.named_values import value_of_each
 
+OUTPUT = "out"
 HELP = (
     "which student layer predicts which teacher layer: 'dense' (every student layer, student k <- teacher"
     " round(k*L_T/L_S)), 'sparse:K' (K pairs floor(k*L_S/K) <- floor(k*L_T/K)), or a list 'S:T,S:T'; 'S:A-B'"
-    " takes the average of teacher layers A to B. Layer 0 = input of the first block, k = output of block k."
+    " takes the average of teacher layers A to B. Layer 0 = input of the first block, k = output of block k, out ="
+    " what leaves the encoder, after its final norm (teachers: Whisper and students of this project)."
     " Several teachers: one map for all, or NAME=MAP,NAME=MAP"
 )
 
@@ -57,11 +59,7 @@ def parse_layer_map(text: str, student_layers: int, teacher_layers: int) -> List
             )
         pairs = [LayerPair(k * student_layers // count, (k * teacher_layers // count,)) for k in range(1, count + 1)]
     else:
-        pairs = [parse_pair(text, part) for part in text.split(",")]
-    for pair in pairs:
-        check_layer(text, "student", pair.student_layer, student_layers)
-        for layer in pair.teacher_layers:
-            check_layer(text, "teacher", layer, teacher_layers)
+        pairs = [parse_pair(text, part, student_layers, teacher_layers) for part in text.split(",")]
     return pairs
 
 
@@ -81,16 +79,26 @@ def averaged_widths(pairs: Sequence[LayerPair], widths: Sequence[int], teachers:
     return list(widths[: len(widths) // teachers])
 
 
-def parse_pair(text: str, part: str) -> LayerPair:
+def parse_pair(text: str, part: str, student_layers: int, teacher_layers: int) -> LayerPair:
     student, colon, teachers = part.partition(":")
     if not colon:
         raise ConfigError(f"layer map {text!r}: {part!r} is not STUDENT:TEACHER; {HELP}")
     first, dash, last = teachers.partition("-")
-    low = as_integer(text, first)
-    high = as_integer(text, last) if dash else low
+    low = as_layer(text, first, "teacher", teacher_layers)
+    high = as_layer(text, last, "teacher", teacher_layers) if dash else low
     if high < low:
         raise ConfigError(f"layer map {text!r}: the range {teachers!r} is empty")
-    return LayerPair(as_integer(text, student), tuple(range(low, high + 1)))
+    return LayerPair(as_layer(text, student, "student", student_layers), tuple(range(low, high + 1)))
+
+
+def as_layer(text: str, part: str, who: str, count: int) -> int:
+    """Number of the layer that `part` of the map `text` names; the output's is one more than the last block's."""
+    if part == OUTPUT:
+        return count + 1
+    layer = as_integer(text, part)
+    if not 0 <= layer <= count:
+        raise ConfigError(f"layer map {text!r}: the {who} has layers 0 to {count}, there is no layer {layer}")
+    return layer
 
 
 def as_integer(text: str, part: str) -> int:
@@ -98,8 +106,3 @@ def as_integer(text: str, part: str) -> int:
         return int(part)
     except ValueError:
         raise ConfigError(f"layer map {text!r}: {part!r} is not a layer number; {HELP}") from None
-
-
-def check_layer(text: str, who: str, layer: int, count: int) -> None:
-    if not 0 <= layer <= count:
-        raise ConfigError(f"layer map {text!r}: the {who} has layers 0 to {count}, there is no layer {layer}")

@@ -17,7 +17,13 @@ from colld_fairseq.modules.cpu.packing import Packing
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.frontends import FRONT_ENDS
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
-from colld_fairseq.modules.positions import ConvPositionalEmbedding, Rotary, attention_key_bias, rotary_table
+from colld_fairseq.modules.positions import (
+    ConvPositionalEmbedding,
+    Rotary,
+    SinusoidalPositions,
+    attention_key_bias,
+    rotary_table,
+)
 from colld_fairseq.modules.transformer import TransformerBlock
 
 UTTERANCE_FRAMES = 384  # fewer at once would leave a matrix product too little to do
@@ -76,6 +82,9 @@ class StudentEncoder(nn.Module):
         self.pos_conv = None
         if config.position == "conv":
             self.pos_conv = ConvPositionalEmbedding(width, config.conv_pos, config.conv_pos_groups)
+        self.positions = None
+        if config.position == "sinusoidal":
+            self.positions = SinusoidalPositions(config.max_positions, width)
         self.dropout = Dropout(config.dropout)
         block = TransformerBlock if transformer else ConformerBlock
         self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
@@ -116,6 +125,11 @@ class StudentEncoder(nn.Module):
     @property
     def num_layers(self) -> int:
         return self.config.layers
+
+    @property
+    def output_layer(self) -> int:
+        """Number by which `forward` knows the output of the encoder: one more than the last block's."""
+        return self.num_layers + 1
 
     @property
     def frame_rate_hz(self) -> float:
@@ -163,7 +177,7 @@ class StudentEncoder(nn.Module):
             mask: frames to replace by the learned mask embedding, bool [B, T] at the encoder's rate, or a
                 function from encoder lengths [B] to such a mask.
             layers: layers to return: 0 = input of the first block, k = output of block k (before the final
-                norm of a pre-norm encoder).
+                norm of a pre-norm encoder), `output_layer` = what leaves the encoder, after that norm.
             kind: "layer", or "ffn" for the raw output of block k's (second) feed-forward, before dropout, the
                 Conformer's factor 1/2, residual and norm.
             channel_mask: channels of the projected features to zero over a whole utterance, bool [B, D].
@@ -225,6 +239,8 @@ class StudentEncoder(nn.Module):
                 features[layer] = x if kind == "layer" else ffn
         if self.layer_norm is not None and self.config.norm_first:
             x = self.layer_norm(x)
+        if self.output_layer in layers:
+            features[self.output_layer] = x
         return x, features
 
     def _apply_mask(self, x: Tensor, lengths: Tensor, padding_mask: Tensor, mask: Optional[Mask]):
@@ -244,6 +260,8 @@ class StudentEncoder(nn.Module):
             if padding_mask is not None:
                 x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
             x = x + self.pos_conv(x)
+        if self.positions is not None:
+            x = self.positions(x)
         if self.layer_norm is not None and not self.config.norm_first:
             x = self.layer_norm(x)
         return self.dropout(x)
@@ -268,7 +286,7 @@ class StudentEncoder(nn.Module):
         if kind not in ("layer", "ffn"):
             raise ConfigError(f"kind={kind!r} is not known; choose 'layer' or 'ffn'")
         first = 0 if kind == "layer" else 1
-        wrong = [layer for layer in layers if not first <= layer <= self.num_layers]
+        wrong = [layer for layer in layers if not first <= layer <= self.output_layer]
         if wrong:
             raise ConfigError(f"student layers {wrong} do not exist: kind={kind!r} has {first}..{self.num_layers}")
 

@@ -11,12 +11,16 @@ from colld_fairseq.modules.input_config import InputConfig
 WAV2VEC_CONV_LAYERS = [[512, 10, 5]] + [[512, 3, 2]] * 4 + [[512, 2, 2]] * 2
 
 CHOICES = {
-    "front_end": ("waveform", "fbank", "fbank_stack", "conv2d"),
+    "front_end": ("waveform", "fbank", "fbank_stack", "conv2d", "whisper"),
     "block": ("transformer", "conformer"),
-    "position": ("conv", "relative_key", "rotary", "none"),
+    "position": ("conv", "relative_key", "rotary", "sinusoidal", "none"),
     "extractor_norm": ("group", "layer"),
     "context": ("full", "causal", "chunk"),
 }
+
+
+WHISPER_RATE_HZ = 50.0
+COUNTS = ("layers", "fbank_stack", "subsampling_channels", "time_reduction", "depthwise_conv_kernel", "max_positions")
 
 
 @dataclass
@@ -28,7 +32,7 @@ class EncoderConfig:
     always has one, that of a new student as soon as a task has built it."""
     front_end: str = "fbank_stack"
     """"waveform" (samples at 16 kHz), or of filterbanks at 100 Hz "fbank" (strided convolution), "fbank_stack" or
-    "conv2d" (25 Hz)."""
+    "conv2d" (25 Hz), or "whisper" (its log-mels at 100 Hz, two convolutions, 50 Hz)."""
     conv_layers: List[List[int]] = field(default_factory=lambda: [list(layer) for layer in WAV2VEC_CONV_LAYERS])
     """(channels, kernel, stride) of each convolution of the waveform extractor."""
     extractor_norm: str = "group"
@@ -40,7 +44,7 @@ class EncoderConfig:
     feature_grad_mult: float = 1.0
     """Factor on the gradient that reaches the waveform extractor; 0 freezes it."""
     fbank_bins: int = 80
-    """Mel bins of the filterbanks."""
+    """Mel bins of filterbanks and log-mels."""
     fbank_stack: int = 2
     """Frames that "fbank_stack" puts side by side (2 = 50 Hz, 4 = 25 Hz)."""
     subsampling_channels: int = 64
@@ -63,7 +67,9 @@ class EncoderConfig:
     """Transformer only: False = post-norm with a LayerNorm before the first block (HuBERT Base); True = pre-norm with
     a LayerNorm after the last block (HuBERT Large)."""
     position: str = "rotary"
-    """"conv" (wav2vec 2.0), "relative_key" (w2v-BERT 2.0), "rotary" or "none"."""
+    """"conv" (wav2vec 2.0), "relative_key" (w2v-BERT 2.0), "rotary", "sinusoidal" (Whisper) or "none"."""
+    max_positions: int = 1500
+    """Frames that have "sinusoidal" positions; an utterance cannot be longer."""
     conv_pos: int = 128
     """Kernel of "conv" positions, in frames."""
     conv_pos_groups: int = 16
@@ -106,14 +112,20 @@ class EncoderConfig:
             raise ConfigError("rotary positions need an even width per head; change embed_dim or attention_heads")
         if self.position == "conv" and self.embed_dim % self.conv_pos_groups:
             raise ConfigError(f"embed_dim={self.embed_dim} is not a multiple of conv_pos_groups={self.conv_pos_groups}")
-        for name in ("layers", "fbank_stack", "subsampling_channels", "time_reduction", "depthwise_conv_kernel"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         if isinstance(self.input, dict):
             self.input = InputConfig.from_dict(self.input)
+        if self.input is None and self.input_kind == "log_mel":
+            seconds = self.max_positions / WHISPER_RATE_HZ
+            tail = min(InputConfig.tail_seconds, seconds)
+            self.input = InputConfig(
+                "log_mel", bins=self.fbank_bins, normalization="none", tail_seconds=tail, window_seconds=seconds
+            )
         if self.input is not None and self.input.kind != self.input_kind:
             raise ConfigError(f"front_end={self.front_end!r} does not take an input of kind={self.input.kind!r}")
-        if self.input is not None and self.input_kind == "fbank" and self.input.bins != self.fbank_bins:
+        if self.input is not None and self.input_kind != "waveform" and self.input.bins != self.fbank_bins:
             raise ConfigError(f"fbank_bins={self.fbank_bins} does not go with an input of {self.input.bins} bins")
         self.conv_layers = [list(map(int, layer)) for layer in self.conv_layers]
         if self.context != "full":
@@ -121,8 +133,8 @@ class EncoderConfig:
 
     @property
     def input_kind(self) -> str:
-        """The kind of input that the front-end takes: "waveform" or "fbank"."""
-        return "waveform" if self.front_end == "waveform" else "fbank"
+        """The kind of input that the front-end takes, one of `input_config.KINDS`."""
+        return {"waveform": "waveform", "whisper": "log_mel"}.get(self.front_end, "fbank")
 
     def _check_streams(self) -> None:
         """Raises ConfigError where a frame would depend on later ones in spite of the context."""

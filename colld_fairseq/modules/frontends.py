@@ -209,9 +209,37 @@ class Conv2dFrontEnd(nn.Module):
         return self.projection(x.transpose(1, 2).flatten(2)), out_lengths
 
 
+class WhisperFrontEnd(nn.Module):
+    """Whisper's stem (Radford et al. 2022): two convolutions of kernel 3 with GELU, the second of stride 2: 50 Hz.
+
+    Takes log-mels [B, T, bins] at 100 Hz. An utterance comes with the log-mel frame after its last pair (see
+    `data.log_mel`), so that what its frames see is its own.
+    """
+
+    frame_rate_hz = FBANK_RATE_HZ / 2
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.conv1 = nn.Conv1d(config.fbank_bins, config.embed_dim, 3, padding=1)
+        self.conv2 = nn.Conv1d(config.embed_dim, config.embed_dim, 3, stride=2, padding=1)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Log-mel frames [B] -> frames [B]."""
+        return torch.div(lengths, 2, rounding_mode="floor")
+
+    def forward(self, x: Tensor, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        if x.size(1) < 2:
+            raise ConfigError(f"the longest utterance of the batch has {x.size(1)} log-mel frames; one frame needs 2")
+        out_lengths = self.output_lengths(_full_lengths(x) if lengths is None else lengths)
+        frames = x.size(1) // 2
+        x = F.gelu(self.conv2(F.gelu(self.conv1(x.transpose(1, 2)))))
+        return x[..., :frames].transpose(1, 2), out_lengths
+
+
 FRONT_ENDS = {
     "waveform": WaveformFrontEnd,
     "fbank": FbankFrontEnd,
     "fbank_stack": FbankStackFrontEnd,
     "conv2d": Conv2dFrontEnd,
+    "whisper": WhisperFrontEnd,
 }

@@ -50,6 +50,8 @@ class DistillationHeads(nn.Module):
         - `"mlp"`: K inputs, each through its own Linear, activation, Linear (USAD, 2506.18843: ReLU).
         - `"shared"`: **one** input, the last student layer. A Linear to K blocks of `hidden_width`,
           activation, then block k through its own Linear (DistilHuBERT, 2110.01900: GELU).
+        - `"none"`: K inputs that are to equal their targets as they are, of the same widths. Whatever was trained to
+          read the teacher reads the student.
 
     Args:
         input_widths: student width of each input: K numbers, or one number for `"shared"`.
@@ -85,8 +87,8 @@ class DistillationHeads(nn.Module):
         adapters: Optional[Mapping[int, nn.Module]] = None,
     ):
         super().__init__()
-        if kind not in ("linear", "mlp", "shared"):
-            raise ValueError(f"unknown head {kind!r}: choose linear, mlp or shared")
+        if kind not in ("linear", "mlp", "shared", "none"):
+            raise ValueError(f"unknown head {kind!r}: choose linear, mlp, shared or none")
         if activation is None:
             activation = "gelu" if kind == "shared" else "relu"
         if activation not in ACTIVATIONS:
@@ -99,6 +101,8 @@ class DistillationHeads(nn.Module):
                 f"{kind} heads for {len(target_widths)} targets need {expected_inputs} student feature(s), "
                 f"not {len(input_widths)}"
             )
+        if kind == "none" and list(input_widths) != list(target_widths):
+            raise ValueError(f"without heads, features of width {input_widths} cannot equal targets of {target_widths}")
         self.kind = kind
         self.upsample_factor = upsample
         self.upsamplers = nn.ModuleList(Upsample(width, upsample) for width in input_widths if upsample > 1)
@@ -118,6 +122,8 @@ class DistillationHeads(nn.Module):
                 )
                 for width, target in zip(input_widths, target_widths)
             ]
+        elif kind == "none":
+            heads = [nn.Identity() for _ in target_widths]
         else:
             widths = zip(input_widths, target_widths)
             heads = [nn.Linear(width, target, bias=bias) for width, target in widths]

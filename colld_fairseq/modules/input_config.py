@@ -6,10 +6,10 @@ from typing import Any, Dict, List
 
 from colld_fairseq.errors import ConfigError
 
-KINDS = ("waveform", "fbank")
+KINDS = ("waveform", "fbank", "log_mel")
 FBANKS = ("kaldi",)
 #: For waveforms "utterance" is zero mean and unit variance over the utterance.
-NORMALIZATIONS = {"waveform": ("none", "utterance"), "fbank": ("none", "utterance", "corpus")}
+NORMALIZATIONS = {"waveform": ("none", "utterance"), "fbank": ("none", "utterance", "corpus"), "log_mel": ("none",)}
 
 
 @dataclass
@@ -17,11 +17,12 @@ class InputConfig:
     """How the input of an encoder is made of a waveform at 16 kHz; what cannot be raises ConfigError."""
 
     kind: str = "fbank"
-    """"waveform" (the samples themselves) or "fbank" (log-mel filterbanks at 100 Hz)."""
+    """"waveform" (the samples themselves), "fbank" (log-mel filterbanks at 100 Hz) or "log_mel" (Whisper's, which are
+    normalized by their definition: see `data.log_mel`)."""
     fbank: str = "kaldi"
     """Filterbanks only: "kaldi" = as Kaldi computes them (`data.fbank.log_mel_fbank`)."""
     bins: int = 80
-    """Filterbanks only: mel bins."""
+    """Filterbanks and log-mels only: mel bins."""
     normalization: str = "utterance"
     """"none"; "utterance" = mean 0 and variance 1 over the utterance (filterbanks: per bin); "corpus" (filterbanks
     only) = with `mean` and `std`."""
@@ -31,6 +32,11 @@ class InputConfig:
     """"corpus" only: what each bin is divided by."""
     variance_floor: float = 1e-5
     """Waveforms only: added to the variance (torch's and fairseq's layer norm: 1e-5; transformers: 1e-7)."""
+    tail_seconds: float = 0.5
+    """Log-mels only: silence that follows an utterance, as far as the window reaches. Our choice: 0.5 (without any,
+    Whisper's attention sinks fall on the speech); that of the original: up to the end of the window, 30."""
+    window_seconds: float = 30.0
+    """Log-mels only: the longest input, tail included."""
 
     def __post_init__(self) -> None:
         choices = {"kind": KINDS, "fbank": FBANKS, "normalization": NORMALIZATIONS.get(self.kind, ())}
@@ -47,6 +53,8 @@ class InputConfig:
                 f"input: {len(self.mean)} means and {len(self.std)} deviations, but normalization="
                 f"{self.normalization!r} of {self.bins} bins needs {needed}"
             )
+        if not 0 <= self.tail_seconds <= self.window_seconds:
+            raise ConfigError(f"input: tail_seconds={self.tail_seconds} must be 0 to {self.window_seconds}")
         if not all(math.isfinite(value) for value in self.mean + self.std + [self.variance_floor]):
             raise ConfigError("input: statistics that are not finite")
 
@@ -54,6 +62,8 @@ class InputConfig:
         """For messages: "filterbanks with corpus statistics (mean -7.1 to -3.4)", say."""
         if self.kind == "waveform":
             return "waveforms, normalized" if self.normalization == "utterance" else "waveforms as they are"
+        if self.kind == "log_mel":
+            return f"log-mels of {self.bins} bins with {self.tail_seconds:g} s of silence behind them"
         how = {
             "none": "as they are",
             "utterance": "normalized over the utterance",

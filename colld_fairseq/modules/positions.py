@@ -1,4 +1,4 @@
-"""Ways to tell an encoder where a frame is: convolutional, rotary, and relative-key position embeddings."""
+"""Ways to tell an encoder where a frame is: convolutional, sinusoidal, rotary, and relative-key positions."""
 
 import functools
 from typing import Optional, Tuple
@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.cpu import use_cpu_kernels
 from colld_fairseq.modules.cpu.cached import CachedFromWeights
 from colld_fairseq.modules.cpu.spectral_conv import kernel_spectrum, spectral_conv
@@ -65,6 +66,26 @@ class ConvPositionalEmbedding(nn.Module):
     def train(self, mode: bool = True) -> "ConvPositionalEmbedding":
         self._spectra.forget()
         return super().train(mode)
+
+
+class SinusoidalPositions(nn.Module):
+    """Whisper's positions: sines, then cosines, of frequencies from 1 down to 1/10000 per frame; not learned.
+
+    Kept in checkpoints, because those of Whisper hold theirs rounded to half precision.
+    """
+
+    def __init__(self, count: int, width: int):
+        super().__init__()
+        steps = torch.arange(width // 2, dtype=torch.float64) / max(width // 2 - 1, 1)
+        angles = torch.arange(count, dtype=torch.float64)[:, None] * 10000.0**-steps
+        table = torch.cat((angles.sin(), angles.cos()), dim=1).to(torch.get_default_dtype())
+        self.weight = nn.Parameter(table, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D] with positions added; ConfigError beyond the last position."""
+        if x.size(1) > len(self.weight):
+            raise ConfigError(f"an utterance of {x.size(1)} frames; the encoder has positions for {len(self.weight)}")
+        return x + self.weight[: x.size(1)].to(x.dtype)
 
 
 def rotary_table(length: int, head_dim: int, like: Tensor, base: float = 10000.0) -> Rotary:

@@ -20,7 +20,8 @@ def load_teacher(
     Args:
         spec: "hf:DIR" (a directory in Hugging Face layout, or a name already in the local Hugging Face cache),
             "fairseq:FILE.pt" (wav2vec 2.0, HuBERT, data2vec audio) or "colld:FILE.pt" (a student of this project).
-        layers: 0 = input of the first block, k = output of block k. Blocks above the highest are not kept.
+        layers: 0 = input of the first block, k = output of block k; of Whisper and encoders of this project also one
+            more than there are blocks = what leaves the encoder. Blocks above the highest are not kept.
         kind: "layer" (raw block output) or "ffn" (raw output of the block's feed-forward module, the second
             one in a Conformer, before residual and scale).
         dtype: "float32", "bfloat16" or "float16", of the weights and of the features returned.
@@ -46,15 +47,13 @@ def _load_directory(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
     directory = resolve_directory(name)
     settings = read_json(directory / "config.json")
     family = names_hf.check_family(settings)
+    if family == "whisper":
+        return _load_ours(spec, name, request)
     if family in EXACT_FAMILIES:
         exact = _if_exact(lambda blocks: read_encoder(spec, blocks), request)
         if exact is not None:
             return _on_our_modules(exact, spec, request)
     preprocessor, state = names_hf.read_preprocessor(directory, family), read_state(directory)
-    if family == "whisper":
-        from colld_fairseq.teachers.whisper import load_whisper
-
-        return load_whisper(spec, settings, state, **request)
     from colld_fairseq.teachers.huggingface import load_transformers
 
     return load_transformers(spec, settings, names_hf.input_of(settings, preprocessor), state, **request)
@@ -72,7 +71,7 @@ def _load_fairseq(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
 
 
 def _load_ours(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
-    """A student in a checkpoint of this project."""
+    """What the student encoder has a place for: its own checkpoints, and Whisper."""
     return _on_our_modules(read_encoder(spec, max([0, *request["layers"]])), spec, request)
 
 
@@ -88,6 +87,8 @@ def _if_exact(read: Callable[[int], EncoderCheckpoint], request: Dict[str, Any])
 
 def _on_our_modules(checkpoint: EncoderCheckpoint, spec: str, request: Dict[str, Any]) -> Teacher:
     from colld_fairseq.teachers.encoder_teacher import EncoderTeacher
+    from colld_fairseq.teachers.whisper import WhisperTeacher
 
-    check_request(spec, request["layers"], request["kind"], checkpoint.config.layers)
-    return EncoderTeacher(checkpoint, spec=spec, **request)
+    check_request(spec, request["layers"], request["kind"], checkpoint.config.layers + 1)
+    teacher = WhisperTeacher if checkpoint.config.front_end == "whisper" else EncoderTeacher
+    return teacher(checkpoint, spec=spec, **request)

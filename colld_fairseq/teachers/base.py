@@ -70,7 +70,8 @@ class Teacher:
     Attributes:
         spec: the text the teacher was loaded from; content_hash: sha256 of its configuration and weights.
         layers, kind: what is extracted: block outputs ("layer") or feed-forward outputs before the residual ("ffn").
-        num_layers: blocks of the complete encoder; width: D; frame_rate_hz: frames per second.
+        num_layers: blocks of the complete encoder (with `has_output` the next layer is what leaves it); width: D;
+        frame_rate_hz: frames per second.
     """
 
     def __init__(
@@ -85,14 +86,23 @@ class Teacher:
         frame_rate_hz: float,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
+        has_output: bool = False,
     ):
         self.spec, self.content_hash = spec, hash_of(spec)
-        self.layers = check_request(spec, layers, kind, num_layers)
+        self.layers = check_request(spec, layers, kind, num_layers + has_output)
         self.kind = kind
         self.num_layers, self.width, self.frame_rate_hz = num_layers, width, frame_rate_hz
         self.dtype = dtype
         self.module = module.eval().requires_grad_(False).to(device=device, dtype=dtype)
         self.device = torch.device(device)
+
+    def set_tail(self, seconds: float) -> None:
+        """Give features of so many seconds of silence behind each utterance as well, where the teacher hears it.
+
+        Raises TeacherError: only Whisper does.
+        """
+        if seconds:
+            raise TeacherError(f"teacher {self.spec} takes in no silence behind an utterance: no --tail-seconds for it")
 
     def to(self, device) -> "Teacher":
         """Moves the weights; `__call__` does it by itself when the waveforms live elsewhere."""

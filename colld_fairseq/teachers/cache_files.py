@@ -44,6 +44,7 @@ class CacheHeader:
     dtype: str = "float16"  # of what is stored, one of STORAGES
     teacher_dtype: str = "float32"
     part_seconds: float = PART_SECONDS
+    tail_seconds: float = 0.0  # of silence behind each utterance that gave features too
 
     @property
     def command(self) -> str:
@@ -52,6 +53,7 @@ class CacheHeader:
         return (
             f"colld features --manifest {self.manifest} --teacher {self.teacher} --layers {layers} "
             f"--kind {self.kind} --dtype {self.teacher_dtype} --storage {self.dtype} "
+            f"{f'--tail-seconds {self.tail_seconds:g} ' if self.tail_seconds else ''}"
             f"--part-seconds {self.part_seconds:g} --out"
         )
 

@@ -20,6 +20,8 @@ class TeacherInfo:
     num_layers: int
     width: int
     frame_rate_hz: float
+    has_tail: bool = False
+    """Whether it takes in silence behind an utterance (Whisper)."""
 
 
 def describe_teacher(spec: str) -> TeacherInfo:
@@ -34,7 +36,7 @@ def describe_teacher(spec: str) -> TeacherInfo:
             config = names_colld.read_model(name).config
             with torch.device("meta"):  # without memory for weights
                 encoder = StudentEncoder(config)
-            return TeacherInfo(config.layers, config.embed_dim, encoder.frame_rate_hz)
+            return TeacherInfo(config.layers, config.embed_dim, encoder.frame_rate_hz, config.input_kind == "log_mel")
         return _of_directory(read_json(resolve_directory(name) / "config.json"))
     except ConfigError as error:
         raise TeacherError(f"teacher {spec}: {error}") from error
@@ -43,7 +45,7 @@ def describe_teacher(spec: str) -> TeacherInfo:
 def _of_directory(settings: Dict[str, Any]) -> TeacherInfo:
     family = names_hf.check_family(settings)
     if family == "whisper":
-        return TeacherInfo(settings["encoder_layers"], settings["d_model"], WHISPER_RATE_HZ)
+        return TeacherInfo(settings["encoder_layers"], settings["d_model"], WHISPER_RATE_HZ, has_tail=True)
     if family == "wav2vec2-bert":
         fields, rate_hz = names_hf.BERT_FIELDS, FBANK_RATE_HZ / names_hf.fbank_stack_of(settings)
     else:

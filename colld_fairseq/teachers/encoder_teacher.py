@@ -24,9 +24,14 @@ class EncoderTeacher(Teacher):
 
     def __init__(self, checkpoint: EncoderCheckpoint, **description: Any):
         config = checkpoint.config
-        encoder = checkpoint.build(max(description["layers"]))
+        encoder = checkpoint.build(min(max(description["layers"]), config.layers))
         super().__init__(
-            encoder, num_layers=config.layers, width=encoder.width, frame_rate_hz=encoder.frame_rate_hz, **description
+            encoder,
+            num_layers=config.layers,
+            width=encoder.width,
+            frame_rate_hz=encoder.frame_rate_hz,
+            has_output=True,
+            **description,
         )
         self.input = StudentInput(config.input)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.compat import absolute_path
+from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.teachers import Teacher, TeacherOutput, load_teacher
 from colld_fairseq.teachers.alignment import align_frames
@@ -36,6 +37,8 @@ class TeacherSource:
     frame_rule: str = "average"
     weight: float = 1.0
     layers: Tuple[int, ...] = ()
+    tail_seconds: float = 0.0
+    """Of silence behind each utterance that the student takes in; those of the teacher count if it does so too."""
     teacher: Optional[Teacher] = field(default=None, init=False)
     front_end_teacher: Optional[Teacher] = field(default=None, init=False)  # of layer 0, while nothing else is learned
     cache: Optional[FeatureCache] = field(default=None, init=False)
@@ -60,15 +63,35 @@ class TeacherSource:
         """D of what a student of `rate_hz` frames per second is to predict."""
         return self.info.width * (self.frames_together(rate_hz) if self.frame_rule == "stack" else 1)
 
-    def load(self, layers: Sequence[int], front_end: bool = False) -> None:
-        """Load the teacher for `layers`, or open its cache. front_end: layer 0 alone may be asked for as well."""
+    def load(self, layers: Sequence[int], front_end: bool = False, tail_seconds: float = 0.0) -> None:
+        """Load the teacher for `layers`, or open its cache. front_end: layer 0 alone may be asked for as well.
+
+        tail_seconds: of silence behind each utterance that the student takes in.
+        """
         self.layers = tuple(layers)
+        self.tail_seconds = tail_seconds if self.info.has_tail else 0.0
         if self.cache_folder:
             self.cache = FeatureCache.open(absolute_path(self.cache_folder), self.spec, layers, self.kind)
+            self._check_tail(self.cache.header.tail_seconds)
             return
-        self.teacher = load_teacher(self.spec, layers, self.kind, self.dtype)
+        self.teacher = self._load(layers)
         if front_end:
-            self.front_end_teacher = load_teacher(self.spec, [0], self.kind, self.dtype)
+            self.front_end_teacher = self._load([0])
+
+    def _load(self, layers: Sequence[int]) -> Teacher:
+        teacher = load_teacher(self.spec, layers, self.kind, self.dtype)
+        if self.tail_seconds:
+            teacher.set_tail(self.tail_seconds)
+        return teacher
+
+    def _check_tail(self, cached_seconds: float) -> None:
+        """Raises ConfigError for a cache without the student's tail; one that the student does not have is cut off."""
+        if self.tail_seconds not in (0.0, cached_seconds):
+            raise ConfigError(
+                f"teacher cache {self.cache_folder} has features of {cached_seconds:g} s of silence behind each"
+                f" utterance, the student takes in {self.tail_seconds:g} s: make another with `colld features"
+                f" --tail-seconds {self.tail_seconds:g}`"
+            )
 
     def output(
         self, sample: Dict, rows: Optional[Tensor] = None, front_end_only: bool = False, keep_padding: bool = False
@@ -107,6 +130,10 @@ class TeacherSource:
                 width = self.info.width * (self.frames_together(rate_hz) if rule == "stack" else 1)
                 return {layer: torch.zeros(0, 0, width, device=lengths.device) for layer in self.layers}, lengths
         output = self.output(sample, rows, **how)
+        if not self.tail_seconds and "samples" in sample:  # then only the utterance itself is common ground
+            samples = sample["samples"] if rows is None else sample["samples"][rows]
+            lengths = torch.minimum(lengths, frames_of(samples, rate_hz).to(lengths))
+            output.lengths = torch.minimum(output.lengths, frames_of(samples, output.frame_rate_hz).to(output.lengths))
         if how.get("keep_padding"):
             lengths = torch.full_like(lengths, int(lengths.max()))
         targets, target_lengths = {}, lengths
@@ -115,6 +142,11 @@ class TeacherSource:
                 features, output.lengths, output.frame_rate_hz, rate_hz, rule, lengths, pick_names(sample, rows)
             )
         return targets, torch.minimum(target_lengths, lengths)
+
+
+def frames_of(samples: Tensor, rate_hz: float) -> Tensor:
+    """Frames that begin within so many samples."""
+    return torch.div(samples * rate_hz, SAMPLE_RATE).ceil().long()
 
 
 def pick_names(sample: Dict, rows: Optional[Tensor]) -> Sequence[str]:

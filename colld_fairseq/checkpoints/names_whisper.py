@@ -1,0 +1,65 @@
+"""Whisper's encoder in Hugging Face layout as the student encoder has it."""
+
+from typing import Any, Dict, Sequence
+
+from colld_fairseq.checkpoints.encoder import Fields, Layout, Names
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.modules.feed_forward import get_activation
+
+NAMES = Names(
+    [
+        ("conv1.{w}", "front_end.conv1.{w}"),
+        ("conv2.{w}", "front_end.conv2.{w}"),
+        ("embed_positions.weight", "positions.weight"),
+        ("layers.{n}.self_attn.q_proj.{w}", "blocks.{n}.attention.qkv.0.{w}"),
+        ("layers.{n}.self_attn.k_proj.weight", "blocks.{n}.attention.qkv.1.weight"),
+        ("layers.{n}.self_attn.v_proj.{w}", "blocks.{n}.attention.qkv.2.{w}"),
+        ("layers.{n}.self_attn.out_proj.{w}", "blocks.{n}.attention.out.{w}"),
+        ("layers.{n}.self_attn_layer_norm.{w}", "blocks.{n}.attention_layer_norm.{w}"),
+        ("layers.{n}.fc1.{w}", "blocks.{n}.ffn.linear_in.{w}"),
+        ("layers.{n}.fc2.{w}", "blocks.{n}.ffn.linear_out.{w}"),
+        ("layers.{n}.final_layer_norm.{w}", "blocks.{n}.final_layer_norm.{w}"),
+        ("layer_norm.{w}", "layer_norm.{w}"),
+    ],
+    prefixes=("model.encoder.", "encoder."),
+    parts=("conv1.", "conv2.", "embed_positions.", "layers.", "layer_norm."),
+    # Whisper's keys have no bias. One would add the same to all scores of a query, which softmax does not see.
+    absent=r"mask_emb|blocks\.\d+\.attention\.qkv\.1\.bias",
+)
+
+FIELDS = Fields(
+    layers=("encoder_layers", 4),
+    embed_dim=("d_model", 384),
+    ffn_dim=("encoder_ffn_dim", 1536),
+    attention_heads=("encoder_attention_heads", 6),
+    activation=("activation_function", "gelu"),
+    fbank_bins=("num_mel_bins", 80),
+    max_positions=("max_source_positions", 1500),
+    dropout=("dropout", 0.0),
+    attention_dropout=("attention_dropout", 0.0),
+    activation_dropout=("activation_dropout", 0.0),
+    layerdrop=("encoder_layerdrop", 0.0),
+)
+
+
+def config_of(settings: Dict[str, Any], preprocessor: Dict[str, Any]) -> EncoderConfig:
+    """`config.json` of a Whisper model; ConfigError where its preprocessor contradicts it."""
+    fields = FIELDS.to_ours(settings)
+    bins = preprocessor.get("feature_size", fields["fbank_bins"])
+    if bins != fields["fbank_bins"]:
+        raise ConfigError(
+            f"config.json says num_mel_bins {fields['fbank_bins']}, preprocessor_config.json feature_size {bins}: take"
+            " the two that belong together"
+        )
+    get_activation(fields["activation"])
+    return EncoderConfig(front_end="whisper", block="transformer", position="sinusoidal", norm_first=True, **fields)
+
+
+def settings_of(config: EncoderConfig) -> Sequence[Dict[str, Any]]:
+    """Fields of transformers' WhisperConfig that are the encoder's, and those of WhisperFeatureExtractor."""
+    settings = dict(FIELDS.to_theirs(config), model_type="whisper")
+    return settings, dict(feature_size=config.fbank_bins, chunk_length=int(config.input.window_seconds))
+
+
+LAYOUT = Layout("hf:DIR (transformers' Whisper)", settings_of, config_of, NAMES)
