@@ -317,7 +317,7 @@ def test_misfitting_checkpoints_are_named():
 @pytest.mark.parametrize(
     "config, message",
     [
-        ({"model_type": "whisper"}, "'whisper' cannot start a student"),
+        ({"model_type": "data2vec-audio"}, "'data2vec-audio' cannot start a student"),
         ({"model_type": "hubert", "conv_pos_batch_norm": True}, "conv_pos_batch_norm=True"),
         ({"model_type": "wav2vec2", "adapter_attn_dim": 16}, "adapter_attn_dim"),
         ({"model_type": "wav2vec2-bert", "position_embeddings_type": "rotary"}, "'rotary' has no exact"),

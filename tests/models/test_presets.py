@@ -64,18 +64,26 @@ def test_every_preset_computes(name):
     torch.manual_seed(0)
     config = EncoderConfig.from_dict(dict(PRESETS[name], embed_dim=32, ffn_dim=32, attention_heads=4))
     encoder = StudentEncoder(config).eval()
-    source = torch.randn(1, 4000) if config.front_end == "waveform" else torch.randn(1, 24, 80)
+    source = torch.randn(1, 4000) if config.front_end == "waveform" else torch.randn(1, 24, config.fbank_bins)
     with torch.no_grad():
         output = encoder(source)
     assert output.x.shape == (1, int(output.lengths[0]), 32) and torch.isfinite(output.x).all()
     assert encoder.frame_rate_hz == (25 if name in ("tiny", "fithubert", "conformer_10m", "conformer_30m") else 50)
 
 
+# Of the encoders in transformers' WhisperModel of these sizes, positions included.
+@pytest.mark.parametrize("name, count", [("tiny", 8208384), ("base", 20590592), ("large_v3", 636968960)])
+def test_whisper_presets_have_the_published_sizes(name, count):
+    encoder = meta_encoder(f"whisper_{name}")
+    key_biases = encoder.width * encoder.num_layers  # which Whisper does not have
+    assert encoder.num_parameters() - key_biases == count
+
+
 def test_tiny_fits_the_quickstart():
     assert meta_encoder("tiny").num_parameters() < 5e6
 
 
-# Architectures of which something is said somewhere, and a few more of the same kind: 24, beside the models' own names.
+# Architectures of which something is said somewhere, and a few more of the same kind: 30, beside the models' own names.
 ARCHITECTURES = {
     "colld_student": [
         *[f"colld_student_{name}" for name in ("conformer_1024", "base", "small", "tiny")],
@@ -83,6 +91,7 @@ ARCHITECTURES = {
         *[f"colld_student_{name}" for name in ("distilhubert", "fithubert", "half_l2l", "lighthubert_small")],
         *["colld_student_usad_small", "hubert_student_deep_thin", "hubert_student_deep_thin_fbank"],
         *["hubert_student_shallow_wide", "fithubert", "half_l2l"],
+        *[f"colld_student_whisper_{name}" for name in ("tiny", "base", "small", "medium", "large", "large_v3")],
     ],
     "student_ctc": ["student_ctc_base", "student_ctc_small", "student_ctc_tiny"],
     "student_s2t": ["student_s2t_base", "student_s2t_small", "student_s2t_tiny"],
