@@ -53,9 +53,7 @@ class EncoderOptions(ContextOptions):
     encoder_embed_dim: Optional[int] = option(None, "width; default: the preset's", COUNT)
     encoder_ffn_embed_dim: Optional[int] = option(None, "feed-forward width; default: the preset's", COUNT)
     encoder_attention_heads: Optional[int] = option(None, "attention heads; default: the preset's", COUNT)
-    encoder_position: Optional[str] = option(
-        None, "conv, rotary, relative_key, sinusoidal or none; default: preset's"
-    )
+    encoder_position: Optional[str] = option(None, "conv, rotary, relative_key, sinusoidal or none; default: preset's")
     conv_pos: Optional[int] = option(None, "kernel of the position convolution (frames); default: the preset's", COUNT)
     conv_pos_groups: Optional[int] = option(None, "groups of the position convolution; default: the preset's", COUNT)
     depthwise_conv_kernel: Optional[int] = option(None, "Conformer convolution (frames); default: the preset's", COUNT)

@@ -89,6 +89,6 @@ def _on_our_modules(checkpoint: EncoderCheckpoint, spec: str, request: Dict[str,
     from colld_fairseq.teachers.encoder_teacher import EncoderTeacher
     from colld_fairseq.teachers.whisper import WhisperTeacher
 
-    check_request(spec, request["layers"], request["kind"], checkpoint.config.layers + 1)
+    check_request(spec, request["layers"], request["kind"], checkpoint.config.layers + checkpoint.config.norm_first)
     teacher = WhisperTeacher if checkpoint.config.front_end == "whisper" else EncoderTeacher
     return teacher(checkpoint, spec=spec, **request)

@@ -30,7 +30,7 @@ class EncoderTeacher(Teacher):
             num_layers=config.layers,
             width=encoder.width,
             frame_rate_hz=encoder.frame_rate_hz,
-            has_output=True,
+            has_output=config.norm_first,  # with a norm behind the last block, which others do not have
             **description,
         )
         self.input = StudentInput(config.input)

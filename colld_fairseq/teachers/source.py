@@ -39,6 +39,8 @@ class TeacherSource:
     layers: Tuple[int, ...] = ()
     tail_seconds: float = 0.0
     """Of silence behind each utterance that the student takes in; those of the teacher count if it does so too."""
+    cut_student: bool = field(default=False, init=False)  # of its tail, which the teacher does not have
+    cut_teacher: bool = field(default=False, init=False)
     teacher: Optional[Teacher] = field(default=None, init=False)
     front_end_teacher: Optional[Teacher] = field(default=None, init=False)  # of layer 0, while nothing else is learned
     cache: Optional[FeatureCache] = field(default=None, init=False)
@@ -70,9 +72,11 @@ class TeacherSource:
         """
         self.layers = tuple(layers)
         self.tail_seconds = tail_seconds if self.info.has_tail else 0.0
+        self.cut_student = tail_seconds > self.tail_seconds
         if self.cache_folder:
             self.cache = FeatureCache.open(absolute_path(self.cache_folder), self.spec, layers, self.kind)
             self._check_tail(self.cache.header.tail_seconds)
+            self.cut_teacher = self.cache.header.tail_seconds > self.tail_seconds
             return
         self.teacher = self._load(layers)
         if front_end:
@@ -130,10 +134,11 @@ class TeacherSource:
                 width = self.info.width * (self.frames_together(rate_hz) if rule == "stack" else 1)
                 return {layer: torch.zeros(0, 0, width, device=lengths.device) for layer in self.layers}, lengths
         output = self.output(sample, rows, **how)
-        if not self.tail_seconds and "samples" in sample:  # then only the utterance itself is common ground
-            samples = sample["samples"] if rows is None else sample["samples"][rows]
-            lengths = torch.minimum(lengths, frames_of(samples, rate_hz).to(lengths))
-            output.lengths = torch.minimum(output.lengths, frames_of(samples, output.frame_rate_hz).to(output.lengths))
+        if self.cut_student:
+            lengths = torch.minimum(lengths, frames_of(sample, rows, rate_hz).to(lengths))
+        if self.cut_teacher:
+            own = frames_of(sample, rows, output.frame_rate_hz).to(output.lengths)
+            output.lengths = torch.minimum(output.lengths, own)
         if how.get("keep_padding"):
             lengths = torch.full_like(lengths, int(lengths.max()))
         targets, target_lengths = {}, lengths
@@ -144,8 +149,9 @@ class TeacherSource:
         return targets, torch.minimum(target_lengths, lengths)
 
 
-def frames_of(samples: Tensor, rate_hz: float) -> Tensor:
-    """Frames that begin within so many samples."""
+def frames_of(sample: Dict, rows: Optional[Tensor], rate_hz: float) -> Tensor:
+    """Frames that begin within the audio of these utterances, without silence behind it: int64 [B]."""
+    samples = sample["samples"] if rows is None else sample["samples"][rows]
     return torch.div(samples * rate_hz, SAMPLE_RATE).ceil().long()
 
 
