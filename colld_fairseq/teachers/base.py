@@ -97,7 +97,7 @@ class Teacher:
         self.device = torch.device(device)
 
     def set_tail(self, seconds: float) -> None:
-        """Give features of so many seconds of silence behind each utterance as well, where the teacher hears it.
+        """Give features of so many seconds of silence behind each utterance as well, where the teacher takes it in.
 
         Raises TeacherError: only Whisper does.
         """
