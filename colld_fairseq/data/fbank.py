@@ -6,7 +6,6 @@ from typing import Any, Iterable
 import kaldi_native_fbank
 import numpy as np
 
-from colld_fairseq.checkpoints.statistics import read_statistics, write_statistics
 from colld_fairseq.constants import NUM_BINS, SAMPLE_RATE, SHIFT, WINDOW
 from colld_fairseq.data.audio import check_samples
 from colld_fairseq.errors import AudioError
@@ -109,9 +108,15 @@ class GlobalCmvn:
 
     def save(self, path: str) -> None:
         """Writes an .npz with `mean` and `std`, under exactly this name and complete or not at all."""
+        from colld_fairseq.checkpoints.statistics import (
+            write_statistics,
+        )  # commands that read no such file start sooner
+
         write_statistics(path, self.mean, self.std)
 
     @classmethod
     def load(cls, path: str, num_bins: int = NUM_BINS) -> "GlobalCmvn":
         """Read what `save` wrote; AudioError if it is missing, lacks an array, or is of other filterbanks."""
+        from colld_fairseq.checkpoints.statistics import read_statistics
+
         return cls(*read_statistics(path, num_bins))
