@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import inspect
 import itertools
 import logging
 import os
@@ -395,6 +396,18 @@ STEP_STATE = {"prev_key": (0, 2), "prev_value": (0, 2), "prev_hiddens": (1, None
 def empty_step_state() -> Any:
     """An incremental state to be filled, module by module, with the tensors of STEP_STATE."""
     return collections.defaultdict(lambda: {"input_feed": None})  # which LSTMs look up
+
+
+def decoder_cache() -> Any:
+    """transformers' memory of a decoder between its steps, empty."""
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+
+def cache_keyword(decoder: Any) -> str:
+    """What a decoder of transformers calls that memory: `past_key_values`, and `cache` in newer versions."""
+    return "cache" if "cache" in inspect.signature(type(decoder).forward).parameters else "past_key_values"
 
 
 def absolute_path(path: str) -> str:

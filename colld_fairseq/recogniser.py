@@ -66,12 +66,17 @@ class Recogniser:
         return self.models[0].encoder.student.output_lengths(self.input.lengths(samples))
 
     def transcribe(
-        self, waveforms: Sequence[Any], languages: Optional[Sequence[str]] = None, sample_rate: int = SAMPLE_RATE
+        self,
+        waveforms: Sequence[Any],
+        languages: Optional[Sequence[str]] = None,
+        sample_rate: int = SAMPLE_RATE,
+        source_languages: Optional[Sequence[str]] = None,
     ) -> List[List[Hypothesis]]:
         """n-best lists, best first, of utterances in any form that `as_waveform` takes (data/waveform.py).
 
         What is too short for one encoder frame has hypotheses without tokens. languages: the target language of each
-        utterance, where `needs_language`. sample_rate: of all, in Hz.
+        utterance, where `needs_language`. sample_rate: of all, in Hz. source_languages: those spoken, which a Whisper
+        decoder is told; "" or None: the option src_lang, else the target languages.
         """
         inputs = [torch.from_numpy(self.input(as_waveform(waveform, sample_rate))) for waveform in waveforms]
         n_best = [[Hypothesis([], 0.0, 0.0)] for _ in inputs]
@@ -85,10 +90,8 @@ class Recogniser:
             short = self._one_frame - source.size(1)
             if short > 0:
                 source = torch.cat((source, source.new_zeros(len(usable), short, *source.shape[2:])), dim=1)
-            tags = None
-            if self.decoder != "ctc":
-                own = languages and [languages[i] for i in usable]
-                tags = self.vocabulary.tags(own, self.task.cfg.tgt_lang, len(source), self.device)
+            own, spoken = (named and [named[i] for i in usable] for named in (languages, source_languages))
+            tags = self.task.tags_for(self.search, source, own, spoken)
             n_best_lists = self.search.decode(self.models, source, lengths[usable].to(self.device), tags)
             for i, hypotheses in zip(usable, n_best_lists):
                 n_best[i] = [replace(one, text=self.detokenize(one.tokens)) for one in hypotheses]

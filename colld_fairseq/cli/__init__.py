@@ -29,6 +29,7 @@ SUBCOMMANDS = {
     "features": Command("write a teacher's features of a manifest once, to train from them"),
     "cluster": Command("k-means codes of a teacher layer, and frame labels to pre-train HuBERT on"),
     "average": Command("the mean of several checkpoints of a run, to decode with or to train on from"),
+    "assemble": Command("a student encoder and a pretrained decoder as one model, ready to decode without training"),
     "transcribe": Command("transcripts of audio files, folders or manifests: recognition, translation, pseudo-labels"),
     "score": Command("WER, CER, BLEU and chrF per language of fairseq-generate's output", models=False),
     "similarity": Command("CKA and CCA between the layers of a student and a teacher, as numbers and as a heat map"),

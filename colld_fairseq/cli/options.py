@@ -220,6 +220,23 @@ def average(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def assemble(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--student", required=True, metavar="SPEC", help=f"the encoder: {ENCODERS}")
+    parser.add_argument(
+        "--decoder-from",
+        required=True,
+        metavar="hf:DIR",
+        help="the decoder, with its tokenizer: a Whisper of the encoder's width",
+    )
+    parser.add_argument(
+        "--decoder-tokens-from",
+        default="",
+        metavar=MANIFESTS,
+        help="keep only the decoder's tokens in the targets of these manifests, their languages and single characters",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE.pt", help="the model, with weights and tokenizer")
+
+
 def transcribe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a fine-tuned model; several with : are an ensemble")
     parser.add_argument("audio", nargs="*", metavar="AUDIO", help="audio files, folders and zip archives")

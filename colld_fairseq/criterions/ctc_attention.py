@@ -8,7 +8,7 @@ target's language tag, which is given and not predicted, carries no loss.
 """
 
 from dataclasses import dataclass
-from typing import Dict
+from typing import Dict, Optional
 
 import torch
 from fairseq.criterions import register_criterion
@@ -21,10 +21,16 @@ from colld_fairseq.criterions.logs import sum_logs
 from colld_fairseq.criterions.recognition import RecognitionCriterion, check_unused_parameters
 from colld_fairseq.numbers import PROBABILITY, SHARE, option
 
+CTC_WEIGHT = 0.3  # beside an attention decoder, as in ESPnet
+
 
 @dataclass
 class CtcAttentionConfig(FairseqDataclass):
-    ctc_weight: float = option(0.3, "weight of CTC beside an attention decoder (ESPnet: 0.3)", SHARE)
+    ctc_weight: Optional[float] = option(
+        None,
+        "weight of CTC beside an attention decoder; default: 0.3 (ESPnet), or 0 for a model without a CTC layer",
+        SHARE,
+    )
     label_smoothing: float = option(0.1, "label smoothing of the attention decoder's loss", PROBABILITY)
 
 
@@ -37,13 +43,15 @@ class CtcAttentionCriterion(RecognitionCriterion):
         if self.training:
             check_unused_parameters(model)
         output, log = model(**sample["net_input"]), {}
-        ctc = self.ctc(output, sample, log)
-        loss, tokens = ctc.loss_sum, ctc.tokens
+        ctc = self.ctc(output, sample, log) if "ctc_logits" in output or self.cfg.ctc_weight else None
         if "logits" in output:
-            attention, smoothed, tokens, correct = self.attention_loss(output["logits"], sample["target"])
-            weight = self.cfg.ctc_weight if ctc.tokens else 0.0
-            loss = (1 - weight) * smoothed + weight * ctc.loss_sum * tokens / max(ctc.tokens, 1)
+            attention, loss, tokens, correct = self.attention_loss(output["logits"], sample["target"])
+            if ctc is not None and ctc.tokens:
+                weight = CTC_WEIGHT if self.cfg.ctc_weight is None else self.cfg.ctc_weight
+                loss = (1 - weight) * loss + weight * ctc.loss_sum * tokens / ctc.tokens
             log.update(nll_loss=attention.detach(), correct=correct)
+        else:
+            loss, tokens = ctc.loss_sum, ctc.tokens
         return loss, tokens, self.complete(log, sample, loss, tokens)
 
     def attention_loss(self, logits: Tensor, target: Tensor):

@@ -225,7 +225,8 @@ class SpeechToTextDataset(SpeechDataset):
     tokens.
 
     `encode(row)` gives the decoder's token ids (language tag first where the task uses tags, end of sentence
-    last), `encode_ctc(row)` the token ids CTC aligns with the audio.
+    last), `encode_ctc(row)` the token ids CTC aligns with the audio, `prefix(row)`, if given, the ids [P] that a
+    pretrained decoder gets first: `net_input.prefix_tokens` [B, P].
 
     With n-best lists a batch also has `nbest`, all M hypotheses of its utterances in order: `target` [M, U],
     `target_lengths` [M], `prev_output_tokens` [M, U], `utterances` int64 [M] (rows of the batch), `weights` float64
@@ -241,8 +242,10 @@ class SpeechToTextDataset(SpeechDataset):
         encode: Callable[[Row], torch.Tensor],
         encode_ctc: Callable[[Row], torch.Tensor],
         nbest: Optional[NBestTargets] = None,
+        prefix: Optional[Callable[[Row], List[int]]] = None,
     ) -> None:
         super().__init__(rows, student_input, options)
+        self.prefix = prefix
         self.nbest = nbest
         self.dictionary = dictionary
         self.encode = encode
@@ -264,6 +267,8 @@ class SpeechToTextDataset(SpeechDataset):
         ctc_targets = [item["ctc_target"] for item in items]
         batch.update(self.collate_targets([item["target"] for item in items]))
         batch["net_input"]["prev_output_tokens"] = batch.pop("prev_output_tokens")
+        if self.prefix is not None:
+            batch["net_input"]["prefix_tokens"] = torch.tensor([self.prefix(item["row"]) for item in items])
         batch["ctc_target"] = data_utils.collate_tokens(ctc_targets, self.dictionary.pad())
         batch["ctc_target_lengths"] = torch.tensor([len(target) for target in ctc_targets])
         for name in ("src_lang", "tgt_lang", "src_text", "tgt_text"):

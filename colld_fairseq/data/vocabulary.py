@@ -39,6 +39,9 @@ class Vocabulary:
     Raises ConfigError when the folder is no vocabulary, or a language has no tag in it.
     """
 
+    tags_in_targets = True
+    """Whether the tag of the target language is the first token of a target."""
+
     def __init__(self, folder: str) -> None:
         config = read_vocabulary_config(folder)
         self.folder = folder
@@ -76,10 +79,22 @@ class Vocabulary:
             )
         return index
 
+    def prefix(self, source: str, target: str, where: str = "") -> List[int]:
+        """What a decoder is told of the languages spoken and written: the tag of `target`; ConfigError as tag_id's."""
+        return [self.tag_id(target, where)]
+
     def tags(
-        self, languages: Optional[Sequence[str]], forced: str, size: int, device: Union[str, torch.device]
+        self,
+        languages: Optional[Sequence[str]],
+        forced: str,
+        size: int,
+        device: Union[str, torch.device],
+        sources: Optional[Sequence[str]] = None,
     ) -> Optional[torch.Tensor]:
-        """Tags int64 [size] of the target languages, or of `forced` if given; None where the vocabulary has none."""
+        """Tags int64 [size] of the target languages, or of `forced` if given; None where the vocabulary has none.
+
+        sources: the languages spoken, which these tags do not tell.
+        """
         if not self.uses_tags:
             return None
         languages = [forced] * size if forced else languages

@@ -1,5 +1,6 @@
 """The copy of its vocabulary that a checkpoint keeps, so that it can be used where the folder has moved or changed."""
 
+import json
 import logging
 import os
 import tempfile
@@ -10,8 +11,18 @@ import torch
 import yaml
 from torch import Tensor
 
+from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.data.pretrained_vocabulary import (
+    CONFIG,
+    FILES,
+    KEPT,
+    PretrainedVocabulary,
+    directory_of,
+    used_tokens,
+)
 from colld_fairseq.data.vocabulary import Vocabulary
-from colld_fairseq.errors import ConfigError
+from colld_fairseq.errors import CheckpointError, ConfigError
+from colld_fairseq.files import split_paths
 
 logger = logging.getLogger(__name__)
 
@@ -33,24 +44,77 @@ def copy_of(folder: str) -> Copy:
     return {name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in contents.items()}
 
 
-def open_vocabulary(folder: str, checkpoint: Optional[str]) -> Tuple[Vocabulary, Copy]:
-    """The vocabulary in a folder and a copy of it; where there is none, from the copy in a checkpoint, if there is one.
+def copy_of_decoder(directory: Path, tokens_from: str = "") -> Copy:
+    """The small files of a pretrained decoder's directory: configuration, generation configuration, tokenizer.
 
-    Raises ConfigError as Vocabulary does.
+    tokens_from: manifests A.tsv,B.tsv by which tokens are kept; "": all.
     """
+    contents = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
+    if tokens_from:
+        manifests = [read_manifest(path) for path in split_paths(tokens_from)]
+        kept = used_tokens(PretrainedVocabulary(directory), manifests)
+        contents[KEPT] = json.dumps({"ids": kept}).encode()
+    return {name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in contents.items()}
+
+
+def open_vocabulary(
+    folder: str, evaluated: Optional[str], restored: Optional[str] = None, decoder_from: str = "", tokens_from: str = ""
+) -> Tuple[Vocabulary, Copy]:
+    """The vocabulary of a task, and a copy of it for its checkpoints.
+
+    A model with a pretrained decoder has that of its checkpoint (`evaluated`, or the one that training goes on from);
+    a new one that of `decoder_from`, hf:DIR, cut by `tokens_from` (see :func:`copy_of_decoder`). Any other has the one
+    in `folder`, or where there is none, that of its checkpoint.
+
+    Raises ConfigError as Vocabulary does, and where `decoder_from` is not the decoder that training goes on with.
+    """
+    checkpoint = evaluated or restored
+    copy = _copy_in(checkpoint) if checkpoint else None
+    if copy is not None and CONFIG in copy:
+        if decoder_from and restored and not evaluated:
+            check_same_decoder(copy, decoder_from, restored)
+        return _open_copy(copy, checkpoint), copy
+    if decoder_from:
+        directory = directory_of(decoder_from)
+        copy = copy_of_decoder(directory, tokens_from)
+        return _open_copy(copy, str(directory)), copy
     if checkpoint is None or os.path.isfile(os.path.join(folder, "config.yaml")):
         return Vocabulary(folder), copy_of(folder)
-    copy = _copy_in(checkpoint)
     if copy is None:
         raise ConfigError(f"{checkpoint}: its vocabulary {folder} is not there; say where it is now (--vocab)")
     logger.warning("no vocabulary in %s: the copy in %s is taken", folder, checkpoint)
+    return _open_copy(copy, checkpoint), copy
+
+
+def _open_copy(copy: Copy, name: str) -> Vocabulary:
+    """The vocabulary in a copy; `name`: what to call it in messages."""
     with tempfile.TemporaryDirectory() as unpacked:
-        for name in ("config.yaml", SYMBOLS, PIECES):
-            if name in copy:
-                Path(unpacked, name).write_bytes(copy[name].numpy().tobytes())
+        for file in (*FILES, "config.yaml", SYMBOLS, PIECES):
+            if file in copy:
+                Path(unpacked, file).write_bytes(copy[file].numpy().tobytes())
+        if CONFIG in copy:
+            return PretrainedVocabulary(unpacked, name)
         vocabulary = Vocabulary(unpacked)
-    vocabulary.folder = checkpoint
-    return vocabulary, copy
+    vocabulary.folder = name
+    return vocabulary
+
+
+def check_same_decoder(copy: Copy, decoder_from: str, checkpoint: str) -> None:
+    """ConfigError where `decoder_from` is there, and is not the decoder whose files a checkpoint has."""
+    try:
+        given = copy_of_decoder(directory_of(decoder_from))
+    except CheckpointError:  # the checkpoint has all that is needed
+        return
+    differ = [name for name in FILES if name != KEPT and not _equal(given.get(name), copy.get(name))]
+    if differ:
+        raise ConfigError(
+            f"--decoder-from {decoder_from}: its {differ[0]} is not that of the decoder in {checkpoint}; leave it out"
+            " to go on with that one, or take another --save-dir to begin anew"
+        )
+
+
+def _equal(one: Optional[Tensor], other: Optional[Tensor]) -> bool:
+    return one is None and other is None or one is not None and other is not None and torch.equal(one, other)
 
 
 def _copy_in(checkpoint: str) -> Optional[Copy]:
@@ -65,15 +129,18 @@ def check_same(copy: Copy, other: Copy, folder: str) -> None:
     """ConfigError where the copy in a checkpoint is of another vocabulary than that of `folder`."""
     (there, *what), (here, *mine) = _meaning(copy), _meaning(other)
     if (there, what) != (here, mine):
+        sizes = "" if CONFIG in copy or CONFIG in other else f" (of {len(there)} tokens, and {len(here)})"
         raise ConfigError(
-            f"the model was trained with another vocabulary (of {len(there)} tokens) than that in {folder} (of"
-            f" {len(here)}): name the right one (--vocab), or a folder without any to take the checkpoint's copy"
+            f"the model was trained with another vocabulary than that in {folder}{sizes}: name the right one (--vocab),"
+            " or a folder without any to take the checkpoint's copy"
         )
 
 
 def _meaning(copy: Copy) -> Tuple[List[bytes], Dict[str, Any], bytes]:
     """What decides how text becomes tokens: the tokens, settings, and the model of sentencepiece."""
     contents = {name: content.numpy().tobytes() for name, content in copy.items()}
+    if CONFIG in contents:
+        return [*contents.values()], contents, b""
     config = yaml.safe_load(contents["config.yaml"])
     settings = {name: _chosen(value) for name, value in config.items() if _chosen(value)}
     return [line.split()[0] for line in contents[SYMBOLS].splitlines() if line], settings, contents.get(PIECES, b"")

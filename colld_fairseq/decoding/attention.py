@@ -1,8 +1,9 @@
 """Beam search of attention decoders by fairseq's SequenceGenerator, made independent of the batch."""
 
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import torch
+from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
 
@@ -14,17 +15,37 @@ class AttentionGenerator(SequenceGenerator):
 
     fairseq takes the padded length of the batch there: an utterance would get another limit, and perhaps another
     hypothesis, beside a longer one.
+
+    What a pretrained decoder is given first (`prefix_tokens`) goes to the model with the utterance: fairseq would take
+    its probability into the score.
+
+    Args:
+        never_written: tokens that no hypothesis holds.
+        never_first: tokens that none begins with.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, never_written: Iterable[int] = (), never_first: Iterable[int] = (), **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.search = OwnLimits(self.search)
+        if self.repeat_ngram_blocker is not None:
+            self.repeat_ngram_blocker = NGramBlocker(self.repeat_ngram_blocker.no_repeat_ngram_size)
+        self.search = OwnLimits(self.search, sorted(never_written), sorted(never_first))
 
-    def generate(self, models: Sequence[nn.Module], sample: Dict[str, Any], **kwargs: Any) -> List[List[Dict]]:
-        limits = (self.max_len_a * sample["net_input"]["src_lengths"] + self.max_len_b).long()
+    def generate(
+        self,
+        models: Sequence[nn.Module],
+        sample: Dict[str, Any],
+        prefix_tokens: Optional[Tensor] = None,
+        **kwargs: Any,
+    ) -> List[List[Dict]]:
+        limits = (self.max_len_a * sample["net_input"]["src_lengths"] + self.max_len_b).long().clamp(min=1)
         ids = sample["id"] if torch.is_tensor(sample.get("id")) else torch.arange(len(limits), device=limits.device)
         self.search.limits = dict(zip(ids.tolist(), limits.tolist()))
-        return super().generate(models, sample, **kwargs)
+        if all(getattr(model.decoder, "prefix_size", 0) for model in models):
+            sample = {**sample, "net_input": {**sample["net_input"], "prefix_tokens": prefix_tokens}}
+            prefix_tokens = None
+        return super().generate(models, sample, prefix_tokens=prefix_tokens, **kwargs)
 
 
 class AttentionDecoder:
@@ -38,9 +59,10 @@ class AttentionDecoder:
         self, models: Sequence[nn.Module], source: Tensor, lengths: Tensor, tags: Optional[Tensor] = None
     ) -> List[List[Hypothesis]]:
         """n-best lists of utterances, best first: source [B, ...] and lengths [B] as the models take them; tags int64
-        [B]: of the target languages, the first token of every hypothesis of the generator."""
+        [B]: of the target languages, the first token of every hypothesis of the generator; or [B, P]: what a pretrained
+        decoder is given first."""
         sample = {"net_input": {"src_tokens": source, "src_lengths": lengths}}
-        prefix = None if tags is None else tags[:, None]
+        prefix = None if tags is None else tags.reshape(len(tags), -1)
         n_best = self.generator.generate(models, sample, prefix_tokens=prefix)
         return [[self._hypothesis(generated) for generated in hypotheses[: self.nbest]] for hypotheses in n_best]
 
@@ -53,13 +75,26 @@ class AttentionDecoder:
         return Hypothesis(tokens, float(generated["score"]), log_prob, token_scores=scores)
 
 
-class OwnLimits(nn.Module):
-    """A search strategy that ends each utterance at its own limit; all else is done by the strategy inside."""
+class NGramBlocker(NGramRepeatBlock):
+    """fairseq's --no-repeat-ngram-size, which without its CUDA extension blocks nothing: it compares n-grams with the
+    end of the buffer that hypotheses are written to, instead of the tokens written last."""
 
-    def __init__(self, search: nn.Module) -> None:
+    def __init__(self, size: int) -> None:
+        super().__init__(size, use_extension=False)
+
+    def forward(self, tokens: Tensor, lprobs: Tensor, bsz: int, beam_size: int, step: int) -> Tensor:
+        return super().forward(tokens[:, : step + 1], lprobs, bsz, beam_size, step)
+
+
+class OwnLimits(nn.Module):
+    """A search strategy that ends each utterance at its own limit, and leaves tokens out; all else is done by the
+    strategy inside."""
+
+    def __init__(self, search: nn.Module, never_written: Sequence[int] = (), never_first: Sequence[int] = ()) -> None:
         super().__init__()
         self.inner = search
         self.limits: Dict[int, int] = {}
+        self.never_written, self.never_first = list(never_written), list(never_first)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -69,6 +104,10 @@ class OwnLimits(nn.Module):
 
     def step(self, step: int, lprobs: Tensor, scores: Tensor, prev_output_tokens: Tensor, original_batch_idxs: Tensor):
         """As the strategy's own; lprobs [B, beam, V]. Utterances at their limit may only take </s>."""
+        if self.never_written:
+            lprobs = lprobs.index_fill(-1, torch.tensor(self.never_written, device=lprobs.device), -torch.inf)
+        if self.never_first and step == 0:
+            lprobs = lprobs.index_fill(-1, torch.tensor(self.never_first, device=lprobs.device), -torch.inf)
         ended = [step >= self.limits[i] for i in original_batch_idxs.tolist()]
         if any(ended):
             not_eos = torch.arange(lprobs.size(-1), device=lprobs.device) != self.inner.eos

@@ -97,16 +97,26 @@ class CtcModel:
 
 
 class AttendedEncoder(FinetuneEncoder):
-    """FinetuneEncoder with a length adaptor, as a fairseq encoder that an attention decoder can attend to."""
+    """FinetuneEncoder with a length adaptor, as a fairseq encoder that an attention decoder can attend to.
 
-    def __init__(self, cfg, student: StudentEncoder, adaptor_layers: int, out_dim: int) -> None:
+    Without an adaptor (None) the decoder attends to the student's output as it is.
+    """
+
+    def __init__(self, cfg, student: StudentEncoder, adaptor: Optional[LengthAdaptor]) -> None:
         super().__init__(cfg, student)
-        self.adaptor = LengthAdaptor(student.width, out_dim, adaptor_layers)
+        self.adaptor = adaptor
 
-    def forward(self, src_tokens: Tensor, src_lengths: Tensor, **unused: Any) -> Dict[str, List[Tensor]]:
-        """fairseq's encoder output; `ctc_input` [B, T, D] and `ctc_lengths` [B] are before the length adaptor."""
+    def forward(
+        self, src_tokens: Tensor, src_lengths: Tensor, prefix_tokens: Optional[Tensor] = None, **unused: Any
+    ) -> Dict[str, List[Tensor]]:
+        """fairseq's encoder output; `ctc_input` [B, T, D] and `ctc_lengths` [B] are before the length adaptor.
+
+        prefix_tokens int64 [B, P]: what a pretrained decoder is given first; handed on to it.
+        """
         encoded = self.encode(src_tokens, src_lengths)
-        x, lengths = self.adaptor(encoded.x, encoded.lengths)
+        x, lengths = encoded.x, encoded.lengths
+        if self.adaptor is not None:
+            x, lengths = self.adaptor(x, lengths)
         return {
             "encoder_out": [x.transpose(0, 1)],
             "encoder_padding_mask": [lengths_to_padding_mask(lengths, x.size(1))],
@@ -116,16 +126,17 @@ class AttendedEncoder(FinetuneEncoder):
             "src_lengths": [],
             "ctc_input": [encoded.x],
             "ctc_lengths": [encoded.lengths],
+            "prefix_tokens": [] if prefix_tokens is None else [prefix_tokens],
         }
 
     def forward_torchscript(self, net_input: Dict[str, Tensor]) -> Dict[str, List[Tensor]]:
-        return self.forward(net_input["src_tokens"], net_input["src_lengths"])
+        return self.forward(net_input["src_tokens"], net_input["src_lengths"], net_input.get("prefix_tokens"))
 
     def reorder_encoder_out(self, encoder_out: Dict[str, List[Tensor]], new_order: Tensor) -> Dict[str, List[Tensor]]:
         """Rows of the batch in a new order (beam search)."""
         reordered = {name: [] for name in encoder_out}
         reordered["encoder_out"] = [x.index_select(1, new_order) for x in encoder_out["encoder_out"]]
-        for name in ("encoder_padding_mask", "ctc_input", "ctc_lengths"):
+        for name in ("encoder_padding_mask", "ctc_input", "ctc_lengths", "prefix_tokens"):
             reordered[name] = [x.index_select(0, new_order) for x in encoder_out[name]]
         return reordered
 

@@ -16,7 +16,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from colld_fairseq.checkpoints.files import content_hash
-from colld_fairseq.compat import absolute_path, evaluated_checkpoint, given_on_command_line, unwrapped
+from colld_fairseq.compat import (
+    absolute_path,
+    evaluated_checkpoint,
+    given_on_command_line,
+    restored_checkpoint,
+    run_of,
+    unwrapped,
+)
 from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.checks import load_warnings, vocabulary_warnings
@@ -45,8 +52,9 @@ from colld_fairseq.teachers.transducer_teacher import TeacherLattice, Transducer
 logger = logging.getLogger(__name__)
 
 # Longest hypothesis of an attention decoder in validation and `colld transcribe`: nobody speaks more letters than this,
-# and a decoder at the start of its training, which never ends a sentence, would otherwise run to its limit.
-MAX_TOKENS_PER_SECOND = 30
+# and a decoder at the start of its training, which never ends a sentence, would otherwise run to its limit. Tokens of
+# pretrained decoders are longer: Whisper has room for 448 in 30 s, and a loop shall end before.
+MAX_TOKENS_PER_SECOND, MAX_PRETRAINED_TOKENS_PER_SECOND = 30, 15
 
 # --decoder -> the part of a model that it needs, and its name in messages; `auto` takes the first the model has.
 DECODERS = {
@@ -58,7 +66,9 @@ DECODERS = {
 
 @dataclass
 class MultilingualSpeechToTextConfig(SpeechTaskConfig):
-    vocab: str = option("", "folder written by `colld vocab` (default: the data folder)")
+    vocab: str = option(
+        "", "folder written by `colld vocab` (default: the data folder); a pretrained decoder brings its own vocabulary"
+    )
     decoder: ChoiceEnum(["auto", "ctc", "attention", "transducer"]) = option(
         "auto", "what decodes: auto = attention decoder or transducer where the model has one, else CTC"
     )
@@ -76,6 +86,9 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
         COUNT,
     )
     tgt_lang: str = option("", "target language forced at decoding (default: each row's own; needed by interactive)")
+    src_lang: str = option(
+        "", "language spoken, for a Whisper decoder, where rows do not say it (default: the target language)"
+    )
     valid_beam: int = option(1, "beam of the decoding in validation", COUNT)
     max_symbols: int = option(10, "most labels of a transducer at one frame", COUNT)
     blank_penalty: float = option(
@@ -98,8 +111,18 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def __init__(self, cfg: MultilingualSpeechToTextConfig) -> None:
         super().__init__(cfg)
-        folder = absolute_path(cfg.vocab or cfg.data)
-        self.vocabulary, self._vocabulary_copy = vocabulary_copy.open_vocabulary(folder, evaluated_checkpoint(cfg))
+        folder, run = absolute_path(cfg.vocab or cfg.data), run_of(cfg)
+        model = run.get("model") if run is not None else None
+        self.vocabulary, self._vocabulary_copy = vocabulary_copy.open_vocabulary(
+            folder,
+            evaluated_checkpoint(cfg),
+            restored_checkpoint(run),
+            getattr(model, "decoder_from", None) or "",
+            getattr(model, "decoder_tokens_from", None) or "",
+        )
+        if cfg.vocab and not self.vocabulary.tags_in_targets:
+            raise ConfigError(f"--vocab {cfg.vocab}: the vocabulary is that of the pretrained decoder; leave it out")
+        self.restored = False  # whether weights come from a checkpoint that training goes on from
         self.valid_decoders: Optional[Dict[str, Decoder]] = None
         self.teacher_transducer: Optional[TransducerTeacher] = None  # loaded where a criterion asks for it
 
@@ -110,7 +133,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
     @property
     def prefix_size(self) -> int:
         """Target tokens that are given, not predicted (the language tag)."""
-        return int(self.vocabulary.uses_tags)
+        return int(self.vocabulary.uses_tags and self.vocabulary.tags_in_targets)
 
     def build_model(self, cfg, from_checkpoint: bool = False):
         model = super().build_model(cfg, from_checkpoint)
@@ -119,6 +142,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def go_on_from(self, saved, cfg, file):
         self.load_state_dict(saved.state)
+        self.restored = True
         if "topology" in saved.model:  # of a transducer
             recorded, given = str(saved.model["topology"] or "regular"), getattr(cfg, "topology", None)
             if given and str(given) != recorded:
@@ -143,6 +167,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
             functools.partial(self.encode_target, language="" if options.train else self.cfg.tgt_lang),
             self.encode_ctc_target,
             self.nbest_of(rows) if options.train else None,
+            None if self.vocabulary.tags_in_targets else functools.partial(self.prefix_of, train=options.train),
         )
 
     def check_rows(self, rows: JoinedManifest, train: bool) -> None:
@@ -150,8 +175,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         tag, or training targets nothing of which could be written, and warnings."""
         targets = list(dict.fromkeys(("tgt_text", str(self.cfg.ctc_target))))
         for part in rows.parts:
-            if self.vocabulary.uses_tags and (train or not self.cfg.tgt_lang):
-                self.check_languages(part)
+            self.check_languages(part, "" if train else self.cfg.tgt_lang)
             warnings = load_warnings(part, targets=targets)
             for target in targets:
                 warnings += vocabulary_warnings(
@@ -165,11 +189,21 @@ class MultilingualSpeechToTextTask(SpeechTask):
             for warning in warnings:
                 logger.warning(warning)
 
-    def check_languages(self, manifest: Manifest) -> None:
-        """ConfigError, naming file and line, for the first row whose target language has no tag."""
-        codes, languages = manifest.codes("tgt_lang")
-        for row in np.unique(codes, return_index=True)[1].tolist():
-            self.vocabulary.tag_id(languages[codes[row]], manifest.where(row))
+    def check_languages(self, manifest: Manifest, forced: str = "") -> None:
+        """ConfigError, naming file and line, for the first row in (or into) a language that the model cannot be told;
+        forced: target language of all."""
+        if self.vocabulary.tags_in_targets and (forced or not self.vocabulary.uses_tags):
+            return
+        (sources, source_names), (targets, target_names) = manifest.codes("src_lang"), manifest.codes("tgt_lang")
+        pairs = sources.astype(np.int64) * len(target_names) + targets
+        for row in np.sort(np.unique(pairs, return_index=True)[1]).tolist():
+            source = source_names[sources[row]] or self.cfg.src_lang
+            self.vocabulary.prefix(source, forced or target_names[targets[row]], manifest.where(row))
+
+    def prefix_of(self, row: Row, train: bool) -> List[int]:
+        """What a pretrained decoder is given first for a row."""
+        target = row.tgt_lang if train else self.cfg.tgt_lang or row.tgt_lang
+        return self.vocabulary.prefix(row.src_lang or self.cfg.src_lang, target, f"{row.id}, line {row.line}")
 
     def nbest_of(self, rows) -> Optional[NBestTargets]:
         """The n-best lists of training rows, if asked for."""
@@ -186,7 +220,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def encode_target(self, row: Row, language: str = "") -> Tensor:
         """Token ids of a row's text, after the tag of `language` (default: the row's own) where there are tags."""
         tokens = self.vocabulary.encode(row.tgt_text, append_eos=True)
-        if not self.vocabulary.uses_tags:
+        if not self.prefix_size:
             return tokens
         tag = self.vocabulary.tag_id(language or row.tgt_lang, f"{row.id}, line {row.line}")
         return torch.cat([torch.tensor([tag]), tokens])
@@ -242,6 +276,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
         kind, tags, extra = self.decoder_of(models), self.vocabulary.tag_ids, extra_gen_cls_kwargs or {}
         if kind == "attention":
             extra, seq_gen_cls = dict(extra, symbols_to_strip_from_output=tags), seq_gen_cls or AttentionGenerator
+            if not self.vocabulary.tags_in_targets:
+                extra.update(never_written=self.vocabulary.never_written, never_first=self.vocabulary.never_first)
             return super().build_generator(models, self.limited(args), seq_gen_cls, extra, prefix_allowed_tokens_fn)
         decoder = self.frame_decoder(models, kind, getattr(args, "beam", 1), getattr(args, "nbest", 1), **extra)
         return FairseqGenerator(decoder, self.target_dictionary.eos(), tags)
@@ -260,7 +296,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
         cfg, dictionary = self.cfg, self.target_dictionary
         lm, lm_weight = self.fusion(lm_model, lm_weight)
         fusion = dict(lm=lm, lm_weight=lm_weight, length_bonus=cfg.length_bonus)
-        blank, never_emitted = dictionary.bos(), [dictionary.pad(), dictionary.eos(), *self.vocabulary.tag_ids]
+        blank = dictionary.bos()
+        never_emitted = sorted({dictionary.pad(), dictionary.eos(), *self.vocabulary.tag_ids} - {blank})
         if kind == "ctc":
             return CtcDecoder(blank, never_emitted, beam, nbest, **fusion)
         topology, *others = {model.topology for model in models}
@@ -292,17 +329,27 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
         """Called by fairseq; the language tag is forced whether or not --prefix-size was given."""
         decoder = getattr(generator, "decoder", generator)
-        tags = self.tags_for(decoder, sample["net_input"]["src_tokens"], sample.get("tgt_langs"))
-        prefix_tokens = prefix_tokens if tags is None else tags[:, None]
+        tags = self.tags_for(
+            decoder, sample["net_input"]["src_tokens"], sample.get("tgt_langs"), sample.get("src_langs")
+        )
+        prefix_tokens = prefix_tokens if tags is None else tags.reshape(len(tags), -1)
         with torch.no_grad():
             return generator.generate(models, sample, prefix_tokens=prefix_tokens, constraints=constraints)
 
-    def tags_for(self, decoder: object, source: Tensor, languages: Optional[Sequence[str]]) -> Optional[Tensor]:
-        """Tags int64 [B] of the target languages (--tgt-lang, else each utterance's own) for a batch `source` [B, ...];
-        None where the vocabulary has none, and for CTC, which is told no language."""
+    def tags_for(
+        self,
+        decoder: object,
+        source: Tensor,
+        languages: Optional[Sequence[str]],
+        spoken: Optional[Sequence[str]] = None,
+    ) -> Optional[Tensor]:
+        """Tags int64 [B] of the target languages (--tgt-lang, else each utterance's own) for a batch `source` [B, ...],
+        or [B, P] of a pretrained decoder, with the languages spoken; None where the vocabulary has none, and for CTC,
+        which is told no language."""
         if isinstance(decoder, CtcDecoder):
             return None
-        return self.vocabulary.tags(languages, self.cfg.tgt_lang, len(source), source.device)
+        spoken = [language or self.cfg.src_lang for language in spoken or [""] * len(source)]
+        return self.vocabulary.tags(languages, self.cfg.tgt_lang, len(source), source.device, spoken)
 
     # -- validation by decoding ------------------------------------------------------------------------------------
     def valid_step(self, sample, model, criterion):
@@ -314,7 +361,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
         normalize = self.vocabulary.codec.normalizer
         for name, decoder in self.decoders(model).items():
             side = "src" if name == "ctc_" or self.transcribes([model]) else "tgt"
-            hypotheses = decoder.decode([model], source, lengths, self.tags_for(decoder, source, sample["tgt_langs"]))
+            tags = self.tags_for(decoder, source, sample["tgt_langs"], sample["src_langs"])
+            hypotheses = decoder.decode([model], source, lengths, tags)
             meter = DecodingMeter(self.language_pairs[side])
             for n_best, reference, source_language, language in zip(
                 hypotheses, sample[f"{side}_texts"], sample["src_langs"], sample[f"{side}_langs"]
@@ -336,7 +384,9 @@ class MultilingualSpeechToTextTask(SpeechTask):
         if not default or given_on_command_line("max_len_a", "max_len_b"):
             return args
         per_second = SAMPLE_RATE if self.encoder.input.kind == "waveform" else SAMPLE_RATE / SHIFT
-        limits = {"max_len_a": MAX_TOKENS_PER_SECOND / per_second, "max_len_b": 10}
+        own = self.vocabulary.tags_in_targets
+        tokens_per_second = MAX_TOKENS_PER_SECOND if own else MAX_PRETRAINED_TOKENS_PER_SECOND
+        limits = {"max_len_a": tokens_per_second / per_second, "max_len_b": 10}
         return Namespace(**{**(OmegaConf.to_container(args) if OmegaConf.is_config(args) else vars(args)), **limits})
 
     def decoders(self, model) -> Dict[str, Decoder]:

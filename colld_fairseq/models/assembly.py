@@ -1,0 +1,38 @@
+"""A recogniser put together without training: a student encoder and the decoder that its teacher came with."""
+
+from types import SimpleNamespace
+from typing import Any, Dict
+
+from colld_fairseq.checkpoints.input_options import InputOptions
+from colld_fairseq.checkpoints.names_fairseq import as_fairseq_saves
+from colld_fairseq.data import vocabulary_copy
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.encoder_options import record_encoder
+from colld_fairseq.models.student_s2t import StudentS2T, StudentS2TConfig
+
+
+def assemble(student: str, decoder_from: str, tokens_from: str = "") -> Dict[str, Any]:
+    """The checkpoint of a `student_s2t`, ready to decode.
+
+    Args:
+        student, decoder_from, tokens_from: as --student, --decoder-from and --decoder-tokens-from of training.
+
+    Raises ConfigError where something between the two would have to be trained first, and what reading them raises.
+    """
+    cfg = StudentS2TConfig(student=student, decoder_from=decoder_from, decoder_tokens_from=tokens_from)
+    vocabulary, copy = vocabulary_copy.open_vocabulary("", None, None, decoder_from, tokens_from)
+    task = SimpleNamespace(
+        vocabulary=vocabulary, target_dictionary=vocabulary.dictionary, input_options=InputOptions(), restored=False
+    )
+    model = StudentS2T.build_model(cfg, task)
+    if model.encoder.adaptor is not None:
+        raise ConfigError(
+            f"{student} is {model.encoder.student.width} wide, the decoder of {decoder_from} attends to"
+            f" {model.decoder.width} ({model.decoder.family}): an adaptor has to be trained between them, with"
+            f" fairseq-train --arch student_s2t --student {student} --decoder-from {decoder_from}"
+        )
+    record_encoder(cfg, model.encoder.config)
+    settings = {"_name": "student_s2t", **vars(cfg)}
+    content = as_fairseq_saves(settings, {"_name": "multilingual_speech_to_text"}, model.state_dict(), "ctc_attention")
+    content["task_state"] = {vocabulary_copy.NAME: copy}
+    return content
