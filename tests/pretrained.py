@@ -100,9 +100,7 @@ def learned_pieces(folder: Path) -> sentencepiece.SentencePieceProcessor:
     folder.mkdir(parents=True, exist_ok=True)
     prefix = folder / "sentencepiece.bpe"
     how = dict(vocab_size=70, model_type="bpe", character_coverage=1.0, minloglevel=2)
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES * 3), model_prefix=str(prefix), **how
-    )
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(SENTENCES * 3), model_prefix=str(prefix), **how)
     prefix.with_suffix(".bpe.vocab").unlink()
     return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
 

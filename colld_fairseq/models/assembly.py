@@ -32,7 +32,9 @@ def assemble(student: str, decoder_from: str, tokens_from: str = "") -> Dict[str
             f" fairseq-train --arch student_s2t --student {student} --decoder-from {decoder_from}"
         )
     record_encoder(cfg, model.encoder.config)
-    settings = {"_name": "student_s2t", **vars(cfg)}
-    content = as_fairseq_saves(settings, {"_name": "multilingual_speech_to_text"}, model.state_dict(), "ctc_attention")
+    settings = {**vars(cfg), "_name": "student_s2t"}
+    needed_to_train = {"_name": "multilingual_speech_to_text", "data": "", "seed": 1}
+    content = as_fairseq_saves(settings, needed_to_train, model.state_dict(), "ctc_attention")
+    content["cfg"]["common_eval"] = {"path": None}  # which load_recogniser fills in
     content["task_state"] = {vocabulary_copy.NAME: copy}
     return content

@@ -12,8 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from colld_fairseq.data.pretrained_vocabulary import PretrainedVocabulary
 from colld_fairseq.decoding.attention import AttentionDecoder, AttentionGenerator
-from colld_fairseq.errors import CheckpointError, ConfigError
-from colld_fairseq.models.pretrained_decoder import PretrainedDecoder, load_pretrained, parse_parts
+from colld_fairseq.models.pretrained_decoder import PretrainedDecoder, load_pretrained
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 
 PAIRS = {"whisper": [("es", "en"), ("ru", "ru"), ("en", "en")], "m2m100": [("es", "en"), ("ru", "ru"), ("en", "de")]}
@@ -28,7 +27,7 @@ def setting(request, tmp_path_factory):
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     directory = getattr(pretrained, f"write_{name}")(folder)
     whisper = name == "whisper"
-    reference = (transformers.WhisperForConditionalGeneration if whisper else transformers.AutoModelForSeq2SeqLM)
+    reference = transformers.WhisperForConditionalGeneration if whisper else transformers.AutoModelForSeq2SeqLM
     reference = reference.from_pretrained(directory).eval()
     vocabulary = PretrainedVocabulary(directory)
     decoder = PretrainedDecoder(vocabulary).eval()

@@ -1,0 +1,114 @@
+"""student_s2t with a pretrained decoder, from the command line: assembled, decoded, trained, trained on."""
+
+import math
+import re
+import shutil
+
+import pretrained
+import pytest
+import torch
+from commands import PACKAGE, TINY_ENCODER, call
+from task_setup import set_up
+
+from colld_fairseq import load_recogniser
+from colld_fairseq.cli import main
+from colld_fairseq.data.audio import read_audio
+from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.errors import ConfigError
+
+LANGUAGES = {"xx": "en", "yy": "ru", "ar": "es"}  # of the synthetic corpus -> of the decoder
+
+
+@pytest.fixture(scope="module")
+def data(corpus, tmp_path_factory):
+    """The corpus in languages that Whisper knows: transcription and translation into English, mixed."""
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "valid", "test"):
+        header, *rows = (corpus / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
+        columns = header.split("\t")
+        lines = [header]
+        for row in rows:
+            fields = dict(zip(columns, row.split("\t")))
+            fields["audio"] = str(corpus / fields["audio"])
+            fields.update({name: LANGUAGES[fields[name]] for name in ("src_lang", "tgt_lang")})
+            lines.append("\t".join(fields[name] for name in columns))
+        (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    """A directory with a random Whisper of width 32."""
+    return pretrained.write_whisper(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="module")
+def student(corpus, teacher, tmp_path_factory):
+    """A checkpoint of colld_student, as wide as the decoder."""
+    arguments = [corpus, "--task", "speech_distillation", "--teacher", teacher, "--criterion", "colld"]
+    run = set_up(*arguments, "--arch", "colld_student", "--layer-map", "sparse:2", *TINY_ENCODER)
+    path = tmp_path_factory.mktemp("student") / "student.pt"
+    state = {"cfg": {"model": {"encoder_config": run.cfg.model.encoder_config}}, "model": run.model.state_dict()}
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def assembled(student, whisper, tmp_path_factory):
+    path = tmp_path_factory.mktemp("assembled") / "model.pt"
+    assert main(["assemble", "--student", str(student), "--decoder-from", f"hf:{whisper}", "--out", str(path)]) == 0
+    return path
+
+
+def generate(data, path, *more):
+    """{row: (score, hypothesis)} of the test set, and {row: reference}."""
+    arguments = [
+        "--task",
+        "multilingual_speech_to_text",
+        "--gen-subset",
+        "test",
+        "--path",
+        path,
+        "--max-tokens",
+        "60000",
+    ]
+    output = call("generate", data, "--user-dir", PACKAGE, *arguments, *more)
+    lines = re.findall(r"^([DT])-(\d+)\t(.*)$", output, re.MULTILINE)
+    hypotheses = {int(row): tuple(text.split("\t", 1)) for kind, row, text in lines if kind == "D"}
+    return hypotheses, {int(row): text for kind, row, text in lines if kind == "T"}
+
+
+def test_assembled_model_decodes_without_anything_else(assembled, data, whisper, tmp_path):
+    """Neither the decoder's directory, nor a dictionary, nor options: all is in the checkpoint."""
+    moved = tmp_path / "moved"
+    shutil.move(whisper, moved)
+    try:
+        hypotheses, references = generate(data, assembled, "--beam", "2")
+        recogniser = load_recogniser(str(assembled), beam=2)
+    finally:
+        shutil.move(moved, whisper)
+    manifest = read_manifest(str(data / "test.tsv"))
+    rows = [manifest.row(index) for index in range(len(manifest))]
+    assert [references[index] for index in range(9)] == [row.tgt_text for row in rows]
+    assert len({text for _, text in hypotheses.values()}) > 3
+    for index, row in enumerate(rows):  # one by one and by another way in: the same hypotheses
+        ((best, *_),) = recogniser.transcribe([read_audio(row.audio)], [row.tgt_lang], source_languages=[row.src_lang])
+        score, text = hypotheses[index]
+        assert (best.text, best.score) == (text, pytest.approx(float(score) * math.log(2), abs=1e-4))
+
+
+def test_what_is_written_depends_on_language_and_task(assembled, data):
+    own, _ = generate(data, assembled)
+    english, _ = generate(data, assembled, "--tgt-lang", "en")
+    manifest = read_manifest(str(data / "test.tsv"))
+    changed = {index for index in own if own[index] != english[index]}
+    assert changed == {index for index in own if manifest.text("tgt_lang", index) != "en"}
+
+
+def test_data_with_a_pair_of_languages_that_whisper_cannot_write(assembled, data, tmp_path):
+    lines = (data / "test.tsv").read_text(encoding="utf-8").splitlines()
+    lines[3] = re.sub(r"\tru\ten$", "\tru\tes", lines[3])
+    assert lines[3].endswith("\tru\tes")
+    (tmp_path / "test.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="test.tsv:4: from 'ru' into 'es': Whisper translates into English only"):
+        generate(tmp_path, assembled)
