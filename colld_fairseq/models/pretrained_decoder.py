@@ -138,17 +138,17 @@ def load_pretrained(decoder: PretrainedDecoder, vocabulary: PretrainedVocabulary
     """
     state, taken = read_state(directory), {}
     for name, expected in decoder.state_dict().items():
-        found = next((theirs for theirs in their_names(name) if theirs in state), None)
-        if found is None:
+        stored = next((theirs for theirs in their_names(name) if theirs in state), None)
+        if stored is None:
             if name == "logits_bias":  # not in every file, and zero then
                 continue
             raise CheckpointError(f"{directory}: no {their_names(name)[0]} in its weights; copy the complete directory")
-        tensor = state[found]
+        tensor = state[stored]
         if vocabulary.kept is not None and name in ("network.embed_tokens.weight", "head.weight", "logits_bias"):
             tensor = tensor.reshape(-1, *expected.shape[1:])[vocabulary.kept]
         if tensor.numel() != expected.numel() or tensor.dim() > 1 and tensor.squeeze(0).shape != expected.shape:
             raise CheckpointError(
-                f"{directory}: {found} is {list(tensor.shape)}, expected {list(expected.shape)}; take weights and"
+                f"{directory}: {stored} is {list(tensor.shape)}, expected {list(expected.shape)}; take weights and"
                 " config.json of one model"
             )
         taken[name] = tensor.reshape(expected.shape)
