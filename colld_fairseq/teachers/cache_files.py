@@ -14,14 +14,14 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.errors import TeacherError
+from colld_fairseq.errors import ConfigError, TeacherError
 from colld_fairseq.files import write_atomically
 from colld_fairseq.teachers.cache_storage import STORAGES, Piece, Storage, StorageLoss
 
@@ -75,19 +75,11 @@ class CacheHeader:
         """Writes header.json; where there is one already it has to say the same."""
         path = directory / "header.json"
         if path.is_file():
-            self._must_equal(CacheHeader.load(directory), directory)
+            # Hash and digest tell more than the paths do.
+            compared = [name for name in asdict(self) if name not in ("teacher", "manifest")]
+            check_equal(self, CacheHeader.load(directory), compared, f"{directory} holds a cache")
             return
         write_atomically(path, json.dumps(asdict(self), indent=1).encode())
-
-    def _must_equal(self, other: "CacheHeader", directory: Path) -> None:
-        ignored = ("teacher", "manifest")  # the hash and the digest tell more than paths do
-        for name, value in asdict(self).items():
-            other_value = getattr(other, name)
-            if other_value != value and name not in ignored:
-                raise TeacherError(
-                    f"{directory} holds a cache with another {name} ({other_value}, not {value}); give another "
-                    f"--out or delete it"
-                )
 
     @classmethod
     def load(cls, directory: Path) -> "CacheHeader":
@@ -101,6 +93,14 @@ class CacheHeader:
         if header.dtype not in STORAGES:
             raise TeacherError(f"{directory}: stored as {header.dtype!r}, not one of {', '.join(STORAGES)}")
         return header
+
+
+def check_equal(wanted: Any, there: Any, names: Iterable[str], what: str) -> None:
+    """Raises ConfigError naming the first of these attributes that differs in what is there already."""
+    for name in names:
+        value, other = getattr(wanted, name), getattr(there, name)
+        if value != other:
+            raise ConfigError(f"{what} with another {name} ({other}, not {value}); give another --out or delete it")
 
 
 @dataclass

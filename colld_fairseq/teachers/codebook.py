@@ -8,8 +8,9 @@ from typing import Tuple
 import torch
 from torch import Tensor
 
-from colld_fairseq.errors import ConfigError, TeacherError
+from colld_fairseq.errors import TeacherError
 from colld_fairseq.files import write_atomically
+from colld_fairseq.teachers.cache_files import check_equal
 
 FORMAT = "colld-codebook-1"
 METRIC = "euclidean"
@@ -30,13 +31,8 @@ class FitSettings:
 
     def must_equal(self, other: "FitSettings", where) -> None:
         """Raises ConfigError naming the first difference of what is at `where` (other)."""
-        for entry in fields(FitSettings):
-            other_value, wanted = getattr(other, entry.name), getattr(self, entry.name)
-            if other_value != wanted:
-                raise ConfigError(
-                    f"{where} is of a fit with another {entry.name} ({other_value}, not {wanted}); give another "
-                    "--out or delete it"
-                )
+        names = [entry.name for entry in fields(FitSettings)]
+        check_equal(self, other, names, f"{where} is of a fit")
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,7 @@ def build_model(spec: str, config: Dict[str, Any], layers: Sequence[int], kind: 
     settings.add_adapter = False
     settings.use_intermediate_ffn_before_adapter = False
     settings.layerdrop = 0.0
-    model_class = getattr(transformers, f"{stem}Model")
-    settings._attn_implementation = "sdpa" if model_class._supports_sdpa else "eager"
-    return model_class(settings), num_layers
+    return getattr(transformers, f"{stem}Model")(settings), num_layers
 
 
 def load_into(module: nn.Module, state: Dict[str, Tensor], prefixes: Sequence[str], where: str) -> None:
@@ -76,7 +74,6 @@ class ConvTeacher(Teacher):
     """Waveform models: convolutions, position convolution, Transformer blocks.
 
     N samples give (N - 400) // 320 + 1 frames with the published convolutions.
-
     """
 
     def __init__(self, model: nn.Module, given: InputConfig, **description: Any):

@@ -6,7 +6,7 @@
 The other options about teachers take one value for all, or `whisper=...,hubert=...` as well.
 """
 
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Sequence
+from typing import Callable, Dict, Iterable, List, Sequence
 
 from colld_fairseq.checkpoints.encoder import hash_of
 from colld_fairseq.errors import ConfigError
@@ -18,11 +18,11 @@ from colld_fairseq.teachers.source import FRAME_RULES, TeacherSource
 ALONE = "teacher"  # name of a teacher that was given none
 
 
-class Teachers(Mapping[str, TeacherSource]):
+class Teachers(Dict[str, TeacherSource]):
     """Ordered name -> TeacherSource; their weights sum to 1."""
 
     def __init__(self, sources: Iterable[TeacherSource]) -> None:
-        self._sources: Dict[str, TeacherSource] = {source.name: source for source in sources}
+        super().__init__({source.name: source for source in sources})
 
     @classmethod
     def from_options(
@@ -51,18 +51,9 @@ class Teachers(Mapping[str, TeacherSource]):
             for name, spec in specs.items()
         )
 
-    def __getitem__(self, name: str) -> TeacherSource:
-        return self._sources[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sources)
-
-    def __len__(self) -> int:
-        return len(self._sources)
-
     @property
     def first(self) -> TeacherSource:
-        return next(iter(self._sources.values()))
+        return next(iter(self.values()))
 
     @property
     def weights(self) -> Dict[str, float]:
