@@ -19,7 +19,7 @@ from colld_fairseq.data.manifest import AnyManifest, read_manifests
 from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_batches, read_ahead, usable
 from colld_fairseq.files import errors_name
 from colld_fairseq.outputs import check_folder, only_run
-from colld_fairseq.teachers import Teacher, load_teacher
+from colld_fairseq.teachers import Teacher, describe_teacher, load_teacher
 from colld_fairseq.teachers.cache_files import (
     CacheHeader,
     PartIndex,
@@ -31,7 +31,6 @@ from colld_fairseq.teachers.cache_files import (
     remove_index,
     write_index,
 )
-from colld_fairseq.teachers.describe import describe_teacher
 
 
 def run(args: argparse.Namespace) -> int:

@@ -102,8 +102,7 @@ def load_student_subject(path: str, device: torch.device, cmvn: str = "") -> Sub
 
 def load_teacher_subject(spec: str, device: torch.device) -> Subject:
     """A teacher with all its layers, in float32. Raises TeacherError."""
-    from colld_fairseq.teachers import load_teacher
-    from colld_fairseq.teachers.describe import describe_teacher
+    from colld_fairseq.teachers import describe_teacher, load_teacher
 
     last = describe_teacher(spec).num_layers
     teacher = load_teacher(spec, layers=[last], device=str(device))

@@ -1,15 +1,22 @@
 """Frozen teachers: `load_teacher("hf:DIR", layers=[4, 8])` turns waveforms into layer features."""
 
+import math
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Sequence
 
-from colld_fairseq.checkpoints import names_fairseq, names_hf
+import torch
+
+from colld_fairseq.checkpoints import names_colld, names_fairseq, names_hf
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, read_encoder
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory
+from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError, TeacherError
+from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.teachers.base import DTYPES, Teacher, TeacherOutput, check_request
 
+WHISPER_RATE_HZ, FBANK_RATE_HZ = 50.0, 100.0
 EXACT_FAMILIES = ("hubert", "wav2vec2")  # WavLM's gated position bias has no place in the student encoder
-__all__ = ["Teacher", "TeacherOutput", "load_teacher"]
+__all__ = ["Teacher", "TeacherInfo", "TeacherOutput", "describe_teacher", "load_teacher"]
 
 
 def load_teacher(
@@ -92,3 +99,44 @@ def _on_our_modules(checkpoint: EncoderCheckpoint, spec: str, request: Dict[str,
     check_request(spec, request["layers"], request["kind"], checkpoint.config.layers + checkpoint.config.norm_first)
     teacher = WhisperTeacher if checkpoint.config.front_end == "whisper" else EncoderTeacher
     return teacher(checkpoint, spec=spec, **request)
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """Depth, width and frame rate, before the weights are loaded (the layer map decides which are)."""
+
+    num_layers: int
+    width: int
+    frame_rate_hz: float
+    has_tail: bool = False
+    """Whether it takes in silence behind an utterance (Whisper)."""
+
+
+def describe_teacher(spec: str) -> TeacherInfo:
+    """From the configuration alone, for all that `load_teacher` takes. Raises TeacherError."""
+    scheme, _, name = spec.partition(":")
+    try:
+        if scheme == "fairseq":
+            fields = names_fairseq.FIELDS.to_ours(names_fairseq.open_file(name).model)
+            strides = [stride for _, _, stride in names_fairseq.parse_conv_layers(fields["conv_layers"])]
+            return TeacherInfo(fields["layers"], fields["embed_dim"], SAMPLE_RATE / math.prod(strides))
+        if scheme == "colld":
+            config = names_colld.read_model(name).config
+            with torch.device("meta"):  # without memory for weights
+                encoder = StudentEncoder(config)
+            return TeacherInfo(config.layers, config.embed_dim, encoder.frame_rate_hz, config.input_kind == "log_mel")
+        return _of_directory(read_json(resolve_directory(name) / "config.json"))
+    except ConfigError as error:
+        raise TeacherError(f"teacher {spec}: {error}") from error
+
+
+def _of_directory(settings: Dict[str, Any]) -> TeacherInfo:
+    family = names_hf.check_family(settings)
+    if family == "whisper":
+        return TeacherInfo(settings["encoder_layers"], settings["d_model"], WHISPER_RATE_HZ, has_tail=True)
+    if family == "wav2vec2-bert":
+        fields, rate_hz = names_hf.BERT_FIELDS, FBANK_RATE_HZ / names_hf.fbank_stack_of(settings)
+    else:
+        fields, rate_hz = names_hf.WAV2VEC_FIELDS, SAMPLE_RATE / math.prod(names_hf.conv_layers_of(settings)[2])
+    ours = fields.to_ours(settings)
+    return TeacherInfo(ours["layers"], ours["embed_dim"], rate_hz)

@@ -1,25 +1,29 @@
-"""Teachers of the wav2vec 2.0 family that the student encoder cannot express, as transformers has them.
+"""Teachers on transformers' own modules: w2v-BERT 2.0, and those that the student encoder cannot express.
 
-WavLM, Data2VecAudio and HuBERT with a batch norm before its positions compute on the library's own modules; changed is
-only what would let padding reach a valid frame: the group norm of the first convolution, and the input of position
+WavLM, Data2VecAudio and HuBERT with a batch norm before its positions compute as the library does; changed is only
+what would let padding reach a valid frame: the group norm of the first convolution, and the input of position
 convolutions behind a norm (Data2Vec has a stack of them).
 """
 
 import math
 from typing import Any, Dict, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from colld_fairseq.checkpoints.names_hf import FAMILIES, PREFIXES
-from colld_fairseq.constants import SAMPLE_RATE
+from colld_fairseq.constants import NUM_BINS, SAMPLE_RATE
+from colld_fairseq.data.fbank import fbank_length, log_mel_fbank
 from colld_fairseq.errors import CheckpointError
 from colld_fairseq.modules.hooks import FeatureTap
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.norms import MaskedChannelNorm
 from colld_fairseq.teachers.base import Teacher, check_request, normalized
-from colld_fairseq.teachers.w2v_bert import W2vBertTeacher
+
+FBANK_RATE_HZ = 100.0
+VARIANCE_FLOOR = 1e-7  # added to the variance by SeamlessM4TFeatureExtractor
 
 
 def load_transformers(
@@ -141,3 +145,45 @@ def _replace_group_norm(convolution: nn.Module) -> Optional[_UtteranceGroupNorm]
     replacement.load_state_dict(norm.state_dict())
     convolution.layer_norm = replacement.eval()
     return replacement
+
+
+def normalized_fbank(waveform: np.ndarray) -> np.ndarray:
+    """Kaldi filterbank [T, 80] of a waveform [N], each bin at mean 0 and unbiased variance 1."""
+    features = log_mel_fbank(waveform, NUM_BINS)
+    variance = features.var(axis=0, ddof=1, keepdims=True)
+    return (features - features.mean(axis=0, keepdims=True)) / np.sqrt(variance + VARIANCE_FLOOR)
+
+
+class W2vBertTeacher(Teacher):
+    """w2v-BERT 2.0 (Barrault et al. 2023): stacked filterbanks, Conformer, 50 Hz; "ffn" is the second feed-forward
+    module, before its factor 1/2.
+
+    Filterbanks are computed on the CPU, one utterance at a time (kaldi-native-fbank).
+    """
+
+    def __init__(self, model: nn.Module, **description: Any):
+        self.stack = model.config.feature_projection_input_dim // NUM_BINS
+        super().__init__(model, width=model.config.hidden_size, frame_rate_hz=FBANK_RATE_HZ / self.stack, **description)
+        self.feature_tap = FeatureTap(self.module.encoder.layers, self.layers, self.kind, lambda block: block.ffn2)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        return fbank_length(lengths) // self.stack
+
+    def extract(self, waveforms: Tensor, lengths: Tensor) -> Dict[int, Tensor]:
+        frames = self.output_lengths(lengths)
+        inputs = self._inputs(waveforms, lengths, int(frames.max()))
+        mask = None
+        if int(frames.min()) < inputs.size(1):
+            mask = ~lengths_to_padding_mask(frames)
+        hidden = self.module.feature_projection(inputs)[0]
+        self.module.encoder(hidden, attention_mask=mask)
+        return self.feature_tap.take()
+
+    def _inputs(self, waveforms: Tensor, lengths: Tensor, longest: int) -> Tensor:
+        """Stacked filterbanks [B, T, 80 * stack]; a trailing incomplete stack is dropped."""
+        inputs = waveforms.new_zeros(len(waveforms), longest, NUM_BINS * self.stack, device="cpu")
+        for row, waveform, length in zip(inputs, waveforms.cpu(), lengths.tolist()):
+            features = torch.from_numpy(normalized_fbank(waveform[:length].numpy()))
+            size = len(features) // self.stack
+            row[:size] = features[: size * self.stack].reshape(size, -1)
+        return inputs.to(device=waveforms.device, dtype=self.dtype)

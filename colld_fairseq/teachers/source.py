@@ -11,10 +11,9 @@ from torch import Tensor
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.teachers import Teacher, TeacherOutput, load_teacher
+from colld_fairseq.teachers import Teacher, TeacherInfo, TeacherOutput, describe_teacher, load_teacher
 from colld_fairseq.teachers.alignment import align_frames
 from colld_fairseq.teachers.cache import FeatureCache
-from colld_fairseq.teachers.describe import TeacherInfo, describe_teacher
 
 # How teacher frames meet a slower student. concat_tanh hands over stacked frames, which an adapter of the model
 # (modules/heads.py) brings back to the teacher's width.

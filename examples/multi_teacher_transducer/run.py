@@ -22,7 +22,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from colld_fairseq.files import split_paths
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.named_values import split_named, value_of_each
-from colld_fairseq.teachers.describe import describe_teacher
+from colld_fairseq.teachers import describe_teacher
 from examples.driver.jobs import Job
 from examples.driver.plan import Plan, Result, run_comparison
 from examples.driver.recipes import (

@@ -29,8 +29,7 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.recogniser import load_recogniser
-from colld_fairseq.teachers import load_teacher
-from colld_fairseq.teachers.describe import TeacherInfo, describe_teacher
+from colld_fairseq.teachers import TeacherInfo, describe_teacher, load_teacher
 
 TASK = ["--task", "multilingual_speech_to_text"]
 TRANSDUCER = ["--arch", "transducer_student", "--criterion", "transducer", "--topology", "modified"]

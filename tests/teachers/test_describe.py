@@ -7,8 +7,7 @@ import torch
 from fairseq_models import TASK, TINY, build, save
 
 from colld_fairseq.errors import TeacherError
-from colld_fairseq.teachers import load_teacher
-from colld_fairseq.teachers.describe import describe_teacher
+from colld_fairseq.teachers import describe_teacher, load_teacher
 
 
 def assert_described(spec):

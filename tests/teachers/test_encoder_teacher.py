@@ -8,8 +8,7 @@ from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.input_config import InputConfig
-from colld_fairseq.teachers import load_teacher
-from colld_fairseq.teachers.describe import describe_teacher
+from colld_fairseq.teachers import describe_teacher, load_teacher
 from colld_fairseq.teachers.encoder_teacher import EncoderTeacher
 from colld_fairseq.teachers.huggingface import ConvTeacher
 

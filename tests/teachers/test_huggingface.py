@@ -7,7 +7,7 @@ import transformers
 
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.teachers import load_teacher
-from colld_fairseq.teachers.w2v_bert import normalized_fbank
+from colld_fairseq.teachers.huggingface import normalized_fbank
 
 WAVEFORM = [
     "wav2vec2-group",

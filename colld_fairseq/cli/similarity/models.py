@@ -9,9 +9,8 @@ from colld_fairseq.checkpoints.names_colld import load_student
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
-from colld_fairseq.teachers import load_teacher
+from colld_fairseq.teachers import describe_teacher, load_teacher
 from colld_fairseq.teachers.alignment import align_frames
-from colld_fairseq.teachers.describe import describe_teacher
 
 
 class Features(NamedTuple):
