@@ -468,6 +468,11 @@ def make_path_absolute(cfg: Any, name: str) -> None:
             setattr(node, name, path)
 
 
+def version_of(tensor: Any) -> int:
+    """How often torch has changed a tensor in place; 0 for those of inference mode, which do not count it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def estimator_state(estimator: Any) -> Dict[str, Any]:
     """Everything that a scikit-learn estimator has been given and has learned; `partial_fit` continues from it.
 

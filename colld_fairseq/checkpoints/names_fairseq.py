@@ -138,8 +138,7 @@ def with_projection(state: StateDict, config: EncoderConfig) -> StateDict:
 def config_from_fairseq(config: Dict[str, Any], task: Optional[Dict[str, Any]] = None) -> EncoderConfig:
     """`cfg` of a fairseq wav2vec 2.0 or HuBERT checkpoint (or its `model` part), and its task's -> EncoderConfig.
 
-    Raises:
-        ConfigError: a variant (named) that the student encoder does not have.
+    Raises ConfigError that names a variant which the student encoder does not have.
     """
     model = pretrained_part(config)
     fields = FIELDS.to_ours(model)

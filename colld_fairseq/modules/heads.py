@@ -45,32 +45,29 @@ class ConcatTanh(nn.Module):
 class DistillationHeads(nn.Module):
     """One head for each of K targets.
 
-    Kinds:
-        - `"linear"`: K inputs, each through its own Linear (layer-to-layer, FitHuBERT, LightHuBERT, CoLLD).
-        - `"mlp"`: K inputs, each through its own Linear, activation, Linear (USAD, 2506.18843: ReLU).
-        - `"shared"`: **one** input, the last student layer. A Linear to K blocks of `hidden_width`,
-          activation, then block k through its own Linear (DistilHuBERT, 2110.01900: GELU).
-        - `"none"`: K inputs that are to equal their targets as they are, of the same widths. Whatever was trained to
-          read the teacher reads the student.
+    - `"linear"`: K inputs, each through its own Linear (layer-to-layer, FitHuBERT, LightHuBERT, CoLLD).
+    - `"mlp"`: K inputs, each through its own Linear, activation, Linear (USAD, 2506.18843: ReLU).
+    - `"shared"`: **one** input, the last student layer. A Linear to K blocks of `hidden_width`, activation, then block
+      k through its own Linear (DistilHuBERT, 2110.01900: GELU).
+    - `"none"`: K inputs that are to equal their targets as they are, of the same widths. Whatever was trained to read the
+      teacher reads the student.
 
     Args:
         input_widths: student width of each input: K numbers, or one number for `"shared"`.
         target_widths: teacher width of each of the K targets.
-        kind: see above.
         hidden_width: width between the two Linears of `"mlp"` and `"shared"`; the input width if not given.
         activation: `"relu"` or `"gelu"`; the one of the paper named with the kind if not given.
         upsample: factor by which the heads first raise the frame rate, each with its own `Upsample`.
         bias: bias of the last Linear of each head (LightHuBERT has none).
-        code_width: outputs of `code`, a Linear from the last input to code classes or to the space of
-            their embeddings; 0 = none.
+        code_width: outputs of `code`, a Linear from the last input to code classes or the space of their embeddings; 0
+            = none.
         front_end_width: outputs of `front_end`, a Linear from the front-end's output to the teacher's width; 0 = none.
-        adapters: index of a target -> module that makes it of stacked teacher frames; kept here, and called
-            by the criterion, because it is learned and left behind with the heads.
+        adapters: index of a target -> module that makes it of stacked teacher frames; kept here, and called by the
+            criterion, because it is learned and left behind with the heads.
 
     `code` and `front_end` (None where their width is 0) are called by themselves (2210.15631).
 
-    Raises:
-        ValueError: for an unknown kind or activation, a count of widths that does not fit, or `upsample` below 1.
+    Raises ValueError for an unknown kind or activation, a count of widths that does not fit, or `upsample` below 1.
     """
 
     def __init__(
@@ -133,14 +130,7 @@ class DistillationHeads(nn.Module):
         self.adapters = nn.ModuleDict({str(index): adapter for index, adapter in (adapters or {}).items()})
 
     def forward(self, features: Sequence[Tensor]) -> List[Tensor]:
-        """Predict every target.
-
-        Args:
-            features: K tensors `[B, T, D_s]` (`"shared"`: one).
-
-        Returns:
-            K tensors `[B, upsample * T, D_t]`.
-        """
+        """K student features `[B, T, D_s]` (`"shared"`: one) -> the K targets `[B, upsample * T, D_t]`."""
         features = list(features)
         expected_inputs = 1 if self.kind == "shared" else len(self.heads)
         if len(features) != expected_inputs:

@@ -7,17 +7,10 @@ from torch import Tensor
 
 
 def lengths_to_padding_mask(lengths: Tensor, frames: Optional[int] = None) -> Tensor:
-    """Padding mask of a batch of sequences.
+    """Lengths int [B] -> padding mask bool [B, frames], True on padding; frames: by default the longest length.
 
-    With `frames` given the values of `lengths` are never looked at: reading them would make a GPU wait and
-    torch.export fail.
-
-    Args:
-        lengths: `[B]` int, valid frames of each sequence.
-        frames: frames of the padded tensor; the longest sequence if not given.
-
-    Returns:
-        `[B, frames]` bool, True on padding.
+    With `frames` given the values of `lengths` are never looked at: reading them would make a GPU wait and torch.export
+    fail.
     """
     if frames is None:
         frames = int(lengths.max()) if lengths.numel() else 0

@@ -15,12 +15,12 @@ def sample_span_mask(
 ) -> Tensor:
     """Choose spans of frames to mask, independently for every sequence.
 
-    A sequence of T frames receives `mask_prob * T / mask_length` spans, rounded up or down at random so
-    that the mean is exact, but at least `min_masks`. Starts are uniform over the positions at which a whole
-    span fits, with replacement, so spans may overlap: of a long sequence a share of about
-    `1 - exp(-mask_prob)` is masked (48 % for 0.65). A span longer than the sequence is clipped to it. If
-    the spans cover a whole sequence, one frame of it, chosen uniformly, stays unmasked, so that there is
-    always something to predict from; a sequence of one frame is therefore never masked.
+    A sequence of T frames receives `mask_prob * T / mask_length` spans, rounded up or down at random so that the mean
+    is exact, but at least `min_masks`. Starts are uniform over the positions at which a whole span fits, with
+    replacement,
+    so spans may overlap: of a long sequence a share of about `1 - exp(-mask_prob)` is masked (48 % for 0.65). A span
+    longer than the sequence is clipped to it. If the spans cover a whole sequence, one frame of it, chosen uniformly,
+    stays unmasked, so that there is always something to predict from; one of one frame is therefore never masked.
 
     Args:
         lengths: `[B]` int, valid frames of each sequence.
@@ -29,11 +29,8 @@ def sample_span_mask(
         min_masks: least number of spans in a sequence.
         generator: of the device of `lengths`; torch's default one if not given.
 
-    Returns:
-        `[B, max(lengths)]` bool, True = masked; False on all padding.
-
-    Raises:
-        ValueError: for a negative `mask_prob` or `min_masks`, or a `mask_length` below 1.
+    Returns `[B, max(lengths)]` bool, True = masked; False on all padding. Raises ValueError for negative arguments, and
+    spans of no frame.
     """
     if mask_prob < 0 or mask_length < 1 or min_masks < 0:
         raise ValueError(
@@ -78,12 +75,9 @@ def sample_channel_mask(
     generator: Optional[torch.Generator] = None,
     device: Union[torch.device, str, None] = None,
 ) -> Tensor:
-    """Choose spans of channels to zero over a whole sequence (the channel masks of wav2vec 2.0 fine-tuning).
+    """Spans of channels to zero over a whole sequence (wav2vec 2.0 fine-tuning): `[batch, width]` bool, True = masked.
 
     The number of spans and their starts are drawn as in `sample_span_mask`, without a least number.
-
-    Returns:
-        `[batch, width]` bool, True = masked.
     """
     widths = torch.full((batch,), width, dtype=torch.long, device=device)
     return sample_span_mask(widths, mask_prob, mask_length, min_masks=0, generator=generator)

@@ -1,7 +1,6 @@
 """A student encoder that is given a stream chunk by chunk, with its memory in the caller's hands.
 
-What comes out is what `StudentEncoder` makes of the whole utterance under the
-same `Chunk`, whatever else is in the batch.
+What comes out is what `StudentEncoder` makes of the whole utterance under the same `Chunk`, whatever else is in the batch.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -102,9 +101,8 @@ class StreamingEncoder:
             last: this ends streams: fewer frames are allowed, and
             lengths: [B] how many of them each has where they differ. Those that have all go on.
 
-        Returns:
-            frames [B, C, D], C = `chunk` or fewer at the end, and the state after them. Frames beyond a stream's own
-            (`output_lengths(lengths)`), and its state after such, hold arbitrary values.
+        Returns frames [B, C, D], C = `chunk` or fewer at the end, and the state after them. Frames beyond a stream's
+        own (`output_lengths(lengths)`), and its state after such, hold arbitrary values.
         """
         whole = self.fbank_frames_per_chunk + self.fbank_lookahead
         given = fbank.size(1)

@@ -5,6 +5,8 @@ from typing import Callable, Generic, Optional, Sequence, Tuple, TypeVar
 import torch
 from torch import Tensor
 
+from colld_fairseq.compat import version_of
+
 T = TypeVar("T")
 
 
@@ -17,7 +19,7 @@ class CachedFromWeights(Generic[T]):
     def get(self, weights: Sequence[Tensor], make: Callable[[], T]) -> T:
         """`make()`, run without gradients, or its last result if `weights` are what they were then."""
         # Sums show what versions do not: edits through .data, and of tensors made in inference mode.
-        state = tuple((w.data_ptr(), 0 if w.is_inference() else w._version, w.sum().item()) for w in weights)
+        state = tuple((w.data_ptr(), version_of(w), w.sum().item()) for w in weights)
         if self._entry is None or self._entry[0] != state:
             # Never an inference tensor: a later pass may need the gradient with respect to its input.
             with torch.inference_mode(False), torch.no_grad():

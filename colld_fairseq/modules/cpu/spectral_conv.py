@@ -13,11 +13,10 @@ from torch import Tensor
 
 
 def kernel_spectrum(weight: Tensor, gain: Tensor, groups: int) -> Tensor:
-    """Spectra of the kernels `weight` [O, I, K] * `gain` [K], for `spectral_conv`.
+    """Spectra of the kernels `weight` [O, I, K] * `gain` [K], complex [groups * (K + 1), I, O / groups].
 
-    Returns:
-        complex [groups * (K + 1), I, O / groups]. A matrix product makes them where they are needed, frequency
-        by frequency; a Fourier transform would leave them to be transposed.
+    A matrix product makes them where they are needed, frequency by frequency; a Fourier transform would leave them to
+    be transposed.
     """
     outputs, inputs, kernel = weight.shape
     frequency = torch.arange(kernel + 1, dtype=torch.float64, device=weight.device)
@@ -31,14 +30,9 @@ def kernel_spectrum(weight: Tensor, gain: Tensor, groups: int) -> Tensor:
 
 
 def spectral_conv(x: Tensor, spectrum: Tensor, kernel: int, groups: int) -> Tensor:
-    """What `conv1d` with `padding=kernel // 2` gives, without bias and cut to the frames of `x`.
+    """What `conv1d` with `padding=kernel // 2` makes of x [B, T, D], without bias and cut to its frames: [B, T, O].
 
-    Args:
-        x: [B, T, D].
-        spectrum: from `kernel_spectrum`.
-
-    Returns:
-        [B, T, O].
+    spectrum: from `kernel_spectrum`.
     """
     batch, frames, _ = x.shape
     size, hop = 2 * kernel, kernel + 1
