@@ -1,6 +1,6 @@
 """A student encoder that is given a stream chunk by chunk, with its memory in the caller's hands.
 
-What comes out is what `StudentEncoder` makes of the whole utterance under the same `Chunk`, whatever else is in the batch.
+What comes out is what `StudentEncoder` makes of the whole utterance under the same `Chunk`, in any batch.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
