@@ -18,8 +18,8 @@ def sample_span_mask(
     A sequence of T frames receives `mask_prob * T / mask_length` spans, rounded up or down at random so that the mean
     is exact, but at least `min_masks`. Starts are uniform over the positions at which a whole span fits, with
     replacement, so spans may overlap: of a long sequence a share of about `1 - exp(-mask_prob)` is masked (48 % for
-    0.65). A span longer than the sequence is clipped to it. If the spans cover a whole sequence, one frame of it, chosen
-    uniformly, stays unmasked, so that there is always something to predict from; so one of one frame is never masked.
+    0.65). A span longer than the sequence is clipped to it. If the spans cover a whole sequence, one frame of it, drawn
+    uniformly, stays unmasked, so that there is always something to predict from: one of one frame is never masked.
 
     Args:
         lengths: `[B]` int, valid frames of each sequence.
