@@ -42,13 +42,7 @@ PRESETS: Dict[str, Dict[str, Any]] = {
     "base": dict(OUR_CONFORMER, layers=12, embed_dim=768, ffn_dim=3072, attention_heads=12),
     "small": dict(OUR_CONFORMER, layers=12, embed_dim=384, ffn_dim=1536, attention_heads=6),
     "tiny": dict(
-        OUR_CONFORMER,
-        fbank_stack=4,
-        layers=6,
-        embed_dim=192,
-        ffn_dim=576,
-        attention_heads=4,
-        depthwise_conv_kernel=15,
+        OUR_CONFORMER, fbank_stack=4, layers=6, embed_dim=192, ffn_dim=576, attention_heads=4, depthwise_conv_kernel=15
     ),
     # Encoders of transducers: Conformer S and M (Gulati et al. 2020) with rotary positions, about 10 and 30 million
     # parameters with an LSTM predictor and a joiner. Subsampling channels are our choice.

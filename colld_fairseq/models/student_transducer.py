@@ -13,14 +13,7 @@ from colld_fairseq.losses.transducer_distillation import Nodes
 from colld_fairseq.losses.transducer_pruned import gather_ranges
 from colld_fairseq.models.encoder_options import register_presets
 from colld_fairseq.models.finetune_encoder import CtcModel, FinetuneEncoder, FinetuneOptions, build_student
-from colld_fairseq.modules.transducer import (
-    ACTIVATIONS,
-    Joiner,
-    LstmPredictor,
-    SimpleJoiner,
-    State,
-    StatelessPredictor,
-)
+from colld_fairseq.modules.transducer import ACTIVATIONS, Joiner, LstmPredictor, SimpleJoiner, State, StatelessPredictor
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY, option
 
 RangeChooser = Callable[[Tensor, Tensor, Tensor], Tensor]
