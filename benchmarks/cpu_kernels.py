@@ -5,8 +5,8 @@
 
 Every pass is run in turn with all kernels and without one of them, in one process; the figures are medians over the
 rounds, of the times and of each round's ratio. A kernel stays if some pass without it takes at least 1.1 times as
-long. Random weights; HuBERT Base without gradients is a teacher, deep_thin and the Conformer with gradients are
-students in training (forward and backward).
+long. Random weights; HuBERT Base without gradients is a teacher, deep_thin with gradients a student in training
+(forward and backward).
 """
 
 import argparse
@@ -17,15 +17,14 @@ import time
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
 
 from colld_fairseq.models.encoder_presets import HUBERT_BASE, PRESETS
-from colld_fairseq.modules.cpu import KERNELS, cached, dropout, plain_operators
+from colld_fairseq.modules.cpu import KERNELS, cached, plain_operators
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.profiling import describe_machine
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-SAMPLE_RATE, FBANK_RATE, BINS = 16000, 100, 80
+SAMPLE_RATE = 16000
 
 
 def parse_arguments(arguments=None):
@@ -42,9 +41,6 @@ def without(kernel):
     """A context in which `kernel` is not used."""
     if kernel in KERNELS:
         return plain_operators(kernel)
-    if kernel == "dropout":
-        plain = lambda self, x: F.dropout(x, self.p, self.training)  # noqa: E731
-        return mock.patch.object(dropout.Dropout, "forward", plain)
     assert kernel == "cached weights"
     return mock.patch.object(cached.CachedFromWeights, "get", lambda self, weights, make: make())
 
@@ -58,16 +54,15 @@ def encoder(fields, divisor, **more):
     return StudentEncoder(config)
 
 
-def batch(model, *seconds):
+def batch(*seconds):
     """Noise: the time does not depend on what is said."""
-    waveform = model.config.front_end == "waveform"
-    lengths = torch.tensor([round(length * (SAMPLE_RATE if waveform else FBANK_RATE)) for length in seconds])
-    shape = (len(lengths), int(lengths.max()), *(() if waveform else (BINS,)))
-    return 0.1 * torch.randn(shape), lengths
+    lengths = torch.tensor([round(length * SAMPLE_RATE) for length in seconds])
+    return 0.1 * torch.randn(len(lengths), int(lengths.max())), lengths
 
 
 def inference(model, *seconds):
-    source, lengths = batch(model.eval(), *seconds)
+    source, lengths = batch(*seconds)
+    model.eval()
 
     def run():
         with torch.no_grad():
@@ -77,7 +72,8 @@ def inference(model, *seconds):
 
 
 def training_step(model, *seconds):
-    source, lengths = batch(model.train(), *seconds)
+    source, lengths = batch(*seconds)
+    model.train()
 
     def run():
         model.zero_grad(set_to_none=True)
@@ -90,14 +86,12 @@ def passes(divisor):
     """name -> (function, the kernels that take part)."""
     base = encoder(dict(HUBERT_BASE, layers=12), divisor)
     thin = encoder(PRESETS["deep_thin"], divisor)
-    conformer = encoder(PRESETS["small"], divisor, dropout=0.1, activation_dropout=0.1)
     waveform = ("extractor", "positions")
     return {
         "HuBERT Base, inference, 10 s": (inference(base, 10), (*waveform, "cached weights")),
         "HuBERT Base, inference, 1 s": (inference(base, 1), (*waveform, "cached weights")),
         "HuBERT Base, inference, 10 + 8 + 5 + 3 s": (inference(base, 10, 8, 5, 3), (*waveform, "packing")),
         "deep_thin, training, 10 + 8 + 5 + 3 s": (training_step(thin, 10, 8, 5, 3), (*waveform, "packing")),
-        "Conformer small, training, 10 + 8 s": (training_step(conformer, 10, 8), ("dropout",)),
     }
 
 

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.modules.attention import SelfAttention
-from colld_fairseq.modules.cpu.dropout import Dropout
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.feed_forward import FeedForward, get_activation
 from colld_fairseq.modules.positions import Rotary
@@ -95,7 +94,7 @@ class ConformerBlock(nn.Module):
         self.ffn2_layer_norm = nn.LayerNorm(width, eps=eps)
         self.ffn2 = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(width, eps=eps)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self,

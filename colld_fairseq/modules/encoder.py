@@ -12,7 +12,6 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.chunks import Chunk, Count, draw_chunk, widest
 from colld_fairseq.modules.conformer import ConformerBlock
 from colld_fairseq.modules.cpu import use_cpu_kernels
-from colld_fairseq.modules.cpu.dropout import Dropout
 from colld_fairseq.modules.cpu.packing import Packing
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.frontends import FRONT_ENDS
@@ -77,7 +76,7 @@ class StudentEncoder(nn.Module):
         self.front_end = FRONT_ENDS[config.front_end](config)
         stride = config.time_reduction
         self.time_reduction = nn.Conv1d(width, width, stride, stride=stride) if stride > 1 else None
-        self.dropout_input = Dropout(config.dropout_input)
+        self.dropout_input = nn.Dropout(config.dropout_input)
         self.mask_emb = nn.Parameter(torch.empty(width).uniform_())
         self.pos_conv = None
         if config.position == "conv":
@@ -85,7 +84,7 @@ class StudentEncoder(nn.Module):
         self.positions = None
         if config.position == "sinusoidal":
             self.positions = SinusoidalPositions(config.max_positions, width)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
         block = TransformerBlock if transformer else ConformerBlock
         self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if transformer else None

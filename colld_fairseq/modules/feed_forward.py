@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.modules.cpu.dropout import Dropout
 from colld_fairseq.modules.encoder_config import EncoderConfig
 
 ACTIVATIONS: Dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "swish": F.silu}
@@ -27,7 +26,7 @@ class FeedForward(nn.Module):
         self.linear_in = nn.Linear(config.embed_dim, config.ffn_dim)
         self.linear_out = nn.Linear(config.ffn_dim, config.embed_dim)
         self.activation = get_activation(config.activation)
-        self.activation_dropout = Dropout(config.activation_dropout)
+        self.activation_dropout = nn.Dropout(config.activation_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_out(self.activation_dropout(self.activation(self.linear_in(x))))

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.modules.cpu.dropout import Dropout
 
 State = Tuple[Tensor, ...]
 ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu}  # of joiners
@@ -33,7 +32,7 @@ class _Predictor(nn.Module):
         self.embed = nn.Embedding(vocabulary_size, width, padding_idx=pad)
         nn.init.normal_(self.embed.weight, std=width**-0.5)
         nn.init.zeros_(self.embed.weight[pad])
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def embedded(self, tokens: Tensor, tags: Optional[Tensor]) -> Tensor:
         """[B, U] and [B] -> [B, U, D]"""

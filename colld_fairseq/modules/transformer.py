@@ -5,7 +5,6 @@ from typing import Optional, Sequence, Tuple
 from torch import Tensor, nn
 
 from colld_fairseq.modules.attention import SelfAttention
-from colld_fairseq.modules.cpu.dropout import Dropout
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.feed_forward import FeedForward
 from colld_fairseq.modules.positions import Rotary
@@ -22,7 +21,7 @@ class TransformerBlock(nn.Module):
         self.attention_layer_norm = nn.LayerNorm(width, eps=eps)
         self.ffn = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(width, eps=eps)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self,

@@ -1,10 +1,9 @@
-"""Conformer block: depthwise convolution, dropout, block outputs."""
+"""Conformer block: depthwise convolution, block outputs."""
 
 import pytest
 import torch
 
 from colld_fairseq.modules.conformer import ConformerBlock, DepthwiseConv
-from colld_fairseq.modules.cpu.dropout import dropout
 from colld_fairseq.modules.encoder import EncoderConfig
 
 
@@ -53,28 +52,3 @@ def test_block_is_its_formula():
     out, ffn_out = block(x)
     torch.testing.assert_close(out, block.final_layer_norm(y + 0.5 * ffn))
     torch.testing.assert_close(ffn_out, ffn)
-
-
-def test_dropout_keeps_the_mean_and_repeats_under_a_seed():
-    torch.manual_seed(0)
-    x = torch.ones(301, 333)
-    y = dropout(x, 0.1, True)
-    assert abs((y == 0).float().mean().item() - 0.1) < 0.004
-    assert abs(y.mean().item() - 1.0) < 0.005
-    torch.testing.assert_close(y.max().item(), 1 / 0.9, atol=1e-4, rtol=0)
-    # Neighbors that share one 64-bit draw must not share their fate.
-    dropped = (y.flatten()[:100_000] == 0).view(-1, 4).float()
-    assert abs(dropped.t().corrcoef().fill_diagonal_(0.0)).max() < 0.03
-    torch.manual_seed(0)
-    assert torch.equal(dropout(torch.ones(301, 333), 0.1, True), y)
-    assert dropout(x, 0.1, False) is x and dropout(x, 0.0, True) is x
-    for p in (1.0, 1 - 2**-20):  # the second, too, is 1 in sixteen bits
-        assert torch.equal(dropout(x[:1], p, True), torch.zeros_like(x[:1]))
-
-
-def test_dropout_scales_the_gradient_like_the_output():
-    torch.manual_seed(0)
-    x = torch.randn(50, 7, requires_grad=True)
-    y = dropout(x, 0.5, True)
-    y.sum().backward()
-    torch.testing.assert_close(x.grad * x.detach(), y.detach())
