@@ -49,7 +49,7 @@ class DistillationHeads(nn.Module):
     - `"mlp"`: K inputs, each through its own Linear, activation, Linear (USAD, 2506.18843: ReLU).
     - `"shared"`: **one** input, the last student layer. A Linear to K blocks of `hidden_width`, activation, then block
       k through its own Linear (DistilHuBERT, 2110.01900: GELU).
-    - `"none"`: K inputs that are to equal their targets as they are, of the same widths. Whatever was trained to read the
+    - `"none"`: K inputs that are to equal their targets as they are, of the same widths. What was trained to read the
       teacher reads the student.
 
     Args:
