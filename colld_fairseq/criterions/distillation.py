@@ -17,7 +17,7 @@ from torch import Tensor
 from colld_fairseq.criterions.logs import log_means, log_speed, sum_logs
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.regression import regression_loss
-from colld_fairseq.losses.targets import NORMALIZATIONS, average_layers, normalize_targets
+from colld_fairseq.losses.targets import NORMALIZATIONS, average_layers, normalize_alike, normalize_targets
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.numbers import NOT_NEGATIVE, option
 
@@ -29,6 +29,16 @@ class DistillationConfig(FairseqDataclass):
     layer_weights: str = option("", "weights of the layer pairs, comma-separated (default: 1/K each)")
     target_norm: TargetNorm = option(
         "none", "teacher features: as they are, per channel over the utterance, or affine-free LayerNorm"
+    )
+    decoder_weight: float = option(
+        0.0,
+        "weight of what the teacher's frozen decoder (--decoder-from) loses by reading the student's output, per token",
+        NOT_NEGATIVE,
+    )
+    decoder_term: ChoiceEnum(["cross_entropy", "kl"]) = option(
+        "cross_entropy",
+        "of --decoder-weight: cross-entropy of the manifests' tgt_text, or its distributions' divergence from those it"
+        " has with the teacher's output",
     )
 
 
@@ -73,6 +83,7 @@ class DistillationCriterion(FairseqCriterion):
     def __init__(self, cfg: DistillationConfig, task) -> None:
         super().__init__(task)
         self.cfg = cfg
+        self.without_heads = task.student.head == "none"
         self.given_weights = [
             NOT_NEGATIVE.read(part, "--layer-weights") for part in cfg.layer_weights.split(",") if part
         ]
@@ -82,6 +93,7 @@ class DistillationCriterion(FairseqCriterion):
         if len(task.teachers) > 1 and not cls.several_teachers:
             raise ConfigError(f"this criterion is for one teacher, not {len(task.teachers)}: --criterion multi_teacher")
         criterion = cls(cfg, task)
+        criterion.check_decoder(task)
         criterion.check_heads(task.student)
         return criterion
 
@@ -118,7 +130,33 @@ class DistillationCriterion(FairseqCriterion):
             log["restored"] = restored
         # The same utterances for every teacher, or each utterance for one of them.
         size = sizes[0] if teachers[0].rows is None else sum(sizes)
+        if self.cfg.decoder_weight:
+            term, tokens = self.decoder_term(model, sample, output, teachers[0])
+            loss = loss + self.cfg.decoder_weight * size * term / max(tokens, 1)
+            log.update(decoder=term, decoder_tokens=tokens)
         return loss, size, self.log(sample, loss, size, log, valid, masked)
+
+    def decoder_term(self, model, sample: Dict, output, teacher: Targets) -> Tuple[Tensor, int]:
+        """What the frozen decoder loses, summed over tokens, and their number."""
+        decoder = self.task.frozen_decoder
+        frames = output.predictions[output_head(model)]
+        if str(self.cfg.decoder_term) == "cross_entropy":
+            return decoder.cross_entropy(frames, output.lengths, sample)
+        targets = teacher.features[model.pairs[output_head(model)].teacher_layers[0]]
+        common = min(frames.size(1), targets.size(1))
+        return decoder.divergence(frames[:, :common], targets[:, :common], teacher.lengths, sample)
+
+    @property
+    def target_norm(self) -> str:
+        """How targets are normalized before they are averaged; without heads, targets and predictions are later."""
+        return "none" if self.without_heads else str(self.cfg.target_norm)
+
+    def check_decoder(self, task) -> None:
+        """Raises ConfigError unless --decoder-weight and --decoder-from are given together, with what they need."""
+        if bool(self.cfg.decoder_weight) != bool(getattr(task.cfg, "decoder_from", "")):
+            raise ConfigError("--decoder-weight of the criterion and --decoder-from of the task need each other")
+        if self.cfg.decoder_weight and (task.student.head != "none" or "out:out" not in task.student.layer_map):
+            raise ConfigError("--decoder-from reads the student's output: give --head none and out:out in --layer-map")
 
     def check_distributed(self, model) -> None:
         """Raises ConfigError before torch's DistributedDataParallel waits for gradients that never come."""
@@ -167,8 +205,8 @@ class DistillationCriterion(FairseqCriterion):
 
     def target(self, features: Dict[int, Tensor], layers, padding: Tensor) -> Tensor:
         if len(layers) == 1:
-            return normalize_targets(features[layers[0]], padding, str(self.cfg.target_norm))
-        return average_layers([features[layer] for layer in layers], padding, str(self.cfg.target_norm))
+            return normalize_targets(features[layers[0]], padding, self.target_norm)
+        return average_layers([features[layer] for layer in layers], padding, self.target_norm)
 
     def meet(self, teacher: Targets, output) -> Frames:
         """The frames on which predictions and targets meet, the predictions `target_shift` later.
@@ -183,9 +221,15 @@ class DistillationCriterion(FairseqCriterion):
         def later(value: Tensor) -> Tensor:
             return (value if teacher.rows is None else value[teacher.rows])[:, shift : shift + frames]
 
+        predictions = [later(output.predictions[head]) for head in teacher.heads]
+        targets = [target[:, :frames] for target in teacher.targets]
+        if self.without_heads:
+            how = str(self.cfg.target_norm)
+            alike = [normalize_alike(*pair, ~valid, how) for pair in zip(predictions, targets)]
+            predictions, targets = map(list, zip(*alike))
         return Frames(
-            predictions=[later(output.predictions[head]) for head in teacher.heads],
-            targets=[target[:, :frames] for target in teacher.targets],
+            predictions=predictions,
+            targets=targets,
             weights=self.head_weights(teacher.heads, len(output.predictions)),
             valid=valid,
             masked=valid if output.mask is None else later(output.mask) & valid,
@@ -220,6 +264,8 @@ class DistillationCriterion(FairseqCriterion):
     def reduce_metrics(cls, logging_outputs) -> None:
         totals = sum_logs(logging_outputs)
         log_means(totals, "sample_size", "loss", *cls.logged_terms)
+        if totals.get("decoder_tokens"):
+            log_means(totals, "decoder_tokens", "decoder")
         for name in [name for name in totals if name.startswith("loss_")]:
             frames = name.replace("loss_", "frames_", 1)
             if totals[frames]:  # of a teacher that was drawn
@@ -231,6 +277,11 @@ class DistillationCriterion(FairseqCriterion):
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         return True
+
+
+def output_head(model) -> int:
+    """Index of the layer pair whose student layer is the encoder's output."""
+    return next(index for index, pair in enumerate(model.pairs) if pair.student_layer == model.encoder.output_layer)
 
 
 def average(teachers: List[Targets]) -> Targets:

@@ -1,6 +1,6 @@
 """What the student is asked to predict: teacher features, normalized and averaged."""
 
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -34,11 +34,30 @@ def normalize_targets(
     padding = padding_mask[:, :, None]
     if how == "layer":
         return F.layer_norm(targets, targets.shape[-1:], eps=eps).masked_fill(padding, 0.0)
+    mean, scale = _channel_statistics(targets, padding, eps)
+    return (targets - mean).masked_fill(padding, 0.0) * scale
+
+
+def normalize_alike(
+    predictions: Tensor, targets: Tensor, padding_mask: Tensor, how: str, eps: float = 1e-5
+) -> Tuple[Tensor, Tensor]:
+    """Predictions that are to equal their targets as they are, and the targets: both `[B, T, D]`, normalized alike.
+
+    "instance" takes the statistics of the targets for both. Arguments and errors as of `normalize_targets`.
+    """
+    normalized = normalize_targets(targets, padding_mask, how, eps)
+    if how != "instance":
+        return normalize_targets(predictions, padding_mask, how, eps), normalized
+    mean, scale = _channel_statistics(targets.to(normalized.dtype), padding_mask[:, :, None], eps)
+    return (predictions - mean).masked_fill(padding_mask[:, :, None], 0.0) * scale, normalized
+
+
+def _channel_statistics(features: Tensor, padding: Tensor, eps: float) -> Tuple[Tensor, Tensor]:
+    """Mean [B, 1, D] and 1 / deviation [B, 1, D] of each channel over an utterance; padding [B, T, 1]."""
     frames = (~padding).sum(1, keepdim=True).clamp_min(1)  # [B, 1, 1]
-    mean = targets.masked_fill(padding, 0.0).sum(1, keepdim=True) / frames
-    centered = (targets - mean).masked_fill(padding, 0.0)
-    variance = centered.square().sum(1, keepdim=True) / frames
-    return centered * torch.rsqrt(variance + eps)
+    mean = features.masked_fill(padding, 0.0).sum(1, keepdim=True) / frames
+    variance = (features - mean).masked_fill(padding, 0.0).square().sum(1, keepdim=True) / frames
+    return mean, torch.rsqrt(variance + eps)
 
 
 def average_layers(layers: Sequence[Tensor], padding_mask: Optional[Tensor] = None, how: str = "none") -> Tensor:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.datasets import SpeechDataset
+from colld_fairseq.data.datasets import SpeechDataset, SpeechToTextDataset
 from colld_fairseq.data.manifest import require_waveforms
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.colld_student import ColldStudentConfig
 from colld_fairseq.numbers import option
+from colld_fairseq.tasks.frozen_decoder import FrozenDecoder
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.teachers.codes import TeacherCodes, load_codes
 from colld_fairseq.teachers.several import Teachers
@@ -58,6 +59,11 @@ class SpeechDistillationConfig(SpeechTaskConfig):
         "how teacher frames meet a slower student: average neighbors, stack their channels, or concat_tanh"
         f" (a learned Linear and tanh bring stacked frames back to the teacher's width){EACH}",
     )
+    decoder_from: str = option(
+        "",
+        "the teacher's own decoder, hf:DIR, which reads the student's output, frozen, for --decoder-weight of the"
+        " criterion: the manifests' tgt_text is what the teacher writes",
+    )
 
 
 @register_task("speech_distillation", dataclass=SpeechDistillationConfig)
@@ -82,6 +88,11 @@ class SpeechDistillationTask(SpeechTask):
         return Teachers.from_options(
             cfg.teacher, cfg.teacher_kind, cfg.teacher_dtype, cfg.teacher_cache, cfg.frame_rule, cfg.teacher_weights
         )
+
+    @cached_property
+    def frozen_decoder(self) -> Optional[FrozenDecoder]:
+        """What --decoder-from names."""
+        return FrozenDecoder(self.cfg.decoder_from) if self.cfg.decoder_from else None
 
     @property
     def combination(self) -> str:
@@ -110,6 +121,8 @@ class SpeechDistillationTask(SpeechTask):
     def build_model(self, cfg, from_checkpoint: bool = False):
         model = super().build_model(cfg, from_checkpoint)
         self.student = model.cfg
+        if self.frozen_decoder is not None:
+            self.frozen_decoder.check_width(model.encoder.width)
         for name, source in self.teachers.items():
             pairs = [pair for pair in model.pairs if pair.teacher == name]
             given = self.encoder.input
@@ -145,7 +158,13 @@ class SpeechDistillationTask(SpeechTask):
         options.unusable = {name: why for cache in self.teachers.caches for name, why in cache.bad.items()}
         if self.crops_long_utterances:
             options.max_samples = int(self.cfg.max_seconds * SAMPLE_RATE)
-        return SpeechDataset(rows, student_input, options)
+        decoder = self.frozen_decoder
+        if decoder is None:
+            return SpeechDataset(rows, student_input, options)
+        dictionary = decoder.vocabulary.dictionary
+        return SpeechToTextDataset(
+            rows, student_input, options, dictionary, decoder.encode, decoder.encode, prefix=decoder.prefix
+        )
 
     def state_dict(self) -> Dict[str, str]:
         """Kept in every checkpoint: which teachers it learned from."""
