@@ -74,9 +74,11 @@ class StudentS2T(CtcModel, FairseqEncoderDecoderModel):
 
     @classmethod
     def build_model(cls, cfg: StudentS2TConfig, task) -> "StudentS2T":
+        # Asked first: starting from --student records its encoder.
+        from_checkpoint = bool(cfg.encoder_config) or getattr(task, "restored", False)
         student = build_student(cfg, task)
         pretrained = isinstance(task.vocabulary, PretrainedVocabulary)
-        decoder = pretrained_decoder(cfg, task) if pretrained else new_decoder(cfg, task.target_dictionary)
+        decoder = pretrained_decoder(cfg, task, from_checkpoint) if pretrained else new_decoder(cfg, task.target_dictionary)
         encoder = AttendedEncoder(cfg, student, adaptor(cfg, student.width, decoder))
         with_ctc = cfg.ctc_layer or not pretrained
         return cls(encoder, decoder, len(task.target_dictionary) if with_ctc else None)
@@ -110,12 +112,12 @@ def adaptor(cfg: StudentS2TConfig, width: int, decoder: nn.Module) -> Optional[L
     return LengthAdaptor(width, decoder.width, layers) if layers or width != decoder.width else None
 
 
-def pretrained_decoder(cfg: StudentS2TConfig, task) -> PretrainedDecoder:
+def pretrained_decoder(cfg: StudentS2TConfig, task, from_checkpoint: bool) -> PretrainedDecoder:
     """The decoder of --decoder-from; its weights are not read where they come from a checkpoint."""
     decoder = PretrainedDecoder(
         task.vocabulary, cfg.decoder_dropout, parse_parts(cfg.train_decoder_parts), cfg.freeze_decoder_updates
     )
-    if not cfg.encoder_config and not getattr(task, "restored", False):
+    if not from_checkpoint:
         load_pretrained(decoder, task.vocabulary, directory_of(cfg.decoder_from))
     return decoder
 

@@ -7,6 +7,7 @@ import shutil
 import pretrained
 import pytest
 import torch
+import transformers
 from commands import PACKAGE, TINY_ENCODER, call
 from task_setup import set_up
 
@@ -76,6 +77,13 @@ def generate(data, path, *more):
     lines = re.findall(r"^([DT])-(\d+)\t(.*)$", output, re.MULTILINE)
     hypotheses = {int(row): tuple(text.split("\t", 1)) for kind, row, text in lines if kind == "D"}
     return hypotheses, {int(row): text for kind, row, text in lines if kind == "T"}
+
+
+def test_the_decoder_of_an_assembled_model_is_that_of_the_directory(assembled, whisper):
+    weights = torch.load(assembled, weights_only=False)["model"]
+    theirs = transformers.WhisperForConditionalGeneration.from_pretrained(whisper).model.decoder.state_dict()
+    ours = {name.removeprefix("decoder.network."): value for name, value in weights.items() if "decoder.network." in name}
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_assembled_model_decodes_without_anything_else(assembled, data, whisper, tmp_path):
