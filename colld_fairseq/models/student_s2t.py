@@ -78,7 +78,9 @@ class StudentS2T(CtcModel, FairseqEncoderDecoderModel):
         from_checkpoint = bool(cfg.encoder_config) or getattr(task, "restored", False)
         student = build_student(cfg, task)
         pretrained = isinstance(task.vocabulary, PretrainedVocabulary)
-        decoder = pretrained_decoder(cfg, task, from_checkpoint) if pretrained else new_decoder(cfg, task.target_dictionary)
+        decoder = (
+            pretrained_decoder(cfg, task, from_checkpoint) if pretrained else new_decoder(cfg, task.target_dictionary)
+        )
         encoder = AttendedEncoder(cfg, student, adaptor(cfg, student.width, decoder))
         with_ctc = cfg.ctc_layer or not pretrained
         return cls(encoder, decoder, len(task.target_dictionary) if with_ctc else None)

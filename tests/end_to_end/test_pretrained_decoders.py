@@ -82,7 +82,9 @@ def generate(data, path, *more):
 def test_the_decoder_of_an_assembled_model_is_that_of_the_directory(assembled, whisper):
     weights = torch.load(assembled, weights_only=False)["model"]
     theirs = transformers.WhisperForConditionalGeneration.from_pretrained(whisper).model.decoder.state_dict()
-    ours = {name.removeprefix("decoder.network."): value for name, value in weights.items() if "decoder.network." in name}
+    ours = {
+        name.removeprefix("decoder.network."): value for name, value in weights.items() if "decoder.network." in name
+    }
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
