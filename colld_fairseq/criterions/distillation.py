@@ -78,12 +78,12 @@ class Frames(NamedTuple):
 class DistillationCriterion(FairseqCriterion):
     logged_terms = ("restored",)  # what `compute_loss` logs as sums over frames; subclasses add theirs
     several_teachers = False  # whether more than one is meant to be used
+    without_heads = False  # whether the student's features are to equal the teacher's as they are
     target_shift = 0  # student frames by which predictions come after their targets
 
     def __init__(self, cfg: DistillationConfig, task) -> None:
         super().__init__(task)
         self.cfg = cfg
-        self.without_heads = task.student.head == "none"
         self.given_weights = [
             NOT_NEGATIVE.read(part, "--layer-weights") for part in cfg.layer_weights.split(",") if part
         ]
@@ -93,6 +93,7 @@ class DistillationCriterion(FairseqCriterion):
         if len(task.teachers) > 1 and not cls.several_teachers:
             raise ConfigError(f"this criterion is for one teacher, not {len(task.teachers)}: --criterion multi_teacher")
         criterion = cls(cfg, task)
+        criterion.without_heads = task.student.head == "none"
         criterion.check_decoder(task)
         criterion.check_heads(task.student)
         return criterion

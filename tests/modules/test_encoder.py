@@ -183,7 +183,7 @@ def test_layerdrop_skips_whole_blocks():
 
 @pytest.mark.parametrize(
     "layers, kind, message",
-    [((3,), "layer", r"\[3\] do not exist.*0\.\.2"), ((0,), "ffn", r"1\.\.2"), ((1,), "hidden", "'hidden'")],
+    [((4,), "layer", r"\[4\] do not exist.*0\.\.2"), ((0,), "ffn", r"1\.\.2"), ((1,), "hidden", "'hidden'")],
 )
 def test_wrong_layers_are_named(layers, kind, message):
     encoder = small_encoder()
