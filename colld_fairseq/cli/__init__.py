@@ -91,7 +91,7 @@ def run(argv: List[str]) -> int:
     for name, command in SUBCOMMANDS.items():
         added = commands.add_parser(name, help=command.help, description=command.help)
         if name in argv[:1]:
-            getattr(options, name)(added)
+            getattr(options, name)(added.add_argument)
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s")  # warnings of libraries, and
     logging.getLogger("colld_fairseq").setLevel(logging.INFO)  # what this package has to say

@@ -47,7 +47,7 @@ def write_output(path, rows=ROWS, hypotheses=HYPOTHESES, order=None, leave_out=(
 
 def colld_score(*arguments):
     parser = argparse.ArgumentParser()
-    options.score(parser)
+    options.score(parser.add_argument)
     return score.run(parser.parse_args([str(a) for a in arguments]))
 
 

@@ -39,7 +39,7 @@ def sentences(seed, count, letters):
 
 def colld_vocab(*arguments):
     parser = argparse.ArgumentParser()
-    options.vocab(parser)
+    options.vocab(parser.add_argument)
     return vocab.run(parser.parse_args([str(a) for a in arguments]))
 
 
