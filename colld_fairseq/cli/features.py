@@ -16,21 +16,11 @@ from colld_fairseq.cli.shards import this_shard
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import AnyManifest, read_manifests
-from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_batches, read_ahead, usable
+from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_batches, usable_batches
 from colld_fairseq.files import errors_name
 from colld_fairseq.outputs import check_folder, only_run
-from colld_fairseq.teachers import Teacher, describe_teacher, load_teacher
-from colld_fairseq.teachers.cache_files import (
-    CacheHeader,
-    PartIndex,
-    PartWriter,
-    digest_rows,
-    finished_part,
-    part_paths,
-    plan_parts,
-    remove_index,
-    write_index,
-)
+from colld_fairseq.teachers import Teacher, cache_files, describe_teacher, load_teacher
+from colld_fairseq.teachers.cache_files import CacheHeader, PartIndex, PartWriter, finished_part
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     teacher = load_teacher(args.teacher, layers, args.kind, args.dtype, shard.device(args.device))
     if args.tail_seconds:
         teacher.set_tail(args.tail_seconds)
-    parts = plan_parts(distinct_rows(manifest.ids), manifest.n_samples, args.part_seconds)
+    parts = cache_files.plan_parts(distinct_rows(manifest.ids), manifest.n_samples, args.part_seconds)
     header = CacheHeader(
         teacher=args.teacher,
         content_hash=teacher.content_hash,
@@ -55,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         frame_rate_hz=teacher.frame_rate_hz,
         width=teacher.width,
         manifest=args.manifest,
-        rows=digest_rows(manifest.ids, manifest.n_samples),
+        rows=cache_files.digest_rows(manifest.ids, manifest.n_samples),
         num_parts=len(parts),
         dtype=args.storage,
         teacher_dtype=args.dtype,
@@ -73,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         bad.update(index.bad)
     todo = {part: parts[part] for part in mine if part not in finished}
     if todo:
-        remove_index(directory)
+        cache_files.remove_index(directory)
         writer = FeatureWriter(manifest, teacher, header, directory, args.batch_seconds)
         writer.write(todo, bad, console, f"features, {shard}" if shard.total > 1 else "features")
     indices = [finished_part(directory, part, header) for part in range(len(parts))]
@@ -102,7 +92,7 @@ class FeatureWriter:
         with progress(console, title) as display:
             bar = AudioBar(display, len(rows), n_samples[rows].sum() / SAMPLE_RATE)
             for index, rows in parts.items():
-                path = part_paths(self.directory, index)[0]
+                path = cache_files.part_paths(self.directory, index)[0]
                 with only_run(path), errors_name(path):
                     self._write_part(index, rows, bad, bar)
         console.say(bar.summary(str(self.directory)))
@@ -122,8 +112,10 @@ class FeatureWriter:
         n_samples, teacher = self.manifest.n_samples, self.teacher
         lengths = {self.ids[row]: int(n_samples[row]) for row in rows}
         failed: Dict[str, str] = {}
-        for utterances in read_ahead(self.manifest, self.ids, plan_batches(rows, n_samples, self.batch_samples)):
-            ids, waveforms = usable(utterances, teacher.output_lengths, failed)
+        batches = plan_batches(rows, n_samples, self.batch_samples)
+        for ids, waveforms in usable_batches(
+            self.manifest, self.ids, batches, teacher.output_lengths, failed, bar.advance
+        ):
             if ids:
                 sizes = torch.tensor([len(waveform) for waveform in waveforms])
                 padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(teacher.device)
@@ -131,7 +123,6 @@ class FeatureWriter:
                 for row, (name, frames) in enumerate(zip(ids, output.lengths.tolist())):
                     features = {layer: value[row] for layer, value in output.features.items()}
                     part.add(name, features, frames, lengths[name])
-            bar.advance(len(utterances), sum(len(waveform) for waveform in waveforms) / SAMPLE_RATE)
         return failed
 
 
@@ -142,7 +133,7 @@ def _complete(
     for part in parts:
         bad.update(part.bad)
     console.left_out(bad)
-    losses = write_index(directory, header, parts)
+    losses = cache_files.write_index(directory, header, parts)
     size = sum(header.utterance_bytes(frames) for part in parts for frames in part.frames)
     layer, worst = max(losses.items(), key=lambda item: item[1]["error"])
     console.say(

@@ -98,6 +98,24 @@ def usable(
     return ids, waveforms
 
 
+def usable_batches(
+    manifest,
+    ids: Sequence[str],
+    batches: Iterable[np.ndarray],
+    output_lengths,
+    bad,
+    advance: Callable[[int, float], None],
+) -> Iterator[Tuple[List[str], List[Tensor]]]:
+    """Ids and waveforms of each batch of rows, as `usable` gives them; bad (`BadUtterances` or a dictionary) gets the
+    others. Calls advance(utterances, seconds) once a batch was used."""
+    for utterances in read_ahead(manifest, ids, batches):
+        failed: Dict[str, str] = {}
+        names, waveforms = usable(utterances, output_lengths, failed)
+        bad.update(failed)
+        yield names, waveforms
+        advance(len(utterances), sum(map(len, waveforms)) / SAMPLE_RATE)
+
+
 class BadUtterances:
     """Utterances that cannot be used, with the reason; more than `max_share` of all rows (at least one) are fatal."""
 

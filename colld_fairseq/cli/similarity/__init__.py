@@ -17,7 +17,7 @@ from colld_fairseq.cli.similarity.models import StudentLayers, TeacherLayers, pa
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import JoinedManifest, read_manifests
-from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_batches, read_ahead, sample_rows, usable
+from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_batches, sample_rows, usable_batches
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import write_atomically
@@ -79,15 +79,11 @@ def _gather(args: argparse.Namespace, console: Console, manifest: JoinedManifest
     with progress(console, "similarity") as display:
         bar = AudioBar(display, len(drawn), manifest.n_samples[drawn].sum() / SAMPLE_RATE)
         batches = plan_batches(drawn, manifest.n_samples, args.batch_seconds * SAMPLE_RATE)
-        for utterances in read_ahead(manifest, ids, batches):
-            failed = {}
-            names, waveforms = usable(utterances, output_lengths, failed)
-            bad.update(failed)
+        for names, waveforms in usable_batches(manifest, ids, batches, output_lengths, bad, bar.advance):
             if names:
                 x, y = paired_frames(rows, columns, names, waveforms)
                 moments = moments or SecondMoments(rows.widths, columns.widths, x.device)
                 moments.update(x, y)
-            bar.advance(len(utterances), sum(map(len, waveforms)) / SAMPLE_RATE)
     console.left_out(bad)
     if moments is None:
         raise ConfigError(f"{manifest.path}: not one utterance that both models can use")

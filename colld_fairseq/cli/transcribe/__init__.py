@@ -24,7 +24,7 @@ from colld_fairseq.cli.transcribe.streaming import (
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.text_files import STANDARD_INPUT
-from colld_fairseq.data.utterances import BadUtterances, plan_batches, read_ahead, usable
+from colld_fairseq.data.utterances import BadUtterances, plan_batches, usable_batches
 from colld_fairseq.decoding.real_time import Latency
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.files import split_paths
@@ -143,17 +143,12 @@ def transcribe(
         for rows in windows
         for batch in plan_batches(rows, utterances.rows.n_samples, batch_seconds * SAMPLE_RATE)
     )
-    for batch in read_ahead(utterances.rows, utterances.ids, batches):
-        failed: Dict[str, str] = {}
-        names, waveforms = usable(batch, recogniser.output_lengths, failed)
-        results: Dict[str, Result] = {}
-        if names:
-            languages = utterances.languages(names) if recogniser.needs_language else None
-            n_best = recogniser.transcribe([waveform.numpy() for waveform in waveforms], languages)
-            results = {name: Result(len(wave), best) for name, wave, best in zip(names, waveforms, n_best)}
-        bad.update(failed)
-        bar.advance(len(batch), sum(map(len, waveforms)) / SAMPLE_RATE)
-        yield results
+    for names, waveforms in usable_batches(
+        utterances.rows, utterances.ids, batches, recogniser.output_lengths, bad, bar.advance
+    ):
+        languages = utterances.languages(names) if recogniser.needs_language else None
+        n_best = recogniser.transcribe([waveform.numpy() for waveform in waveforms], languages)
+        yield {name: Result(len(wave), best) for name, wave, best in zip(names, waveforms, n_best)}
 
 
 class Printer:

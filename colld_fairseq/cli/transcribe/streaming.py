@@ -12,9 +12,8 @@ import numpy as np
 from colld_fairseq.cli.terminal import AudioBar, Console
 from colld_fairseq.cli.transcribe.inputs import Utterances
 from colld_fairseq.cli.transcribe.output import Result
-from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.text_files import STANDARD_INPUT
-from colld_fairseq.data.utterances import BadUtterances, read_ahead, usable
+from colld_fairseq.data.utterances import BadUtterances, usable_batches
 from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.real_time import PIECE, Latency, cut, listen
@@ -82,18 +81,15 @@ def stream_utterances(
 
     `latencies` and `bad` are added to; `printer` shows results as they come.
     """
-    for batch in read_ahead(
-        utterances.rows, utterances.ids, np.split(utterances.todo, range(streams, len(utterances), streams))
+    batches = np.split(utterances.todo, range(streams, len(utterances), streams))
+    for names, waveforms in usable_batches(
+        utterances.rows, utterances.ids, batches, recogniser.output_lengths, bad, bar.advance
     ):
-        failed: Dict[str, str] = {}
-        names, waveforms = usable(batch, recogniser.output_lengths, failed)
         finals = Finals(names, printer)
         tags = None
         if recogniser.needs_language:
             tags = [recogniser.vocabulary.tag_id(language) for language in utterances.languages(names)]
         latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], finals, tags)
-        bad.update(failed)
-        bar.advance(len(batch), sum(map(len, waveforms)) / SAMPLE_RATE)
         lists = [joined(results, recogniser.nbest) for results in finals.of.values()]
         yield {name: Result(len(waveform), n_best) for name, waveform, n_best in zip(names, waveforms, lists)}
 
