@@ -43,6 +43,7 @@ setup(
         "sentencepiece",
         "soundfile>=0.13",
         "soxr",
+        "tabulate",
         "tensorboardX",
         "transformers>=5.0",
     ],

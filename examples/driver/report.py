@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from tabulate import tabulate
+
 from colld_fairseq.files import write_atomically
 from examples.driver.plot import save_plot
 from examples.driver.scores import LOWER_IS_BETTER, MEASURES, NAMES, collect, relative_gain
@@ -37,12 +39,11 @@ def main(argv: List[str]) -> int:
 def write_report(out: Path) -> int:
     """Writes and prints the report; 1 if something is missing, else 0."""
     report = collect(out)
-    tables, notes = build_tables(report), [*report["notes"], hardware(report), RTF_NOTE]
-    content = json.dumps(_without_nan(report), indent=2, ensure_ascii=False) + "\n"
+    page, content = markdown(report), json.dumps(_without_nan(report), indent=2, ensure_ascii=False) + "\n"
     write_atomically(out / "report.json", content.encode())
-    write_atomically(out / "report.md", markdown(report, tables, notes).encode())
+    write_atomically(out / "report.md", page.encode())
     save_plot(report, out / "report.png")
-    print_tables(tables, [*notes, f"written: {out}/report.md, report.json, report.png"], report["missing"])
+    print(f"{page}\nwritten: {out}/report.md, report.json, report.png")
     return 1 if report["missing"] else 0
 
 
@@ -185,42 +186,16 @@ def hardware(report: Report) -> str:
     )
 
 
-# -- pages -------------------------------------------------------------------------------------------------------------
-
-
-def markdown(report: Report, tables: List[Table], notes: List[str]) -> str:
-    parts = [f"# {report['title']}", *notes]
-    for table in tables:
-        lines = [f"## {table.title}", "", "| " + " | ".join(table.header) + " |"]
-        lines += ["|" + "---|" + "---:|" * (len(table.header) - 1)]
-        lines += ["| " + " | ".join(row) + " |" for row in table.rows]
-        parts.append("\n".join(lines))
+def markdown(report: Report) -> str:
+    """The page: notes, tables, the plot and what is missing."""
+    parts = [f"# {report['title']}", *report["notes"], hardware(report), RTF_NOTE]
+    for title, header, rows in build_tables(report):
+        sides = ["left"] + ["right"] * (len(header) - 1)
+        parts.append(f"## {title}\n\n" + tabulate(rows, header, "pipe", disable_numparse=True, colalign=sides))
     parts.append("![test scores and validation curves](report.png)")
     if report["missing"]:
         parts.append("\n".join(["## Missing", "", *(f"- {item}" for item in report["missing"])]))
     return "\n\n".join(parts) + "\n"
-
-
-def print_tables(tables: List[Table], notes: List[str], missing: List[str]) -> None:
-    """On standard output."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 180  # a pipe has no width of its own
-    for table in tables:
-        drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
-        for column, name in enumerate(table.header):
-            drawn.add_column(name, justify="left" if column == 0 else "right", no_wrap=True)
-        for row in table.rows:
-            drawn.add_row(*row)
-        console.print(drawn)
-    for note in notes:
-        console.print(note, soft_wrap=True)
-    for item in missing:
-        console.print(f"missing: {item}", style="red", soft_wrap=True)
 
 
 def _without_nan(value: Any) -> Any:
