@@ -1,5 +1,6 @@
 """Recipes (YAML files as fairseq-hydra-train reads them) as jobs: overridden, sized, trained, decoded, scored."""
 
+import argparse
 import math
 import sys
 from pathlib import Path
@@ -111,6 +112,19 @@ def absolute_spec(spec: str) -> str:
     return f"{scheme}:{Path(name).resolve()}" if Path(name).exists() else spec
 
 
-def absolute_paths(paths: str) -> str:
-    """Comma-separated manifests."""
-    return ",".join(str(Path(path).resolve()) for path in split_paths(paths) if path)
+def manifests(paths: str) -> str:
+    """Comma-separated manifests, likewise; this and the next two are types of argparse."""
+    found = [resolved(path) for path in split_paths(paths) if path]
+    for path in found:
+        if not path.is_file():
+            raise argparse.ArgumentTypeError(f"no manifest {path}")
+    return ",".join(map(str, found))
+
+
+def resolved(path: str) -> Path:
+    return Path(path).resolve()
+
+
+def words(text: str) -> List[str]:
+    """Of `1,2,3`."""
+    return [word for word in text.split(",") if word]

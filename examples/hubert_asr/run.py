@@ -20,25 +20,15 @@ from typing import Any, Dict, List, Tuple
 
 from colld_fairseq.checkpoints.encoder import read_encoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from examples.driver import recipes
 from examples.driver.jobs import Job
 from examples.driver.plan import Plan, Result, run_comparison
-from examples.driver.recipes import (
-    SMALL,
-    Config,
-    Shape,
-    absolute_paths,
-    absolute_spec,
-    decoding_jobs,
-    override,
-    parse_settings,
-    read_yaml,
-    sized,
-    training_job,
-)
+from examples.driver.recipes import SMALL, Config, Shape, manifests, override, read_yaml, resolved, training_job, words
 
 HERE = Path(__file__).resolve().parent
 TABLE = read_yaml(HERE / "systems.yaml")
 SYSTEMS: Dict[str, Config] = TABLE["systems"]
+Args = argparse.Namespace
 CMVN_HOURS = "2"  # drawn at random: a mean of 80 numbers needs no more
 
 
@@ -47,7 +37,7 @@ def main() -> None:
     run_comparison(args.out, *make_plan(args), args.jobs)
 
 
-def make_plan(args: argparse.Namespace) -> Tuple[List[Job], Plan]:
+def make_plan(args: Args) -> Tuple[List[Job], Plan]:
     teacher = read_encoder(args.teacher).config
     chosen = [name for name in SYSTEMS if any(fnmatch.fnmatch(name, pattern) for pattern in args.systems)]
     if not chosen:
@@ -71,7 +61,9 @@ def make_plan(args: argparse.Namespace) -> Tuple[List[Job], Plan]:
                     options = [*options, "--max-tokens", str(4 * args.max_tokens)]
                     after = [f"{run}/{minutes}min/finetune"]
                     data = args.out / "data"
-                    jobs += decoding_jobs(args.out, name, data, "test_asr", args.out / checkpoint, options, after)
+                    jobs += recipes.decoding_jobs(
+                        args.out, name, data, "test_asr", args.out / checkpoint, options, after
+                    )
                     group = f"{minutes} minutes of labels per language, {way}"
                     log = {**logs, "fine-tuning": f"{run}/{minutes}min/finetune.log"}
                     label = SYSTEMS[system]["label"]
@@ -80,7 +72,7 @@ def make_plan(args: argparse.Namespace) -> Tuple[List[Job], Plan]:
     return jobs, Plan(TABLE["title"], results, TABLE["comparisons"], encoders, settings=vars(args))
 
 
-def common_jobs(args: argparse.Namespace, teacher: EncoderConfig, systems: List[str]) -> List[Job]:
+def common_jobs(args: Args, teacher: EncoderConfig, systems: List[str]) -> List[Job]:
     """What all systems need: manifests, vocabulary, statistics, the teacher's features."""
     out, data = args.out, args.out / "data"
     prepare = [
@@ -102,7 +94,7 @@ def common_jobs(args: argparse.Namespace, teacher: EncoderConfig, systems: List[
     return jobs
 
 
-def distil_job(args: argparse.Namespace, teacher: EncoderConfig, system: str, seed: str, needs: List[str]) -> Job:
+def distil_job(args: Args, teacher: EncoderConfig, system: str, seed: str, needs: List[str]) -> Job:
     student, name, updates = system.split("/")[0], f"{system}/seed{seed}/distil", args.distil_updates
     shape = student_shape(args, teacher, student)
     adaptation = updates // 10 if args.adaptation_updates is None else args.adaptation_updates
@@ -118,20 +110,15 @@ def distil_job(args: argparse.Namespace, teacher: EncoderConfig, system: str, se
         filled["model"]["init_layers"] = ",".join(str(block) for block in range(1, shape.layers + 1))
     if student == "deep_thin_fbank":
         filled["model"]["front_end_updates"] = adaptation
-    size = sized(args.out / name, int(seed), updates, args.distil_lr, args.max_tokens)
+    size = recipes.sized(args.out / name, int(seed), updates, args.distil_lr, args.max_tokens)
     recipe = read_yaml(HERE / f"distil_{student}.yaml")
-    changes = (read_yaml(SMALL), TABLE["distil"], filled, SYSTEMS[system]["distil"], size, args.distil_settings)
+    own, more = SYSTEMS[system]["distil"], recipes.parse_settings(args.distil_settings)
+    changes = (read_yaml(SMALL), TABLE["distil"], filled, own, size, more)
     return training_job(args.out, name, override(recipe, *changes), needs)
 
 
 def finetune_job(
-    args: argparse.Namespace,
-    teacher: EncoderConfig,
-    system: str,
-    seed: str,
-    minutes: str,
-    updates: int,
-    needs: List[str],
+    args: Args, teacher: EncoderConfig, system: str, seed: str, minutes: str, updates: int, needs: List[str]
 ) -> Job:
     student, name = system.split("/")[0], f"{system}/seed{seed}/{minutes}min/finetune"
     distilled = str(args.out / f"{system}/seed{seed}" / "distil" / "checkpoint_last.pt")
@@ -144,13 +131,13 @@ def finetune_job(
     if system.endswith("/scratch"):
         filled["task"].update(cmvn(args, system))
         filled["model"].update(encoder_preset=student, **shape_options(args, teacher, student))
-    size = sized(args.out / name, int(seed), updates, args.finetune_lr, args.max_tokens)
-    own = SYSTEMS[system].get("finetune", {})
-    changes = (read_yaml(SMALL), TABLE["finetune"], filled, own, size, args.finetune_settings)
+    size = recipes.sized(args.out / name, int(seed), updates, args.finetune_lr, args.max_tokens)
+    own, more = SYSTEMS[system].get("finetune", {}), recipes.parse_settings(args.finetune_settings)
+    changes = (read_yaml(SMALL), TABLE["finetune"], filled, own, size, more)
     return training_job(args.out, name, override(read_yaml(HERE / "finetune_1h.yaml"), *changes), needs)
 
 
-def student_shape(args: argparse.Namespace, teacher: EncoderConfig, student: str) -> Shape:
+def student_shape(args: Args, teacher: EncoderConfig, student: str) -> Shape:
     """As given, or in the proportions that the published students have to HuBERT Base."""
     if student == "shallow_wide":
         default = Shape(2, teacher.embed_dim, teacher.ffn_dim, teacher.attention_heads)
@@ -161,7 +148,7 @@ def student_shape(args: argparse.Namespace, teacher: EncoderConfig, student: str
     return Shape.parse(args.deep_thin) if args.deep_thin else default
 
 
-def shape_options(args: argparse.Namespace, teacher: EncoderConfig, student: str) -> Config:
+def shape_options(args: Args, teacher: EncoderConfig, student: str) -> Config:
     """Of the model; positions and waveform convolutions are the teacher's."""
     options: Dict[str, Any] = student_shape(args, teacher, student).options()
     options.update(conv_pos=teacher.conv_pos, conv_pos_groups=teacher.conv_pos_groups)
@@ -178,57 +165,53 @@ def layer_map(shape: Shape, teacher: EncoderConfig, student: str) -> str:
     return ",".join(f"{shape.layers}:{layer}" for layer in thirds)
 
 
-def cmvn(args: argparse.Namespace, system: str) -> Config:
+def cmvn(args: Args, system: str) -> Config:
     """Of the task, for a new student: one on filterbanks takes the statistics of its corpus."""
     return {"cmvn": str(args.out / "data" / "cmvn.npz")} if system.startswith("deep_thin_fbank/") else {}
 
 
-def ways(args: argparse.Namespace) -> Dict[str, List[str]]:
+def ways(args: Args) -> Dict[str, List[str]]:
     """Way of decoding -> its options: greedy and, where a language model is given, with it."""
     options = {"greedy": ["--beam", "1", "--post-process", "letter"]}
     if args.lm:
-        model = ["--ngram-lm", str(args.lm.resolve()), "--ngram-lm-weight", args.lm_weight, "--length-bonus", "1"]
+        model = ["--ngram-lm", str(args.lm), "--ngram-lm-weight", args.lm_weight, "--length-bonus", "1"]
         options["lm"] = ["--beam", "20", "--post-process", "letter", *model]
     return options
 
 
-def arguments(words: List[str]) -> argparse.Namespace:
+def arguments(argv: List[str]) -> Args:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("out", type=Path)
-    add("--data", type=Path, required=True, help="folder with train_asr.tsv, dev_asr.tsv, test_asr.tsv")
-    add("--teacher", required=True, help="fairseq:FILE.pt (HuBERT pre-training checkpoint) or hf:DIRECTORY")
+    add("out", type=resolved)
+    add("--data", type=resolved, required=True, help="folder with train_asr.tsv, dev_asr.tsv, test_asr.tsv")
+    add("--teacher", type=recipes.absolute_spec, required=True, help="fairseq:FILE.pt of HuBERT or hf:DIRECTORY")
     add("--teacher-codes", default="", help="file of colld cluster, for a teacher without code embeddings of its own")
-    add("--unlabeled", default="", help="manifests to distil from, comma-separated (default: train_asr.tsv)")
-    add("--label-minutes", default="10,60", help="labels of every language, comma-separated (default: %(default)s)")
-    add("--seeds", default="1", help="comma-separated (default: %(default)s)")
-    add("--systems", default="*", help="of systems.yaml, comma-separated, with wildcards: 'deep_thin/*' (default: all)")
+    add("--unlabeled", type=manifests, default="", help="to distil from, A.tsv,B.tsv (default: train_asr.tsv)")
+    add("--label-minutes", type=words, default="10,60", help="labels of every language (default: 10,60)")
+    add("--seeds", type=words, default="1", help="comma-separated (default: %(default)s)")
+    add("--systems", type=words, default="*", help="of systems.yaml, with wildcards: 'deep_thin/*' (default: all)")
     shape = "LAYERSxWIDTH/FFN/HEADS"
     add("--deep-thin", metavar=shape, help="default: all layers, 5/8 of the width (HuBERT Base: 12x480/480/12)")
     add("--shallow-wide", metavar=shape, help="default: two of the teacher's blocks (HuBERT Base: 2x768/3072/12)")
     add("--distil-updates", type=int, default=6000, help="default: %(default)s")
     add("--adaptation-updates", type=int, help="of the distillation, of the system `adapted` (default: a tenth)")
-    add("--finetune-updates", default="2000", help="one number, or one for each of --label-minutes (default: 2000)")
+    add(
+        "--finetune-updates", type=words, default="2000", help="one, or one for each of --label-minutes (default: 2000)"
+    )
     add("--freeze-updates", type=int, help="of a distilled encoder in fine-tuning (default: a tenth of the updates)")
     add("--distil-lr", type=float, default=1e-3, help="default: %(default)s")
     add("--finetune-lr", type=float, default=1e-3, help="default: %(default)s")
     add("--discriminative-weight", type=float, default=1.0, help="default: %(default)s")
     add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
-    add("--lm", type=Path, help="n-gram model (ARPA or KenLM) of words: the test set is also decoded with it")
+    add("--lm", type=resolved, help="n-gram model (ARPA or KenLM) of words: the test set is also decoded with it")
     add("--lm-weight", default="0.5", help="default: %(default)s")
     add("--no-cache", action="store_true", help="run the teacher in every update instead of storing its features once")
     add("--jobs", type=int, help="parallel jobs (default: one a core, or one with a GPU)")
     more = "GROUP.NAME=VALUE"
     add("--distil-settings", nargs="*", default=[], metavar=more, help="of every distillation: common.bf16=true")
     add("--finetune-settings", nargs="*", default=[], metavar=more, help="of every fine-tuning")
-    args = parser.parse_args(words)
-    args.out, args.data, args.teacher = args.out.resolve(), args.data.resolve(), absolute_spec(args.teacher)
-    args.unlabeled = absolute_paths(args.unlabeled)
-    args.teacher_codes = str(Path(args.teacher_codes).resolve()) if args.teacher_codes else ""
-    for name in ("distil_settings", "finetune_settings"):
-        setattr(args, name, parse_settings(getattr(args, name)))
-    for name in ("label_minutes", "seeds", "systems", "finetune_updates"):
-        setattr(args, name, [word for word in getattr(args, name).split(",") if word])
+    args = parser.parse_args(argv)
+    args.teacher_codes = str(resolved(args.teacher_codes)) if args.teacher_codes else ""
     args.finetune_updates = [int(updates) for updates in args.finetune_updates]
     if len(args.finetune_updates) == 1:
         args.finetune_updates *= len(args.label_minutes)

@@ -19,25 +19,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from colld_fairseq.files import split_paths
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.named_values import split_named, value_of_each
 from colld_fairseq.teachers import describe_teacher
+from examples.driver import recipes
 from examples.driver.jobs import Job
 from examples.driver.plan import Plan, Result, run_comparison
-from examples.driver.recipes import (
-    SMALL,
-    Config,
-    Shape,
-    absolute_paths,
-    absolute_spec,
-    decoding_jobs,
-    override,
-    parse_settings,
-    read_yaml,
-    sized,
-    training_job,
-)
+from examples.driver.recipes import SMALL, Config, Shape, manifests, override, read_yaml, resolved, training_job, words
 from examples.driver.utterances import read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -152,7 +140,7 @@ class Comparison:
                     for way, options in self.ways(student).items():
                         options = [*self.decoding_options, *options]
                         scores, needs = f"{run}/{way}", [f"{run}/stage2"]
-                        jobs += decoding_jobs(
+                        jobs += recipes.decoding_jobs(
                             self.out, scores, self.data, "test", self.out / checkpoint, options, needs
                         )
                         group = f"student {student}, {way}"
@@ -230,8 +218,9 @@ class Comparison:
         }
         if args.no_cache:
             filled["task"]["teacher_cache"] = ""
-        size = sized(self.out / name, int(seed), args.stage1_updates, args.stage1_lr, args.max_tokens)
-        changes = (read_yaml(SMALL), TABLE["stage1"], filled, system.stage1, size, args.stage1_settings)
+        size = recipes.sized(self.out / name, int(seed), args.stage1_updates, args.stage1_lr, args.max_tokens)
+        more = recipes.parse_settings(args.stage1_settings)
+        changes = (read_yaml(SMALL), TABLE["stage1"], filled, system.stage1, size, more)
         return training_job(self.out, name, override(read_yaml(HERE / "stage1.yaml"), *changes), needs)
 
     def stage2_job(
@@ -264,14 +253,15 @@ class Comparison:
                 needs.append(f"train_pseudo_seed{seed}")
                 filled["dataset"] = {"train_subset": f"train,train_pseudo_seed{seed}"}
         recipe = read_yaml(HERE / ("stage2_kd.yaml" if system.kd else "stage2.yaml"))
-        size = sized(self.out / name, int(seed), args.stage2_updates, args.stage2_lr, args.max_tokens)
-        changes = (read_yaml(SMALL), TABLE["stage2"], filled, size, args.stage2_settings)
+        size = recipes.sized(self.out / name, int(seed), args.stage2_updates, args.stage2_lr, args.max_tokens)
+        more = recipes.parse_settings(args.stage2_settings)
+        changes = (read_yaml(SMALL), TABLE["stage2"], filled, size, more)
         return training_job(self.out, name, override(recipe, *changes), needs)
 
     def kd_teacher(self, seed: str) -> Tuple[str, List[str]]:
         """The transducer that is learned from in stage 2, and the job that trains it, if one does."""
         if self.args.kd_teacher:
-            return str(self.args.kd_teacher.resolve()), []
+            return str(self.args.kd_teacher), []
         run = f"full/{self.joint}/seed{seed}"
         return str(self.out / run / "stage2" / "checkpoint_best.pt"), [f"{run}/stage2"]
 
@@ -306,19 +296,19 @@ class Comparison:
         return {**chunks, "whole": ["--beam", "1", "--model-overrides", full]}
 
 
-def arguments(words: List[str]) -> argparse.Namespace:
+def arguments(argv: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("out", type=Path)
+    add("out", type=resolved)
     for split in ("train", "dev", "test"):
-        add(f"--{split}", required=True, help="speech-to-text manifests, comma-separated")
+        add(f"--{split}", type=manifests, required=True, help="speech-to-text manifests, comma-separated")
     add("--teachers", required=True, metavar="NAME=SPEC,...", help="SPEC: hf:DIRECTORY or fairseq:FILE.pt")
     add("--teacher-layers", default="", metavar="NAME=4+6,...", help="default: the last of every teacher")
-    add("--unlabeled", default="", help="manifests of further audio, comma-separated")
+    add("--unlabeled", type=manifests, default="", help="manifests of further audio, comma-separated")
     add("--label-minutes", type=float, help="transcripts of so many minutes of every language are used (default: all)")
-    add("--systems", default="", help="comma-separated (default: all that are possible)")
-    add("--students", default="full", help="full, streaming or both (default: %(default)s)")
-    add("--seeds", default="1", help="comma-separated (default: %(default)s)")
+    add("--systems", type=words, default="", help="comma-separated (default: all that are possible)")
+    add("--students", type=words, default="full", help="full, streaming or both (default: %(default)s)")
+    add("--seeds", type=words, default="1", help="comma-separated (default: %(default)s)")
     add("--preset", default="conformer_10m", help="of the encoder (default: %(default)s)")
     add("--shape", metavar="LAYERSxWIDTH/FFN/HEADS", help="smaller: 6x144/576/4 (default: the preset's)")
     add("--predictor-dim", type=int, default=320, help="of the predictor and the joiner (default: %(default)s)")
@@ -329,7 +319,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
     add("--stage1-lr", type=float, default=2e-3, help="default: %(default)s")
     add("--stage2-lr", type=float, default=1e-3, help="default: %(default)s")
     add("--ctc-weight", type=float, default=0.5, help="of the auxiliary CTC (default: %(default)s)")
-    add("--kd-teacher", type=Path, help="checkpoint of a transducer with the same vocabulary (default: full/sum)")
+    add("--kd-teacher", type=resolved, help="a transducer with the same vocabulary (default: full/sum)")
     add("--kd", default="one_best", help="one_best, three_class or lattice (default: %(default)s)")
     add("--kd-weight", type=float, default=0.3, help="default: %(default)s")
     add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
@@ -344,17 +334,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
     more = "GROUP.NAME=VALUE"
     add("--stage1-settings", nargs="*", default=[], metavar=more, help="of every stage 1: common.bf16=true")
     add("--stage2-settings", nargs="*", default=[], metavar=more, help="of every stage 2")
-    args = parser.parse_args(words)
-    args.out = args.out.resolve()
-    for name in ("train", "dev", "test", "unlabeled"):
-        setattr(args, name, absolute_paths(getattr(args, name)))
-        for path in split_paths(getattr(args, name)) if getattr(args, name) else []:
-            if not Path(path).is_file():
-                parser.error(f"--{name}: no manifest {path}")
-    for name in ("stage1_settings", "stage2_settings"):
-        setattr(args, name, parse_settings(getattr(args, name)))
-    for name in ("systems", "students", "seeds"):
-        setattr(args, name, [word for word in getattr(args, name).split(",") if word])
+    args = parser.parse_args(argv)
     for student in args.students:
         if student not in TABLE["students"]:
             parser.error(f"--students: {student!r} is none of {', '.join(TABLE['students'])}")
@@ -366,7 +346,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
     for name in specs:
         if name in TABLE["systems"]:
             parser.error(f"--teachers: {name!r} is the name of a system; choose another")
-    args.teachers = ",".join(f"{name}={absolute_spec(spec)}" for name, spec in specs.items())
+    args.teachers = ",".join(f"{name}={recipes.absolute_spec(spec)}" for name, spec in specs.items())
     return args
 
 
