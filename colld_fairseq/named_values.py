@@ -13,9 +13,7 @@ ENTRY = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9_-]*)=")
 
 def split_named(text: str, option: str) -> Dict[str, str]:
     """{name: value} in the order written; empty where `text` does not begin with NAME= (one value without a name).
-
-    Raises ConfigError for a name given twice or without a value. `option` is named in the message.
-    """
+    Raises ConfigError for a name given twice or without a value. `option` is named in the message."""
     if ENTRY.match(text.strip()) is None:
         return {}
     _, *parts = ENTRY.split(text.strip())

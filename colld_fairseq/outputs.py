@@ -14,10 +14,8 @@ StrPath = Union[str, "os.PathLike[str]"]
 
 
 def check_output(path: StrPath, option: str, inputs: Iterable[StrPath] = ()) -> None:
-    """That a file can be written there and is none of the `inputs`, under whatever name or link.
-
-    Missing folders are made. Raises ConfigError, naming the option, the path and the remedy.
-    """
+    """That a file can be written there and is none of the `inputs`, under whatever name or link. Missing folders are
+    made. Raises ConfigError, naming the option, the path and the remedy."""
     path = Path(path)
     refuse_inputs(path, option, inputs)
     if path.is_dir():
@@ -30,9 +28,7 @@ def check_output(path: StrPath, option: str, inputs: Iterable[StrPath] = ()) -> 
 
 def check_folder(folder: StrPath, option: str, path: StrPath = "") -> None:
     """That files can be written into a folder, which is made if it is missing; `path`: as it was given, for messages.
-
-    Raises ConfigError, naming the option, the path and the remedy.
-    """
+    Raises ConfigError, naming the option, the path and the remedy."""
     named = f"{option} {path or folder}"
     probe = os.path.join(folder, f".{os.getpid()}.{socket.gethostname()}.tmp")
     try:
@@ -66,9 +62,7 @@ def _file_in(folder: StrPath) -> str:
 @contextlib.contextmanager
 def only_run(path: StrPath, option: str = "--out") -> Iterator[None]:
     """Keep other runs from writing to `path` meanwhile: ConfigError where another one does, on this machine or another.
-
-    The lock is the kernel's, on a file `.NAME.lock` beside `path`, so that a run that was killed keeps nobody out.
-    """
+    The lock is the kernel's, on a file `.NAME.lock` beside `path`, so that a run that was killed keeps nobody out."""
     path = Path(path)
     lock = path.with_name(f".{path.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)

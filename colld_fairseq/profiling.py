@@ -47,10 +47,8 @@ def real_time_factor(seconds: List[float], audio_seconds: float) -> float:
 
 
 def working_memory(function: Callable[[], Any], device: torch.device) -> Optional[int]:
-    """Bytes that `function()` needs at its peak beyond what was in use before it.
-
-    On a GPU of torch's allocator, on Linux of the process (resident memory). None where neither can be asked.
-    """
+    """Bytes that `function()` needs at its peak beyond what was in use before it. On a GPU of torch's allocator, on
+    Linux of the process (resident memory). None where neither can be asked."""
     if device.type == "cuda":
         _synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

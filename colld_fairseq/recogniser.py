@@ -33,10 +33,8 @@ TRAINED = "trained"  # left context: as in training
 
 
 class Recogniser:
-    """Models of one task with the way they are decoded; made by `load_recogniser`.
-
-    An utterance's result does not depend on what else is in its batch.
-    """
+    """Models of one task with the way they are decoded; made by `load_recogniser`. An utterance's result does not
+    depend on what else is in its batch."""
 
     def __init__(
         self, task: MultilingualSpeechToTextTask, models: Sequence[nn.Module], beam: int, nbest: int, device: str

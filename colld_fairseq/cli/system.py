@@ -21,10 +21,8 @@ REMEDIES = {
 
 
 def print_any_text() -> None:
-    """Let standard output and error take any text, whatever the locale: `\\uXXXX` for what they cannot show.
-
-    Into a file or pipe text goes in UTF-8, as manifests are, unless PYTHONIOENCODING asks for something else.
-    """
+    """Let standard output and error take any text, whatever the locale: `\\uXXXX` for what they cannot show. Into a
+    file or pipe text goes in UTF-8, as manifests are, unless PYTHONIOENCODING asks for something else."""
     for stream in (sys.stdout, sys.stderr):
         if not hasattr(stream, "reconfigure"):
             continue  # of a test, or of a program that calls us

@@ -266,10 +266,8 @@ class CtcDecoder:
     def decode(
         self, models: Sequence[nn.Module], source: Tensor, lengths: Tensor, tags: Optional[Tensor] = None
     ) -> List[List[Hypothesis]]:
-        """n-best lists of utterances, best first: source [B, ...] and lengths [B] as the models take them.
-
-        Models are in eval mode. tags have no meaning for CTC.
-        """
+        """n-best lists of utterances, best first: source [B, ...] and lengths [B] as the models take them. Models are
+        in eval mode. tags have no meaning for CTC."""
         log_probs, lengths = self._log_probs(models, source, lengths)
         log_probs[..., self.never_emitted] = -math.inf
         if self.beam == 1 and self.lm is None and self.length_bonus == 0:

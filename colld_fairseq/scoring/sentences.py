@@ -27,11 +27,8 @@ class Sentence(NamedTuple):
 
 
 def _with_unknowns(hypothesis: str, reference: str) -> Tuple[str, str]:
-    """Both with unknown tokens as characters that never match.
-
-    A mark that both have is no unknown token of one of them: fairseq never writes the same one on both sides, so the
-    text itself has it, and it is compared as it is.
-    """
+    """Both with unknown tokens as characters that never match. A mark that both have is no unknown token of one of
+    them: fairseq never writes the same one on both sides, so the text itself has it, and it is compared as it is."""
     if "<<unk>>" not in hypothesis:
         reference = reference.replace("<<unk>>", REFERENCE_UNKNOWN)
     if "<unk>" not in reference:

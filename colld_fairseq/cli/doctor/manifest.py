@@ -23,10 +23,8 @@ def report_manifest(
     decode: bool = False,
     console: Optional[Console] = None,
 ) -> int:
-    """Check each manifest, print a summary of each, and return the exit code: 1 if any has errors, else 0.
-
-    Parameters as in `colld_fairseq.data.checks.check_manifest`; `workers` defaults to the machine's cores.
-    """
+    """Check each manifest, print a summary of each, and return the exit code: 1 if any has errors, else 0. Parameters
+    as in `colld_fairseq.data.checks.check_manifest`; `workers` defaults to the machine's cores."""
     console = console or Console()
     failed = 0
     for path in paths:

@@ -77,10 +77,8 @@ def stream_utterances(
     bad: BadUtterances,
     bar: AudioBar,
 ) -> Iterator[Dict[str, Result]]:
-    """Results by id, `streams` utterances at a time.
-
-    `latencies` and `bad` are added to; `printer` shows results as they come.
-    """
+    """Results by id, `streams` utterances at a time. `latencies` and `bad` are added to; `printer` shows results as
+    they come."""
     batches = np.split(utterances.todo, range(streams, len(utterances), streams))
     for names, waveforms in usable_batches(
         utterances.rows, utterances.ids, batches, recogniser.output_lengths, bad, bar.advance
