@@ -14,11 +14,9 @@ from colld_fairseq.checkpoints.files import read_torch, resolve_file
 from colld_fairseq.checkpoints.input_options import InputOptions
 from colld_fairseq.checkpoints.names_colld import encoder_in
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.data.waveform import as_waveform
-from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.hypothesis import Hypothesis
-from colld_fairseq.decoding.streaming import StreamingRecogniser
+from colld_fairseq.decoding.streaming import EndpointRules, StreamingRecogniser
 from colld_fairseq.deprecated import present_name
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
@@ -40,24 +38,15 @@ class Recogniser:
         self, task: MultilingualSpeechToTextTask, models: Sequence[nn.Module], beam: int, nbest: int, device: str
     ) -> None:
         self.task, self.models, self.device = task, [model.eval().to(device) for model in models], device
-        self.input = task.student_input
-        self.decoder = task.decoder_of(self.models)
-        self.nbest = nbest
-        self.search = task.build_decoder(self.models, beam, nbest)
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return self.task.vocabulary
+        self.input, self.vocabulary, self.nbest = task.student_input, task.vocabulary, nbest
+        self.decoder, self.search = task.decoder_of(self.models), task.build_decoder(self.models, beam, nbest)
+        self.transcribes: bool = task.transcribes(self.models)
+        """Whether hypotheses are in the language spoken whatever the target language: CTC trained on transcripts."""
 
     @property
     def needs_language(self) -> bool:
         """Whether each utterance's target language has to be named: tags in the vocabulary, and none forced."""
         return self.vocabulary.uses_tags and self.decoder != "ctc" and not self.task.cfg.tgt_lang
-
-    @property
-    def transcribes(self) -> bool:
-        """Whether hypotheses are in the language spoken whatever the target language: CTC trained on transcripts."""
-        return self.task.transcribes(self.models)
 
     def output_lengths(self, samples: Tensor) -> Tensor:
         """Samples at 16 kHz, int64 [B] -> encoder frames [B]."""

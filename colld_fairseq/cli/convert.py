@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import List, Tuple
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from colld_fairseq.checkpoints.encoder import FORMATS, EncoderCheckpoint, read_encoder, write_encoder
 from colld_fairseq.checkpoints.names_hf import WRITTEN
@@ -102,9 +102,7 @@ def remove(path: Path) -> None:
 
 
 def print_differences(console: Console, source: str, target: str, differences: List[Difference]) -> None:
-    table = Table("layer")
-    for title in ("largest difference", "relative"):
-        table.add_column(title, justify="right")
+    table = Table("layer", *(Column(title, justify="right") for title in ("largest difference", "relative")))
     for row in differences:
         table.add_row(row.layer, f"{row.difference:.1e}", f"{row.relative:.1e}")
     console.say(f"{source} beside {target}")

@@ -6,17 +6,19 @@ Processes share the parts of the cache without talking to each other, and each c
 """
 
 import argparse
+import os
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, NamedTuple, Optional
 
 import numpy as np
 import torch
 
-from colld_fairseq.cli.shards import this_shard
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import AnyManifest, read_manifests
 from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_batches, usable_batches
+from colld_fairseq.devices import pick_device
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import errors_name
 from colld_fairseq.outputs import check_folder, only_run
 from colld_fairseq.teachers import Teacher, cache_files, describe_teacher, load_teacher
@@ -141,3 +143,34 @@ def _complete(
         f"{header.dtype}, features differ from the teacher's by at most {100 * worst['error']:.2g} % of a channel's "
         f"standard deviation (layer {layer}, root mean square; every layer: index.json)"
     )
+
+
+class Shard(NamedTuple):
+    """Process `index` of `total`, from 0; `local` counts those of its machine."""
+
+    index: int
+    total: int
+    local: int
+
+    def __str__(self) -> str:
+        return f"process {self.index + 1} of {self.total}"
+
+    def device(self, name: Optional[str]) -> str:
+        """`name`, by default cuda where there is one; processes of one machine take its GPUs in turn."""
+        name = pick_device(name)
+        return f"cuda:{self.local % torch.cuda.device_count()}" if name == "cuda" else name
+
+
+def this_shard(index: Optional[int], total: Optional[int]) -> Shard:
+    """From --shard and --num-shards; without them what torchrun says, or all of the work.
+
+    Raises ConfigError: one of them without the other, or an index out of range.
+    """
+    if index is None and total is None:
+        index, total = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if index is None or total is None or not 0 <= index < total:
+        raise ConfigError(
+            f"shard {index} of {total}: give --shard, from 0, and --num-shards, the number of processes, or neither; "
+            f"then torchrun's variables RANK and WORLD_SIZE count"
+        )
+    return Shard(index, total, int(os.environ.get("LOCAL_RANK", 0)))

@@ -88,16 +88,8 @@ def load_student_subject(path: str, device: torch.device, cmvn: str = "") -> Sub
             return student(source.to(device)).x
 
     parameters = _parameters(student.named_parameters())
-    return Subject(
-        role="student",
-        source=path,
-        run=run,
-        parameters=parameters,
-        stored_bytes=round(parameters * _bytes_per_parameter(checkpoint.weights)),
-        layers=student.num_layers,
-        width=student.width,
-        frame_rate_hz=student.frame_rate_hz,
-    )
+    stored = round(parameters * _bytes_per_parameter(checkpoint.weights))
+    return Subject("student", path, run, parameters, stored, student.num_layers, student.width, student.frame_rate_hz)
 
 
 def load_teacher_subject(spec: str, device: torch.device) -> Subject:
@@ -112,16 +104,8 @@ def load_teacher_subject(spec: str, device: torch.device) -> Subject:
         return teacher(source, torch.full(source.shape[:1], source.size(1))).features[last]
 
     parameters = _parameters(teacher.module.named_parameters())
-    return Subject(
-        role="teacher",
-        source=spec,
-        run=run,
-        parameters=parameters,
-        stored_bytes=round(parameters * _bytes_per_parameter(_teacher_state(spec))),
-        layers=last,
-        width=teacher.width,
-        frame_rate_hz=teacher.frame_rate_hz,
-    )
+    stored = round(parameters * _bytes_per_parameter(_teacher_state(spec)))
+    return Subject("teacher", spec, run, parameters, stored, last, teacher.width, teacher.frame_rate_hz)
 
 
 def _teacher_state(spec: str) -> Dict[str, Tensor]:
@@ -164,16 +148,12 @@ def measure(
             }
         )
     utterance = _noise(1, MACS_SECONDS)
+    facts = {name: value for name, value in vars(subject).items() if name not in ("run", "stored_bytes")}
     return {
-        "role": subject.role,
-        "source": subject.source,
-        "parameters": subject.parameters,
+        **facts,
         "mb_float32": 4 * subject.parameters / 1e6,
         "mb_stored": subject.stored_bytes / 1e6,
         "gmacs_per_10s": count_macs(lambda: subject.run(utterance)) / 1e9,
-        "layers": subject.layers,
-        "width": subject.width,
-        "frame_rate_hz": subject.frame_rate_hz,
         "speed": speed,
     }
 

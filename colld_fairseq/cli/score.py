@@ -8,7 +8,7 @@ import argparse
 import json
 from typing import Any, Dict, Tuple
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.manifest import read_manifests
@@ -55,9 +55,8 @@ def _row(name: str, scores: Dict[str, Any]) -> Tuple[str, ...]:
 def print_report(report: Dict[str, Any]) -> None:
     """The tables of `colld score` on standard output."""
     console = Console()
-    table = Table(title="Scores (percent)")
-    for title in ("pair", "sentences", "words", "WER", "CER", "BLEU", "chrF"):
-        table.add_column(title, justify="left" if title == "pair" else "right")
+    figures = ("sentences", "words", "WER", "CER", "BLEU", "chrF")
+    table = Table("pair", *(Column(name, justify="right") for name in figures), title="Scores (percent)")
     for pair in report["pairs"]:
         table.add_row(*_row(_pair_name(pair["src_lang"], pair["tgt_lang"]), pair))
     if len(report["pairs"]) > 1:
@@ -72,15 +71,13 @@ def print_report(report: Dict[str, Any]) -> None:
     for metric, text in report["signatures"].items():
         console.say(f"{metric}: {text}")
 
-    table = Table(title="Language confusion (hypotheses)")
-    for title in ("expected", "judged", "wrong\nscript", "nearer to\nanother", "references\nmisjudged", "nearest"):
-        table.add_column(title, justify="left" if title in ("expected", "nearest") else "right")
+    counted = ("judged", "wrong\nscript", "nearer to\nanother", "references\nmisjudged")
+    columns = ["expected", *(Column(name, justify="right") for name in counted), "nearest"]
+    table = Table(*columns, title="Language confusion (hypotheses)")
     for language, counts in report["language_confusion"].items():
         nearest = ", ".join(f"{name or '-'} {n}" for name, n in counts["nearest"].items())
-        optional = [
-            "-" if counts[key] is None else str(counts[key]) for key in ("nearer_to_another", "references_misjudged")
-        ]
-        table.add_row(language or "-", str(counts["judged"]), str(counts["wrong_script"]), *optional, nearest)
+        cells = (counts[key] for key in ("judged", "wrong_script", "nearer_to_another", "references_misjudged"))
+        table.add_row(language or "-", *("-" if cell is None else str(cell) for cell in cells), nearest)
     console.print(table)
     console.say(
         "wrong script: letters of scripts the references of that language do not use; nearer to another: "

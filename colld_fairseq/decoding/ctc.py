@@ -7,37 +7,19 @@ search).
 """
 
 import math
+from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from colld_fairseq.decoding.checks import check_number, check_shapes
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.prefix_tree import LanguageModel, PrefixTree
 from colld_fairseq.errors import ColldError
 
 NEG_INF = -np.inf
-
-
-def _check_shapes(log_probs: Tensor, lengths: Tensor) -> None:
-    if log_probs.dim() != 3 or lengths.shape != log_probs.shape[:1]:
-        raise ColldError(
-            f"expected log_probs [B, T, V] and lengths [B], got {tuple(log_probs.shape)} and {tuple(lengths.shape)}"
-        )
-    for i, length in enumerate(lengths.tolist()):
-        if not 0 <= length <= log_probs.size(1):
-            raise ColldError(
-                f"utterance {i} of the batch: length {length}, but log_probs have {log_probs.size(1)} frames"
-            )
-
-
-def _check_numbers(values: np.ndarray, utterance: int) -> None:
-    if np.isnan(values).any():
-        raise ColldError(
-            f"utterance {utterance} of the batch: log-probabilities are NaN; the model has diverged, or its "
-            "input holds NaN"
-        )
 
 
 def _cut_at(path_scores: np.ndarray, starts: Sequence[int]) -> List[float]:
@@ -57,14 +39,14 @@ def greedy_ctc(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> List[Hypot
     Returns:
         One hypothesis per utterance; `score` is ln p of the best path.
     """
-    _check_shapes(log_probs, lengths)
+    check_shapes(log_probs, lengths, "log_probs [B, T, V]")
     # The maximum is taken where the tensor is: on a GPU only [B, T] numbers have to be copied.
     best, paths = log_probs.detach().max(dim=-1)
     all_scores, all_paths = best.to("cpu", torch.float64).numpy(), paths.cpu().numpy()
     hypotheses = []
     for i, length in enumerate(lengths.tolist()):
         path, path_scores = all_paths[i, :length], all_scores[i, :length]
-        _check_numbers(path_scores, i)
+        check_number(path_scores.sum(), i)
         is_start = path != blank
         is_start[1:] &= path[1:] != path[:-1]
         starts = np.flatnonzero(is_start)
@@ -211,11 +193,11 @@ def prefix_beam_search(
     """
     if beam < 1 or nbest < 1 or beam_size_token < 1:
         raise ColldError(f"beam ({beam}), nbest ({nbest}) and beam_size_token ({beam_size_token}) must be at least 1")
-    _check_shapes(log_probs, lengths)
+    check_shapes(log_probs, lengths, "log_probs [B, T, V]")
     results = []
     for i, length in enumerate(lengths.tolist()):
         frames = log_probs[i, :length].detach().to("cpu", torch.float64).numpy()
-        _check_numbers(frames, i)
+        check_number(frames.sum(), i)
         tree = PrefixTree(lm, lm_weight, length_bonus)
         ranked = []
         prefixes = _search(frames, blank, beam, beam_size_token, tree)
@@ -234,6 +216,7 @@ def prefix_beam_search(
     return results
 
 
+@dataclass
 class CtcDecoder:
     """CTC decoding by a model, or by several whose probabilities are averaged frame by frame.
 
@@ -247,20 +230,18 @@ class CtcDecoder:
         lm, lm_weight, length_bonus, beam_size_token: see :func:`prefix_beam_search`.
     """
 
-    def __init__(
-        self,
-        blank: int,
-        never_emitted: Sequence[int] = (),
-        beam: int = 1,
-        nbest: int = 1,
-        lm: Optional[LanguageModel] = None,
-        lm_weight: float = 0.0,
-        length_bonus: float = 0.0,
-        beam_size_token: int = 40,
-    ) -> None:
-        self.blank, self.never_emitted = blank, [token for token in never_emitted if token != blank]
-        self.beam, self.nbest, self.beam_size_token = beam, min(nbest, beam), beam_size_token
-        self.lm, self.lm_weight, self.length_bonus = lm, lm_weight, length_bonus
+    blank: int
+    never_emitted: Sequence[int] = ()
+    beam: int = 1
+    nbest: int = 1
+    lm: Optional[LanguageModel] = None
+    lm_weight: float = 0.0
+    length_bonus: float = 0.0
+    beam_size_token: int = 40
+
+    def __post_init__(self) -> None:
+        self.never_emitted = [token for token in self.never_emitted if token != self.blank]
+        self.nbest = min(self.nbest, self.beam)
 
     @torch.no_grad()
     def decode(

@@ -11,7 +11,7 @@
 Many streams are decoded as one batch, whatever their age; none changes another's result.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Callable, List, Optional, Sequence
 
 import numpy as np
@@ -23,13 +23,32 @@ from torch.nn.utils.rnn import pad_sequence
 from colld_fairseq.data.fbank import NUM_BINS, SAMPLE_RATE, SHIFT
 from colld_fairseq.data.online_fbank import OnlineFbank
 from colld_fairseq.data.waveform import as_samples, check_rate
-from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.transducer import GreedySearch, Scorer, Search
 from colld_fairseq.errors import ColldError
 from colld_fairseq.modules.streaming import StreamingEncoder, StreamState
 
 FBANK_SECONDS = SHIFT / SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class EndpointRules:
+    """Seconds after which an utterance of a stream ends; math.inf turns a rule off. Defaults of Kaldi and sherpa-onnx.
+
+    Attributes:
+        silence_without_text: of audio in which nothing was recognized.
+        silence_after_text: since the last label, once there is one.
+        longest: of the utterance, whatever is said.
+    """
+
+    silence_without_text: float = 2.4
+    silence_after_text: float = 1.2
+    longest: float = 20.0
+
+    def reached(self, has_text: bool, silence: float, length: float) -> bool:
+        """Whether an utterance of `length` seconds is over, of which the last `silence` gave no label."""
+        patience = self.silence_after_text if has_text else self.silence_without_text
+        return silence >= patience or length >= self.longest
 
 
 @dataclass
@@ -91,6 +110,7 @@ class Stream:
         self.finished = True
 
 
+@dataclass
 class StreamingRecogniser:
     """Transducer search over a streaming encoder.
 
@@ -106,24 +126,20 @@ class StreamingRecogniser:
         needs_tag: whether a target language is needed.
     """
 
-    def __init__(
-        self,
-        encoder: StreamingEncoder,
-        scorer: Scorer,
-        search: Search = GreedySearch(),
-        *,
-        project: Callable[[Tensor], Tensor],
-        detokenize: Callable[[Sequence[int]], str],
-        normalize: Optional[Callable[[np.ndarray], np.ndarray]] = None,
-        endpoint: Optional[EndpointRules] = EndpointRules(),
-        tag: Optional[int] = None,
-        needs_tag: bool = False,
-    ) -> None:
-        self.encoder, self.scorer, self.search = encoder, scorer, search
-        self.project, self.detokenize, self.normalize = project, detokenize, normalize
-        self.endpoint, self.tag, self.needs_tag = endpoint, tag, needs_tag
-        self.device = encoder.encoder.mask_emb.device
-        self.frame_seconds = 1 / encoder.encoder.frame_rate_hz
+    encoder: StreamingEncoder
+    scorer: Scorer
+    search: Search = GreedySearch()
+    _: KW_ONLY
+    project: Callable[[Tensor], Tensor]
+    detokenize: Callable[[Sequence[int]], str]
+    normalize: Optional[Callable[[np.ndarray], np.ndarray]] = None
+    endpoint: Optional[EndpointRules] = EndpointRules()
+    tag: Optional[int] = None
+    needs_tag: bool = False
+
+    def __post_init__(self) -> None:
+        self.device = self.encoder.encoder.mask_emb.device
+        self.frame_seconds = 1 / self.encoder.encoder.frame_rate_hz
 
     @property
     def chunk_seconds(self) -> float:

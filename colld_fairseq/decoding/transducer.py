@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from colld_fairseq.constants import LOOK_AHEAD
+from colld_fairseq.decoding.checks import check_number, check_shapes
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.errors import ColldError
 from colld_fairseq.modules.transducer import State
@@ -33,6 +34,7 @@ class Network(Protocol):
         """Logits [..., V] of projected frames and predictor outputs [..., J]."""
 
 
+@dataclass
 class Scorer:
     """ln p of the next symbol by one network, or by several whose probabilities are averaged.
 
@@ -46,16 +48,11 @@ class Scorer:
             many blanks as frames, so a penalty on ln p would change no order.
     """
 
-    def __init__(
-        self,
-        networks: Sequence[Network],
-        widths: Sequence[int],
-        blank: int = 0,
-        never_emitted: Sequence[int] = (),
-        blank_penalty: float = 0.0,
-    ) -> None:
-        self.networks, self.widths = list(networks), list(widths)
-        self.blank, self.never_emitted, self.blank_penalty = blank, list(never_emitted), blank_penalty
+    networks: Sequence[Network]
+    widths: Sequence[int]
+    blank: int = 0
+    never_emitted: Sequence[int] = ()
+    blank_penalty: float = 0.0
 
     def start(self, rows: int, tags: Optional[Tensor] = None) -> Tuple[Tensor, State]:
         """Before the first label: predictor outputs [N, J] and the state."""
@@ -79,7 +76,7 @@ class Scorer:
         log_probs = outputs[0]
         if len(outputs) > 1:
             log_probs = torch.stack(outputs).logsumexp(0) - torch.tensor(len(outputs)).log().item()
-        log_probs[..., self.never_emitted] = -torch.inf
+        log_probs[..., list(self.never_emitted)] = -torch.inf
         return log_probs
 
     def _side_by_side(self, outputs) -> Tuple[Tensor, State]:
@@ -121,21 +118,9 @@ class Search:
 
 def check_frames(frames: Tensor, lengths: Tensor, max_symbols: int) -> None:
     """ColldError when shapes or lengths do not fit, or no label may ever be emitted."""
-    if frames.dim() != 3 or lengths.shape != frames.shape[:1]:
-        shapes = f"{tuple(frames.shape)} and {tuple(lengths.shape)}"
-        raise ColldError(f"expected frames [B, T, J] and lengths [B], got {shapes}")
-    if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= frames.size(1):
-        raise ColldError(f"lengths {lengths.tolist()} do not fit frames of shape {tuple(frames.shape)}")
+    check_shapes(frames, lengths)
     if max_symbols < 1:
         raise ColldError(f"max_symbols ({max_symbols}) must be at least 1")
-
-
-def check_number(value: float, utterance: int) -> None:
-    if value != value:
-        raise ColldError(
-            f"utterance {utterance} of the batch: log-probabilities are NaN; the model has diverged, or its input"
-            " holds NaN"
-        )
 
 
 @dataclass
@@ -169,6 +154,7 @@ class GreedyState:
         return [GreedyState(symbols, state, [hypothesis], [seen]) for symbols, state, hypothesis, seen in rows]
 
 
+@dataclass(frozen=True)
 class GreedySearch(Search):
     """The most probable symbol at every step, for a whole batch at once.
 
@@ -180,8 +166,8 @@ class GreedySearch(Search):
         max_symbols: labels per frame; after them a blank is forced (regular topology).
     """
 
-    def __init__(self, max_symbols: int = 10, topology: str = "regular") -> None:
-        self.max_symbols, self.topology = max_symbols, topology
+    max_symbols: int = 10
+    topology: str = "regular"
 
     def start(self, scorer: Scorer, rows: int, tags: Optional[Tensor] = None) -> GreedyState:
         return GreedyState(*scorer.start(rows, tags), [Hypothesis([], 0.0, 0.0) for _ in range(rows)], [0] * rows)
@@ -254,6 +240,7 @@ class GreedySearch(Search):
         return GreedyState(symbols, predictor, hypotheses, [old + new for old, new in zip(seen, limits.tolist())])
 
 
+@dataclass
 class TransducerDecoder:
     """Transducer decoding by a model, or by several whose probabilities are averaged at every step.
 
@@ -265,11 +252,10 @@ class TransducerDecoder:
         blank, never_emitted, blank_penalty: see :class:`Scorer`.
     """
 
-    def __init__(
-        self, search: Search, blank: int = 0, never_emitted: Sequence[int] = (), blank_penalty: float = 0.0
-    ) -> None:
-        self.search, self.blank, self.blank_penalty = search, blank, blank_penalty
-        self.never_emitted = list(never_emitted)
+    search: Search
+    blank: int = 0
+    never_emitted: Sequence[int] = ()
+    blank_penalty: float = 0.0
 
     def scorer(self, models: Sequence[nn.Module], widths: Sequence[int]) -> Scorer:
         """What the search asks, of models whose projected frames are so wide."""

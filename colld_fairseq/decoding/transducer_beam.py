@@ -20,22 +20,24 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from colld_fairseq.decoding.checks import check_number
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.prefix_tree import LanguageModel, PrefixTree
-from colld_fairseq.decoding.transducer import Scorer, Search, State, check_frames, check_number
+from colld_fairseq.decoding.transducer import Scorer, Search, State, check_frames
 from colld_fairseq.errors import ColldError
 
 # The labels of a path, last first: (rest of the path, label, its frame, ln p of the path before it).
 Path = Optional[Tuple["Path", int, int, float]]
 
 
+@dataclass(slots=True)
 class Candidate:
     """A hypothesis under way: node of the prefix tree, ln p over the alignments kept, ln p and path of the best one."""
 
-    __slots__ = ("node", "log_prob", "best", "path")
-
-    def __init__(self, node: int, log_prob: float, best: float, path: Path) -> None:
-        self.node, self.log_prob, self.best, self.path = node, log_prob, best, path
+    node: int
+    log_prob: float
+    best: float
+    path: Path
 
     def merge(self, other: "Candidate") -> None:
         """Add the alignments of another candidate for the same labels."""
@@ -157,6 +159,7 @@ class BeamState:
         return BeamState(trees, list(self.beams), self.predictions.select(nodes), list(self.seen))
 
 
+@dataclass(frozen=True)
 class BeamSearch(Search):
     """The most probable hypotheses, each summed over the alignments that the beam kept.
 
@@ -168,23 +171,19 @@ class BeamSearch(Search):
         beam_size_token: most probable labels considered for each hypothesis where a language model may reorder them.
     """
 
-    def __init__(
-        self,
-        beam: int = 4,
-        nbest: int = 1,
-        max_symbols: int = 10,
-        topology: str = "regular",
-        lm: Optional[LanguageModel] = None,
-        lm_weight: float = 0.0,
-        length_bonus: float = 0.0,
-        beam_size_token: int = 40,
-    ) -> None:
-        if min(beam, nbest, beam_size_token) < 1:
-            sizes = f"beam ({beam}), nbest ({nbest}) and beam_size_token ({beam_size_token})"
+    beam: int = 4
+    nbest: int = 1
+    max_symbols: int = 10
+    topology: str = "regular"
+    lm: Optional[LanguageModel] = None
+    lm_weight: float = 0.0
+    length_bonus: float = 0.0
+    beam_size_token: int = 40
+
+    def __post_init__(self) -> None:
+        if min(self.beam, self.nbest, self.beam_size_token) < 1:
+            sizes = f"beam ({self.beam}), nbest ({self.nbest}) and beam_size_token ({self.beam_size_token})"
             raise ColldError(f"{sizes} must be at least 1")
-        self.beam, self.nbest, self.max_symbols, self.topology = beam, nbest, max_symbols, topology
-        self.lm, self.lm_weight, self.length_bonus = lm, lm_weight, length_bonus
-        self.beam_size_token = beam_size_token
 
     def start(self, scorer: Scorer, rows: int, tags: Optional[Tensor] = None) -> BeamState:
         trees = [PrefixTree(self.lm, self.lm_weight, self.length_bonus) for _ in range(rows)]

@@ -100,28 +100,24 @@ def audio_below(folder: Path) -> List[Row]:
 def main(arguments: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    wanted = {
-        "audio": ["folder"],
-        "commonvoice": ["corpus", "split"],
-        "covost": ["corpus", "translations", "split"],
-        "librispeech": ["corpus", "split"],
+    readers = {
+        "audio": (audio_below, ["folder"]),
+        "commonvoice": (common_voice, ["corpus", "split"]),
+        "covost": (covost, ["corpus", "translations", "split"]),
+        "librispeech": (librispeech, ["corpus", "split"]),
     }
-    for kind, names in wanted.items():
+    for kind, (_, names) in readers.items():
         kind_parser = kinds.add_parser(kind)
         for name in names:
             kind_parser.add_argument(name, type=str if name == "split" else Path)
         kind_parser.add_argument("out", type=Path)
     args = parser.parse_args(arguments)
+    read, names = readers[args.kind]
+    rows = read(*(getattr(args, name) for name in names))
     if args.kind == "audio":
-        folder = args.folder.resolve()
-        left_out = write_readable(args.out, audio_below(folder), folder)
+        left_out = write_readable(args.out, rows, args.folder.resolve())
     else:
-        if args.kind == "covost":
-            utterances = covost(args.corpus, args.translations, args.split)
-        else:
-            read = {"commonvoice": common_voice, "librispeech": librispeech}[args.kind]
-            utterances = read(args.corpus, args.split)
-        left_out = write_readable(args.out, [row for row in utterances if row.tgt_text])
+        left_out = write_readable(args.out, [row for row in rows if row.tgt_text])
     print(f"wrote {args.out}; {left_out} audio files could not be read and were left out", file=sys.stderr)
 
 

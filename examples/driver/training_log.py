@@ -5,7 +5,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 # Of lines on standard output, as fairseq and as hydra's logging write them.
 _PREFIX = re.compile(r"^(?:[\d-]+ [\d:]+ \| [A-Z]+ \| [\w.]+ \| |\[[\d-]+ [\d:,]+\]\[[\w.]+\]\[[A-Z]+\] - )")
@@ -29,30 +29,26 @@ class TrainingLog:
     validations: List[Dict[str, float]] = field(default_factory=list)
 
     def _add(self, record: Dict[str, Any]) -> None:
-        if "num_updates" in record:
-            self._progress(record["num_updates"], record.get("wall"))
-        elif "train_num_updates" in record:
-            self._progress(record["train_num_updates"], record.get("train_wall"))
-        else:
-            subset = next((key for key in record if key.endswith("_num_updates")), None)
-            if subset is not None:
-                prefix = subset.removesuffix("num_updates")
-                metrics = {
-                    key.removeprefix(prefix): _number(value) for key, value in record.items() if key.startswith(prefix)
-                }
-                self._progress(metrics["num_updates"], None)
-                if self.validations and self.validations[-1]["num_updates"] == metrics["num_updates"]:
-                    self.validations.pop()
-                self.validations.append({**metrics, "seconds": self.seconds})
+        """A line of training (with or without `train_` before its metrics), or of a validation (with the subset)."""
+        prefix = next((key.removesuffix("num_updates") for key in record if key.endswith("num_updates")), None)
+        if prefix is None:
+            return
+        metrics = {key.removeprefix(prefix): _number(value) for key, value in record.items() if key.startswith(prefix)}
+        training = prefix in ("", "train_")
+        self._progress(metrics["num_updates"], metrics.get("wall") if training else None)
+        if not training:
+            if self.validations and self.validations[-1]["num_updates"] == metrics["num_updates"]:
+                self.validations.pop()
+            self.validations.append({**metrics, "seconds": self.seconds})
 
-    def _progress(self, updates: Any, wall: Any) -> None:
+    def _progress(self, updates: float, wall: Optional[float]) -> None:
         """A run that was restarted writes some updates twice: what it says last counts."""
-        updates = int(_number(updates))
+        updates = int(updates)
         if updates < self.updates:
             self.validations = [v for v in self.validations if v["num_updates"] < updates]
         self.updates = updates
         if wall is not None:
-            self.seconds = _number(wall)
+            self.seconds = wall
 
 
 def read_log(path: Path) -> TrainingLog:

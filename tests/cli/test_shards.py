@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from colld_fairseq.cli.shards import Shard, this_shard
+from colld_fairseq.cli.features import Shard, this_shard
 from colld_fairseq.errors import ConfigError
 
 

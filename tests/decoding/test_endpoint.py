@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from colld_fairseq.decoding.endpoint import EndpointRules
+from colld_fairseq.decoding.streaming import EndpointRules
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ import torch
 from checkpoints import save_transducer
 
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
-from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.real_time import cut, listen
-from colld_fairseq.decoding.streaming import StreamingResult
+from colld_fairseq.decoding.streaming import EndpointRules, StreamingResult
 from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.recogniser import load_recogniser
 

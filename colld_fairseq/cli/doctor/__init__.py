@@ -2,12 +2,11 @@
 
 import argparse
 import os
-from typing import List
 
 from rich.table import Table
 from rich.text import Text
 
-from colld_fairseq.cli.doctor.installation import USER_DIR, Finding, examine
+from colld_fairseq.cli.doctor.installation import USER_DIR, examine
 from colld_fairseq.cli.doctor.manifest import report_manifest
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.errors import ConfigError
@@ -35,14 +34,11 @@ def report_installation(console: Console) -> int:
     for finding in findings:
         table.add_row(finding.what, Text(*MARKS[finding.state]), finding.detail)
     console.print(table)
-    mend(console, "Not working:", [finding for finding in findings if finding.state == "broken"])
-    mend(console, "Optional:", [finding for finding in findings if finding.state == "optional"])
+    for title, state in (("Not working:", "broken"), ("Optional:", "optional")):
+        to_mend = [finding for finding in findings if finding.state == state]
+        if to_mend:
+            console.print(f"\n{title}")
+        for finding in to_mend:
+            console.say(f"  {finding.what}: {finding.remedy}")
     console.say(f"\nOption for fairseq's commands: --user-dir {USER_DIR}")
     return int(any(finding.state == "broken" for finding in findings))
-
-
-def mend(console: Console, title: str, findings: List[Finding]) -> None:
-    if findings:
-        console.print(f"\n{title}")
-    for finding in findings:
-        console.say(f"  {finding.what}: {finding.remedy}")

@@ -64,7 +64,9 @@ def examine() -> List[Finding]:
     """All findings, in the order in which things depend on each other."""
     logging.disable(logging.INFO)  # libraries that tell about their own start
     try:
-        return [python(), torch(), gpu(), *required(), fairseq(), *codecs(), torchaudio(), *optional()]
+        required = [package(module, name, "broken", "") for module, name in REQUIRED.items()]
+        optional = [package(module, name, "optional", f", for {use}") for module, (name, use) in OPTIONAL.items()]
+        return [python(), torch(), gpu(), *required, fairseq(), *codecs(), torchaudio(), *optional]
     finally:
         logging.disable(logging.NOTSET)
 
@@ -93,16 +95,6 @@ def gpu() -> Finding:
     if module is not None and module.cuda.is_available():
         return Finding("GPU", "works", f"{module.cuda.device_count()} of {module.cuda.get_device_name()}")
     return Finding("GPU", "optional", "nvidia-smi is there, torch sees no GPU", f"{INSTALL} --force-reinstall torch")
-
-
-def required() -> Iterator[Finding]:
-    for module, requirement in REQUIRED.items():
-        yield package(module, requirement, "broken", "")
-
-
-def optional() -> Iterator[Finding]:
-    for module, (requirement, use) in OPTIONAL.items():
-        yield package(module, requirement, "optional", f", for {use}")
 
 
 def package(module: str, requirement: str, otherwise: str, use: str) -> Finding:

@@ -109,15 +109,10 @@ def _tsv(result: Similarity, rows, columns) -> str:
     for i, row_layer in enumerate(rows.layers):
         for j, column_layer in enumerate(columns.layers):
             numbers = (result.cka, result.cka_chance, result.cca, result.cca_chance)
-            lines.append(
-                "\t".join(
-                    [
-                        *(rows.name, str(row_layer), columns.name, str(column_layer)),
-                        *(f"{float(values[i, j]):.6f}" for values in numbers),
-                        *map(str, (result.row_ranks[i], result.column_ranks[j], result.frames)),
-                    ]
-                )
-            )
+            cells = [rows.name, row_layer, columns.name, column_layer]
+            cells += [f"{float(values[i, j]):.6f}" for values in numbers]
+            cells += [result.row_ranks[i], result.column_ranks[j], result.frames]
+            lines.append("\t".join(map(str, cells)))
     return "\n".join(lines) + "\n"
 
 

@@ -14,10 +14,9 @@ from colld_fairseq.cli.transcribe.inputs import Utterances
 from colld_fairseq.cli.transcribe.output import Result
 from colld_fairseq.data.text_files import STANDARD_INPUT
 from colld_fairseq.data.utterances import BadUtterances, usable_batches
-from colld_fairseq.decoding.endpoint import EndpointRules
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.real_time import PIECE, Latency, cut, listen
-from colld_fairseq.decoding.streaming import StreamingRecogniser, StreamingResult
+from colld_fairseq.decoding.streaming import EndpointRules, StreamingRecogniser, StreamingResult
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.numbers import POSITIVE
 from colld_fairseq.recogniser import Recogniser

@@ -23,12 +23,9 @@ class _Chunks(NamedTuple):
     def head(self, handle: BinaryIO, at: int) -> Tuple[bytes, int, int]:
         """Name, first byte of the content and end of a chunk."""
         handle.seek(at)
-        name, (length,) = handle.read(self.name), self._unpack(handle)
-        start = handle.tell()
-        return name, start, (at if self.inclusive else start) + length
-
-    def _unpack(self, handle: BinaryIO) -> Tuple[int]:
-        return struct.unpack(self.length, handle.read(struct.calcsize(self.length)))
+        head, start = handle.read(self.head_bytes), at + self.head_bytes
+        (length,) = struct.unpack(self.length, head[self.name :])
+        return head[: self.name], start, (at if self.inclusive else start) + length
 
     @property
     def head_bytes(self) -> int:
@@ -134,11 +131,7 @@ def au_stream(handle: BinaryIO, kind: str) -> Stream:
         return Stream()
     if length == 0 or _is_unknown(length):
         return _mended(handle, 8, kind, size - start)
-    if start + length > size:
-        raise truncated()
-    if not _is_padding(handle, None, start + length, size):
-        raise _more_than_promised(length, size - start - length)
-    return Stream()
+    return _counted(handle, start, length, size)
 
 
 def sphere_stream(handle: BinaryIO) -> Stream:
@@ -148,9 +141,14 @@ def sphere_stream(handle: BinaryIO) -> Stream:
     names = (b"sample_count", b"channel_count", b"sample_n_bytes")
     if all(name in fields for name in names):
         samples, channels, width = (int(fields[name]) for name in names)
-        size = handle.seek(0, os.SEEK_END)
-        if start + samples * channels * width > size:
-            raise truncated()
-        if not _is_padding(handle, None, start + samples * channels * width, size):
-            raise _more_than_promised(samples * channels * width, size - start - samples * channels * width)
+        return _counted(handle, start, samples * channels * width, handle.seek(0, os.SEEK_END))
+    return Stream()
+
+
+def _counted(handle: BinaryIO, start: int, length: int, size: int) -> Stream:
+    """The stream of `length` bytes from `start` on, behind which there may be tags only."""
+    if start + length > size:
+        raise truncated()
+    if not _is_padding(handle, None, start + length, size):
+        raise _more_than_promised(length, size - start - length)
     return Stream()
