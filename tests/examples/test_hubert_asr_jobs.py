@@ -39,6 +39,7 @@ def plan(coded_teacher, data):
 
 
 def test_commands_parse(plan, tmp_path):
+    (tmp_path / "more.tsv").touch()
     jobs, _ = plan("--label-minutes", "10", "--lm", tmp_path / "lm.arpa", "--unlabeled", tmp_path / "more.tsv")
     programs = Counter(check_command(job, Path("out").resolve()) for job in jobs.values())
     # 10 systems, 6 of them distilled, decoded greedily and with the language model
