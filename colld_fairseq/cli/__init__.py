@@ -43,6 +43,12 @@ class Parser(argparse.ArgumentParser):
 
     intermixing = False
 
+    def add_argument(self, *names, **how):
+        """Names the default in the help, which may say it in its own words."""
+        if how.get("default") not in (None, "", [], argparse.SUPPRESS) and "default" not in how["help"]:
+            how["help"] += " (default: %(default)s)"
+        return super().add_argument(*names, **how)
+
     def parse_known_args(self, args=None, namespace=None):
         if self.intermixing:  # called by what is called here
             return super().parse_known_args(args, namespace)

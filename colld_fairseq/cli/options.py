@@ -45,28 +45,16 @@ def _audio_root(add: Add) -> None:
 
 
 def _max_bad(add: Add, share: float = 0.001) -> None:
-    add(
-        "--max-bad",
-        type=SHARE,
-        default=share,
-        metavar="SHARE",
-        help="share of utterances, at least one, that may be unreadable (default: %(default)g)",
-    )
+    add("--max-bad", type=SHARE, default=share, help="share of utterances that may be unreadable, one at least")
 
 
 def _batches(add: Add) -> None:
-    add(
-        "--batch-seconds",
-        type=POSITIVE,
-        default=60.0,
-        metavar="SECONDS",
-        help="audio of a batch, padding included (default: %(default)g)",
-    )
+    add("--batch-seconds", type=POSITIVE, default=60.0, metavar="SECONDS", help="audio of a batch, padding included")
     add("--device", help="cpu or cuda; default: cuda where there is one")
 
 
 def _seed(add: Add, help: str) -> None:
-    add("--seed", type=COUNT_OR_NONE, default=1, help=f"{help} (default: %(default)s)")
+    add("--seed", type=COUNT_OR_NONE, default=1, help=help)
 
 
 def _precision(add: Add) -> None:
@@ -78,7 +66,7 @@ def _moved_statistics(add: Add) -> None:
         "--cmvn",
         metavar="FILE",
         default="",
-        help="where the statistics of filterbanks are now, for an older checkpoint that has no copy of them",
+        help="filterbank statistics, where an older checkpoint has no copy of them",
     )
 
 
@@ -87,7 +75,7 @@ def _text_options(add: Add, where: str) -> None:
     add(
         "--remove-punctuation",
         action="store_true",
-        help=f"replace punctuation by spaces, {where}; apostrophes inside words stay",
+        help=f"replace it by spaces, {where}; apostrophes inside words stay",
     )
 
 
@@ -102,28 +90,24 @@ def doctor(add: Add) -> None:
 
 def vocab(add: Add) -> None:
     _manifest(add, "speech-to-text manifests, joined")
-    add("--kind", choices=("char", "sentencepiece"), default="char", help="tokens (default: %(default)s)")
+    add("--kind", choices=("char", "sentencepiece"), default="char", help="tokens")
     add(
         "--size",
         type=COUNT,
-        help="sentencepiece: number of pieces including the 4 special symbols (default: 1000); char: keep "
-        "the most frequent SIZE letters (default: all)",
+        help="pieces, with the 4 special symbols (default: 1000), or the most frequent letters (default: all)",
     )
     add("--out", required=True, metavar="DIR", help="folder to write to; made if it does not exist")
-    add("--column", choices=("tgt_text", "src_text"), default="tgt_text", help="default: %(default)s")
+    add("--column", choices=("tgt_text", "src_text"), default="tgt_text", help="of the manifests")
     add("--lang-tags", action="store_true", help="add <lang:xx> for every target language")
     _text_options(add, "here and in training")
     add(
         "--temperature",
         type=Number(low=1),
         default=1.0,
-        help="sentencepiece: languages are seen in proportion to share^(1/T); above 1 favors small ones (default: 1)",
+        help="pieces see languages by share^(1/T); above 1 favors small ones",
     )
     add(
-        "--character-coverage",
-        type=VARIANCE,
-        default=1.0,
-        help="sentencepiece: share of character occurrences the pieces must cover (default: 1, all)",
+        "--character-coverage", type=VARIANCE, default=1.0, help="share of character occurrences that pieces must cover"
     )
 
 
@@ -131,9 +115,7 @@ def encode(add: Add) -> None:
     add("files", nargs="*", metavar="FILE", help="text in UTF-8, by lines; - is standard input")
     add("--vocab", required=True, metavar="DIR", help="folder written by `colld vocab`")
     _manifest(add, "also the text of speech-to-text manifests", required=False)
-    add(
-        "--column", choices=("tgt_text", "src_text"), default="tgt_text", help="of the manifests (default: %(default)s)"
-    )
+    add("--column", choices=("tgt_text", "src_text"), default="tgt_text", help="of the manifests")
     add("--out", required=True, metavar="FILE", help="file to write")
 
 
@@ -160,17 +142,11 @@ def features(add: Add) -> None:
         "--storage",
         choices=STORAGES,
         default="float16",
-        help="precision on disk; uint8 takes half of float16's space. What is lost is measured, printed and kept in "
-        "index.json (default: %(default)s)",
+        help="precision on disk; uint8 takes half. What is lost is measured, printed and kept in index.json",
     )
     _audio_root(add)
     _batches(add)
-    add(
-        "--part-seconds",
-        type=POSITIVE,
-        default=600.0,
-        help="audio in a file, in seconds; a stopped run does at most that much again (default: %(default)g)",
-    )
+    add("--part-seconds", type=POSITIVE, default=600.0, help="audio of a file; a stopped run repeats at most that much")
     add("--num-shards", type=COUNT, help="processes that share the work (default: torchrun's, or 1)")
     add("--shard", type=COUNT_OR_NONE, help="which of them this is, from 0 (default: torchrun's, or 0)")
     _max_bad(add)
@@ -203,7 +179,7 @@ def average(add: Add) -> None:
         "--by",
         choices=("epoch", "update"),
         default="epoch",
-        help="which checkpoints of --dir: checkpoint12.pt (epoch, default) or checkpoint_3_500.pt (update)",
+        help="of --dir: checkpoint12.pt, or checkpoint_3_500.pt (update)",
     )
 
 
@@ -225,10 +201,7 @@ def transcribe(add: Add) -> None:
     add("--decoder", choices=DECODERS, default="auto", help="default: the model's main one")
     add("--beam", type=COUNT, default=1, help="hypotheses kept (default: %(default)s, greedy)")
     add(
-        "--nbest",
-        type=COUNT,
-        default=1,
-        help="hypotheses of each utterance; with --out in O.hypotheses.jsonl, with their scores",
+        "--nbest", type=COUNT, default=1, help="hypotheses of each; with --out in O.hypotheses.jsonl, with their scores"
     )
     add("--lang", default="", help="target language of everything (default: each row's own)")
     add("--source-lang", default="", help="spoken language, noted in --out where a row has none")
@@ -238,7 +211,7 @@ def transcribe(add: Add) -> None:
         "--options",
         metavar="NAME=VALUE,...",
         default="",
-        help="more options of decoding, as fairseq-generate has them: blank_penalty, max_symbols, ngram_lm, ...",
+        help="more, as of fairseq-generate: blank_penalty, max_symbols, ngram_lm, ...",
     )
     _batches(add)
     _max_bad(add, 1.0)
@@ -254,17 +227,16 @@ def transcribe(add: Add) -> None:
     add(
         "--left-context",
         default="trained",
-        help="chunks (causal: frames) of context before a frame's own, or full (default: the longest limited one of"
-        " the training)",
+        help="chunks (causal: frames) of context before a frame's own, full, or trained: the longest limited one",
     )
     add(
         "--endpoint",
         metavar="S,S,S",
         default="2.4,1.2,20",
         help="an utterance ends after so many seconds of silence without a text, of silence after a text, or in all;"
-        " none = with the stream (default: %(default)s)",
+        " none = with the stream",
     )
-    add("--streams", type=COUNT, default=1, help="streams decoded side by side (default: %(default)s)")
+    add("--streams", type=COUNT, default=1, help="streams decoded side by side")
 
 
 def score(add: Add) -> None:
@@ -274,8 +246,7 @@ def score(add: Add) -> None:
         "--references",
         choices=("generate", "manifest"),
         default="generate",
-        help="take references from the T- lines (as the model's vocabulary writes them) or from the "
-        "manifest's tgt_text (default: %(default)s)",
+        help="from the T- lines, as the vocabulary writes them, or the manifest's tgt_text",
     )
     add("--transcripts", metavar="O.tsv", help="instead of --generate-output: manifest written by `colld transcribe`")
     add("--hyp", metavar="FILE", help="instead of --generate-output: hypotheses, one per line; - is standard input")
@@ -300,15 +271,14 @@ def similarity(add: Add) -> None:
         "--max-seconds",
         type=NOT_NEGATIVE,
         default=3600.0,
-        help="seconds of audio, of utterances drawn at random; 0 = everything (default: %(default)g, our choice)",
+        help="audio of utterances drawn at random; 0 = all (our choice)",
     )
     _seed(add, "of the draw")
     add(
         "--cca-variance",
         type=VARIANCE,
         default=0.99,
-        help="share of each layer's variance whose principal components CCA compares; 1 = plain CCA "
-        "(default: %(default)s, as in SVCCA, Raghu et al. 2017)",
+        help="share of a layer's variance whose principal components CCA compares, as SVCCA; 1 = plain CCA",
     )
     _moved_statistics(add)
     _audio_root(add)
@@ -324,8 +294,7 @@ def convert(add: Add) -> None:
         "--tolerance",
         type=NOT_NEGATIVE,
         default=1e-4,
-        help="largest difference of a layer, relative to its largest value where that exceeds 1; above it nothing is"
-        " written and the exit code is 1 (default: %(default)s)",
+        help="largest difference of a layer, relative to its largest value if above 1; beyond it nothing is written",
     )
     add("--overwrite", action="store_true", help="replace the target if it exists")
 
@@ -334,9 +303,9 @@ def profile(add: Add) -> None:
     add("--student", nargs="+", default=[], metavar="CKPT.pt", help="student checkpoints, of any stage")
     _moved_statistics(add)
     add("--teacher", nargs="+", default=[], metavar="SPEC", help=f"{TEACHER}, all its layers")
-    add("--seconds", type=SOME_AUDIO, default=10.0, help="audio of a timed utterance (default: %(default)s)")
+    add("--seconds", type=SOME_AUDIO, default=10.0, help="audio of a timed utterance")
     add("--batch-sizes", type=batch_sizes, default=[1, 8], metavar="1,8", help="utterances at once (default: 1,8)")
-    add("--runs", type=COUNT, default=5, help="timed runs, of which the median counts (default: %(default)s)")
+    add("--runs", type=COUNT, default=5, help="timed runs, of which the median counts")
     add("--threads", type=COUNT, help="threads of the CPU (default: torch's choice)")
     add("--device", help="cpu or cuda; default: cuda where there is one")
     add("--json", metavar="FILE", help="also write everything to this file")
