@@ -10,16 +10,9 @@ from colld_fairseq.files import split_paths
 
 def run(args: argparse.Namespace) -> int:
     """Writes the folder; prints how many tokens there are. Raises ColldError."""
-    size = make_vocabulary(
-        split_paths(args.manifest),
-        Path(args.out),
-        kind=args.kind,
-        size=args.size,
-        column=args.column,
-        lang_tags=args.lang_tags,
-        normalizer=TextNormalizer(args.lowercase, args.remove_punctuation),
-        temperature=args.temperature,
-        character_coverage=args.character_coverage,
-    )
+    names = ("kind", "size", "column", "lang_tags", "temperature", "character_coverage")
+    options = {name: getattr(args, name) for name in names}
+    normalizer = TextNormalizer(args.lowercase, args.remove_punctuation)
+    size = make_vocabulary(split_paths(args.manifest), Path(args.out), normalizer=normalizer, **options)
     print(f"{args.out}/dict.txt: {size} tokens ({args.kind}), special symbols included")
     return 0

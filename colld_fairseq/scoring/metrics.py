@@ -86,20 +86,10 @@ def sentence_statistics(hypothesis: str, reference: str, tgt_lang: str = "") -> 
     hyp_words, ref_words = hypothesis.split(), reference.split()
     hyp_text, ref_text = " ".join(hyp_words), " ".join(ref_words)
     bleu = _bleu(bleu_tokenizer(tgt_lang)).corpus_score([hyp_text], [[ref_text]])
-    statistics = [
-        1,
-        not ref_words,
-        Levenshtein.distance(hyp_words, ref_words),
-        len(ref_words),
-        Levenshtein.distance(hyp_text, ref_text),
-        len(ref_text),
-        bleu.sys_len,
-        bleu.ref_len,
-        *bleu.counts,
-        *bleu.totals,
-        *_chrf_statistics(hyp_text, ref_text),
-    ]
-    return np.array(statistics, dtype=np.float64)
+    words = [Levenshtein.distance(hyp_words, ref_words), len(ref_words)]
+    characters = [Levenshtein.distance(hyp_text, ref_text), len(ref_text)]
+    ngrams = [bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals, *_chrf_statistics(hyp_text, ref_text)]
+    return np.array([1, not ref_words, *words, *characters, *ngrams], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -130,24 +120,12 @@ def _chrf(statistics: np.ndarray) -> float:
 def compute_scores(statistics: np.ndarray) -> Scores:
     """Scores from summed counts [STATISTICS_SIZE]."""
     sentences, empty, word_edits, words, character_edits, characters = statistics[:_BLEU_AT].tolist()
-    bleu = [int(n) for n in statistics[_BLEU_AT:_CHRF_AT]]
-    bleu_score = BLEU.compute_bleu(
-        correct=bleu[2 : 2 + BLEU_ORDER],
-        total=bleu[2 + BLEU_ORDER :],
-        sys_len=bleu[0],
-        ref_len=bleu[1],
-        smooth_method="exp",
-    ).score
-    return Scores(
-        sentences=int(sentences),
-        empty_references=int(empty),
-        words=int(words),
-        characters=int(characters),
-        wer=100 * word_edits / words if words else None,
-        cer=100 * character_edits / characters if characters else None,
-        bleu=bleu_score,
-        chrf=_chrf(statistics[_CHRF_AT:]),
-    )
+    wer = 100 * word_edits / words if words else None
+    cer = 100 * character_edits / characters if characters else None
+    sys_len, ref_len, *ngrams = (int(n) for n in statistics[_BLEU_AT:_CHRF_AT])
+    bleu = BLEU.compute_bleu(ngrams[:BLEU_ORDER], ngrams[BLEU_ORDER:], sys_len, ref_len, smooth_method="exp").score
+    chrf = _chrf(statistics[_CHRF_AT:])
+    return Scores(int(sentences), int(empty), int(words), int(characters), wer, cer, bleu, chrf)
 
 
 class CorpusScores:

@@ -60,13 +60,8 @@ def read_generate_output(path: str, manifest: AnyManifest, manifest_references: 
             references[row] = rest
         else:  # n-best lists are best first
             hypotheses.setdefault(row, rest.partition("\t")[2])
-    _require_all(
-        path,
-        manifest,
-        hypotheses,
-        "D- line",
-        "decode again with --required-batch-size-multiple 1 and without --skip-invalid-size-inputs-valid-test",
-    )
+    remedy = "decode again with --required-batch-size-multiple 1 and without --skip-invalid-size-inputs-valid-test"
+    _require_all(path, manifest, hypotheses, "D- line", remedy)
     if not manifest_references:
         _require_all(path, manifest, references, "T- line", "use --references manifest")
     _check_same_references(path, manifest, references)

@@ -177,15 +177,9 @@ class MultilingualSpeechToTextTask(SpeechTask):
         for part in rows.parts:
             self.check_languages(part, "" if train else self.cfg.tgt_lang)
             warnings = load_warnings(part, targets=targets)
+            codec, known, alone = self.vocabulary.codec, self.target_dictionary.indices, len(rows.parts) == 1
             for target in targets:
-                warnings += vocabulary_warnings(
-                    part,
-                    target,
-                    self.vocabulary.codec,
-                    self.target_dictionary.indices,
-                    required=train,
-                    alone=len(rows.parts) == 1,
-                )
+                warnings += vocabulary_warnings(part, target, codec, known, required=train, alone=alone)
             for warning in warnings:
                 logger.warning(warning)
 

@@ -98,12 +98,8 @@ class Shape(NamedTuple):
 
     def options(self) -> Config:
         """Of the model in a recipe."""
-        return {
-            "encoder_layers": self.layers,
-            "encoder_embed_dim": self.width,
-            "encoder_ffn_embed_dim": self.ffn,
-            "encoder_attention_heads": self.heads,
-        }
+        names = ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
+        return {f"encoder_{name}": value for name, value in zip(names, self)}
 
 
 def absolute_spec(spec: str) -> str:

@@ -137,12 +137,8 @@ def training_table(report: Report) -> Table:
 
 def measures_of(systems: Dict[str, Any]) -> List[Tuple[str, str]]:
     """(kind, measure) of what there is."""
-    return [
-        (kind, measure)
-        for kind, measures in MEASURES.items()
-        if any(kind in system for system in systems.values())
-        for measure in measures
-    ]
+    kinds = [kind for kind in MEASURES if any(kind in system for system in systems.values())]
+    return [(kind, measure) for kind in kinds for measure in MEASURES[kind]]
 
 
 def value(system: Optional[Dict[str, Any]], kind: str, name: str, measure: str) -> Optional[Sequence[float]]:

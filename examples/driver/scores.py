@@ -114,20 +114,15 @@ def summarize(results: List[Dict[str, Any]]) -> Dict[str, Any]:
     for result in results:
         if result["values"]:
             systems.setdefault(result["system"], []).append(result["values"])
-    return {
-        system: {
-            kind: {
-                name: {
-                    measure: mean_and_deviation([one[kind][name][measure] for one in seeds])
-                    for measure in MEASURES[kind]
-                }
-                for name in seeds[0][kind]
-            }
-            for kind in seeds[0]
-            if all(kind in one for one in seeds)
-        }
-        for system, seeds in systems.items()
-    }
+
+    def spread(seeds: List[Scores], kind: str, name: str) -> Dict[str, Any]:
+        return {key: mean_and_deviation([one[kind][name][key] for one in seeds]) for key in MEASURES[kind]}
+
+    summary: Dict[str, Any] = {}
+    for system, seeds in systems.items():
+        kinds = [kind for kind in seeds[0] if all(kind in one for one in seeds)]
+        summary[system] = {kind: {name: spread(seeds, kind, name) for name in seeds[0][kind]} for kind in kinds}
+    return summary
 
 
 def mean_and_deviation(values: List[float]) -> Tuple[float, Optional[float]]:

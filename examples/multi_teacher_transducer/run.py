@@ -74,13 +74,8 @@ class Comparison:
         names = tuple(self.teachers)
         systems: Dict[str, System] = {}
         for name, row in TABLE["systems"].items():
-            system = System(
-                row["label"],
-                () if row["teachers"] == "none" else names,
-                row.get("stage1", {}),
-                row.get("unlabeled", False),
-                row.get("kd", False),
-            )
+            taught, stage1 = () if row["teachers"] == "none" else names, row.get("stage1", {})
+            system = System(row["label"], taught, stage1, row.get("unlabeled", False), row.get("kd", False))
             if row["teachers"] == "each":
                 each = {one: system._replace(label=row["label"].format(teacher=one), teachers=(one,)) for one in names}
                 systems.update(each)

@@ -42,14 +42,11 @@ def report_manifest(
 def _check_with_bar(console, path, audio_root, dictionary, workers, decode) -> ManifestReport:
     with progress(console, f"opening the audio of {path}", transient=True) as display:
         bar = display.add_task("", total=None, done="")
-        return check_manifest(
-            path,
-            audio_root=audio_root,
-            dictionary=dictionary,
-            workers=workers,
-            decode=decode,
-            on_progress=lambda done, rows: display.update(bar, completed=done, total=rows, done=f"{done}/{rows}"),
-        )
+
+        def show(done: int, rows: int) -> None:
+            display.update(bar, completed=done, total=rows, done=f"{done}/{rows}")
+
+        return check_manifest(path, audio_root, dictionary, workers, decode, on_progress=show)
 
 
 def print_report(console: Console, report: ManifestReport, with_dictionary: bool, decoded: bool) -> None:
