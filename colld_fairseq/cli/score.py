@@ -43,10 +43,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _pair_name(src_lang: str, tgt_lang: str) -> str:
-    return tgt_lang or src_lang or "-" if src_lang in ("", tgt_lang) else f"{src_lang}-{tgt_lang}"
-
-
 def _row(name: str, scores: Dict[str, Any]) -> Tuple[str, ...]:
     figures = ["-" if scores[key] is None else f"{scores[key]:.2f}" for key in ("wer", "cer", "bleu", "chrf")]
     return (name, f"{scores['sentences']}", f"{scores['words']}", *figures)
@@ -58,7 +54,8 @@ def print_report(report: Dict[str, Any]) -> None:
     figures = ("sentences", "words", "WER", "CER", "BLEU", "chrF")
     table = Table("pair", *(Column(name, justify="right") for name in figures), title="Scores (percent)")
     for pair in report["pairs"]:
-        table.add_row(*_row(_pair_name(pair["src_lang"], pair["tgt_lang"]), pair))
+        source, target = pair["src_lang"], pair["tgt_lang"]
+        table.add_row(*_row(target or "-" if source in ("", target) else f"{source}-{target}", pair))
     if len(report["pairs"]) > 1:
         table.add_section()
         table.add_row(*_row("all", report["overall"]))

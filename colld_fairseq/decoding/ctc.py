@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from colld_fairseq.decoding.checks import check_number, check_shapes
-from colld_fairseq.decoding.hypothesis import Hypothesis
+from colld_fairseq.decoding.hypothesis import Hypothesis, Models, NBest
 from colld_fairseq.decoding.prefix_tree import LanguageModel, PrefixTree
 from colld_fairseq.errors import ColldError
 
@@ -172,7 +172,7 @@ def prefix_beam_search(
     lm: Optional[LanguageModel] = None,
     lm_weight: float = 0.0,
     length_bonus: float = 0.0,
-) -> List[List[Hypothesis]]:
+) -> NBest:
     """The most probable hypotheses, each summed over its alignments.
 
     Exact when `beam` and `beam_size_token` are large.
@@ -244,9 +244,7 @@ class CtcDecoder:
         self.nbest = min(self.nbest, self.beam)
 
     @torch.no_grad()
-    def decode(
-        self, models: Sequence[nn.Module], source: Tensor, lengths: Tensor, tags: Optional[Tensor] = None
-    ) -> List[List[Hypothesis]]:
+    def decode(self, models: Models, source: Tensor, lengths: Tensor, tags: Optional[Tensor] = None) -> NBest:
         """n-best lists of utterances, best first: source [B, ...] and lengths [B] as the models take them. Models are
         in eval mode. tags have no meaning for CTC."""
         log_probs, lengths = self._log_probs(models, source, lengths)

@@ -6,15 +6,13 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Protocol, Sequ
 import torch
 from torch import Tensor, nn
 
-from colld_fairseq.decoding.hypothesis import Hypothesis
+from colld_fairseq.decoding.hypothesis import Hypothesis, Models, NBest
 
 
 class Decoder(Protocol):
     """A way from models and a batch to hypotheses: CTC, transducer or attention."""
 
-    def decode(
-        self, models: Sequence[nn.Module], source: Tensor, lengths: Tensor, tags: Optional[Tensor] = None
-    ) -> List[List[Hypothesis]]:
+    def decode(self, models: Models, source: Tensor, lengths: Tensor, tags: Optional[Tensor] = None) -> NBest:
         """n-best lists of utterances, best first; models are in eval mode, tags int64 [B] of the target languages."""
 
 

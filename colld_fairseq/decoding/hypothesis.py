@@ -1,7 +1,11 @@
 """What every search finds: one type from the searches to the Python API."""
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
+
+from torch import nn
+
+Models = Sequence[nn.Module]  # one, or an ensemble, in eval mode
 
 
 @dataclass
@@ -38,3 +42,6 @@ class Hypothesis:
     def to_json(self) -> Dict[str, Any]:
         """What is kept in files; `Hypothesis(**fields)` reads it."""
         return {"text": self.text, "tokens": self.tokens, "score": self.score, "log_prob": self.log_prob}
+
+
+NBest = List[List[Hypothesis]]  # of each utterance its hypotheses, best first

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from colld_fairseq.constants import LOOK_AHEAD
 from colld_fairseq.decoding.checks import check_number, check_shapes
-from colld_fairseq.decoding.hypothesis import Hypothesis
+from colld_fairseq.decoding.hypothesis import Hypothesis, Models, NBest
 from colld_fairseq.errors import ColldError
 from colld_fairseq.modules.transducer import State
 
@@ -105,13 +105,11 @@ class Search:
         it is. In pieces the result is the same as over all frames at once."""
         raise NotImplementedError
 
-    def n_best(self, state: Any) -> List[List[Hypothesis]]:
+    def n_best(self, state: Any) -> NBest:
         """Hypotheses of each utterance so far, best first: at least one."""
         raise NotImplementedError
 
-    def __call__(
-        self, scorer: Scorer, frames: Tensor, lengths: Tensor, tags: Optional[Tensor] = None
-    ) -> List[List[Hypothesis]]:
+    def __call__(self, scorer: Scorer, frames: Tensor, lengths: Tensor, tags: Optional[Tensor] = None) -> NBest:
         """n-best lists of whole utterances: projected encoder outputs [B, T, J], lengths int64 [B], tags int64 [B]."""
         return self.n_best(self.proceed(scorer, frames, lengths, self.start(scorer, len(frames), tags)))
 
@@ -172,7 +170,7 @@ class GreedySearch(Search):
     def start(self, scorer: Scorer, rows: int, tags: Optional[Tensor] = None) -> GreedyState:
         return GreedyState(*scorer.start(rows, tags), [Hypothesis([], 0.0, 0.0) for _ in range(rows)], [0] * rows)
 
-    def n_best(self, state: GreedyState) -> List[List[Hypothesis]]:
+    def n_best(self, state: GreedyState) -> NBest:
         return [[hypothesis] for hypothesis in state.hypotheses]
 
     def proceed(self, scorer: Scorer, frames: Tensor, lengths: Tensor, state: GreedyState) -> GreedyState:
@@ -262,9 +260,7 @@ class TransducerDecoder:
         return Scorer(models, widths, self.blank, self.never_emitted, self.blank_penalty)
 
     @torch.no_grad()
-    def decode(
-        self, models: Sequence[nn.Module], source: Tensor, lengths: Tensor, tags: Optional[Tensor] = None
-    ) -> List[List[Hypothesis]]:
+    def decode(self, models: Models, source: Tensor, lengths: Tensor, tags: Optional[Tensor] = None) -> NBest:
         """n-best lists of utterances, best first: source [B, ...] and lengths [B] as the models take them.
 
         Models are in eval mode. tags int64 [B]: of the target languages, in no hypothesis.

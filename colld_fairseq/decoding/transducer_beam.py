@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.decoding.checks import check_number
-from colld_fairseq.decoding.hypothesis import Hypothesis
+from colld_fairseq.decoding.hypothesis import Hypothesis, NBest
 from colld_fairseq.decoding.prefix_tree import LanguageModel, PrefixTree
 from colld_fairseq.decoding.transducer import Scorer, Search, State, check_frames
 from colld_fairseq.errors import ColldError
@@ -191,7 +191,7 @@ class BeamSearch(Search):
         predictions = Predictions(*scorer.start(rows, tags), [{0: i} for i in range(rows)])
         return BeamState(trees, beams, predictions, [0] * rows)
 
-    def n_best(self, state: BeamState) -> List[List[Hypothesis]]:
+    def n_best(self, state: BeamState) -> NBest:
         utterances = list(zip(state.trees, state.beams))
         if self.lm is not None:
             self.lm.prepare([tree.lm_states[c.node] for tree, beam in utterances for c in beam])

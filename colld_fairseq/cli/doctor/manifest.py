@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from colld_fairseq.cli.terminal import Console, progress
-from colld_fairseq.data.checks import REMEDIES, Finding, ManifestReport, check_manifest
+from colld_fairseq.data.checks import REMEDIES, ManifestReport, check_manifest
 from colld_fairseq.errors import ManifestError
 
 _EXAMPLES = 5  # findings shown of each kind
@@ -66,7 +66,9 @@ def print_report(console: Console, report: ManifestReport, with_dictionary: bool
         for kind, findings in groups.items():
             is_error, remedy = REMEDIES[kind]
             severity = Text("error", style="red") if is_error else Text("warning", style="yellow")
-            table.add_row(severity, kind, str(len(findings)), _line_list(findings), remedy)
+            lines = sorted({finding.line for finding in findings})
+            shown = ", ".join(map(str, lines[:_LINES])) + (", …" if len(lines) > _LINES else "")
+            table.add_row(severity, kind, str(len(findings)), shown, remedy)
         console.print(table)
         for kind, findings in groups.items():
             console.say(f"  {kind}:")
@@ -79,8 +81,3 @@ def print_report(console: Console, report: ManifestReport, with_dictionary: bool
     else:
         depth = "every sample was read" if decoded else "headers only; --decode reads every sample"
         console.say(f"  no errors ({depth})", style="green")
-
-
-def _line_list(findings: Sequence[Finding]) -> str:
-    lines = sorted({finding.line for finding in findings})
-    return ", ".join(map(str, lines[:_LINES])) + (", …" if len(lines) > _LINES else "")

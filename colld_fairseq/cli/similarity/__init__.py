@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     moments = _gather(args, console, manifest, rows, columns)
     result = _compare(args, console, rows, columns, moments)
     write_atomically(table, _tsv(result, rows, columns).encode())
-    panels = {"linear CKA": result.cka, f"CCA ({_cca_title(args.cca_variance)})": result.cca}
+    compared = "all components" if args.cca_variance == 1.0 else f"{100 * args.cca_variance:g} % of the variance"
+    panels = {"linear CKA": result.cka, f"CCA ({compared})": result.cca}
     figure = plot.heat_maps(panels, rows.name, rows.layers, columns.name, columns.layers)
     write_atomically(picture, plot.png(figure))
     console.say(f"down: layers of {rows.role} {rows.name}")
@@ -100,10 +101,6 @@ def _compare(args: argparse.Namespace, console: Console, rows, columns, moments:
             raise ConfigError(f"{rows.name} and {columns.name}: {error}; {remedy}") from error
 
 
-def _cca_title(variance: float) -> str:
-    return "all components" if variance == 1.0 else f"{100 * variance:g} % of the variance"
-
-
 def _tsv(result: Similarity, rows, columns) -> str:
     lines = ["\t".join(COLUMNS.split())]
     for i, row_layer in enumerate(rows.layers):
@@ -125,10 +122,6 @@ def _print_table(
     for layer in column_layers:
         table.add_column(str(layer), justify="right", no_wrap=True, min_width=4)
     for layer, line in zip(row_layers, values.tolist()):
-        table.add_row(str(layer), *_marked(line))
+        cells = (Text(f"{value:.2f}", style="bold reverse" if value == max(line) else "") for value in line)
+        table.add_row(str(layer), *cells)
     console.print(table, width=max(console.width, 6 * (len(column_layers) + 1)), crop=False, no_wrap=True)
-
-
-def _marked(line: Sequence[float]) -> List[Text]:
-    best = max(line)
-    return [Text(f"{value:.2f}", style="bold reverse" if value == best else "") for value in line]
