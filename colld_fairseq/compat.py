@@ -68,11 +68,8 @@ def hide_broken_torchaudio() -> None:
 
 @contextlib.contextmanager
 def logging_left_alone() -> Iterator[None]:
-    """Undo what an import does to the root logger.
-
-    Importing fairseq imports its wav2vec2_classification, which sets the root logger to DEBUG where nobody has
-    configured it: every library (matplotlib, numba, urllib3) then prints what it is thinking.
-    """
+    """Undo what an import does to the root logger: fairseq's wav2vec2_classification sets it to DEBUG where nobody has
+    configured it, and every library (matplotlib, numba, urllib3) prints what it is thinking."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     try:
@@ -131,11 +128,8 @@ def register_safe_globals() -> None:
 
 
 def broadcast_objects_between_workers() -> None:
-    """Let several workers resume a run: worker 0 reads the checkpoint and sends its contents to the others.
-
-    fairseq packs them with torch.save, and torch.load refuses the configuration in them. torch's own function for
-    objects sent between the processes of one run takes its place.
-    """
+    """Let several workers resume a run, with torch's own way of sending objects: fairseq packs the checkpoint that
+    worker 0 has read with torch.save, and torch.load refuses the configuration in it."""
     import torch
     from fairseq.distributed import utils
 
@@ -148,10 +142,8 @@ def broadcast_objects_between_workers() -> None:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model inside what fairseq wraps it in for several GPUs.
-
-    The wrapper passes on what it does not have itself, but torch's DistributedDataParallel has a `join` of its own.
-    """
+    """The model inside what fairseq wraps it in for several GPUs; torch's DistributedDataParallel has a `join` of its
+    own, which hides the model's."""
     from fairseq.distributed import DistributedTimeoutWrapper, LegacyDistributedDataParallel, ModuleProxyWrapper
     from torch.nn.parallel import DistributedDataParallel
 
@@ -218,11 +210,8 @@ def accept_former_options() -> None:
 
 
 def copy_checkpoints_atomically() -> None:
-    """Make fairseq's copy of a checkpoint to checkpoint_last.pt / checkpoint_best.pt atomic.
-
-    fairseq writes the first file under a temporary name and renames it, but copies it to the others in place: a
-    run killed during that copy would leave a truncated checkpoint_last.pt and could not resume.
-    """
+    """Copy checkpoints to checkpoint_last.pt and checkpoint_best.pt atomically: a run killed while fairseq copies them
+    in place would leave a truncated file and could not resume."""
     from fairseq.file_io import PathManager
 
     plain_copy = PathManager.copy
@@ -255,11 +244,8 @@ def check_save_dir_in_one_line() -> None:
 
 
 def stop_reading_at_exit() -> None:
-    """Stop the threads that read batches ahead before Python ends.
-
-    fairseq leaves them running where training stops inside an epoch. One that is in compiled code at that moment
-    (filterbanks) ends the process with SIGABRT, exit code 134, after a good run.
-    """
+    """Stop the threads that read batches ahead before Python ends. fairseq leaves them running where training stops
+    inside an epoch; one that is in compiled code then (filterbanks) ends the process with SIGABRT, exit code 134."""
     from fairseq.data import iterators
 
     running: weakref.WeakSet = weakref.WeakSet()
@@ -289,11 +275,9 @@ def stop_reading_at_exit() -> None:
 
 
 def name_modules_of_nan() -> None:
-    """Let fairseq's search for the module that made a NaN understand outputs that are dataclasses and named tuples.
-
-    Its hooks on gradients die of them. Gradients are looked at where they reach a module's output instead, and the
-    first one is the error that ends the run: fairseq's own says no more than "gradients are Nan/Inf".
-    """
+    """Let fairseq's search for the module that made a NaN take outputs that are dataclasses and named tuples, of which
+    its hooks on gradients die. The first cause is the error that ends the run: fairseq's own says no more than
+    "gradients are Nan/Inf"."""
     from fairseq import nan_detector
 
     class NanDetector(nan_detector.NanDetector):
@@ -411,11 +395,8 @@ def cache_keyword(decoder: Any) -> str:
 
 
 def absolute_path(path: str) -> str:
-    """`path` made absolute from the folder the user started in.
-
-    fairseq-hydra-train changes the working directory to outputs/<date>/<time> before anything is read, where
-    relative paths lead nowhere; hydra knows the original one.
-    """
+    """`path` made absolute from the folder the user started in, which hydra knows: fairseq-hydra-train changes to
+    outputs/<date>/<time> before anything is read."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import get_original_cwd
 
@@ -426,10 +407,8 @@ def absolute_path(path: str) -> str:
 
 
 def run_of(cfg: Any) -> Any:
-    """The settings of the whole run, or checkpoint, of which `cfg` is the model's, task's or criterion's part.
-
-    None for a part that stands alone. fairseq hands tasks and models their part only.
-    """
+    """The settings of the whole run, or checkpoint, of which `cfg` is the model's, task's or criterion's part (all that
+    fairseq hands them); None for a part that stands alone."""
     return cfg._get_parent() if isinstance(cfg, DictConfig) else None
 
 
@@ -454,10 +433,8 @@ def restored_checkpoint(run: Any) -> Optional[str]:
 
 
 def make_path_absolute(cfg: Any, name: str) -> None:
-    """Make the path `cfg.<name>` absolute, in a task's configuration and in the run's that it is a copy of.
-
-    fairseq hands a task a copy, but looks into the original's `data` folder itself before it trains.
-    """
+    """Make the path `cfg.<name>` absolute, in a task's configuration and in the run's that it is a copy of: fairseq
+    looks into that one's `data` folder itself before it trains."""
     path = absolute_path(getattr(cfg, name))
     run = run_of(cfg)
     for node in (cfg, run.get("task") if run is not None else None):
@@ -474,10 +451,8 @@ def version_of(tensor: Any) -> int:
 
 
 def estimator_state(estimator: Any) -> Dict[str, Any]:
-    """Everything that a scikit-learn estimator has been given and has learned; `partial_fit` continues from it.
-
-    scikit-learn's public attributes leave out what MiniBatchKMeans counts between batches.
-    """
+    """All that a scikit-learn estimator has learned, for `partial_fit` to go on: its public attributes leave out what
+    MiniBatchKMeans counts between batches."""
     return dict(estimator.__getstate__())
 
 

@@ -17,12 +17,9 @@ _STATUS, _RESET_PEAK = "/proc/self/status", "/proc/self/clear_refs"
 
 
 def count_macs(function: Callable[[], Any]) -> int:
-    """Multiply-accumulates of `function()`: matrix products and convolutions, by torch's flop counter / 2.
-
-    Where a module has a faster way on a CPU, the convolution it stands for counts.
-    Norms, activations, softmax and Fourier transforms are not counted, nor is what happens outside torch
-    (Kaldi's filterbanks, some 10 million for 10 s).
-    """
+    """Multiply-accumulates of `function()`: matrix products and convolutions (that which a faster way on a CPU stands
+    for), by torch's flop counter / 2. Norms, activations, softmax and Fourier transforms are not counted, nor is what
+    happens outside torch (Kaldi's filterbanks, some 10 million for 10 s)."""
     # The counter does not know the fused attention kernel of the CPU and would count it as nothing.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad(), plain_operators():
         function()

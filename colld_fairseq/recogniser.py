@@ -59,12 +59,10 @@ class Recogniser:
         sample_rate: int = SAMPLE_RATE,
         source_languages: Optional[Sequence[str]] = None,
     ) -> List[List[Hypothesis]]:
-        """n-best lists, best first, of utterances in any form that `as_waveform` takes (data/waveform.py).
-
-        What is too short for one encoder frame has hypotheses without tokens. languages: the target language of each
-        utterance, where `needs_language`. sample_rate: of all, in Hz. source_languages: those spoken, which a Whisper
-        decoder is told; "" or None: the option src_lang, else the target languages.
-        """
+        """n-best lists, best first, of utterances in any form that `as_waveform` takes (data/waveform.py), of
+        `sample_rate` Hz; without tokens where one is too short for a frame. languages: the target language of each,
+        where `needs_language`. source_languages: those spoken, which a Whisper decoder is told; "" or None: the option
+        src_lang, else the target languages."""
         inputs = [torch.from_numpy(self.input(as_waveform(waveform, sample_rate))) for waveform in waveforms]
         n_best = [[Hypothesis([], 0.0, 0.0)] for _ in inputs]
         lengths = torch.tensor([len(one) for one in inputs], dtype=torch.long)

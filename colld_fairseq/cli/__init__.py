@@ -60,11 +60,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Entry point; returns the exit code.
-
-    What a user can act on (ColldError, errors of the operating system) is told in one line without a traceback, with
-    exit code 2; after Ctrl-C it is 130. Where nobody reads the output any more (`| head`), SIGPIPE ends the process.
-    """
+    """Entry point; returns the exit code: 2 after what a user can act on (ColldError, errors of the operating system),
+    told in one line; 130 after Ctrl-C. Where nobody reads the output any more (`| head`), SIGPIPE ends the process."""
     argv = sys.argv[1:] if argv is None else argv
     name = " ".join(["colld", *argv[:1]])
     print_any_text()

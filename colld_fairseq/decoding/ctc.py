@@ -30,15 +30,8 @@ def _cut_at(path_scores: np.ndarray, starts: Sequence[int]) -> List[float]:
 
 
 def greedy_ctc(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> List[Hypothesis]:
-    """Best-path decoding: most probable token of every frame, repeats merged, blanks dropped.
-
-    Args:
-        log_probs: [B, T, V], natural log-probabilities.
-        lengths: int64 [B], valid frames.
-
-    Returns:
-        One hypothesis per utterance; `score` is ln p of the best path.
-    """
+    """Best-path decoding: most probable token of every frame, repeats merged, blanks dropped. log_probs: [B, T, V],
+    natural; lengths: int64 [B], valid frames. One hypothesis per utterance; `score` is ln p of the best path."""
     check_shapes(log_probs, lengths, "log_probs [B, T, V]")
     # The maximum is taken where the tensor is: on a GPU only [B, T] numbers have to be copied.
     best, paths = log_probs.detach().max(dim=-1)

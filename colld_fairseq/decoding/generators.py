@@ -31,11 +31,9 @@ class FairseqGenerator:
     def generate(
         self, models: Sequence[nn.Module], sample: Dict[str, Any], prefix_tokens: Optional[Tensor] = None, **unused: Any
     ) -> List[List[Dict[str, Any]]]:
-        """n-best lists in the order of the sample's utterances, of :func:`as_fairseq`'s dictionaries.
-
-        prefix_tokens [B, 1]: the tag of each utterance's target language; it is in no hypothesis. Models are put into
-        eval mode meanwhile. Keyword arguments of other generators (constraints) have no meaning here.
-        """
+        """n-best lists in the order of the sample's utterances, of :func:`as_fairseq`'s dictionaries. prefix_tokens [B,
+        1]: the tag of each target language, which is in no hypothesis. Models are in eval mode meanwhile; keyword
+        arguments of other generators (constraints) have no meaning here."""
         source, lengths = sample["net_input"]["src_tokens"], sample["net_input"]["src_lengths"]
         tags = None if prefix_tokens is None else prefix_tokens[:, 0]
         with evaluating(models):

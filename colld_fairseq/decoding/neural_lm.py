@@ -22,8 +22,8 @@ IncrementalState = Dict[str, Dict[str, Optional[Tensor]]]
 
 
 class Prefix:
-    """A hypothesis as the language model sees it. `log_probs` [V], of what may follow, and `memory` [M], what the
-    network keeps of the last token, are known once :meth:`NeuralLm.prepare` was given the prefix."""
+    """A hypothesis as the language model sees it; :meth:`NeuralLm.prepare` sets `log_probs` [V], of what may follow,
+    and `memory` [M], what the network keeps of the last token."""
 
     __slots__ = ("parent", "token", "length", "log_probs", "memory")
 

@@ -129,11 +129,8 @@ def compute_scores(statistics: np.ndarray) -> Scores:
 
 
 class CorpusScores:
-    """Accumulates sentences, and gives scores per language pair and overall.
-
-    Overall scores are those of all sentences together (not means over pairs); overall BLEU adds n-gram counts
-    that were each made with the tokenizer of their own language.
-    """
+    """Accumulates sentences, and gives scores per language pair and overall: those of all sentences together, not means
+    over pairs. Overall BLEU adds n-gram counts that were each made with the tokenizer of their own language."""
 
     def __init__(self) -> None:
         self.statistics: Dict[Tuple[str, str], np.ndarray] = {}

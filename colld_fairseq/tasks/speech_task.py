@@ -108,11 +108,9 @@ class SpeechTask(FairseqTask):
         return InputOptions(self.cfg.cmvn or None, self.cfg.normalize_waveform)
 
     def build_model(self, cfg, from_checkpoint: bool = False):
-        """The model of a new training, or of a checkpoint; settles what its encoder takes in.
-
-        A checkpoint says it, be it the one that is decoded, the one that training goes on from, or that of --student
-        or --init-from; of a new student the options say it, and its checkpoints from then on.
-        """
+        """The model of a new training, or of a checkpoint; settles what its encoder takes in. A checkpoint says it: the
+        one that is decoded, that training goes on from, or of --student or --init-from; of a new student the options
+        say it, and its checkpoints from then on."""
         check_numbers(cfg, MODEL_DATACLASS_REGISTRY)
         run, given = run_of(cfg), self.input_options
         restored = None if from_checkpoint else restored_checkpoint(run)

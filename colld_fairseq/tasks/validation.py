@@ -11,11 +11,8 @@ SCORES = ("wer", "cer", "bleu", "chrf")
 
 
 class DecodingMeter:
-    """Sums of sentence statistics for each language pair "src-tgt", as float64 tensors [STATISTICS_SIZE].
-
-    All pairs of the validation sets are there from the start: fairseq adds up logging outputs over workers only when
-    they have the same keys.
-    """
+    """Sums of sentence statistics, float64 tensors [STATISTICS_SIZE], for each language pair "src-tgt" of the
+    validation sets: fairseq adds up logging outputs over workers only when they have the same keys."""
 
     def __init__(self, pairs: List[str]) -> None:
         self.statistics: Dict[str, Tensor] = {pair: torch.zeros(STATISTICS_SIZE, dtype=torch.float64) for pair in pairs}

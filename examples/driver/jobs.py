@@ -48,11 +48,9 @@ class _Running(NamedTuple):
 
 def run_jobs(out: Path, jobs: Sequence[Job], parallel: int) -> None:
     """Run what is not finished yet, `parallel` jobs at a time, each with its share of the cores; of those that may
-    start, the earlier in the list first. Leaves `commands.sh` in `out`.
-
-    Exits with the log's end at the first job that fails, naming it; the others are then stopped. The same call goes on
-    where it was. Exits before anything runs where a job was finished with another command or configuration.
-    """
+    start, the earlier in the list first. Leaves `commands.sh` in `out`. Exits with the log's end at the first job that
+    fails, after stopping the others; the same call goes on where it was. Exits before anything runs where a job was
+    finished with another command or configuration."""
     known = {job.name for job in jobs}
     for job in jobs:
         assert known.issuperset(job.needs), f"{job.name} needs {sorted(set(job.needs) - known)}, which no job makes"

@@ -79,8 +79,8 @@ def read_profile(path: Path, names: Dict[str, str]) -> Dict[str, Any]:
 
 
 def read_scores(path: Path) -> Scores:
-    """Of what colld score --json wrote; a kind without rows is left out. In the mean every language (pair) counts
-    alike, however much of it is tested; in "all", which there is where all rows are of one kind, every utterance."""
+    """Of what colld score --json wrote, without kinds that have no rows. In the mean every language (pair) counts
+    alike, however much of it is tested; in "all", where all rows are of one kind, every utterance."""
     kinds: Scores = {}
     content = read_json(path)
     measures = [measure for pair in MEASURES.values() for measure in pair]

@@ -73,11 +73,8 @@ class StudentLayers:
 
 
 def paired_frames(rows, columns, ids: List[str], waveforms: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-    """Features [n, sum D] of both models on the frames they share, without padding.
-
-    The model with more frames per second is averaged to the other's rate. Raises TeacherError when the rates do not
-    fit, or the models differ by more than two frames on an utterance.
-    """
+    """Features [n, sum D] of both models on the frames they share, without padding; more frames per second are averaged
+    to the other's rate. TeacherError: rates that do not fit, or more than two frames' difference on an utterance."""
     x, y = rows(waveforms), columns(waveforms)
     if rows.frame_rate_hz > columns.frame_rate_hz:
         x = _align(x, rows, columns, y.lengths, ids)

@@ -42,11 +42,9 @@ class Utterances:
 
 
 def find_audio(names: Sequence[str]) -> Tuple[List[str], List[str]]:
-    """Ids and paths of the audio in files, folders (and those below) and zip archives, in order.
-
-    The id is the path below the folder, the name in the archive, or the file as it was named; where two would be the
-    same, that of all is the full path. Raises ConfigError: a name that is not there, or nothing found.
-    """
+    """Ids and paths of the audio in files, folders (and those below) and zip archives, in order: the path below the
+    folder, the name in the archive, or the file as named; for all the full path where two would be the same.
+    ConfigError: a name that is not there, or nothing found."""
     ids_by_path: Dict[str, str] = {}  # path -> id
     for name in names:
         before = len(ids_by_path)
@@ -96,11 +94,9 @@ def read_files(names: Sequence[str]) -> Tuple[PathRows, Dict[str, str]]:
 def read_utterances_of_manifests(
     paths: str, audio_root: Optional[str], each_language: bool
 ) -> Tuple[AnyManifest, np.ndarray]:
-    """The rows of manifests `A.tsv,B.tsv`, and which of them to transcribe: those of a repeated id once.
-
-    each_language: the result depends on a row's own target language. An utterance that is there with several of them
-    is then refused with ConfigError, because a manifest of the results could not hold it twice.
-    """
+    """The rows of manifests `A.tsv,B.tsv`, and which of them to transcribe: those of a repeated id once. each_language:
+    results depend on a row's own target language; ConfigError for an id with several of them, which a manifest of the
+    results could not hold twice."""
     manifest = read_manifests(paths, audio_root)
     ids = [manifest.text("id", row) for row in range(len(manifest))]
     rows = distinct_rows(ids)

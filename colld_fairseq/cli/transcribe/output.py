@@ -87,10 +87,8 @@ class Journal:
 
 
 def check_places(out: str, inputs: Sequence[str], manifests: Optional[str]) -> None:
-    """That what a run writes for --out can be written, and overwrites neither inputs nor another's manifest.
-
-    manifests: `A.tsv,B.tsv`, which are inputs, too, with their n-best lists. Raises ConfigError.
-    """
+    """ConfigError unless what a run writes for --out can be written and overwrites neither inputs nor another's
+    manifest; manifests: `A.tsv,B.tsv`, which are inputs with their n-best lists, too."""
     read = split_paths(manifests) if manifests else []
     for path in (out, hypotheses_path(out), f"{out}.partial"):
         check_output(path, "--out", [*inputs, *read, *map(hypotheses_path, read)])
@@ -107,11 +105,9 @@ def check_places(out: str, inputs: Sequence[str], manifests: Optional[str]) -> N
 
 
 def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nbest: int) -> List[str]:
-    """The files written: for several hypotheses `hypotheses_path(path)`, and the manifest `path`.
-
-    n-best lists of an earlier manifest of that name would be taken for those of this one: they are removed.
-    rows: languages and what else is known of the utterances, in order; those without a result are left out.
-    """
+    """The files written: the manifest `path` and, of several hypotheses, `hypotheses_path(path)`; lists of an earlier
+    manifest of that name are removed. rows: all that is known of the utterances, in order; those without a result are
+    left out."""
     rows = [row for row in rows if row.id in results]
     folder = os.path.dirname(os.path.abspath(path))
     best = [results[row.id].hypotheses[0] for row in rows]

@@ -45,11 +45,8 @@ def parse_endpoint(text: str) -> Optional[EndpointRules]:
 
 
 class StreamPrinter:
-    """`kind<TAB>name<TAB>start<TAB>end<TAB>text` for every partial and final result, times in seconds.
-
-    In place (on a terminal, one stream at a time) a partial text, or the end of it that fits the line, is written over
-    the one before.
-    """
+    """`kind<TAB>name<TAB>start<TAB>end<TAB>text` for every partial and final result, times in seconds; in place (one
+    stream on a terminal) a partial text, or the end of it that fits the line, is written over the one before."""
 
     def __init__(self, out: TextIO, in_place: bool) -> None:
         self.out, self.in_place = out, in_place

@@ -31,11 +31,8 @@ _FOREIGN = {
 
 
 def find_streams(handle: BinaryIO) -> List[Stream]:
-    """The streams of an audio file in order; most often one.
-
-    Raises AudioError, without the file's name, where the file ends before its audio does, or holds what would not be
-    read along. Of containers it does not know it leaves all to libsndfile.
-    """
+    """The streams of an audio file in order; most often one. AudioError, without the file's name, where the file ends
+    before its audio does, or holds what would not be read along. Containers it does not know are left to libsndfile."""
     handle.seek(0)
     magic = handle.read(16)
     for pattern, layout in CHUNKED:
