@@ -12,16 +12,9 @@ from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, FairseqTask
 from omegaconf import II, MISSING
 
+from colld_fairseq import compat
 from colld_fairseq.checkpoints.input_options import InputOptions
 from colld_fairseq.checkpoints.names_colld import SavedModel, encoder_in, read_model
-from colld_fairseq.compat import (
-    absolute_path,
-    check_precision,
-    evaluated_checkpoint,
-    make_path_absolute,
-    restored_checkpoint,
-    run_of,
-)
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.datasets import DatasetOptions
@@ -90,7 +83,7 @@ class SpeechTask(FairseqTask):
     cfg: SpeechTaskConfig
 
     def __init__(self, cfg: SpeechTaskConfig) -> None:
-        make_path_absolute(cfg, "data")
+        compat.make_path_absolute(cfg, "data")
         super().__init__(cfg)
         check_numbers(cfg, TASK_DATACLASS_REGISTRY)
         self.encoder: Optional[EncoderConfig] = None
@@ -100,7 +93,7 @@ class SpeechTask(FairseqTask):
     def setup_task(cls, cfg: SpeechTaskConfig, from_checkpoint: bool = False, **unused) -> "SpeechTask":
         """from_checkpoint: fairseq gives it where the configuration is that of a training run, not of this one."""
         if not from_checkpoint:
-            check_precision(cfg)
+            compat.check_precision(cfg)
         return cls(cfg)
 
     @property
@@ -112,8 +105,8 @@ class SpeechTask(FairseqTask):
         one that is decoded, that training goes on from, or of --student or --init-from; of a new student the options
         say it, and its checkpoints from then on."""
         check_numbers(cfg, MODEL_DATACLASS_REGISTRY)
-        run, given = run_of(cfg), self.input_options
-        restored = None if from_checkpoint else restored_checkpoint(run)
+        run, given = compat.run_of(cfg), self.input_options
+        restored = None if from_checkpoint else compat.restored_checkpoint(run)
         file, known = restored or self.file_of_model(cfg), None
         if restored:
             saved = read_model(restored, given)
@@ -140,7 +133,7 @@ class SpeechTask(FairseqTask):
     def file_of_model(self, cfg) -> str:
         """The file that a model comes from, for messages."""
         starts = (getattr(cfg, name, None) for name in ("student", "init_from"))
-        return evaluated_checkpoint(self.cfg) or next(filter(None, starts), "the checkpoint")
+        return compat.evaluated_checkpoint(self.cfg) or next(filter(None, starts), "the checkpoint")
 
     def go_on_from(self, saved: SavedModel, cfg, file: str) -> None:
         """Notes in the settings `cfg` of a model what the checkpoint `saved` in `file` says of it besides the input."""
@@ -153,7 +146,7 @@ class SpeechTask(FairseqTask):
         return paths
 
     def load_dataset(self, split: str, combine: bool = False, task_cfg=None, **kwargs) -> None:
-        root = absolute_path(self.cfg.audio_root) if self.cfg.audio_root else None
+        root = compat.absolute_path(self.cfg.audio_root) if self.cfg.audio_root else None
         rows = join_manifests([read_manifest(path, audio_root=root) for path in self.manifest_paths(split)])
         train = split.split(",")[0].startswith("train")
         options = DatasetOptions(

@@ -12,15 +12,9 @@ import numpy as np
 from rich.progress import Progress
 
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
+from colld_fairseq.cli.transcribe import streaming
 from colld_fairseq.cli.transcribe.inputs import Utterances, read_files, read_utterances_of_manifests
 from colld_fairseq.cli.transcribe.output import Journal, Result, check_places, write_results
-from colld_fairseq.cli.transcribe.streaming import (
-    StreamPrinter,
-    from_standard_input,
-    stream_utterances,
-    streaming_recogniser,
-    summary,
-)
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.text_files import STANDARD_INPUT
@@ -61,16 +55,16 @@ def run(args: argparse.Namespace) -> int:
 
 def run_streaming(args: argparse.Namespace, recogniser: Recogniser, console: Console) -> int:
     """Streams from files or standard input; ends with what a listener would have waited for."""
-    streaming = streaming_recogniser(args, recogniser)
+    live = streaming.streaming_recogniser(args, recogniser)
     if args.audio == [STANDARD_INPUT]:
-        from_standard_input(streaming, console)
+        streaming.from_standard_input(live, console)
         return 0
     latencies: List[Latency] = []
-    printer = None if args.out else StreamPrinter(sys.stdout, sys.stdout.isatty() and args.streams == 1)
-    work = partial(stream_utterances, streaming, recogniser, args.streams, latencies, printer)
+    printer = None if args.out else streaming.StreamPrinter(sys.stdout, sys.stdout.isatty() and args.streams == 1)
+    work = partial(streaming.stream_utterances, live, recogniser, args.streams, latencies, printer)
     run_utterances(args, recogniser, work, lambda utterances, results, bad: None, console)
     if latencies:
-        console.say(summary(latencies))
+        console.say(streaming.summary(latencies))
     return 0
 
 
