@@ -79,7 +79,6 @@ class SpeechDistillationTask(SpeechTask):
         super().__init__(cfg)
         self.student: Optional[ColldStudentConfig] = None
         """The options of the student, which criterions look at. Set by build_model alone."""
-        self._codes: Optional[TeacherCodes] = None
 
     @cached_property
     def teachers(self) -> Teachers:
@@ -104,19 +103,16 @@ class SpeechDistillationTask(SpeechTask):
         """Cached features are of complete utterances, so that with a cache long ones are left out instead."""
         return not self.teachers.caches
 
-    @property
+    @cached_property
     def teacher_codes(self) -> TeacherCodes:
         """The teacher's code classes; read at the first use. Raises TeacherError where there are none."""
-        if self._codes is None:
-            codebook = self.cfg.teacher_codes and absolute_path(self.cfg.teacher_codes)
-            self._codes = load_codes(self.teachers.first.spec, codebook)
-        return self._codes
+        return load_codes(self.teachers.first.spec, self.cfg.teacher_codes and absolute_path(self.cfg.teacher_codes))
 
     def code_logits(self, features: Dict[int, Tensor], temp: float) -> Tensor:
         """The teacher's logits over its code classes, float32 [B, T, C], from its features {layer: [B, T, D]}."""
-        codes = self.teacher_codes
-        self._codes = codes = codes.to(features[codes.layer].device)
-        return codes.logits(features[codes.layer], temp)
+        features = features[self.teacher_codes.layer]
+        self.teacher_codes = self.teacher_codes.to(features.device)
+        return self.teacher_codes.logits(features, temp)
 
     def build_model(self, cfg, from_checkpoint: bool = False):
         model = super().build_model(cfg, from_checkpoint)

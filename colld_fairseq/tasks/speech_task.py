@@ -196,13 +196,8 @@ class SpeechTask(FairseqTask):
         if not self.cfg.sampling_weights:
             return None
         weights = value_of_each(self.cfg.sampling_weights, names, "--sampling-weights")
-        try:
-            values = np.array([float(weights[name]) for name in present])
-        except ValueError as error:
-            raise ConfigError(f"--sampling-weights {self.cfg.sampling_weights!r}: write NAME=NUMBER") from error
-        if not (np.isfinite(values) & (values > 0)).all():
-            raise ConfigError(f"--sampling-weights {self.cfg.sampling_weights!r}: every weight must be above 0")
-        return values
+        rule = f"--sampling-weights {self.cfg.sampling_weights!r}: every weight must be above 0"
+        return np.array([POSITIVE.read(weights[name], rule) for name in present])
 
     crops_long_utterances = False
 
