@@ -12,7 +12,7 @@ def check_shapes(frames: Tensor, lengths: Tensor, shape: str = "frames [B, T, J]
         raise ColldError(f"expected {shape} and lengths [B], got {shapes}")
     for i, length in enumerate(lengths.tolist()):
         if not 0 <= length <= frames.size(1):
-            raise ColldError(f"utterance {i} of the batch: length {length}, but there are {frames.size(1)} frames")
+            raise ColldError(f"utterance {i} of the batch: length {length}, which {frames.size(1)} frames do not fit")
 
 
 def check_number(value: float, utterance: int) -> None:

@@ -110,11 +110,11 @@ def absolute_spec(spec: str) -> str:
 
 def manifests(paths: str) -> str:
     """Comma-separated manifests, likewise; this and the next two are types of argparse."""
-    found = [resolved(path) for path in split_paths(paths) if path]
-    for path in found:
+    chosen = [resolved(path) for path in split_paths(paths) if path]
+    for path in chosen:
         if not path.is_file():
             raise argparse.ArgumentTypeError(f"no manifest {path}")
-    return ",".join(map(str, found))
+    return ",".join(map(str, chosen))
 
 
 def resolved(path: str) -> Path:
