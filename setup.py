@@ -47,6 +47,10 @@ setup(
         "tensorboardX",
         "transformers>=5.0",
     ],
-    extras_require={"lm": ["kenlm"], "test": ["pytest", "pytest-xdist", "jiwer>=3.1", "numba", "warprnnt_numba"]},
+    extras_require={
+        "lm": ["kenlm"],
+        # faster-whisper brings CTranslate2: clients of the Whisper directories that `colld convert` writes
+        "test": ["pytest", "pytest-xdist", "jiwer>=3.1", "numba", "warprnnt_numba", "faster-whisper>=1.1"],
+    },
     entry_points={"console_scripts": ["colld = colld_command:main"]},
 )

@@ -254,9 +254,10 @@ class Names:
             if tensor.shape != shape:
                 wrong["of another shape"].append(f"{full_name} is {list(tensor.shape)}, expected {list(shape)}")
             weights_here[ours] = tensor
+        dtype = next((tensor.dtype for tensor in weights_here.values()), None)  # half precision stays so
         for name in expected:
             if name not in weights_here and is_kept(name, blocks) and re.fullmatch(self.absent, name):
-                weights_here[name] = torch.zeros(expected[name].shape)
+                weights_here[name] = torch.zeros(expected[name].shape, dtype=dtype)
         missing = [name for name in expected if is_kept(name, blocks) and name not in weights_here]
         wrong["missing"] = [self.theirs(name) or name for name in missing]
         if any(wrong.values()):

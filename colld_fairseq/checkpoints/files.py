@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Union
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from colld_fairseq.compat import absolute_path
-from colld_fairseq.errors import CheckpointError
+from colld_fairseq.errors import CheckpointError, ConfigError
 
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
 
@@ -121,6 +121,22 @@ def _why_unreadable(error: Exception) -> str:
         )
     first_line = text.strip().partition("\n")[0]
     return f"cannot be read as weights ({type(error).__name__}: {first_line}); is it whole? Copy it again"
+
+
+def load_tokenizer(directory: Union[str, Path], name: str) -> Any:
+    """transformers' tokenizer of a directory. ConfigError where there is none, or it cannot be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False, split_special_tokens=True
+        )
+    except Exception as error:  # of every kind, by what is missing
+        first_line = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"{name}: no tokenizer that can be read ({first_line}); copy the complete directory, with"
+            " tokenizer.json or the files that this model has in its place"
+        ) from error
 
 
 def plain(value: Any) -> Any:

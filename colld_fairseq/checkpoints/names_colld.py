@@ -1,6 +1,7 @@
 """Checkpoints of this project: encoders out of any of its models, and whole models."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, MutableMapping, NamedTuple, Optional
 
@@ -56,6 +57,11 @@ def encoder_in(cfg: MutableMapping[str, Any], path: str, options: InputOptions) 
     return config
 
 
+def training_of(path: str) -> Dict[str, Any]:
+    """Sections of the configuration of the run that wrote a checkpoint, as plain values; for people to read."""
+    return plain(read_torch(resolve_file(path)).get("cfg")) or {}
+
+
 def read(name: str, blocks: Optional[int] = None, options: InputOptions = InputOptions()) -> EncoderCheckpoint:
     """See `encoder.read_encoder`. Heads, decoders and the state of the optimizer are left behind."""
     saved = read_model(name, options)
@@ -96,7 +102,10 @@ def own_library(name: str, complete: bool) -> NativeEncoder:
     from colld_fairseq.data.inputs import StudentInput
 
     checkpoint = read(name)
-    student, prepare = checkpoint.build().float(), StudentInput(checkpoint.config.input)
+    given = checkpoint.config.input
+    if given.kind == "log_mel":  # Whisper's other libraries know nothing but full windows
+        given = replace(given, tail_seconds=given.window_seconds)
+    student, prepare = checkpoint.build().float(), StudentInput(given)
 
     def layers(source: torch.Tensor) -> StateDict:
         output = student(source[None], layers=range(student.num_layers + 1))

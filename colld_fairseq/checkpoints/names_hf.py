@@ -300,6 +300,11 @@ def write(directory: Path, checkpoint: EncoderCheckpoint) -> None:
     from safetensors.torch import save_file
 
     layout = layout_of(checkpoint.config)
+    if layout is names_whisper.LAYOUT:
+        raise ConfigError(
+            "transformers' Whisper is encoder and decoder: name the one whose decoder it is to have, --decoder-from"
+            " hf:TEACHER"
+        )
     check_fits(checkpoint.config, layout)
     settings, preprocessor = layout.write(checkpoint.config)
     dtype = str(checkpoint.weights["blocks.0.attention.out.weight"].dtype).removeprefix("torch.")
@@ -326,6 +331,8 @@ def own_library(name: str, complete: bool) -> NativeEncoder:
 
     directory = resolve_directory(name)
     settings = read_json(directory / "config.json")
+    if settings.get("model_type") == "whisper":
+        return names_whisper.own_library(directory, settings, read_preprocessor(directory, "whisper"), complete)
     if settings.get("model_type") not in FAMILIES:
         raise ConfigError(f"{directory}: model_type={settings.get('model_type')!r} cannot be converted")
     stem = FAMILIES[settings["model_type"]]

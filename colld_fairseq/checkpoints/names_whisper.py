@@ -1,8 +1,15 @@
 """Whisper's encoder in Hugging Face layout as the student encoder has it."""
 
+from pathlib import Path
 from typing import Any, Dict, Sequence
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from colld_fairseq.checkpoints.encoder import Fields, Layout, Names
+from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
+from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.feed_forward import get_activation
@@ -41,6 +48,8 @@ FIELDS = Fields(
     activation_dropout=("activation_dropout", 0.0),
     layerdrop=("encoder_layerdrop", 0.0),
 )
+#: Our fields that the decoder shares.
+SHARED = ("embed_dim", "activation", "fbank_bins", "max_positions")
 
 
 def config_of(settings: Dict[str, Any], preprocessor: Dict[str, Any]) -> EncoderConfig:
@@ -63,3 +72,42 @@ def settings_of(config: EncoderConfig) -> Sequence[Dict[str, Any]]:
 
 
 LAYOUT = Layout("hf:DIR (transformers' Whisper)", settings_of, config_of, NAMES)
+
+
+def extractor_of(config: EncoderConfig) -> Any:
+    """transformers' WhisperFeatureExtractor for an encoder."""
+    import transformers
+
+    return transformers.WhisperFeatureExtractor(**settings_of(config)[1])
+
+
+def own_library(directory: Path, settings: Dict[str, Any], preprocessor: Dict[str, Any], complete: bool):
+    """See `verify.open_native`; on windows of the full length, the only ones that transformers takes.
+
+    complete: with a decoder; else the directory may hold an encoder alone.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    with quiet():
+        model, report = transformers.WhisperForConditionalGeneration.from_pretrained(
+            directory, dtype=torch.float32, output_loading_info=True, local_files_only=True
+        )
+    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
+    if not complete:
+        missing = [name for name in wrong.get("missing_keys", []) if ".encoder." in name]
+        wrong = {"missing_keys": missing}
+    if any(wrong.values()):
+        raise ConfigError(f"{directory}: transformers does not load it as it is: {wrong}")
+    config = config_of(settings, preprocessor)
+    extractor = extractor_of(config)
+    if preprocessor:
+        extractor = type(extractor).from_pretrained(directory, local_files_only=True)
+
+    def prepare(waveform: np.ndarray) -> Tensor:
+        return extractor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_features"][0].T
+
+    def forward(source: Tensor) -> Tensor:
+        return model.model.encoder(source.T[None]).last_hidden_state[0]
+
+    return NativeEncoder(config.input, prepare, tapped(model.model.eval(), forward))

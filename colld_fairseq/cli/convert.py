@@ -4,14 +4,15 @@ import argparse
 import os
 import shutil
 from pathlib import Path
-from typing import List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 from rich.table import Column, Table
 
+from colld_fairseq.checkpoints import names_colld, names_hf, whisper_directory
 from colld_fairseq.checkpoints.encoder import FORMATS, EncoderCheckpoint, read_encoder, write_encoder
-from colld_fairseq.checkpoints.names_hf import WRITTEN
 from colld_fairseq.checkpoints.verify import Difference, compare, open_native
+from colld_fairseq.checkpoints.whisper_card import other_silence
 from colld_fairseq.cli.options import ENCODERS
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
@@ -23,7 +24,10 @@ SECONDS = 2  # of the signal that is generated where no --wav is given
 
 def run(args: argparse.Namespace) -> int:
     """Writes the target unless it differs from the source. Raises ColldError."""
-    scheme, target = parse_target(args.target, args.overwrite)
+    written = whisper_directory.WRITTEN if args.decoder_from else names_hf.WRITTEN
+    scheme, target = parse_target(args.target, args.overwrite, written)
+    if args.decoder_from and scheme != "hf":
+        raise ConfigError(f"--decoder-from goes with --to hf:DIR: {args.target} holds an encoder alone")
     check_folder(target.parent, "--to", target)
     waveform = read_audio(args.wav) if args.wav else generated_signal()
     encoder = read_encoder(args.source)
@@ -32,10 +36,13 @@ def run(args: argparse.Namespace) -> int:
             f"{args.source}: {encoder.lacks} has no place in the student encoder; it can start a student (--init-from)"
             " but not be converted"
         )
-    source = open_native(args.source)
+    source, training = open_native(args.source), training_of(args.source)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        write_encoder(scheme, temporary, encoder)
+        if args.decoder_from:
+            whisper_directory.write(temporary, encoder, args.decoder_from, training)
+        else:
+            write_encoder(scheme, temporary, encoder)
         differences = compare(source, open_native(f"{scheme}:{temporary}", complete=True), waveform)
         wrong = [row.layer for row in differences[1:] if not row.within(args.tolerance)]
         if not wrong:
@@ -48,11 +55,16 @@ def run(args: argparse.Namespace) -> int:
         console.say(f"Nothing was written: {', '.join(wrong)} differ by more than {args.tolerance:g}.", style="red")
         return 1
     console.say(describe(scheme, args.target, encoder))
+    if args.decoder_from and (warning := other_silence(encoder.config.input, training)):
+        console.say(warning, style="yellow")
     return 0
 
 
-def parse_target(spec: str, overwrite: bool) -> Tuple[str, Path]:
-    """Scheme and path; ConfigError where nothing can, or may, be written there."""
+def parse_target(spec: str, overwrite: bool, written: Sequence[str] = names_hf.WRITTEN) -> Tuple[str, Path]:
+    """Scheme and path; ConfigError where nothing can, or may, be written there.
+
+    written: files that a directory may hold which is replaced.
+    """
     scheme, _, name = spec.partition(":")
     if scheme not in FORMATS or not name:
         raise ConfigError(f"--to {spec!r}: write {ENCODERS}")
@@ -64,13 +76,19 @@ def parse_target(spec: str, overwrite: bool) -> Tuple[str, Path]:
         raise ConfigError(f"--to {spec}: exists; give another name, or --overwrite to replace it")
     if path.is_dir() != directory:
         raise ConfigError(f"--to {spec}: is {'a folder' if path.is_dir() else 'a file'}; give another name")
-    others = sorted(entry.name for entry in path.iterdir() if entry.name not in WRITTEN) if directory else []
+    others = sorted(entry.name for entry in path.iterdir() if entry.name not in written) if directory else []
     if others:
         raise ConfigError(
             f"--to {spec}: holds files that a conversion does not write ({', '.join(others[:4])}), and would be"
             " replaced as a whole; give another name"
         )
     return scheme, path
+
+
+def training_of(source: str) -> Dict[str, Any]:
+    """What the source says of the run that made it: checkpoints of this project do."""
+    scheme, _, name = source.partition(":")
+    return names_colld.training_of(name) if scheme == "colld" else {}
 
 
 def generated_signal() -> np.ndarray:

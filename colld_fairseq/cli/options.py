@@ -289,6 +289,11 @@ def similarity(add: Add) -> None:
 def convert(add: Add) -> None:
     add("--from", dest="source", required=True, metavar="SPEC", help=f"encoder to read: {ENCODERS}")
     add("--to", dest="target", required=True, metavar="SPEC", help="where to write it, likewise")
+    add(
+        "--decoder-from",
+        metavar="hf:DIR",
+        help="write a complete Whisper: the encoder with this one's decoder, tokenizer and settings",
+    )
     add("--wav", metavar="FILE", help="audio to compare the two on; default: a generated signal of 2 s")
     add(
         "--tolerance",

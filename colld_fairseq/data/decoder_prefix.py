@@ -14,13 +14,14 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, List, Mapping, Optional
 
+from colld_fairseq.checkpoints import whisper_tokens
+from colld_fairseq.checkpoints.whisper_tokens import is_multilingual, required_token
 from colld_fairseq.errors import ConfigError
 
 ENGLISH = "en"
-ENGLISH_ONLY_SIZE = 51864  # tokens of OpenAI's English models; multilingual ones have at least one more
 # How families write languages as tokens, by the model_type of config.json.
 LANGUAGE_TOKENS = {
-    "whisper": r"<\|([a-z]{2,3})\|>",
+    "whisper": whisper_tokens.LANGUAGE,
     "m2m_100": r"__([a-z]{2,3})__|([a-z]{3}_[A-Z][a-z]{3})",
     "mbart": r"([a-z]{2,3}_[A-Z]{2})",
 }
@@ -88,7 +89,7 @@ def prefix_of(family: str, tokens: Mapping[str, int], config: Mapping[str, Any],
     languages = {next(filter(None, match.groups())): index for index, match in matches.items() if match}
     if family == "whisper":
         start, tail, *tasks = (
-            _token(tokens, name) for name in ("startoftranscript", "notimestamps", "transcribe", "translate")
+            required_token(tokens, name) for name in ("startoftranscript", "notimestamps", "transcribe", "translate")
         )
         if not is_multilingual(config, generation):
             return WhisperPrefix(start, tail)
@@ -100,17 +101,6 @@ def prefix_of(family: str, tokens: Mapping[str, int], config: Mapping[str, Any],
             " M2M-100, NLLB or mBART-50"
         )
     return LanguagePrefix(start, languages)
-
-
-def is_multilingual(config: Mapping[str, Any], generation: Mapping[str, Any]) -> bool:
-    """Whether a Whisper is told language and task.
-
-    English-only models have all those tokens in their tokenizers, under other ids: the tokens do not tell. Older
-    directories do not say it, and OpenAI's own rule is the size of the vocabulary.
-    """
-    if "is_multilingual" in generation:
-        return bool(generation["is_multilingual"])
-    return bool(generation.get("lang_to_id")) or config.get("vocab_size") != ENGLISH_ONLY_SIZE
 
 
 def match_language(language: str, known: Mapping[str, Any]) -> str:
@@ -133,10 +123,3 @@ def match_language(language: str, known: Mapping[str, Any]) -> str:
 
 def _primary(language: Optional[str]) -> str:
     return re.split("[-_]", language or "")[0].lower()
-
-
-def _token(tokens: Mapping[str, int], name: str) -> int:
-    token = f"<|{name}|>"
-    if token not in tokens:  # asked for by name: a tokenizer would give the end of text for a token that it lacks
-        raise ConfigError(f"its tokenizer has no {token}: take the files of a complete Whisper")
-    return tokens[token]

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Union
 import torch
 from torch import Tensor
 
-from colld_fairseq.checkpoints.files import read_json, resolve_directory
+from colld_fairseq.checkpoints.files import load_tokenizer, read_json, resolve_directory
 from colld_fairseq.data.decoder_prefix import prefix_of
 from colld_fairseq.data.manifest import Manifest
 from colld_fairseq.data.text import PIECE_BOUNDARY, TextNormalizer
@@ -247,19 +247,3 @@ def decoder_config(directory: Union[str, Path], name: str) -> Dict[str, Any]:
 def optional_json(directory: Union[str, Path], name: str) -> Dict[str, Any]:
     path = Path(directory, name)
     return read_json(path) if path.is_file() else {}
-
-
-def load_tokenizer(directory: Union[str, Path], name: str) -> Any:
-    """transformers' tokenizer of a directory. ConfigError where there is none, or it cannot be read."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            str(directory), local_files_only=True, trust_remote_code=False, split_special_tokens=True
-        )
-    except Exception as error:  # of every kind, by what is missing
-        first_line = str(error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"{name}: no tokenizer that can be read ({first_line}); copy the complete directory, with"
-            " tokenizer.json or the files that this model has in its place"
-        ) from error

@@ -149,8 +149,15 @@ def check_preprocess(words):
     convert_namespace_to_omegaconf(args)
 
 
+def check_ctranslate2(words):
+    converter = pytest.importorskip("ctranslate2.converters.transformers")
+    source = Path(converter.__file__).read_text() + Path(converter.__file__).with_name("converter.py").read_text()
+    assert not [word for word in words if word.startswith("--") and f'"{word}"' not in source]
+
+
 PAGE_CHECKS = {
     **CHECKS,
+    "ct2-transformers-converter": check_ctranslate2,
     "fairseq-train": check_train,
     "fairseq-preprocess": check_preprocess,
     "torchrun": check_torchrun,
@@ -165,8 +172,8 @@ def test_commands_of_the_pages_parse(words):
 
 
 def test_pages_show_every_step():
-    steps = {"make", "pip", "colld", "torchrun", "fairseq-preprocess", "fairseq-train", "fairseq-generate"}
-    assert {words[0] for words in PAGE_COMMANDS} == steps
+    steps = {"make", "pip", "colld", "torchrun", "fairseq-preprocess", "fairseq-train", "fairseq-generate", "python"}
+    assert {words[0] for words in PAGE_COMMANDS} == steps | {"ct2-transformers-converter"}
 
 
 def test_pages_show_every_subcommand():
