@@ -64,5 +64,5 @@ class FrozenDecoder:
         given, written = sample["net_input"], sample["target"] != self.vocabulary.dictionary.pad()
         with torch.no_grad():
             expected = self.logits(teacher, lengths, given)[written].float().log_softmax(-1)
-        found = self.logits(frames, lengths, given)[written].float().log_softmax(-1)
-        return F.kl_div(found, expected, reduction="sum", log_target=True), int(written.sum())
+        student = self.logits(frames, lengths, given)[written].float().log_softmax(-1)
+        return F.kl_div(student, expected, reduction="sum", log_target=True), int(written.sum())
