@@ -42,6 +42,11 @@ LAYERS_HELP = (
 class ColldStudentConfig(EncoderOptions):
     init_from: str = option("", FROM_HELP)
     init_layers: str = option("", LAYERS_HELP)
+    frozen_blocks: Optional[int] = option(
+        None,
+        "front-end and so many first blocks keep the weights of --init-from (default: all are trained)",
+        COUNT_OR_NONE,
+    )
     layer_map: str = option("sparse:3", layer_map.HELP)
     head: ChoiceEnum(["linear", "mlp", "shared", "none"]) = option(
         "linear",
@@ -124,6 +129,8 @@ class ColldStudent(BaseFairseqModel):
         if cfg.front_end_updates or cfg.code_head != "none":
             check_alone(teachers)
             check_rate(encoder, teachers.first.info.frame_rate_hz)
+        if cfg.frozen_blocks is not None:
+            freeze_start(encoder, cfg.frozen_blocks, started=bool(cfg.init_from))
         freeze_unreached(encoder, pairs, masked=cfg.mask_prob > 0)
         upsample = encoder.config.time_reduction if cfg.upsample_heads else 1
         rate_hz = encoder.frame_rate_hz * upsample
@@ -253,6 +260,15 @@ def parse_layers(text: str) -> Optional[List[int]]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"--init-layers {text!r}: write block numbers like 2,4,6, or none") from None
+
+
+def freeze_start(encoder: StudentEncoder, blocks: int, started: bool) -> None:
+    """Take front-end and the first blocks out of training. ConfigError where they are random, or nothing is left."""
+    if not started or blocks >= encoder.num_layers:
+        reason = "there is no --init-from" if not started else f"the student has {encoder.num_layers} blocks"
+        raise ConfigError(f"--frozen-blocks {blocks}: {reason}; leave it out or give fewer")
+    encoder.front_end.requires_grad_(False)
+    encoder.blocks[:blocks].requires_grad_(False)
 
 
 def freeze_unreached(encoder: StudentEncoder, pairs: Sequence[layer_map.LayerPair], masked: bool) -> None:

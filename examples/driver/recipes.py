@@ -63,18 +63,30 @@ def training_job(out: Path, name: str, config: Config, needs: Sequence[str] = ()
 
 
 def decoding_jobs(
-    out: Path, name: str, data: Path, subset: str, checkpoint: Path, options: Sequence[str], needs: Sequence[str]
+    out: Path,
+    name: str,
+    data: Path,
+    subset: str,
+    checkpoint: Path,
+    options: Sequence[str],
+    needs: Sequence[str],
+    scoring: Sequence[str] = (),
+    vocab: str = "vocab",
 ) -> List[Job]:
-    """fairseq-generate into the folder OUT/NAME, and colld score into OUT/NAME.json."""
+    """fairseq-generate into the folder OUT/NAME, and colld score into OUT/NAME.json.
+
+    vocab: its folder in OUT; empty for models that bring their own.
+    """
     run, way = name.rsplit("/", 1)
     generate = [
         *("fairseq-generate", str(data), "--user-dir", "colld_fairseq", "--task", "multilingual_speech_to_text"),
-        *("--vocab", str(out / "vocab"), "--path", str(checkpoint), "--gen-subset", subset, *options),
+        *(["--vocab", str(out / vocab)] if vocab else []),
+        *("--path", str(checkpoint), "--gen-subset", subset, *options),
         *("--num-workers", "0", "--results-path", str(out / name)),
     ]
     score = [
         *("colld", "score", "--generate-output", str(out / name / f"generate-{subset}.txt")),
-        *("--manifest", str(data / f"{subset}.tsv"), "--json", str(out / f"{name}.json")),
+        *("--manifest", str(data / f"{subset}.tsv"), "--json", str(out / f"{name}.json"), *scoring),
     ]
     first = Job(f"{run}/generate_{way}", generate, needs)
     return [first, Job(f"{run}/score_{way}", score, [first.name])]

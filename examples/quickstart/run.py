@@ -1,11 +1,12 @@
-"""Distil a teacher twice, fine-tune both students and one from scratch, decode, compare: `make quickstart`, or
+"""Whisper base cut from six encoder layers to four, distilled without a label, behind its own decoder:
 
-    python -m examples.quickstart.run [OUT] [--data DIR --teacher SPEC --layers 2,4,6 ...]  (own corpus and teacher)
+    make quickstart                                  or
+    python -m examples.quickstart.run [OUT] [--whisper DIR] [--updates N] [--data DIR]   (own Whisper, own corpus)
 
-DIR holds the manifests that prepare.py writes: {train,dev,test}.tsv, ..._asr.tsv and ..._st.tsv. The recipes are
-distil.yaml and finetune.yaml; systems.yaml says what each system changes in them. Without a GPU two jobs run at a time,
-each with half of the cores. Every job is a command line that you can run yourself (OUT/commands.sh). A finished job is
-not run again, a killed one resumes.
+DIR of --data holds the manifests that prepare.py writes: {train,dev,test}_asr.tsv and test_st.tsv. The recipe is
+distil.yaml; systems.yaml says what each system changes in it. Without a GPU two jobs run at a time, each with half of
+the cores. Every job is a command line that you can run yourself (OUT/commands.sh). A finished job is not run again, a
+killed one resumes.
 """
 
 import argparse
@@ -17,85 +18,85 @@ import torch
 
 from examples.driver.jobs import ROOT, Job
 from examples.driver.plan import Plan, Result, run_comparison
-from examples.driver.recipes import absolute_spec, decoding_jobs, override, read_yaml, training_job
+from examples.driver.recipes import decoding_jobs, override, read_yaml, training_job
 
 HERE = Path(__file__).resolve().parent
-# Test set -> how it is decoded: recognition by CTC, translation by attention.
-DECODING = {
-    "asr": ["--decoder", "ctc", "--beam", "1"],
-    "st": ["--decoder", "attention", "--beam", "5"],
-}
-TO_TEXT = ["--max-len-a", "0.2", "--max-len-b", "10", "--post-process", "letter", "--max-tokens", "480000"]
+TESTS = ("asr", "st")
+# Of a cut encoder the decoder may run in circles: at most 10 tokens a second and 10 more, and no three of them twice.
+DECODING = [
+    "--beam",
+    "1",
+    "--max-len-a",
+    "0.1",
+    "--max-len-b",
+    "10",
+    "--no-repeat-ngram-size",
+    "3",
+    "--max-tokens",
+    "960000",
+]
+SCORING = ["--references", "manifest", "--lowercase", "--remove-punctuation"]
 
 
 def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
-    table = read_yaml(HERE / "systems.yaml")
+    table, recipe = read_yaml(HERE / "systems.yaml"), read_yaml(HERE / "distil.yaml")
     data = out / "data" if args.data is None else args.data.resolve()
-    audio = ",".join(str(data / f"{split}_asr.tsv") for split in ("train", "dev"))
-    transcripts = f"{data / 'train_asr.tsv'},{data / 'train.tsv'}"
+    whisper = out / "whisper-base" if args.whisper is None else args.whisper.resolve()
     jobs, needs = [], []
     if args.data is None:
         jobs.append(Job("prepare", [sys.executable, "-m", "examples.quickstart.prepare", str(data)]))
-        needs = ["prepare"]
-    vocab = ["colld", "vocab", "--manifest", transcripts, "--lang-tags", "--lowercase", "--remove-punctuation"]
-    features = ["colld", "features", "--manifest", audio, "--teacher", args.teacher, "--layers", args.layers]
-    jobs.append(Job("vocab", [*vocab, "--out", str(out / "vocab")], needs))
-    jobs.append(Job("features", [*features, "--out", str(out / "features")], needs))
-    tokens = {"max_tokens": args.max_tokens, "max_tokens_valid": 8 * args.max_tokens}
-    common = {"common": {"seed": args.seed}, "task": {"data": str(data)}, "dataset": tokens}
+        needs.append("prepare")
+    if args.whisper is None:
+        jobs.append(Job("whisper", [sys.executable, "-m", "examples.quickstart.whisper_base", str(whisper)]))
+        needs.append("whisper")
+    audio = ",".join(str(data / f"{split}_asr.tsv") for split in ("train", "dev"))
+    layers = teacher_layers(recipe["model"]["layer_map"])
+    features = ["colld", "features", "--manifest", audio, "--teacher", f"hf:{whisper}", "--layers", layers]
+    features += ["--tail-seconds", str(recipe["model"]["tail_seconds"]), "--out", str(out / "features")]
+    jobs.append(Job("features", features, needs))
     results = []
     for name, system in table["systems"].items():
-        needs, start, logs = ["vocab"], {}, {}
+        run, logs, student, waits = out / name, {}, f"hf:{whisper}", list(needs)
         if system["distil"] is not None:
             config = override(
-                read_yaml(HERE / "distil.yaml"), system["distil"], common,
-                {"task": {"teacher": args.teacher, "teacher_cache": str(out / "features")},
-                 "model": {"layer_map": layer_map(args.layers)},
-                 "optimization": {"max_update": args.distil_updates},
-                 "checkpoint": {"save_dir": str(out / name / "distil")}},
+                recipe, {"optimization": {"max_update": args.updates}}, system["distil"],
+                {"common": {"seed": args.seed}, "checkpoint": {"save_dir": str(run / "distil")},
+                 "task": {"data": str(data), "teacher": f"hf:{whisper}", "teacher_cache": str(out / "features")},
+                 "model": {"init_from": f"hf:{whisper}"}},
             )  # fmt: skip
             jobs.append(training_job(out, f"{name}/distil", config, ["features"]))
-            needs += [f"{name}/distil"]
+            student, waits = f"colld:{run / 'distil' / 'checkpoint_last.pt'}", [f"{name}/distil"]
             logs["distillation"] = f"{name}/distil.log"
-            start = {"model": {"student": str(out / name / "distil" / "checkpoint_last.pt")}}
-        config = override(
-            read_yaml(HERE / "finetune.yaml"), start, system["finetune"], common,
-            {"task": {"vocab": str(out / "vocab")}, "optimization": {"max_update": args.finetune_updates},
-             "checkpoint": {"save_dir": str(out / name / "finetune")}},
-        )  # fmt: skip
-        jobs.append(training_job(out, f"{name}/finetune", config, needs))
-        logs["fine-tuning"] = f"{name}/finetune.log"
-        checkpoint = f"{name}/finetune/checkpoint_best.pt"
-        for test, options in DECODING.items():
-            options = [*options, *TO_TEXT]
-            needs = [f"{name}/finetune"]
-            jobs += decoding_jobs(out, f"{name}/{test}", data, f"test_{test}", out / checkpoint, options, needs)
-        scores = [f"{name}/{test}.json" for test in DECODING]
-        results.append(Result(name, system["label"], args.seed, "held-out prompts", scores, logs, checkpoint))
-    encoders = {"student": results[0].checkpoint, "teacher": args.teacher}
+        model = run / "model.pt"
+        assemble = ["colld", "assemble", "--student", student, "--decoder-from", f"hf:{whisper}", "--out", str(model)]
+        jobs.append(Job(f"{name}/assemble", assemble, waits))
+        for test in TESTS:
+            jobs += decoding_jobs(
+                out, f"{name}/{test}", data, f"test_{test}", model, DECODING, [f"{name}/assemble"], SCORING, vocab=""
+            )
+        scores = [f"{name}/{test}.json" for test in TESTS]
+        results.append(Result(name, system["label"], args.seed, "held-out prompts", scores, logs, f"{name}/model.pt"))
+    trained = {result.label: result.checkpoint for result in results if result.logs and result.system != "cut"}
+    encoders = {**dict(list(trained.items())[:1]), "teacher": f"hf:{whisper}"}
     return jobs, Plan(table["title"], results, table["comparisons"], encoders, table["average"], settings=vars(args))
 
 
-def layer_map(layers: str) -> str:
-    """Student layers 2, 4, 6 (of 6) learn from the three given teacher layers."""
-    teacher_layers = layers.split(",")
-    if len(teacher_layers) != 3:
-        sys.exit("--layers: give three teacher layers, such as 2,4,6")
-    return ",".join(f"{student}:{teacher}" for student, teacher in zip((2, 4, 6), teacher_layers))
+def teacher_layers(layer_map: str) -> str:
+    """The teacher's layers in a layer map S:T,S:T."""
+    return ",".join(pair.partition(":")[2] for pair in layer_map.split(","))
 
 
 def arguments(words: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", default=ROOT / "runs" / "quickstart")
     parser.add_argument("--data", type=Path, help="folder of manifests (default: the prompts beside this file)")
-    parser.add_argument("--teacher", default=f"hf:{HERE / 'teacher'}", help="hf:DIRECTORY or fairseq:FILE.pt")
-    parser.add_argument("--layers", default="2,4,6", help="three teacher layers")
-    parser.add_argument("--distil-updates", type=int, default=1600)
-    parser.add_argument("--finetune-updates", type=int, default=1600)
-    parser.add_argument("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz")
+    parser.add_argument(
+        "--whisper", type=Path, help="Hugging Face directory of a Whisper of base's width (default: base, fetched)"
+    )
+    parser.add_argument("--updates", type=int, default=read_yaml(HERE / "distil.yaml")["optimization"]["max_update"])
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(words)
-    args.out, args.teacher = args.out.resolve(), absolute_spec(args.teacher)
+    args.out = args.out.resolve()
     return args
 
 

@@ -1,0 +1,109 @@
+"""Distil a teacher twice, fine-tune both students and one from scratch, decode, compare:
+
+    python -m examples.colld.prompts.run [OUT] [--data DIR --teacher SPEC --layers 2,4,6 ...]  (own corpus and teacher)
+
+DIR holds the manifests that prepare.py writes: {train,dev,test}.tsv, ..._asr.tsv and ..._st.tsv. The recipes are
+distil.yaml and finetune.yaml; systems.yaml says what each system changes in them. Without a GPU two jobs run at a time,
+each with half of the cores. Every job is a command line that you can run yourself (OUT/commands.sh). A finished job is
+not run again, a killed one resumes.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import List, Tuple
+
+import torch
+
+from examples.driver.jobs import ROOT, Job
+from examples.driver.plan import Plan, Result, run_comparison
+from examples.driver.recipes import absolute_spec, decoding_jobs, override, read_yaml, training_job
+
+HERE = Path(__file__).resolve().parent
+TEACHER = ROOT / "examples" / "quickstart" / "teacher"
+# Test set -> how it is decoded: recognition by CTC, translation by attention.
+DECODING = {
+    "asr": ["--decoder", "ctc", "--beam", "1"],
+    "st": ["--decoder", "attention", "--beam", "5"],
+}
+TO_TEXT = ["--max-len-a", "0.2", "--max-len-b", "10", "--post-process", "letter", "--max-tokens", "480000"]
+
+
+def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
+    table = read_yaml(HERE / "systems.yaml")
+    data = out / "data" if args.data is None else args.data.resolve()
+    audio = ",".join(str(data / f"{split}_asr.tsv") for split in ("train", "dev"))
+    transcripts = f"{data / 'train_asr.tsv'},{data / 'train.tsv'}"
+    jobs, needs = [], []
+    if args.data is None:
+        jobs.append(Job("prepare", [sys.executable, "-m", "examples.quickstart.prepare", str(data)]))
+        needs = ["prepare"]
+    vocab = ["colld", "vocab", "--manifest", transcripts, "--lang-tags", "--lowercase", "--remove-punctuation"]
+    features = ["colld", "features", "--manifest", audio, "--teacher", args.teacher, "--layers", args.layers]
+    jobs.append(Job("vocab", [*vocab, "--out", str(out / "vocab")], needs))
+    jobs.append(Job("features", [*features, "--out", str(out / "features")], needs))
+    tokens = {"max_tokens": args.max_tokens, "max_tokens_valid": 8 * args.max_tokens}
+    common = {"common": {"seed": args.seed}, "task": {"data": str(data)}, "dataset": tokens}
+    results = []
+    for name, system in table["systems"].items():
+        needs, start, logs = ["vocab"], {}, {}
+        if system["distil"] is not None:
+            config = override(
+                read_yaml(HERE / "distil.yaml"), system["distil"], common,
+                {"task": {"teacher": args.teacher, "teacher_cache": str(out / "features")},
+                 "model": {"layer_map": layer_map(args.layers)},
+                 "optimization": {"max_update": args.distil_updates},
+                 "checkpoint": {"save_dir": str(out / name / "distil")}},
+            )  # fmt: skip
+            jobs.append(training_job(out, f"{name}/distil", config, ["features"]))
+            needs += [f"{name}/distil"]
+            logs["distillation"] = f"{name}/distil.log"
+            start = {"model": {"student": str(out / name / "distil" / "checkpoint_last.pt")}}
+        config = override(
+            read_yaml(HERE / "finetune.yaml"), start, system["finetune"], common,
+            {"task": {"vocab": str(out / "vocab")}, "optimization": {"max_update": args.finetune_updates},
+             "checkpoint": {"save_dir": str(out / name / "finetune")}},
+        )  # fmt: skip
+        jobs.append(training_job(out, f"{name}/finetune", config, needs))
+        logs["fine-tuning"] = f"{name}/finetune.log"
+        checkpoint = f"{name}/finetune/checkpoint_best.pt"
+        for test, options in DECODING.items():
+            options = [*options, *TO_TEXT]
+            needs = [f"{name}/finetune"]
+            jobs += decoding_jobs(out, f"{name}/{test}", data, f"test_{test}", out / checkpoint, options, needs)
+        scores = [f"{name}/{test}.json" for test in DECODING]
+        results.append(Result(name, system["label"], args.seed, "held-out prompts", scores, logs, checkpoint))
+    encoders = {"student": results[0].checkpoint, "teacher": args.teacher}
+    return jobs, Plan(table["title"], results, table["comparisons"], encoders, table["average"], settings=vars(args))
+
+
+def layer_map(layers: str) -> str:
+    """Student layers 2, 4, 6 (of 6) learn from the three given teacher layers."""
+    teacher_layers = layers.split(",")
+    if len(teacher_layers) != 3:
+        sys.exit("--layers: give three teacher layers, such as 2,4,6")
+    return ",".join(f"{student}:{teacher}" for student, teacher in zip((2, 4, 6), teacher_layers))
+
+
+def arguments(words: List[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, nargs="?", default=ROOT / "runs" / "prompts")
+    parser.add_argument("--data", type=Path, help="folder of manifests (default: the prompts beside this file)")
+    parser.add_argument("--teacher", default=f"hf:{TEACHER}", help="hf:DIRECTORY or fairseq:FILE.pt")
+    parser.add_argument("--layers", default="2,4,6", help="three teacher layers")
+    parser.add_argument("--distil-updates", type=int, default=1600)
+    parser.add_argument("--finetune-updates", type=int, default=1600)
+    parser.add_argument("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args(words)
+    args.out, args.teacher = args.out.resolve(), absolute_spec(args.teacher)
+    return args
+
+
+def main() -> None:
+    args = arguments(sys.argv[1:])
+    run_comparison(args.out, *make_plan(args.out, args), parallel=1 if torch.cuda.is_available() else 2)
+
+
+if __name__ == "__main__":
+    main()
