@@ -392,7 +392,11 @@ def lost_fields(config: EncoderConfig, layout: Layout) -> Dict[str, Tuple[Any, A
 
 def _comparable(value: Any) -> Any:
     """Libraries add different constants to the variance of a waveform, and other silence; that is no other input."""
-    return replace(value, variance_floor=0.0, tail_seconds=0.0) if isinstance(value, InputConfig) else value
+    return (
+        replace(value, variance_floor=0.0, tail_seconds=0.0, least_seconds=0.0)
+        if isinstance(value, InputConfig)
+        else value
+    )
 
 
 def check_fits(config: EncoderConfig, layout: Layout) -> None:

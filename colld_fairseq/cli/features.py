@@ -20,6 +20,7 @@ from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_bat
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import errors_name
+from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.outputs import check_folder, only_run
 from colld_fairseq.teachers import Teacher, cache_files, describe_teacher, load_teacher
 from colld_fairseq.teachers.cache_files import CacheHeader, PartIndex, PartWriter, finished_part
@@ -36,8 +37,9 @@ def run(args: argparse.Namespace) -> int:
         output = describe_teacher(args.teacher).num_layers + 1
         layers = [output if layer == "out" else layer for layer in layers]
     teacher = load_teacher(args.teacher, layers, args.kind, args.dtype, shard.device(args.device))
-    if args.tail_seconds:
-        teacher.set_tail(args.tail_seconds)
+    silence = dict(tail_seconds=args.tail_seconds, least_seconds=args.least_seconds)
+    if any(silence.values()):
+        teacher.set_silence(InputConfig("log_mel", normalization="none", **silence))
     parts = cache_files.plan_parts(distinct_rows(manifest.ids), manifest.n_samples, args.part_seconds)
     header = CacheHeader(
         teacher=args.teacher,
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.storage,
         teacher_dtype=args.dtype,
         part_seconds=args.part_seconds,
-        tail_seconds=args.tail_seconds,
+        **silence,
     )
     directory = Path(args.out)
     header.save(directory)

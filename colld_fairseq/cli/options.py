@@ -135,6 +135,7 @@ def features(add: Add) -> None:
     add("--layers", type=layers_and_output, required=True, metavar="2,4,6", help=kinds)
     tail = "silence behind each utterance whose features are kept too, for Whisper-shaped students of Whisper"
     add("--tail-seconds", type=NOT_NEGATIVE, default=0.0, help=tail)
+    add("--least-seconds", type=NOT_NEGATIVE, default=0.0, help="so long at least with its silence, likewise")
     add("--out", required=True, metavar="DIR", help="folder of the cache; finished if begun")
     add("--kind", choices=KINDS, default="layer", help="block or feed-forward outputs")
     _precision(add)

@@ -27,7 +27,7 @@ class StudentInput:
 
     def __post_init__(self) -> None:
         self._statistics = GlobalCmvn(np.array(self.config.mean), np.array(self.config.std))
-        self._log_mel = WhisperInput(self.config.bins, self.config.tail_seconds, self.config.window_seconds)
+        self._log_mel = WhisperInput(self.config)
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         if waveform.ndim == 2:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from colld_fairseq.errors import AudioError
+from colld_fairseq.modules.input_config import InputConfig
 
 HOP = 160  # samples between log-mel frames
 WINDOW = 400  # samples of one log-mel frame
@@ -24,16 +25,6 @@ FRAMES_PER_SECOND = 50
 def speech_frames(samples: Any) -> Any:
     """Encoder frames of so many samples (int or tensor), without silence."""
     return (samples // HOP + 1) // 2
-
-
-def attended_frames(samples: Tensor, tail: int, window: int) -> Tensor:
-    """Encoder frames of utterances of `samples` int64 [B] with `tail` frames of silence, at most `window`."""
-    return (speech_frames(samples) + tail).clamp(max=window)
-
-
-def log_mel_frames(frames: Any, window: int) -> Any:
-    """Log-mel frames that so many encoder frames (int or tensor) see."""
-    return frames * 2 + 1 * (frames < window)
 
 
 class LogMel:
@@ -76,15 +67,21 @@ class LogMel:
 
 
 class WhisperInput:
-    """Log-mels [T, bins] of single waveforms [N], with a tail of silence, for an encoder with a window."""
+    """Log-mels [T, bins] of single waveforms [N], with the silence of `config` behind them."""
 
-    def __init__(self, bins: int, tail_seconds: float, window_seconds: float):
-        self.tail, self.window = (round(seconds * FRAMES_PER_SECOND) for seconds in (tail_seconds, window_seconds))
-        self.log_mel = LogMel(bins, self.window * SAMPLES_PER_FRAME)
+    def __init__(self, config: InputConfig):
+        seconds = (config.tail_seconds, config.least_seconds, config.window_seconds)
+        self.tail, self.least, self.window = (round(value * FRAMES_PER_SECOND) for value in seconds)
+        self.log_mel = LogMel(config.bins, self.window * SAMPLES_PER_FRAME)
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Encoder frames of utterances of `samples` int64 [B], with their silence."""
+        return (speech_frames(samples) + self.tail).clamp(min=self.least, max=self.window)
 
     def lengths(self, samples: Tensor) -> Tensor:
         """Log-mel frames of utterances of `samples` int64 [B]."""
-        return log_mel_frames(attended_frames(samples, self.tail, self.window), self.window)
+        frames = self.frames(samples)
+        return frames * 2 + 1 * (frames < self.window)
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         if len(waveform) > self.log_mel.max_samples:

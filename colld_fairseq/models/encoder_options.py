@@ -74,6 +74,9 @@ class EncoderOptions(ContextOptions):
         " 30 s as the original has them",
         NOT_NEGATIVE,
     )
+    least_seconds: Optional[float] = option(
+        None, "so long is an utterance with that silence at least; default: 0", NOT_NEGATIVE
+    )
     encoder_config: str = option(
         "", "the complete encoder as JSON; filled in by the program and kept in the checkpoint"
     )
@@ -104,21 +107,27 @@ def encoder_config(cfg: EncoderOptions) -> EncoderConfig:
 
 def build_encoder(cfg: EncoderOptions) -> StudentEncoder:
     config = encoder_config(cfg)
-    if not cfg.encoder_config and cfg.tail_seconds is not None and config.input_kind == "log_mel":
-        config.input = replace(config.input, tail_seconds=cfg.tail_seconds)
-    check_tail(cfg, config)
+    if not cfg.encoder_config and config.input_kind == "log_mel":
+        config.input = replace(config.input, **silence_options(cfg))
+    check_silence(cfg, config)
     encoder = StudentEncoder(config)
     encoder.set_chunk(*evaluation_chunk(cfg, encoder.chunk))
     return encoder
 
 
-def check_tail(cfg: EncoderOptions, config: EncoderConfig) -> None:
-    """Raises ConfigError where --tail-seconds contradicts the input of an encoder."""
-    if cfg.tail_seconds is None:
-        return
-    if config.input_kind != "log_mel" or config.input.tail_seconds != cfg.tail_seconds:
-        given = "" if config.input is None else f": it takes {config.input}"
-        raise ConfigError(f"--tail-seconds {cfg.tail_seconds:g} does not go with this encoder{given}")
+def silence_options(cfg: EncoderOptions) -> Dict[str, float]:
+    """--tail-seconds and --least-seconds, as far as they were given."""
+    given = {name: getattr(cfg, name) for name in ("tail_seconds", "least_seconds")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def check_silence(cfg: EncoderOptions, config: EncoderConfig) -> None:
+    """Raises ConfigError where --tail-seconds or --least-seconds contradicts the input of an encoder."""
+    for name, value in silence_options(cfg).items():
+        if config.input_kind != "log_mel" or getattr(config.input, name) != value:
+            given = "" if config.input is None else f": it takes {config.input}"
+            option_name = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option_name} {value:g} does not go with this encoder{given}")
 
 
 def record_encoder(cfg: Any, config: EncoderConfig) -> None:

@@ -33,8 +33,11 @@ class InputConfig:
     variance_floor: float = 1e-5
     """Waveforms only: added to the variance (torch's and fairseq's layer norm: 1e-5; transformers: 1e-7)."""
     tail_seconds: float = 0.5
-    """Log-mels only: silence that follows an utterance, as far as the window reaches. Our choice: 0.5 (without any,
-    Whisper's attention sinks fall on the speech); that of the original: up to the end of the window, 30."""
+    """Log-mels only: silence that follows an utterance at least, as far as the window reaches. Our choice: 0.5 (without
+    any, Whisper's attention sinks fall on the speech); that of the original: up to the end of the window, 30."""
+    least_seconds: float = 0.0
+    """Log-mels only: so long is an utterance with its silence at least. Whisper's decoder, which knows windows of 30 s,
+    loses its way in short ones."""
     window_seconds: float = 30.0
     """Log-mels only: the longest input, tail included."""
 
@@ -53,8 +56,9 @@ class InputConfig:
                 f"input: {len(self.mean)} means and {len(self.std)} deviations, but normalization="
                 f"{self.normalization!r} of {self.bins} bins needs {needed}"
             )
-        if not 0 <= self.tail_seconds <= self.window_seconds:
-            raise ConfigError(f"input: tail_seconds={self.tail_seconds} must be 0 to {self.window_seconds}")
+        for name in ("tail_seconds", "least_seconds"):
+            if not 0 <= getattr(self, name) <= self.window_seconds:
+                raise ConfigError(f"input: {name}={getattr(self, name)} must be 0 to {self.window_seconds}")
         if not all(math.isfinite(value) for value in self.mean + self.std + [self.variance_floor]):
             raise ConfigError("input: statistics that are not finite")
 
@@ -63,7 +67,8 @@ class InputConfig:
         if self.kind == "waveform":
             return "waveforms, normalized" if self.normalization == "utterance" else "waveforms as they are"
         if self.kind == "log_mel":
-            return f"log-mels of {self.bins} bins with {self.tail_seconds:g} s of silence behind them"
+            least = f", {self.least_seconds:g} s at least" if self.least_seconds else ""
+            return f"log-mels of {self.bins} bins with {self.tail_seconds:g} s of silence behind them{least}"
         how = {
             "none": "as they are",
             "utterance": "normalized over the utterance",

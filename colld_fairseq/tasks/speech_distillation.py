@@ -122,8 +122,7 @@ class SpeechDistillationTask(SpeechTask):
         for name, source in self.teachers.items():
             pairs = [pair for pair in model.pairs if pair.teacher == name]
             given = self.encoder.input
-            tail = given.tail_seconds if given.kind == "log_mel" else 0.0
-            source.load(self.teacher_layers(pairs, source.kind), model.front_end_updates > 0, tail)
+            source.load(self.teacher_layers(pairs, source.kind), model.front_end_updates > 0, given)
         return model
 
     def teacher_layers(self, pairs, kind: str) -> List[int]:

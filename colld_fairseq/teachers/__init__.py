@@ -108,7 +108,7 @@ class TeacherInfo:
     num_layers: int
     width: int
     frame_rate_hz: float
-    has_tail: bool = False
+    has_silence: bool = False
     """Whether it takes in silence behind an utterance (Whisper)."""
 
 
@@ -133,7 +133,7 @@ def describe_teacher(spec: str) -> TeacherInfo:
 def _of_directory(settings: Dict[str, Any]) -> TeacherInfo:
     family = names_hf.check_family(settings)
     if family == "whisper":
-        return TeacherInfo(settings["encoder_layers"], settings["d_model"], WHISPER_RATE_HZ, has_tail=True)
+        return TeacherInfo(settings["encoder_layers"], settings["d_model"], WHISPER_RATE_HZ, has_silence=True)
     if family == "wav2vec2-bert":
         fields, rate_hz = names_hf.BERT_FIELDS, FBANK_RATE_HZ / names_hf.fbank_stack_of(settings)
     else:

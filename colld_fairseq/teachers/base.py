@@ -96,13 +96,12 @@ class Teacher:
         self.module = module.eval().requires_grad_(False).to(device=device, dtype=dtype)
         self.device = torch.device(device)
 
-    def set_tail(self, seconds: float) -> None:
-        """Give features of so many seconds of silence behind each utterance as well, where the teacher takes it in.
+    def set_silence(self, given: InputConfig) -> None:
+        """Take in the silence that `given` has behind each utterance, and give its features as well.
 
         Raises TeacherError: only Whisper does.
         """
-        if seconds:
-            raise TeacherError(f"teacher {self.spec} takes in no silence behind an utterance: no --tail-seconds for it")
+        raise TeacherError(f"teacher {self.spec} takes in no silence behind an utterance: no --tail-seconds for it")
 
     def to(self, device) -> "Teacher":
         """Moves the weights; `__call__` does it by itself when the waveforms live elsewhere."""

@@ -45,6 +45,7 @@ class CacheHeader:
     teacher_dtype: str = "float32"
     part_seconds: float = PART_SECONDS
     tail_seconds: float = 0.0  # of silence behind each utterance that gave features too
+    least_seconds: float = 0.0  # that an utterance with its silence has
 
     @property
     def command(self) -> str:
@@ -54,6 +55,7 @@ class CacheHeader:
             f"colld features --manifest {self.manifest} --teacher {self.teacher} --layers {layers} "
             f"--kind {self.kind} --dtype {self.teacher_dtype} --storage {self.dtype} "
             f"{f'--tail-seconds {self.tail_seconds:g} ' if self.tail_seconds else ''}"
+            f"{f'--least-seconds {self.least_seconds:g} ' if self.least_seconds else ''}"
             f"--part-seconds {self.part_seconds:g} --out"
         )
 

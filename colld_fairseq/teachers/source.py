@@ -11,9 +11,11 @@ from torch import Tensor
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.teachers import Teacher, TeacherInfo, TeacherOutput, describe_teacher, load_teacher
 from colld_fairseq.teachers.alignment import align_frames
 from colld_fairseq.teachers.cache import FeatureCache
+from colld_fairseq.teachers.cache_files import CacheHeader
 
 # How teacher frames meet a slower student. concat_tanh hands over stacked frames, which an adapter of the model
 # (modules/heads.py) brings back to the teacher's width.
@@ -36,8 +38,8 @@ class TeacherSource:
     frame_rule: str = "average"
     weight: float = 1.0
     layers: Tuple[int, ...] = ()
-    tail_seconds: float = 0.0
-    """Of silence behind each utterance that the student takes in; those of the teacher count if it does so too."""
+    silence: Optional[InputConfig] = field(default=None, init=False)
+    """With the silence behind each utterance that student and teacher both take in; None: one of them does not."""
     cut_student: bool = field(default=False, init=False)  # of its tail, which the teacher does not have
     cut_teacher: bool = field(default=False, init=False)
     teacher: Optional[Teacher] = field(default=None, init=False)
@@ -64,18 +66,18 @@ class TeacherSource:
         """D of what a student of `rate_hz` frames per second is to predict."""
         return self.info.width * (self.frames_together(rate_hz) if self.frame_rule == "stack" else 1)
 
-    def load(self, layers: Sequence[int], front_end: bool = False, tail_seconds: float = 0.0) -> None:
+    def load(self, layers: Sequence[int], front_end: bool = False, given: Optional[InputConfig] = None) -> None:
         """Load the teacher for `layers`, or open its cache. front_end: layer 0 alone may be asked for as well.
 
-        tail_seconds: of silence behind each utterance that the student takes in.
+        given: what the student takes in.
         """
         self.layers = tuple(layers)
-        self.tail_seconds = tail_seconds if self.info.has_tail else 0.0
-        self.cut_student = tail_seconds > self.tail_seconds
+        with_silence = given is not None and given.kind == "log_mel"
+        self.silence = given if with_silence and self.info.has_silence else None
+        self.cut_student = with_silence and self.silence is None
         if self.cache_folder:
             self.cache = FeatureCache.open(absolute_path(self.cache_folder), self.spec, layers, self.kind)
-            self._check_tail(self.cache.header.tail_seconds)
-            self.cut_teacher = self.cache.header.tail_seconds > self.tail_seconds
+            self._check_silence(self.cache.header)
             return
         self.teacher = self._load(layers)
         if front_end:
@@ -83,17 +85,22 @@ class TeacherSource:
 
     def _load(self, layers: Sequence[int]) -> Teacher:
         teacher = load_teacher(self.spec, layers, self.kind, self.dtype)
-        if self.tail_seconds:
-            teacher.set_tail(self.tail_seconds)
+        if self.silence is not None:
+            teacher.set_silence(self.silence)
         return teacher
 
-    def _check_tail(self, cached_seconds: float) -> None:
-        """Raises ConfigError for a cache without the student's tail; one that the student does not have is cut off."""
-        if self.tail_seconds not in (0.0, cached_seconds):
+    def _check_silence(self, header: CacheHeader) -> None:
+        """Raises ConfigError for a cache without the student's silence; what the student does not have is cut off."""
+        cached = (header.tail_seconds, header.least_seconds)
+        if self.silence is None:
+            self.cut_teacher = any(cached)
+            return
+        wanted = (self.silence.tail_seconds, self.silence.least_seconds)
+        if wanted != cached:
             raise ConfigError(
-                f"teacher cache {self.cache_folder} has features of {cached_seconds:g} s of silence behind each"
-                f" utterance, the student takes in {self.tail_seconds:g} s: make another with `colld features"
-                f" --tail-seconds {self.tail_seconds:g}`"
+                f"teacher cache {self.cache_folder} has features of {cached[0]:g} s of silence behind each utterance,"
+                f" {cached[1]:g} s with it at least; the student takes in {wanted[0]:g} and {wanted[1]:g} s: make"
+                f" another with `colld features --tail-seconds {wanted[0]:g} --least-seconds {wanted[1]:g}`"
             )
 
     def output(

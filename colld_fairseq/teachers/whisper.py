@@ -20,6 +20,7 @@ Utterances longer than 30 s are processed in consecutive windows of 30 s and joi
 """
 
 import itertools
+from dataclasses import replace
 from typing import Any, Dict, List, Tuple
 
 import torch
@@ -31,16 +32,16 @@ from colld_fairseq.data.log_mel import (
     FRAMES_PER_SECOND,
     HOP,
     WhisperInput,
-    attended_frames,
     speech_frames,
 )
+from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.teachers.base import Teacher
 
 
 class WhisperTeacher(Teacher):
     """Features at 50 Hz: an utterance of N samples gives ceil(floor(N / 160) / 2) frames.
 
-    The frames of some silence after an utterance are attended to as well, and given as features where `set_tail` was
+    The frames of some silence after an utterance are attended to as well, and given as features where `set_silence` was
     called: for students that are to have the same. The layer after the last block is the encoder's output, after its
     norm.
     """
@@ -55,13 +56,14 @@ class WhisperTeacher(Teacher):
             has_output=True,
             **description,
         )
-        self.set_tail(config.input.tail_seconds)
-        self.keep_tail = False
+        self.set_silence(config.input)
+        self.keep_silence = False
 
-    def set_tail(self, seconds: float) -> None:
-        config = self.module.config.input
-        self.input = WhisperInput(config.bins, min(seconds, config.window_seconds), config.window_seconds)
-        self.max_samples, self.keep_tail = self.input.log_mel.max_samples, True
+    def set_silence(self, given: InputConfig) -> None:
+        own = self.module.config.input
+        seconds = {name: min(getattr(given, name), own.window_seconds) for name in ("tail_seconds", "least_seconds")}
+        self.input = WhisperInput(replace(own, **seconds))
+        self.max_samples, self.keep_silence = self.input.log_mel.max_samples, True
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         full = lengths // self.max_samples
@@ -87,7 +89,7 @@ class WhisperTeacher(Teacher):
     def _window_frames(self, lengths: Tensor) -> Tensor:
         """Frames given for utterances of `lengths` samples, none for those of nothing."""
         speech = speech_frames(lengths)
-        return attended_frames(lengths, self.input.tail, self.input.window) * (speech > 0) if self.keep_tail else speech
+        return self.input.frames(lengths) * (speech > 0) if self.keep_silence else speech
 
     def _cut(self, waveforms: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor, List[int]]:
         """Windows [W, max_samples] of all utterances in order, their lengths [W], and how many each utterance has."""

@@ -8,6 +8,7 @@ from task_setup import set_up
 from tiny_whisper import tiny_whisper
 
 from colld_fairseq.checkpoints.encoder import read_encoder
+from colld_fairseq.cli import main as colld
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.models.colld_student import start_student
@@ -114,13 +115,13 @@ def test_another_width_is_refused_or_starts_at_random_on_request(whisper, change
         start_student(student, f"hf:{whisper[0]}", "none")
 
 
-@pytest.mark.parametrize("tail", [[], ["--tail-seconds", "30"]])
-def test_a_student_that_is_its_teacher_has_nothing_to_learn(tail, corpus, tmp_path):
+@pytest.mark.parametrize("silence", [[], ["--least-seconds", "6"], ["--tail-seconds", "30"]])
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(silence, corpus, tmp_path):
     """All layers, the output and the silence behind the utterances: every frame of a batch equals its target."""
     tiny_whisper(tmp_path, 1500)
     spec = f"hf:{tmp_path}"
     run = set_up(
-        *[corpus, *SHAPE, *tail, "--init-from", spec, "--teacher", spec, "--head", "none", "--mask-prob", "0"],
+        *[corpus, *SHAPE, *silence, "--init-from", spec, "--teacher", spec, "--head", "none", "--mask-prob", "0"],
         *["--layer-map", "1:1,2:2,3:3,out:out", "--criterion", "feature_regression"],
     )
     run.model.eval()
@@ -128,7 +129,9 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tail, corpus, tmp_pa
     dataset = run.task.dataset("valid")
     sample = dataset.collater([dataset[0], dataset[1]])
     loss, frames, log = run.criterion(run.model, sample)
-    expected = 1500 if tail else max((samples // 160 + 1) // 2 + 25 for samples in sample["samples"].tolist())
+    own = max((samples // 160 + 1) // 2 + 25 for samples in sample["samples"].tolist())
+    expected = {0: own, 6: 300, 30: 1500}[int(silence[-1]) if silence else 0]
+    assert own < 300
     assert sample["net_input"]["src_lengths"].max() // 2 == expected
     assert log["valid_frames"] == (sample["net_input"]["src_lengths"] // 2).sum()
     assert float(log["l1"]) / float(frames) < 1e-4
@@ -155,3 +158,42 @@ def test_a_student_with_a_tail_learns_from_a_teacher_without(corpus, tmp_path, t
     _, _, log = run.criterion(run.model, sample)
     expected = sum(-(-samples // 320) for samples in sample["samples"].tolist())
     assert abs(int(log["valid_frames"]) - expected) <= 4
+
+
+@pytest.mark.parametrize("name", ["--tail-seconds", "--least-seconds"])
+def test_a_cache_without_the_students_silence_is_refused(name, corpus, tmp_path):
+    spec = f"hf:{tmp_path / 'whisper'}"
+    tiny_whisper(tmp_path / "whisper", 1500)
+    cache = tmp_path / "cache"
+    arguments = ["features", "--manifest", str(corpus / "valid.tsv"), "--teacher", spec, "--layers", "1,out"]
+    assert colld([*arguments, "--tail-seconds", "0.5", "--least-seconds", "2", "--out", str(cache)]) == 0
+    options = [corpus, *SHAPE, "--init-from", spec, "--teacher", spec, "--head", "none", "--mask-prob", "0"]
+    options += ["--layer-map", "1:1,out:out", "--criterion", "feature_regression"]
+    silence = {"--tail-seconds": "0.5", "--least-seconds": "2"}
+    with pytest.raises(ConfigError, match="make another with `colld features --tail-seconds"):
+        wrong = {**silence, name: "3"}
+        set_up(*options, "--teacher-cache", cache, *[word for pair in wrong.items() for word in pair])
+    given = [word for pair in silence.items() for word in pair]
+    losses = []
+    for more in (["--teacher-cache", cache], []):
+        run = set_up(*options, *given, *more)
+        run.model.eval()
+        run.task.load_dataset("valid")
+        dataset = run.task.dataset("valid")
+        loss, frames, _ = run.criterion(run.model, dataset.collater([dataset[0], dataset[1]]))
+        losses.append(float(loss) / float(frames))
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+
+
+def test_frozen_blocks_stay_what_they_were(corpus, tmp_path):
+    spec = f"hf:{tmp_path}"
+    tiny_whisper(tmp_path, 1500)
+    options = [corpus, *SHAPE, "--teacher", spec, "--layer-map", "out:out", "--criterion", "feature_regression"]
+    run = set_up(*options, "--init-from", spec, "--frozen-blocks", "1")
+    frozen = {name for name, value in run.model.encoder.named_parameters() if not value.requires_grad}
+    assert {name.split(".")[0] for name in frozen} == {"front_end", "positions", "blocks"}
+    assert {name.split(".")[1] for name in frozen if name.startswith("blocks")} == {"0"}
+    with pytest.raises(ConfigError, match="no --init-from"):
+        set_up(*options, "--frozen-blocks", "1")
+    with pytest.raises(ConfigError, match="3 blocks"):
+        set_up(*options, "--init-from", spec, "--frozen-blocks", "3")
