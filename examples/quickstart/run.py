@@ -22,7 +22,7 @@ from examples.driver.recipes import decoding_jobs, override, read_yaml, training
 
 HERE = Path(__file__).resolve().parent
 TESTS = ("asr", "st")
-# Of a cut encoder the decoder may run in circles: at most 10 tokens a second and 10 more, and no three of them twice.
+# Of a cut encoder the decoder may run in circles: at most 10 tokens per second and 10 more, and no three of them twice.
 DECODING = [
     "--beam",
     "1",
