@@ -108,6 +108,54 @@ def write_data(folder: Path, audio: bool = False, cmvn: str = "utterance", tags:
     return folder
 
 
+def write_letters(folder: Path, count: int, split: str = "train") -> Path:
+    """Audio, `split`.tsv, .ltr, .wrd and dict.ltr.txt as fairseq's scripts for wav2vec 2.0 make them of LibriSpeech."""
+    audio = folder / "audio" / "1" / "2"
+    audio.mkdir(parents=True)
+    utterances = synthetic.make_utterances(split, count, 3)
+    for index, utterance in enumerate(utterances):
+        soundfile.write(audio / f"1-2-{index}.flac", utterance.waveform, synthetic.RATE)
+    lines = [f"1-2-{index} {utterance.text}\n" for index, utterance in enumerate(utterances)]
+    (audio / "1-2.trans.txt").write_text("".join(lines), encoding="utf-8")
+    manifest = importlib.import_module("fairseq.examples.wav2vec.wav2vec_manifest")
+    options = [str(folder / "audio"), "--dest", str(folder), "--valid-percent", "0"]
+    manifest.main(manifest.get_parser().parse_args(options))
+    (folder / "train.tsv").rename(folder / f"{split}.tsv")
+    labels = importlib.import_module("fairseq.examples.wav2vec.libri_labels")
+    options = [str(folder / f"{split}.tsv"), "--output-dir", str(folder), "--output-name", split]
+    with mock.patch.object(sys, "argv", ["libri_labels.py", *options]):
+        labels.main()
+    dictionary = Dictionary()
+    for line in (folder / f"{split}.ltr").read_text(encoding="utf-8").splitlines():
+        dictionary.encode_line(line, append_eos=False)
+    dictionary.save(str(folder / "dict.ltr.txt"))
+    return folder
+
+
+def must_c(folder: Path):
+    """fairseq's own reader of a MuST-C folder with one talk of four segments."""
+    talk = folder / "en-de" / "data" / "dev"
+    (talk / "wav").mkdir(parents=True), (talk / "txt").mkdir()
+    utterances = synthetic.make_utterances("talk", 4, 5)
+    start, segments = 0, []
+    for utterance in utterances:
+        seconds = {"offset": start / synthetic.RATE, "duration": len(utterance.waveform) / synthetic.RATE}
+        segments.append(
+            f"- {{wav: talk.wav, speaker_id: s, offset: {seconds['offset']}, duration: {seconds['duration']}}}"
+        )
+        start += len(utterance.waveform)
+    soundfile.write(talk / "wav" / "talk.wav", np.concatenate([u.waveform for u in utterances]), synthetic.RATE)
+    (talk / "txt" / "dev.yaml").write_text("\n".join(segments) + "\n")
+    for language, transcripts in (("en", [u.text for u in utterances]), ("de", [u.target for u in utterances])):
+        (talk / "txt" / f"dev.{language}").write_text("\n".join(transcripts) + "\n", encoding="utf-8")
+    package, functions = ModuleType("examples"), scripts()
+    package.speech_to_text = ModuleType("examples.speech_to_text")
+    modules = {"examples": package, "examples.speech_to_text": package.speech_to_text}
+    with stand_ins(), mock.patch.dict(sys.modules, {**modules, "examples.speech_to_text.data_utils": functions}):
+        script = importlib.import_module("fairseq.examples.speech_to_text.prep_mustc_data")
+        return script.MUSTC(str(folder), "de", "dev")
+
+
 def fairseq_dataset(folder: Path, split: str, config: str = "config.yaml"):
     """fairseq's own dataset of a split."""
     cfg = S2TDataConfig(folder / config)

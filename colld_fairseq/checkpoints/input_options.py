@@ -29,9 +29,11 @@ class InputOptions:
             raise ConfigError(f"--cmvn {self.cmvn}: this student takes waveforms, which have no such statistics")
         return None if self.normalize_waveform is None else InputConfig.waveforms(self.normalize_waveform)
 
-    def settle(self, kind: str, known: Optional[InputConfig], file: str) -> InputConfig:
-        """The input of an encoder: what is known of it, else what the options say, else filterbanks normalized over the
-        utterance, or waveforms as they are.
+    def settle(
+        self, kind: str, known: Optional[InputConfig], file: str, default: Optional[InputConfig] = None
+    ) -> InputConfig:
+        """The input of an encoder: what is known of it, else what the options say, else `default`, else filterbanks
+        normalized over the utterance, or waveforms as they are.
 
         Raises ConfigError where the options contradict what `file` says.
         """
@@ -39,7 +41,7 @@ class InputOptions:
         if known is None and kind == "log_mel":
             return InputConfig("log_mel", normalization="none")
         if known is None:
-            return said or (fbank_input("utterance") if kind == "fbank" else InputConfig.waveforms(False))
+            return said or default or (fbank_input("utterance") if kind == "fbank" else InputConfig.waveforms(False))
         if said is not None and replace(said, variance_floor=known.variance_floor) != known:
             option = f"--cmvn {self.cmvn}" if kind == "fbank" else f"normalize_waveform={self.normalize_waveform}"
             raise ConfigError(f"{option} asks for {said}, but {file} was trained on {known}: leave the option out")

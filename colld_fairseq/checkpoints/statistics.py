@@ -7,6 +7,7 @@ from typing import Tuple
 import numpy as np
 
 from colld_fairseq.compat import absolute_path
+from colld_fairseq.constants import NUM_BINS
 from colld_fairseq.errors import AudioError
 from colld_fairseq.files import write_atomically
 from colld_fairseq.modules.input_config import InputConfig
@@ -41,9 +42,9 @@ def read_statistics(path: str, bins: int) -> Tuple[np.ndarray, np.ndarray]:
     return mean, std
 
 
-def fbank_input(cmvn: str) -> InputConfig:
+def fbank_input(cmvn: str, bins: int = NUM_BINS) -> InputConfig:
     """Filterbanks, normalized as --cmvn says: "none", "utterance" or a file of statistics."""
     if cmvn in NAMED:
-        return InputConfig(normalization=cmvn)
-    mean, std = read_statistics(absolute_path(cmvn), InputConfig().bins)
-    return InputConfig(normalization="corpus", mean=mean.tolist(), std=std.tolist())
+        return InputConfig(bins=bins, normalization=cmvn)
+    mean, std = read_statistics(absolute_path(cmvn), bins)
+    return InputConfig(bins=bins, normalization="corpus", mean=mean.tolist(), std=std.tolist())

@@ -6,10 +6,10 @@ without a word are left out.
 """
 
 import argparse
-from pathlib import Path
 from typing import Iterator, Optional
 
 from colld_fairseq.data.manifest import JoinedManifest, read_manifests
+from colld_fairseq.data.text import vocabulary_file
 from colld_fairseq.data.text_files import text_lines
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import ConfigError
@@ -23,7 +23,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("nothing to encode: give text files, - for standard input, or --manifest")
     vocabulary = Vocabulary(args.vocab)
     manifest = read_manifests(args.manifest) if args.manifest else None
-    check_output(args.out, "--out", [*args.files, *Path(args.vocab).iterdir(), *(manifest.files if manifest else ())])
+    check_output(
+        args.out,
+        "--out",
+        [*args.files, *vocabulary_file(args.vocab).parent.iterdir(), *(manifest.files if manifest else ())],
+    )
     lines = tokens = unknown = 0
     with written_atomically(args.out, "w", encoding="utf-8") as out:
         for text in text_of(args, manifest):

@@ -1,13 +1,14 @@
 """SpecAugment: time and frequency masks on filterbanks (Park et al. 2019, arXiv:1904.08779)."""
 
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class SpecAugment:
-    """Masks blocks of frames and of mel bins with the utterance's mean value; no time warping.
+    """Masks blocks of frames and of mel bins; no time warping.
 
     Widths are uniform on 0..max as in the paper; the defaults are its LibriSpeech double policy (table 1, LD).
     """
@@ -22,6 +23,8 @@ class SpecAugment:
     """Largest width of a time mask, in frames of 10 ms."""
     max_time_fraction: float = 1.0
     """Largest width of a time mask, as a share of the utterance: short ones keep most of their frames."""
+    fill: Optional[float] = None
+    """What masked values become; None = the utterance's mean."""
 
     def __call__(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A masked copy of features [T, F]; all randomness comes from `rng`."""
@@ -29,7 +32,7 @@ class SpecAugment:
         num_frames, num_bins = features.shape
         if num_frames == 0:
             return features
-        fill = features.mean()
+        fill = features.mean() if self.fill is None else self.fill
         for _ in range(self.num_freq_masks):
             start, end = _span(rng, num_bins, self.max_freq_width)
             features[:, start:end] = fill

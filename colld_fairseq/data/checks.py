@@ -19,7 +19,14 @@ from colld_fairseq.data.audio import SAMPLE_RATE, audio_info, read_audio
 from colld_fairseq.data.fbank import SHIFT, fbank_length, fbank_samples
 from colld_fairseq.data.manifest import Manifest, Row, read_manifest, repeated_rows
 from colld_fairseq.data.stored_fbank import read_stored_fbank, stored_shape
-from colld_fairseq.data.text import PIECE_BOUNDARY, TextCodec, load_text_codec, read_symbols, read_vocabulary_config
+from colld_fairseq.data.text import (
+    PIECE_BOUNDARY,
+    TextCodec,
+    load_text_codec,
+    read_symbols,
+    read_vocabulary_config,
+    vocabulary_file,
+)
 from colld_fairseq.errors import AudioError, ConfigError
 
 # kind of finding -> (whether it is an error, what to do about it)
@@ -167,8 +174,8 @@ def check_manifest(
     """All checks of one manifest. Raises ManifestError if its rows cannot even be read.
 
     Args:
-        dictionary: fairseq dict.txt to take the out-of-vocabulary rate against; the config.yaml beside it
-            (`colld vocab` writes one) says how text is normalized and cut. Without it: characters.
+        dictionary: vocabulary to take the out-of-vocabulary rate against, or a fairseq dict.txt; the config.yaml
+            beside it (`colld vocab` writes one) says how text is normalized and cut. Without it: characters.
         workers: processes that open audio.
         decode: read every sample (finds NaN and damage inside a file) instead of the headers only.
         tolerance: seconds by which n_frames may differ from the length of the audio.
@@ -209,14 +216,19 @@ def _count_unknown_tokens(manifest: Manifest, dictionary: str, report: ManifestR
 
 
 def load_tokens(dictionary: str) -> Tuple[Callable[[str], List[str]], Collection[str]]:
-    """(function text -> tokens, the tokens known) of a fairseq dict.txt.
+    """(function text -> tokens, the tokens known) of a vocabulary (folder, or its configuration) or fairseq dict.txt.
 
-    The config.yaml beside it names the tokenization. Without one, tokens are characters, and of a sentencepiece
+    The config.yaml beside a dict.txt names the tokenization. Without one, tokens are characters, and of a sentencepiece
     dictionary the characters of all pieces are known: any other becomes <unk> in every segmentation.
     """
-    symbols, folder = set(read_symbols(dictionary)), Path(dictionary).parent
-    if (folder / "config.yaml").exists():
-        return load_text_codec(read_vocabulary_config(folder), folder).encode, symbols
+    path = Path(dictionary)
+    is_vocabulary = path.is_dir() or vocabulary_file(path) == path
+    if is_vocabulary or (path.parent / "config.yaml").exists():
+        file = vocabulary_file(path if is_vocabulary else path.parent)
+        config = read_vocabulary_config(file)
+        symbols = read_symbols(file.parent / (config.get("vocab_filename") or "dict.txt") if is_vocabulary else path)
+        return load_text_codec(config, file).encode, set(symbols)
+    symbols = set(read_symbols(dictionary))
     if any(symbol.startswith(PIECE_BOUNDARY) for symbol in symbols):
         known = set("".join(symbols)) | {TextCodec("char").boundary}
         return TextCodec("char").encode, known

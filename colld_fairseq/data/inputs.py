@@ -10,6 +10,7 @@ from torch import Tensor
 from colld_fairseq.data.audio import check_samples
 from colld_fairseq.data.fbank import GlobalCmvn, fbank_length, log_mel_fbank, utterance_cmvn
 from colld_fairseq.data.log_mel import WhisperInput
+from colld_fairseq.errors import AudioError
 from colld_fairseq.modules.input_config import InputConfig
 
 
@@ -31,6 +32,8 @@ class StudentInput:
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         if waveform.ndim == 2:
+            if self.config.kind != "fbank":
+                raise AudioError(f"stored filterbanks, but this student takes {self.config}: name the audio itself")
             return self.normalize(waveform)
         if self.config.kind == "fbank":
             return self.normalize(log_mel_fbank(waveform, self.config.bins))

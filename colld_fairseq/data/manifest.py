@@ -3,6 +3,7 @@
 Two formats, told apart by the first line of the file:
 
 - audio-only: the root folder, then `path<TAB>n_samples` rows (the format of wav2vec 2.0 and HuBERT in fairseq);
+  transcripts may stand in a file beside it (see `data.labels`);
 - speech-to-text: a header with at least `id audio n_frames tgt_text`, then one row per utterance (fairseq's format).
 
 Rows live in Arrow columns, not in Python objects: about 200 bytes per row instead of a thousand, shared between forked
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from colld_fairseq.data.fbank import fbank_samples
+from colld_fairseq.data.labels import read_labels
 from colld_fairseq.data.stored_fbank import STORED_SUFFIX, is_stored_fbank
 from colld_fairseq.errors import ManifestError
 from colld_fairseq.files import split_paths
@@ -54,7 +56,7 @@ class Manifest:
 
     path: str
     audio_root: str
-    has_text: bool  # speech-to-text format; False for audio-only
+    has_text: bool  # speech-to-text format, or transcripts in a file beside it
     table: pa.Table  # columns id, audio and those of OPTIONAL_COLUMNS and tgt_text that the file has
     n_samples: np.ndarray  # int64 [rows], samples at 16 kHz; of filterbanks, as many as their frames take at least
     stored_fbank: np.ndarray  # bool [rows], whether there are stored filterbanks in place of audio
@@ -225,6 +227,9 @@ def read_manifest(path: str, audio_root: Optional[str] = None, check_ids: bool =
     manifest.table = table.drop_columns([length_column])
     if not has_text:  # the path is the id: one column serves both
         manifest.table = manifest.table.append_column("audio", table.column("id"))
+        labels = read_labels(path, len(table))
+        if labels is not None:
+            manifest.table, manifest.has_text = manifest.table.append_column("tgt_text", labels), True
     manifest.stored_fbank = _stored_fbank(manifest)
     manifest.n_samples = np.where(manifest.stored_fbank, fbank_samples(lengths), lengths)
     if check_ids:

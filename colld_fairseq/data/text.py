@@ -5,6 +5,7 @@ everywhere. What was chosen when the vocabulary was made is in its `config.yaml`
 """
 
 import itertools
+import os
 import re
 import unicodedata
 from dataclasses import dataclass, fields
@@ -29,7 +30,9 @@ _INVISIBLE = dict.fromkeys(
 _WHITESPACE = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # in every dictionary of fairseq, without a line
+LETTERS = "dict.ltr.txt"  # of data for fairseq's audio_finetuning
 FORMER_KEY = "text_normalisation"  # of text_normalization, in vocabularies made before the key was renamed
+_OPTIONS = {"vocab_filename": str, "bpe_tokenizer": dict, "pre_tokenizer": dict, "text_normalization": dict}
 _AGAIN = "make the vocabulary again with `colld vocab`, or copy the whole folder again"
 
 
@@ -154,11 +157,34 @@ def _load_sentencepiece(model: Union[str, Path, bytes, None]) -> Any:
         raise ConfigError(f"{model}: no sentencepiece model ({error}); {_AGAIN}") from error
 
 
-def read_vocabulary_config(folder: Union[str, Path]) -> Dict[str, Any]:
-    """What the config.yaml of a vocabulary folder says. Raises ConfigError naming the file and the remedy."""
-    path = Path(folder) / "config.yaml"
+def vocabulary_file(vocabulary: Union[str, Path]) -> Path:
+    """The configuration of a vocabulary that is named as a folder (its config.yaml) or as this file itself."""
+    path = Path(vocabulary)
+    return path if path.suffix in (".yaml", ".yml") and not path.is_dir() else path / "config.yaml"
+
+
+def has_vocabulary(vocabulary: Union[str, Path]) -> bool:
+    """Whether there is one that `read_vocabulary_config` finds."""
+    path = vocabulary_file(vocabulary)
+    return path.is_file() or path.with_name(LETTERS).is_file()
+
+
+def file_beside(config: Union[str, Path], name: str) -> str:
+    """The file that a configuration names; where it is not there (any more), one of its name in the same folder."""
+    path, beside = (Path(config).parent / os.path.expanduser(part) for part in (name, os.path.basename(name)))
+    return str(beside if beside.exists() and not path.exists() else path)
+
+
+def read_vocabulary_config(vocabulary: Union[str, Path]) -> Dict[str, Any]:
+    """What the config.yaml of a vocabulary folder (or such a file) says; of a folder with fairseq's dict.ltr.txt alone
+    that this is the dictionary, of letters. Raises ConfigError naming the file and the remedy."""
+    path = vocabulary_file(vocabulary)
+    if not path.exists() and path.with_name(LETTERS).is_file():
+        return {"vocab_filename": LETTERS}
     if not path.exists():
-        raise ConfigError(f"no vocabulary in {folder}: make one with `colld vocab --manifest ... --out {folder}`")
+        raise ConfigError(
+            f"no vocabulary in {vocabulary}: make one with `colld vocab --manifest ... --out {path.parent}`"
+        )
     try:
         config = yaml.safe_load(_read_text(path))
     except yaml.YAMLError as error:
@@ -167,7 +193,7 @@ def read_vocabulary_config(folder: Union[str, Path]) -> Dict[str, Any]:
         raise ConfigError(f"{path}: {'empty' if not config else 'no options in it'}; {_AGAIN}")
     if FORMER_KEY in config:
         config.setdefault("text_normalization", config.pop(FORMER_KEY))
-    for option, kind in {"vocab_filename": str, "bpe_tokenizer": dict, "text_normalization": dict}.items():
+    for option, kind in _OPTIONS.items():
         if not isinstance(config.get(option) or kind(), kind):
             raise ConfigError(f"{path}: {option} is {config[option]!r}; {_AGAIN}")
     return config
@@ -207,18 +233,18 @@ def _read_text(path: Union[str, Path]) -> str:
         raise ConfigError(f"{path}: not UTF-8 ({error.reason} at byte {error.start + 1}); {_AGAIN}") from error
 
 
-def load_text_codec(config: Mapping[str, Any], root: Union[str, Path]) -> TextCodec:
-    """The codec described by a parsed `config.yaml`, whose file names are relative to `root`."""
-    tokenizer = config.get("bpe_tokenizer") or {}
+def load_text_codec(config: Mapping[str, Any], path: Union[str, Path]) -> TextCodec:
+    """The codec described by a parsed configuration, which was read from `path`."""
+    words, tokenizer = config.get("pre_tokenizer") or {}, config.get("bpe_tokenizer") or {}
     normalizer = TextNormalizer.from_config(config.get("text_normalization"))
-    if tokenizer.get("bpe") == "sentencepiece":
-        model = tokenizer.get("sentencepiece_model")
-        if not isinstance(model, str):
-            raise ConfigError(f"{root}/config.yaml: bpe_tokenizer names no sentencepiece_model; {_AGAIN}")
-        return TextCodec("sentencepiece", normalizer, Path(root) / model)
-    if tokenizer.get("bpe"):
-        raise ConfigError(
-            f"bpe_tokenizer {tokenizer['bpe']!r} in config.yaml is not supported; make the vocabulary "
-            "with `colld vocab --kind char` or `--kind sentencepiece`"
-        )
-    return TextCodec("char", normalizer)
+    kind = tokenizer.get("bpe")
+    if words.get("tokenizer") or kind not in (None, "sentencepiece"):
+        from colld_fairseq.data.fairseq_tokenizers import FairseqCodec
+
+        return FairseqCodec(words, tokenizer, normalizer, path)
+    if kind is None:
+        return TextCodec("char", normalizer)
+    model = tokenizer.get("sentencepiece_model")
+    if not isinstance(model, str):
+        raise ConfigError(f"{path}: bpe_tokenizer names no sentencepiece_model; {_AGAIN}")
+    return TextCodec("sentencepiece", normalizer, file_beside(path, model))

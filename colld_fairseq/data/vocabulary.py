@@ -1,6 +1,5 @@
 """What `colld vocab` wrote: the dictionary, the tokenization and the language tags of one vocabulary folder."""
 
-import os
 from functools import cached_property
 from typing import List, Optional, Sequence, Set, Union
 
@@ -13,6 +12,7 @@ from colld_fairseq.data.text import (
     load_text_codec,
     read_symbols,
     read_vocabulary_config,
+    vocabulary_file,
 )
 from colld_fairseq.errors import ConfigError
 
@@ -36,19 +36,23 @@ class TextDictionary(Dictionary):
 class Vocabulary:
     """Text to token ids and back. Token 0 (`<s>`) is the CTC blank.
 
-    Raises ConfigError when the folder is no vocabulary, or a language has no tag in it.
+    Raises ConfigError when the folder (or configuration in one) is no vocabulary, or a language has no tag in it.
     """
 
     tags_in_targets = True
     """Whether the tag of the target language is the first token of a target."""
 
     def __init__(self, folder: str) -> None:
-        config = read_vocabulary_config(folder)
+        config, file = read_vocabulary_config(folder), vocabulary_file(folder)
+        if config.get("prepend_bos_and_append_tgt_lang_tag"):
+            raise ConfigError(
+                f"{file}: prepend_bos_and_append_tgt_lang_tag is not known here; use prepend_tgt_lang_tag"
+            )
         self.folder = folder
-        self.codec = load_text_codec(config, folder)
-        path = os.path.join(folder, config.get("vocab_filename") or "dict.txt")
+        self.codec = load_text_codec(config, file)
+        path = file.parent / (config.get("vocab_filename") or "dict.txt")
         read_symbols(path)
-        self.dictionary = TextDictionary.load(path)
+        self.dictionary = TextDictionary.load(str(path))
         self.dictionary.codec = self.codec
         self.uses_tags = bool(config.get("prepend_tgt_lang_tag", False))
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -20,6 +19,7 @@ from colld_fairseq.data.pretrained_vocabulary import (
     directory_of,
     used_tokens,
 )
+from colld_fairseq.data.text import FORMER_KEY, file_beside, has_vocabulary, read_vocabulary_config, vocabulary_file
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.files import split_paths
@@ -28,18 +28,27 @@ logger = logging.getLogger(__name__)
 
 Copy = Dict[str, Tensor]  # file name -> its bytes, uint8
 NAME = "vocabulary"  # of the copy, in the task's state
-SYMBOLS, PIECES = "dict.txt", "sentencepiece.model"
+SYMBOLS, PIECES, CODES = "dict.txt", "sentencepiece.model", "bpe.codes"
+TOKENIZER_FILES = {"sentencepiece_model": PIECES, "bpe_codes": CODES}  # option of bpe_tokenizer -> name in the copy
+# Of text; a config.yaml that fairseq's scripts made says more, of audio.
+_OPTIONS = (
+    *("vocab_filename", "pre_tokenizer", "bpe_tokenizer", "text_normalization", FORMER_KEY, "post_process"),
+    *("prepend_tgt_lang_tag", "languages"),
+)
 
 
 def copy_of(folder: str) -> Copy:
     """The files of a vocabulary folder, as uint8, under names of their own."""
-    config = yaml.safe_load(Path(folder, "config.yaml").read_text(encoding="utf-8"))
-    files = {SYMBOLS: Path(folder, config.get("vocab_filename") or SYMBOLS)}
+    path = vocabulary_file(folder)
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else read_vocabulary_config(folder)
+    config = {name: config[name] for name in _OPTIONS if name in config}
+    files = {SYMBOLS: path.parent / (config.get("vocab_filename") or SYMBOLS)}
     config["vocab_filename"] = SYMBOLS
     tokenizer = config.get("bpe_tokenizer") or {}
-    if tokenizer.get("sentencepiece_model"):
-        files[PIECES] = Path(folder, tokenizer["sentencepiece_model"])
-        tokenizer["sentencepiece_model"] = PIECES
+    for option, name in TOKENIZER_FILES.items():
+        if tokenizer.get(option):
+            files[name] = Path(file_beside(path, tokenizer[option]))
+            tokenizer[option] = name
     contents = {"config.yaml": yaml.safe_dump(config).encode(), **{n: path.read_bytes() for n, path in files.items()}}
     return {name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in contents.items()}
 
@@ -78,7 +87,7 @@ def open_vocabulary(
         directory = directory_of(decoder_from)
         copy = copy_of_decoder(directory, tokens_from)
         return _open_copy(copy, str(directory)), copy
-    if checkpoint is None or os.path.isfile(os.path.join(folder, "config.yaml")):
+    if checkpoint is None or has_vocabulary(folder):
         return Vocabulary(folder), copy_of(folder)
     if copy is None:
         raise ConfigError(f"{checkpoint}: its vocabulary {folder} is not there; say where it is now (--vocab)")
@@ -89,7 +98,7 @@ def open_vocabulary(
 def _open_copy(copy: Copy, name: str) -> Vocabulary:
     """The vocabulary in a copy; `name`: what to call it in messages."""
     with tempfile.TemporaryDirectory() as unpacked:
-        for file in (*FILES, "config.yaml", SYMBOLS, PIECES):
+        for file in (*FILES, "config.yaml", SYMBOLS, PIECES, CODES):
             if file in copy:
                 Path(unpacked, file).write_bytes(copy[file].numpy().tobytes())
         if CONFIG in copy:
@@ -136,14 +145,18 @@ def check_same(copy: Copy, other: Copy, folder: str) -> None:
         )
 
 
-def _meaning(copy: Copy) -> Tuple[List[bytes], Dict[str, Any], bytes]:
-    """What decides how text becomes tokens: the tokens, settings, and the model of sentencepiece."""
+def _meaning(copy: Copy) -> Tuple[List[bytes], Dict[str, Any], bytes, bytes]:
+    """What decides how text becomes tokens: the tokens, settings, the model of sentencepiece and the merges of BPE."""
     contents = {name: content.numpy().tobytes() for name, content in copy.items()}
     if CONFIG in contents:
-        return [*contents.values()], contents, b""
+        return [*contents.values()], contents, b"", b""
     config = yaml.safe_load(contents["config.yaml"])
     settings = {name: _chosen(value) for name, value in config.items() if _chosen(value)}
-    return [line.split()[0] for line in contents[SYMBOLS].splitlines() if line], settings, contents.get(PIECES, b"")
+    return (
+        [line.split()[0] for line in contents[SYMBOLS].splitlines() if line],
+        settings,
+        *(contents.get(name, b"") for name in (PIECES, CODES)),
+    )
 
 
 def _chosen(value: Any) -> Any:

@@ -28,6 +28,7 @@ from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.checks import load_warnings, vocabulary_warnings
 from colld_fairseq.data.datasets import NamedAudioDataset, SpeechToTextDataset
+from colld_fairseq.data.fairseq_config import vocabulary_folder
 from colld_fairseq.data.fbank import SHIFT
 from colld_fairseq.data.manifest import JoinedManifest, Manifest, Row
 from colld_fairseq.data.nbest import NBestTargets
@@ -44,7 +45,7 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import record
 from colld_fairseq.numbers import COUNT, FINITE, NOT_NEGATIVE, option
 from colld_fairseq.scoring.sentences import HYPOTHESIS_UNKNOWN
-from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
+from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig, check_stored
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
 from colld_fairseq.teachers.load_transducer import load_teacher_transducer
 from colld_fairseq.teachers.transducer_teacher import TeacherLattice, TransducerTeacher
@@ -67,7 +68,9 @@ DECODERS = {
 @dataclass
 class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     vocab: str = option(
-        "", "folder written by `colld vocab` (default: the data folder); a pretrained decoder brings its own vocabulary"
+        "",
+        "folder written by `colld vocab` (default: the data folder, or --config-yaml there); a pretrained decoder"
+        " brings its own",
     )
     decoder: ChoiceEnum(["auto", "ctc", "attention", "transducer"]) = option(
         "auto", "what decodes: auto = attention decoder or transducer where the model has one, else CTC"
@@ -111,7 +114,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def __init__(self, cfg: MultilingualSpeechToTextConfig) -> None:
         super().__init__(cfg)
-        folder, run = absolute_path(cfg.vocab or cfg.data), run_of(cfg)
+        folder, run = vocabulary_folder(cfg.vocab, cfg.data, cfg.config_yaml), run_of(cfg)
         model = run.get("model") if run is not None else None
         self.vocabulary, self._vocabulary_copy = vocabulary_copy.open_vocabulary(
             folder,
@@ -159,6 +162,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         self.check_rows(rows, options.train)
         if self.teacher_transducer is not None:
             options.teacher_input = self.teacher_transducer.student_input
+            check_stored(rows, options.teacher_input.config, "the teacher transducer")
         return SpeechToTextDataset(
             rows,
             student_input,

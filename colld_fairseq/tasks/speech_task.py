@@ -1,8 +1,9 @@
 """What both tasks share: options about audio, checked manifests, batches that leave no utterance out."""
 
+import functools
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable, List, Optional
 
 import numpy as np
@@ -18,11 +19,12 @@ from colld_fairseq.checkpoints.names_colld import SavedModel, encoder_in, read_m
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.datasets import DatasetOptions
+from colld_fairseq.data.fairseq_config import CONFIG_YAML, FairseqDataConfig, read_data_config
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import JoinedManifest, join_manifests, read_manifest, require_waveforms
 from colld_fairseq.data.sampling import sampling_indices
 from colld_fairseq.data.stored_fbank import stored_shape
-from colld_fairseq.errors import AudioError, ConfigError, ManifestError
+from colld_fairseq.errors import AudioError, ColldError, ConfigError, ManifestError
 from colld_fairseq.models.encoder_options import record, record_encoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.input_config import InputConfig
@@ -36,6 +38,11 @@ logger = logging.getLogger(__name__)
 class SpeechTaskConfig(FairseqDataclass):
     data: str = option(
         MISSING, "folder of the manifests; the split NAME is read from NAME.tsv there, several as NAME,NAME"
+    )
+    config_yaml: str = option(
+        CONFIG_YAML,
+        "file in the data folder, where fairseq's speech-to-text scripts made it: its audio_root and transforms (what"
+        " --audio-root, --cmvn and --specaug-* say goes first) and, without --vocab, its vocabulary are taken",
     )
     audio_root: str = option("", "folder that audio paths are relative to (default: the manifest's own root)")
     cmvn: Optional[str] = option(
@@ -88,6 +95,7 @@ class SpeechTask(FairseqTask):
         check_numbers(cfg, TASK_DATACLASS_REGISTRY)
         self.encoder: Optional[EncoderConfig] = None
         """Of the student, its input included: what data are made for. Set by build_model alone."""
+        self.normalization_given = bool(cfg.cmvn) or cfg.normalize_waveform is not None
 
     @classmethod
     def setup_task(cls, cfg: SpeechTaskConfig, from_checkpoint: bool = False, **unused) -> "SpeechTask":
@@ -96,6 +104,11 @@ class SpeechTask(FairseqTask):
             compat.check_precision(cfg)
         return cls(cfg)
 
+    @functools.cached_property
+    def data_config(self) -> FairseqDataConfig:
+        """What fairseq's config.yaml says of the data, if it does."""
+        return read_data_config(self.cfg.data, self.cfg.config_yaml)
+
     @property
     def input_options(self) -> InputOptions:
         return InputOptions(self.cfg.cmvn or None, self.cfg.normalize_waveform)
@@ -103,7 +116,7 @@ class SpeechTask(FairseqTask):
     def build_model(self, cfg, from_checkpoint: bool = False):
         """The model of a new training, or of a checkpoint; settles what its encoder takes in. A checkpoint says it: the
         one that is decoded, that training goes on from, or of --student or --init-from; of a new student the options
-        say it, and its checkpoints from then on."""
+        say it, else fairseq's config.yaml of the data, and its checkpoints from then on."""
         check_numbers(cfg, MODEL_DATACLASS_REGISTRY)
         run, given = compat.run_of(cfg), self.input_options
         restored = None if from_checkpoint else compat.restored_checkpoint(run)
@@ -116,7 +129,9 @@ class SpeechTask(FairseqTask):
             encoder_in(run, file, given)
         model = super().build_model(cfg, from_checkpoint)
         config = model.encoder.config
-        config.input = given.settle(config.input_kind, known or config.input, file)
+        known = known or config.input
+        default = None if known or from_checkpoint else self.input_of_data(config, run)
+        config.input = given.settle(config.input_kind, known, file, default)
         if self.encoder is not None and self.encoder.input != config.input:
             raise ConfigError(f"{file}: one model was trained on {self.encoder.input}, another on {config.input}")
         record_encoder(cfg, config)  # here: the model itself may be given a copy of cfg
@@ -125,6 +140,17 @@ class SpeechTask(FairseqTask):
             record(run.task, "normalize_waveform", None)
         self.encoder = config
         return model
+
+    def input_of_data(self, student: EncoderConfig, run) -> Optional[InputConfig]:
+        """What fairseq's config.yaml says of the input of a new student, if it does."""
+        split = run.dataset.train_subset.split(",")[0] if run is not None else "train"
+        said = None if self.normalization_given else self.data_config.input_of(student.input_kind, split)
+        if said is not None and said.kind == "fbank" and said.bins != student.fbank_bins:
+            raise ConfigError(
+                f"{self.data_config.path}: input_feat_per_channel is {said.bins}, but new students take filterbanks of "
+                f"{student.fbank_bins} bins: extract those"
+            )
+        return said
 
     def build_criterion(self, cfg, from_checkpoint: bool = False):
         check_numbers(cfg, CRITERION_DATACLASS_REGISTRY)
@@ -146,7 +172,7 @@ class SpeechTask(FairseqTask):
         return paths
 
     def load_dataset(self, split: str, combine: bool = False, task_cfg=None, **kwargs) -> None:
-        root = compat.absolute_path(self.cfg.audio_root) if self.cfg.audio_root else None
+        root = compat.absolute_path(self.cfg.audio_root) if self.cfg.audio_root else self.data_config.audio_root
         rows = join_manifests([read_manifest(path, audio_root=root) for path in self.manifest_paths(split)])
         train = split.split(",")[0].startswith("train")
         options = DatasetOptions(
@@ -157,8 +183,9 @@ class SpeechTask(FairseqTask):
         )
         if train:
             options.epoch_rows = self.epoch_sampler(rows, self.training_rows(rows))
-            options.spec_augment = self.spec_augment()
-        check_stored(rows, self.student_input.config)
+            options.spec_augment = self.spec_augment(split)
+        self.check_data_config(split)
+        check_stored(rows, self.student_input.config, remedy=", or choose --front-end fbank_stack, fbank or conv2d")
         self.datasets[split] = dataset = self.make_dataset(split, rows, self.student_input, options)
         logger.info("%s: %d utterances, %.2f hours", split, len(rows), dataset.sizes.sum() / SAMPLE_RATE / 3600)
 
@@ -207,10 +234,35 @@ class SpeechTask(FairseqTask):
             raise ConfigError("the datasets need the student's input: build the model before loading data")
         return StudentInput(self.encoder.input)
 
-    def spec_augment(self) -> Optional[SpecAugment]:
-        """What training does to filterbanks, if anything."""
+    def check_data_config(self, split: str) -> None:
+        """ConfigError where fairseq's config.yaml wants another input than that of the student, and no option says
+        which; in evaluation, when the student has been trained, a warning."""
+        config, student = self.data_config, self.student_input.config
+        if config.not_applied:
+            logger.warning("%s: not applied here: %s", config.path, ", ".join(config.not_applied))
+        for name in () if self.normalization_given else split.split(","):
+            try:
+                said = config.input_of(student.kind, name) or student
+                if replace(said, variance_floor=student.variance_floor) != student:
+                    raise ConfigError(
+                        f"{config.path} asks for {said} in {name}, but the student takes {student}: change the "
+                        "transforms there, or say with --cmvn what is meant"
+                    )
+            except ColldError as error:
+                if not compat.evaluated_checkpoint(self.cfg):
+                    raise
+                logger.warning("%s. The student gets what its checkpoint says", error)
+
+    def spec_augment(self, split: str) -> Optional[SpecAugment]:
+        """What training does to filterbanks, if anything: by the options, else by fairseq's config.yaml."""
         if not (self.cfg.specaug_freq_masks or self.cfg.specaug_time_masks):
-            return None
+            policies = {self.data_config.spec_augment(name) for name in split.split(",")}
+            if len(policies) > 1:
+                raise ConfigError(
+                    f"{self.data_config.path} has other masks for some of {split} than for others: give "
+                    "--specaug-freq-masks and --specaug-time-masks"
+                )
+            return policies.pop()
         return SpecAugment(
             num_freq_masks=self.cfg.specaug_freq_masks,
             max_freq_width=self.cfg.specaug_freq_width,
@@ -240,10 +292,10 @@ class SpeechTask(FairseqTask):
         return None  # lengths are limited in seconds, when the rows are selected
 
 
-def check_stored(rows: JoinedManifest, student: InputConfig) -> None:
-    """ManifestError where rows hold filterbanks that are not what the student takes."""
-    if student.kind != "fbank":
-        require_waveforms(rows, "this student", ", or choose one with --front-end fbank_stack, fbank or conv2d")
+def check_stored(rows: JoinedManifest, wanted: InputConfig, who: str = "the student", remedy: str = "") -> None:
+    """ManifestError where rows hold filterbanks that are not what a model takes."""
+    if wanted.kind != "fbank":
+        require_waveforms(rows, who, remedy)
     for part in rows.parts:
         stored = np.flatnonzero(part.stored_fbank)
         if not len(stored):
@@ -252,8 +304,8 @@ def check_stored(rows: JoinedManifest, student: InputConfig) -> None:
             bins = stored_shape(part.audio_path(int(stored[0])))[1]
         except AudioError:  # one that cannot be read is counted with all that cannot, and named
             continue
-        if bins != student.bins:
+        if bins != wanted.bins:
             raise ManifestError(
-                f"{part.where(int(stored[0]))}: filterbanks of {bins} bins, but the student takes {student.bins}: "
+                f"{part.where(int(stored[0]))}: filterbanks of {bins} bins, but {who} takes {wanted.bins}: "
                 "extract them again, or name the audio itself"
             )

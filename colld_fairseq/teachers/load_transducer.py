@@ -1,11 +1,11 @@
 """Load a trained transducer as the teacher of another one."""
 
-import os
 from dataclasses import fields
 
 from colld_fairseq.checkpoints.names_colld import SavedModel, read_model
-from colld_fairseq.compat import absolute_path
+from colld_fairseq.data.fairseq_config import vocabulary_folder
 from colld_fairseq.data.inputs import StudentInput
+from colld_fairseq.data.text import has_vocabulary
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.student_transducer import TransducerStudent, TransducerStudentConfig
@@ -31,8 +31,8 @@ def load_teacher_transducer(path: str, task) -> TransducerTeacher:
 def check_vocabulary(saved: SavedModel, task, path: str) -> None:
     """ConfigError unless the teacher's labels are those of the task, number for number."""
     here, size = task.target_dictionary.symbols, len(saved.weights["joiner.output.weight"])
-    folder = absolute_path(saved.task.get("vocab") or saved.task.get("data") or "")
-    known = os.path.isfile(os.path.join(folder, "config.yaml"))  # else the number of symbols has to do
+    folder = vocabulary_folder(saved.task.get("vocab"), saved.task.get("data") or "", saved.task.get("config_yaml"))
+    known = has_vocabulary(folder)  # else the number of symbols has to do
     there = Vocabulary(folder) if known else None
     if size != len(here) or (known and there.dictionary.symbols != here):
         raise ConfigError(

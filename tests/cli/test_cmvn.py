@@ -2,6 +2,7 @@
 
 import shutil
 
+import fairseq_layouts
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from colld_fairseq.cli import main
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
 from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.data.stored_fbank import read_stored_fbank
 from colld_fairseq.errors import AudioError
 
 
@@ -26,6 +28,21 @@ def test_statistics_are_those_of_all_frames_together(corpus, tmp_path, capsys):
     np.testing.assert_allclose(statistics.std, frames.std(0), rtol=0, atol=1e-9)
     assert [path.name for path in out.parent.iterdir()] == ["stats"]
     assert "19 utterances" in capsys.readouterr().out
+
+
+def test_stored_filterbanks(fairseq_data, tmp_path, capsys):
+    rows, out = read_manifest(str(fairseq_data / "dev.tsv")), tmp_path / "stats.npz"
+    assert main(f"cmvn --manifest {fairseq_data}/dev.tsv --out {out}".split()) == 0
+    theirs = fairseq_layouts.scripts().cal_gcmvn_stats([read_stored_fbank(rows.audio_path(i), 80) for i in range(10)])
+    statistics = GlobalCmvn.load(str(out))
+    np.testing.assert_allclose(statistics.mean, theirs["mean"], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(statistics.std, theirs["std"], rtol=1e-2)
+    assert "10 utterances" in capsys.readouterr().out
+    np.save(tmp_path / "broken.npy", np.full((20, 80), np.nan))
+    content = (fairseq_data / "dev.tsv").read_text() + f"bad\t{tmp_path}/broken.npy\t20\tx\ts\tx\txx\txx\n"
+    (tmp_path / "m.tsv").write_text(content)
+    assert main(f"cmvn --manifest {tmp_path}/m.tsv --out {out}".split()) == 0
+    assert np.array_equal(GlobalCmvn.load(str(out)).mean, statistics.mean) and "left out" in capsys.readouterr().out
 
 
 def test_a_sample_is_drawn_by_the_seed(corpus, tmp_path, capsys):

@@ -85,7 +85,7 @@ def test_codec_from_config(tmp_path):
     codec = load_text_codec({"text_normalization": {"lowercase": True}}, tmp_path)
     assert codec.kind == "char" and codec.encode("A B") == ["a", "|", "b"]
     with pytest.raises(ConfigError, match="sentencepiece model not found.*colld vocab"):
-        load_text_codec({"bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": "spm.model"}}, tmp_path)
+        load_text_codec({"bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": "spm.model"}}, tmp_path / "c")
     with pytest.raises(ConfigError, match="gpt2"):
         load_text_codec({"bpe_tokenizer": {"bpe": "gpt2"}}, tmp_path)
     with pytest.raises(ConfigError, match="words"):

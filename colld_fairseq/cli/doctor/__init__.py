@@ -9,6 +9,7 @@ from rich.text import Text
 from colld_fairseq.cli.doctor.installation import USER_DIR, examine
 from colld_fairseq.cli.doctor.manifest import report_manifest
 from colld_fairseq.cli.terminal import Console
+from colld_fairseq.data.text import has_vocabulary
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import split_paths
 
@@ -18,11 +19,13 @@ MARKS = {"works": ("works", "green"), "optional": ("not there", "yellow"), "brok
 def run(args: argparse.Namespace) -> int:
     """0 when all that is needed works (or the manifests have no errors), else 1."""
     if args.manifest:
-        dictionary = os.path.join(args.vocab, "dict.txt") if args.vocab else None
-        if dictionary and not os.path.isfile(dictionary):
-            raise ConfigError(f"no vocabulary in {args.vocab}: make one with `colld vocab`")
+        vocabulary = args.vocab
+        if vocabulary and not has_vocabulary(vocabulary):
+            vocabulary = os.path.join(vocabulary, "dict.txt")
+            if not os.path.isfile(vocabulary):
+                raise ConfigError(f"no vocabulary in {args.vocab}: make one with `colld vocab`")
         return report_manifest(
-            split_paths(args.manifest), dictionary, args.audio_root, args.workers, decode=args.decode
+            split_paths(args.manifest), vocabulary, args.audio_root, args.workers, decode=args.decode
         )
     return report_installation(Console())
 
