@@ -12,7 +12,9 @@ from colld_fairseq.outputs import check_output
 def run(args: argparse.Namespace) -> int:
     """Writes the model. Raises ColldError."""
     check_output(args.out, "--out", [args.student.rpartition(":")[2], *split_paths(args.decoder_tokens_from)])
-    model = assemble(args.student, args.decoder_from, args.decoder_tokens_from)
+    given = {name: getattr(args, name) for name in ("tail_seconds", "least_seconds")}
+    silence = {name: value for name, value in given.items() if value is not None}
+    model = assemble(args.student, args.decoder_from, args.decoder_tokens_from, silence)
     with written_atomically(args.out) as file:
         torch.save(model, file)
     sizes = {part: 0 for part in ("encoder", "decoder")}

@@ -190,6 +190,9 @@ def assemble(add: Add) -> None:
     add("--decoder-from", required=True, metavar="hf:DIR", help=decoder)
     tokens = "keep only the decoder's tokens in the targets of these manifests, their languages and single characters"
     add("--decoder-tokens-from", default="", metavar=MANIFESTS, help=tokens)
+    tail = "silence behind each utterance, in place of what a Whisper-shaped student was trained with"
+    add("--tail-seconds", type=NOT_NEGATIVE, help=tail)
+    add("--least-seconds", type=NOT_NEGATIVE, help="so long at least with its silence, likewise (Whisper's decoder: 8)")
     add("--out", required=True, metavar="FILE.pt", help="the model, with weights and tokenizer")
 
 

@@ -1,7 +1,8 @@
 """A recogniser put together without training: a student encoder and the decoder that its teacher came with."""
 
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from colld_fairseq.checkpoints.input_options import InputOptions
 from colld_fairseq.checkpoints.names_fairseq import as_fairseq_saves
@@ -11,11 +12,14 @@ from colld_fairseq.models.encoder_options import record_encoder
 from colld_fairseq.models.student_s2t import StudentS2T, StudentS2TConfig
 
 
-def assemble(student: str, decoder_from: str, tokens_from: str = "") -> Dict[str, Any]:
+def assemble(
+    student: str, decoder_from: str, tokens_from: str = "", silence: Optional[Dict[str, float]] = None
+) -> Dict[str, Any]:
     """The checkpoint of a `student_s2t`, ready to decode.
 
     Args:
         student, decoder_from, tokens_from: as --student, --decoder-from and --decoder-tokens-from of training.
+        silence: tail_seconds and least_seconds in place of those that a Whisper-shaped student was trained with.
 
     Raises ConfigError where something between the two would have to be trained first, and what reading them raises.
     """
@@ -31,7 +35,14 @@ def assemble(student: str, decoder_from: str, tokens_from: str = "") -> Dict[str
             f" {model.decoder.width} ({model.decoder.family}): an adaptor has to be trained between them, with"
             f" fairseq-train --arch student_s2t --student {student} --decoder-from {decoder_from}"
         )
-    record_encoder(cfg, model.encoder.config)
+    config = model.encoder.config
+    if silence and config.input_kind != "log_mel":
+        raise ConfigError(
+            f"{student} takes in no silence behind an utterance: leave --tail-seconds, --least-seconds out"
+        )
+    if silence:
+        config.input = replace(config.input, **silence)
+    record_encoder(cfg, config)
     settings = {**vars(cfg), "_name": "student_s2t"}
     needed_to_train = {"_name": "multilingual_speech_to_text", "data": "", "seed": 1}
     content = as_fairseq_saves(settings, needed_to_train, model.state_dict(), "ctc_attention")

@@ -35,6 +35,7 @@ DECODING = [
     "--max-tokens",
     "960000",
 ]
+LEAST_SECONDS = 8  # with silence: in shorter windows the decoder, which knows those of 30 s, runs in circles
 SCORING = ["--references", "manifest", "--lowercase", "--remove-punctuation"]
 
 
@@ -68,7 +69,8 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
             student, waits = f"colld:{run / 'distil' / 'checkpoint_last.pt'}", [f"{name}/distil"]
             logs["distillation"] = f"{name}/distil.log"
         model = run / "model.pt"
-        assemble = ["colld", "assemble", "--student", student, "--decoder-from", f"hf:{whisper}", "--out", str(model)]
+        assemble = ["colld", "assemble", "--student", student, "--decoder-from", f"hf:{whisper}"]
+        assemble += ["--least-seconds", str(LEAST_SECONDS), "--out", str(model)]
         jobs.append(Job(f"{name}/assemble", assemble, waits))
         for test in TESTS:
             jobs += decoding_jobs(
