@@ -42,7 +42,7 @@ def check_command(job, out: str) -> str:
         getattr(colld_options, words[0])(parser.add_argument)
         parser.parse_args(words[1:])
     else:
-        assert words[0] == "-m" and words[1].endswith(".prepare")
+        assert words[0] == "-m" and words[1].endswith((".prepare", ".whisper_base"))
     return program
 
 

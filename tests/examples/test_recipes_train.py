@@ -14,17 +14,18 @@ DISTILLATION = {
         f"baselines/{name}": "hubert" for name in ("distilhubert", "layer_to_layer", "fithubert", "lighthubert", "usad")
     },
     **{f"hubert_asr/distil_{name}": "coded_hubert" for name in ("deep_thin", "shallow_wide", "deep_thin_fbank")},
-    "quickstart/distil": "hubert",
+    "colld/prompts/distil": "hubert",
     "colld/colld_12x1024": "w2v_bert",
     "colld/colld_small": "w2v_bert",
 }
 # Recipes whose student starts from its teacher altogether.
 COPIES = ("baselines/distilhubert", "hubert_asr/distil_shallow_wide", "colld/colld_12x1024")
 FINE_TUNING = (
-    *("colld/finetune_asr", "colld/finetune_st", "quickstart/finetune"),
+    *("colld/finetune_asr", "colld/finetune_st", "colld/prompts/finetune"),
     *(f"hubert_asr/finetune_{labels}" for labels in ("10min", "1h", "10h", "100h")),
 )
 SEVERAL_TEACHERS = "multi_teacher_transducer/stage1"
+QUICKSTART = "quickstart/distil"  # trained in test_quickstart_jobs.py
 # Trained with all that comes before and after them in test_librispeech_recipe.py.
 TRANSDUCERS = ("multi_teacher_transducer/stage2", "multi_teacher_transducer/stage2_kd")
 
@@ -36,7 +37,7 @@ def finite_losses(log):
 
 
 def test_no_recipe_is_left_out():
-    assert RECIPES == {*DISTILLATION, *FINE_TUNING, SEVERAL_TEACHERS, *TRANSDUCERS}
+    assert RECIPES == {*DISTILLATION, *FINE_TUNING, SEVERAL_TEACHERS, QUICKSTART, *TRANSDUCERS}
 
 
 @pytest.mark.parametrize("name", DISTILLATION)
@@ -48,13 +49,13 @@ def test_distillation(name, corpus, request, tmp_path):
         "++task.min_seconds=0.1",
         "++task.max_seconds=0.6",
     ]
-    if name.startswith("quickstart/"):
+    if name.startswith("colld/prompts/"):
         overrides += ["dataset.train_subset=train"]
     if name.endswith("_fbank"):  # global statistics; one update of each stage
         overrides += ["task.cmvn=utterance", "model.front_end_updates=1"]
     log = train(EXAMPLES / f"{name}.yaml", [*NARROW, *TWO_STEPS, *overrides, f"checkpoint.save_dir={tmp_path}"])
     losses = finite_losses(log)
-    if name.startswith("colld/"):
+    if name.startswith("colld/colld_"):
         # ln(101), and half the variance of the logits: cosines of 32 channels vary by 1/32, divided by 0.1.
         assert losses[0] == pytest.approx(math.log(101) + 0.5 / 32 / 0.1**2, rel=0.15)
     assert ("at random: nothing" in log) == (name in COPIES)
@@ -99,7 +100,7 @@ def student(corpus, w2v_bert, tmp_path_factory):
 @pytest.mark.parametrize("name", FINE_TUNING)
 def test_fine_tuning(name, student, corpus, vocab, tmp_path):
     narrow = [override for override in NARROW if "model." not in override]
-    decoder = ["model.decoder_embed_dim=32"] if name.endswith("st") or "quickstart" in name else []
+    decoder = ["model.decoder_embed_dim=32"] if name.endswith("st") or "prompts" in name else []
     overrides = [
         *narrow,
         *TWO_STEPS,

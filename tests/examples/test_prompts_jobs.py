@@ -1,0 +1,47 @@
+"""The jobs of the small Conformers on the prompts: every command parses with the program it is for."""
+
+import pytest
+from job_checks import changes, check_command
+
+from examples.colld.prompts.run import arguments, layer_map, make_plan
+
+
+def plan(*words):
+    args = arguments([str(word) for word in ["out", *words]])
+    jobs, made = make_plan(args.out, args)
+    return {job.name: job for job in jobs}, made, args.out
+
+
+def test_commands_parse():
+    jobs, _, out = plan("--teacher", "hf:DIR", "--distil-updates", 20, "--max-tokens", 1000)
+    programs = [check_command(job, out) for job in jobs.values()]
+    assert programs.count("fairseq-hydra-train") == 5 and programs.count("fairseq-generate") == 6
+    assert jobs["colld/distil"].updates == 20
+    assert jobs["colld/finetune"].config["dataset"]["max_tokens_valid"] == 8000
+
+
+def test_systems_are_fine_tuned_alike():
+    jobs, _, _ = plan()
+    one, other, scratch = (jobs[f"{system}/finetune"].config for system in ("colld", "l1cos", "scratch"))
+    assert set(changes(one, other)) == {"model.student", "checkpoint.save_dir"}
+    assert set(changes(one, scratch)) == {"model.student", "model.freeze_encoder_updates", "checkpoint.save_dir"}
+
+
+def test_own_corpus_needs_no_preparation(tmp_path):
+    jobs, _, _ = plan("--data", tmp_path)
+    assert "prepare" not in jobs and jobs["colld/distil"].config["task"]["data"] == str(tmp_path)
+
+
+def test_every_figure_has_its_file():
+    jobs, made, out = plan()
+    written = {
+        words[words.index("--json") + 1] for words in (job.command for job in jobs.values()) if "--json" in words
+    }
+    assert {str(out / path) for result in made.results for path in result.scores} == written
+    assert {f"{name}.log" for name in jobs} >= {path for result in made.results for path in result.logs.values()}
+
+
+def test_three_layers_or_an_explanation():
+    assert layer_map("4,8,12") == "2:4,4:8,6:12"
+    with pytest.raises(SystemExit, match="three teacher layers"):
+        layer_map("4,8")
