@@ -13,6 +13,7 @@ A table has one row a recording, `id file seconds speaker lang split text [trans
 
 import argparse
 import csv
+import math
 import random
 from pathlib import Path
 from typing import Dict, List
@@ -30,9 +31,15 @@ def main() -> None:
     parser.add_argument("--table", type=Path, nargs="+", default=[HERE / "prompts.tsv"])
     parser.add_argument("--zip", type=Path, nargs="+", default=[HERE / "prompts.zip"], help="one for each table")
     parser.add_argument("--pairs", default="en-en,es-en,fr-en,it-en,ru-en", help="source-target language pairs")
+    parser.add_argument("--max-seconds", type=float, default=math.inf, help="leave out longer recordings (Whisper: 30)")
     parser.add_argument("--train-hours", type=float, default=None, help="keep a random part of the training split")
     args = parser.parse_args()
-    rows = [row for table, archive in zip(args.table, args.zip) for row in read_table(table, archive)]
+    every = [row for table, archive in zip(args.table, args.zip) for row in read_table(table, archive)]
+    rows = [row for row in every if float(row["seconds"]) <= args.max_seconds]
+    if len(rows) < len(every):
+        print(
+            f"{len(every) - len(rows)} of {len(every)} recordings are longer than {args.max_seconds:g} s and left out"
+        )
     pairs = [pair.split("-") for pair in args.pairs.split(",")]
     args.out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "dev", "test"):

@@ -45,7 +45,8 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
     whisper = out / "whisper-base" if args.whisper is None else args.whisper.resolve()
     jobs, needs = [], []
     if args.data is None:
-        jobs.append(Job("prepare", [sys.executable, "-m", "examples.quickstart.prepare", str(data)]))
+        prepare = [sys.executable, "-m", "examples.quickstart.prepare", str(data), "--max-seconds", "30"]
+        jobs.append(Job("prepare", prepare))
         needs.append("prepare")
     if args.whisper is None:
         jobs.append(Job("whisper", [sys.executable, "-m", "examples.quickstart.whisper_base", str(whisper)]))
