@@ -42,6 +42,7 @@ class Plan:
     average: of headline scores, "mean" (every language alike) or "all" (every utterance alike).
     notes: paragraphs above the tables.
     settings: of the command line, for the record.
+    show: whether the report ends with an utterance of each test set as every system writes it.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Plan:
     average: str = "mean"
     notes: List[str] = field(default_factory=list)
     settings: Dict[str, Any] = field(default_factory=dict)
+    show: bool = False
 
 
 def profile_job(plan: Plan, out: Path, jobs: Sequence[Job]) -> Job:

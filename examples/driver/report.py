@@ -55,7 +55,8 @@ def build_tables(report: Report) -> List[Table]:
     for group in report["summary"]:
         tables += [scores_table(report, group), gains_table(report, group)]
         tables += [languages_table(report, group, kind) for kind in MEASURES]
-    return [table for table in tables if table.rows] + [training_table(report)]
+    shown = [shown_table(one) for one in report["shown"]]
+    return [table for table in tables if table.rows] + [training_table(report), *shown]
 
 
 def encoders_table(report: Report) -> Table:
@@ -130,6 +131,12 @@ def training_table(report: Report) -> Table:
         rows.append([result["label"], folder, str(result["seed"]), *cells, number(best)])
     title = "Training (wall clock, validation included; what is shared is named once)"
     return Table(title, ["", "run", "seed", *stages, "best dev CER"], rows)
+
+
+def shown_table(utterance: Dict[str, Any]) -> Table:
+    titles = {"asr": "A held-out utterance, recognized", "st": "A held-out utterance, translated"}
+    rows = [["reference", utterance["reference"]], *map(list, utterance["hypotheses"].items())]
+    return Table(titles.get(utterance["test"], utterance["test"]), ["", "text"], rows)
 
 
 # -- cells -------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import torch
 
 from examples.driver.jobs import failures
+from examples.driver.shown import shown_utterances
 from examples.driver.training_log import LogError, read_log
 
 # What is scored how: recognition by errors, translation by matches.
@@ -26,7 +27,8 @@ def collect(out: Path) -> Dict[str, Any]:
     groups = dict.fromkeys(result["group"] for result in results)
     summary = {group: summarize([result for result in results if result["group"] == group]) for group in groups}
     kept = {key: plan[key] for key in ("title", "notes", "average", "comparisons", "settings")}
-    empty: Dict[str, Any] = {"machine": None, "threads": None, "encoders": {}}
+    shown = shown_utterances(out, plan["results"]) if plan.get("show") else []
+    empty: Dict[str, Any] = {"shown": shown, "machine": None, "threads": None, "encoders": {}}
     return {**kept, **empty, **profile, "results": results, "summary": summary, "missing": list(dict.fromkeys(missing))}
 
 

@@ -81,7 +81,9 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
         results.append(Result(name, system["label"], args.seed, "held-out prompts", scores, logs, f"{name}/model.pt"))
     trained = {result.label: result.checkpoint for result in results if result.logs and result.system != "cut"}
     encoders = {**dict(list(trained.items())[:1]), "teacher": f"hf:{whisper}"}
-    return jobs, Plan(table["title"], results, table["comparisons"], encoders, table["average"], settings=vars(args))
+    return jobs, Plan(
+        table["title"], results, table["comparisons"], encoders, table["average"], settings=vars(args), show=True
+    )
 
 
 def teacher_layers(layer_map: str) -> str:
