@@ -71,12 +71,13 @@ def write_whisper(folder: Path, multilingual: bool = True, layers: int = 2, widt
     )
     model = loud(transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**{**settings, **changes})))
     model.generation_config.update(
-        is_multilingual=multilingual,
         no_timestamps_token_id=tokenizer.convert_tokens_to_ids("<|notimestamps|>"),
         suppress_tokens=tokenizer.convert_tokens_to_ids(["!", "<|startoftranscript|>", "<|nospeech|>"]),
         begin_suppress_tokens=[tokenizer.convert_tokens_to_ids("Ġ"), end],
     )
     model.save_pretrained(folder)
+    rules = folder / "generation_config.json"
+    rules.write_text(json.dumps({**json.loads(rules.read_text()), "is_multilingual": multilingual}))
     transformers.WhisperFeatureExtractor(feature_size=settings["num_mel_bins"]).save_pretrained(folder)
     return str(folder)
 

@@ -61,10 +61,11 @@ class PretrainedVocabulary(Vocabulary):
         self.dictionary = PretrainedDictionary(
             list(ids), {name: self._index[ids[token]] for name, token in symbols.items() if token in ids}
         )
-        self.codec = PretrainedCodec(tokenizer, self.family, self.dictionary.indices)
-        self.dictionary.codec = self.codec
         self.uses_tags = bool(self._prefix.languages)
         self._special_tokens = {self._index[ids[token]] for token in tokenizer.all_special_tokens if token in ids}
+        no_text = self.tag_ids | {self.dictionary.eos()}
+        known = {token for token, index in self.dictionary.indices.items() if index not in no_text}
+        self.codec = self.dictionary.codec = PretrainedCodec(tokenizer, self.family, known)
 
     @property
     def padding_index(self) -> int:
@@ -153,9 +154,12 @@ class PretrainedDictionary(TextDictionary):
 
 
 class PretrainedCodec:
-    """Text to tokens and back, as `data.text.TextCodec`; text is normalized only to NFC and single spaces."""
+    """Text to tokens and back, as `data.text.TextCodec`; text is normalized only to NFC and single spaces.
 
-    def __init__(self, tokenizer: Any, family: str, known: Dict[str, int]) -> None:
+    known: the tokens that text is written with.
+    """
+
+    def __init__(self, tokenizer: Any, family: str, known: Set[str]) -> None:
         self.tokenizer, self.known = tokenizer, known
         self.normalizer = TextNormalizer()
         self.of_bytes = family == "whisper"
@@ -166,7 +170,8 @@ class PretrainedCodec:
         return self.normalizer(text)
 
     def encode(self, text: str) -> List[str]:
-        """Tokens of the text. One that was not kept is taken apart into its characters, or bytes."""
+        """Tokens of the text. What is not known becomes its characters, or bytes: tokens that were not kept, and
+        "</s>", which in a text is no end."""
         text = self.clean(text)
         if not text:
             return []

@@ -8,7 +8,7 @@ import pretrained
 import pytest
 import torch
 import transformers
-from commands import PACKAGE, TINY_ENCODER, call
+from commands import PACKAGE, TINY_ENCODER, TRAINING, call, log_records
 from task_setup import set_up
 
 from colld_fairseq import load_recogniser
@@ -16,6 +16,7 @@ from colld_fairseq.cli import main
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.assembly import assemble
 
 LANGUAGES = {"xx": "en", "yy": "ru", "ar": "es"}  # of the synthetic corpus -> of the decoder
 
@@ -122,3 +123,59 @@ def test_data_with_a_pair_of_languages_that_whisper_cannot_write(assembled, data
     (tmp_path / "test.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="test.tsv:4: from 'ru' into 'es': Whisper translates into English only"):
         generate(tmp_path, assembled)
+
+
+TRAIN = ["--task", "multilingual_speech_to_text", "--arch", "student_s2t", "--criterion", "ctc_attention"]
+
+
+def train(data, save_dir, student, directory, *more):
+    """The log of fairseq-train on a pretrained decoder."""
+    own = [*TRAIN, *TRAINING, "--student", student, "--decoder-from", f"hf:{directory}", "--save-dir", save_dir]
+    return call("train", data, *own, *more)
+
+
+def test_training_goes_on_without_the_directory(data, student, whisper, tmp_path):
+    """Loss on the target's tokens alone; a second run takes tokenizer and weights from the checkpoint."""
+    directory = shutil.copytree(whisper, tmp_path / "teacher")
+    log = train(data, tmp_path / "run", student, directory, "--max-update", "4")
+    assert float(log_records(log, "valid")[-1]["valid_loss"]) > 0
+    assert "valid_wer_es-en" in log_records(log, "valid")[-1]
+    shutil.rmtree(directory)
+    log = train(data, tmp_path / "run", student, directory, "--max-update", "6")
+    assert log_records(log, "train_inner")[-1]["num_updates"] == "6"
+    hypotheses, _ = generate(data, tmp_path / "run" / "checkpoint_last.pt", "--beam", "1")
+    assert len(hypotheses) == 9
+    pretrained.write_m2m100(tmp_path / "teacher")
+    with pytest.raises(ConfigError, match="its config.json is not that of the decoder in .*checkpoint_last.pt"):
+        train(data, tmp_path / "run", student, directory, "--max-update", "8")
+
+
+def test_other_widths_are_adapted(data, student, tmp_path):
+    """M2M-100 of another width: refused by `colld assemble`, trained with an adaptor, with its tokens cut."""
+    directory = pretrained.write_m2m100(tmp_path / "m2m100", d_model=16)
+    with pytest.raises(ConfigError, match="is 32 wide, the decoder of hf:.* attends to 16.*fairseq-train"):
+        assemble(str(student), f"hf:{directory}")
+    cut = ["--decoder-tokens-from", data / "train.tsv", "--adaptor-layers", "1", "--freeze-decoder-updates", "2"]
+    train(data, tmp_path / "run", student, directory, "--max-update", "3", *cut)
+    hypotheses, references = generate(data, tmp_path / "run" / "checkpoint_last.pt")
+    manifest = read_manifest(str(data / "test.tsv"))
+    known = [index for index in references if "unk" not in references[index]]
+    assert len(hypotheses) == 9 and len(known) > 3
+    assert all(references[index] == manifest.text("tgt_text", index) for index in known)
+
+
+def test_transcribe_tells_whisper_what_is_spoken(assembled, data, capsys):
+    row = read_manifest(str(data / "test.tsv")).row(2)
+
+    def written(*languages):
+        assert main(["transcribe", str(assembled), row.audio, "--nbest", "1", *languages]) == 0
+        return capsys.readouterr().out
+
+    recogniser = load_recogniser(str(assembled))
+    for source in ("ru", "es"):
+        ((best,),) = recogniser.transcribe([read_audio(row.audio)], ["en"], source_languages=[source])
+        assert written("--lang", "en", "--source-lang", source).split("\t")[1].rstrip("\n") == best.text
+    assert main(["transcribe", str(assembled), row.audio]) == 2
+    assert "say with --lang which" in capsys.readouterr().err
+    assert main(["transcribe", str(assembled), row.audio, "--lang", "es", "--source-lang", "ru"]) == 2
+    assert "from 'ru' into 'es': Whisper translates into English only" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Decoders of Whisper, M2M-100, NLLB and mBART-50: the logits and beam searches of transformers on the same frames."""
 
+import json
 from types import SimpleNamespace
 
 import pretrained
@@ -7,12 +8,14 @@ import pytest
 import torch
 import transformers
 from fairseq.models import FairseqEncoder
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from colld_fairseq.data.pretrained_vocabulary import PretrainedVocabulary
 from colld_fairseq.decoding.attention import AttentionDecoder, AttentionGenerator
-from colld_fairseq.models.pretrained_decoder import PretrainedDecoder, load_pretrained
+from colld_fairseq.errors import CheckpointError, ConfigError
+from colld_fairseq.models.pretrained_decoder import PARTS, PretrainedDecoder, load_pretrained, parse_parts
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 
 PAIRS = {"whisper": [("es", "en"), ("ru", "ru"), ("en", "en")], "m2m100": [("es", "en"), ("ru", "ru"), ("en", "de")]}
@@ -167,3 +170,69 @@ def test_searches_of_transformers(setting, beam, changes):
         tokens, score = expected[row]
         assert ours[row][0].tokens == tokens[:-1]
         assert ours[row][0].score == pytest.approx(score, abs=1e-4)
+
+
+# -- training -----------------------------------------------------------------------------------------------------
+
+
+def trained_names(decoder):
+    return {name for name, parameter in decoder.named_parameters() if parameter.requires_grad}
+
+
+def test_parts_that_are_trained(setting):
+    vocabulary = setting.vocabulary
+    every = trained_names(PretrainedDecoder(vocabulary))
+    partial = trained_names(PretrainedDecoder(vocabulary, train_parts=parse_parts("layer_norm,cross_attention")))
+    assert any(".encoder_attn.q_proj" in name for name in partial) and any("layer_norm" in name for name in partial)
+    assert not any(".self_attn.q" in name or ".fc1" in name or "embed_tokens" in name for name in partial)
+    single = [trained_names(PretrainedDecoder(vocabulary, train_parts=[part])) for part in PARTS]
+    assert set.union(*single) == every and sum(map(len, single)) == len(every)  # each parameter is of one part
+    with pytest.raises(ConfigError, match="--train-decoder-parts 'attention': write all, or some of layer_norm, self"):
+        parse_parts("attention")
+
+
+def test_frozen_for_the_first_updates(setting):
+    decoder = PretrainedDecoder(setting.vocabulary, train_parts=parse_parts("self_attention,cross_attention"))
+    late = PretrainedDecoder(setting.vocabulary, train_parts=["self_attention", "cross_attention"], freeze_updates=2)
+    assert trained_names(late) == trained_names(decoder)  # which the optimizer is made with
+    late.set_num_updates(1)
+    assert trained_names(late) == {name for name in trained_names(decoder) if ".encoder_attn." in name}
+    late.set_num_updates(2)
+    assert trained_names(late) == trained_names(decoder)
+
+
+def test_dropout_in_place_of_its_own(setting):
+    settings = PretrainedDecoder(setting.vocabulary, dropout=0.3).network.config
+    assert (settings.dropout, settings.attention_dropout, settings.activation_dropout) == (0.3, 0.3, 0.3)
+    assert PretrainedDecoder(setting.vocabulary).network.config.dropout == setting.reference.config.dropout
+
+
+def test_weights_that_do_not_fit(setting, tmp_path):
+    weights = load_file(setting.folder / "model.safetensors")
+    decoder = PretrainedDecoder(setting.vocabulary)
+    name = "model.decoder.layers.0.fc1.weight"
+    save_file({key: value for key, value in weights.items() if key != name}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"no {name} in its weights"):
+        load_pretrained(decoder, setting.vocabulary, tmp_path)
+    save_file({**weights, name: weights[name][:3].clone()}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"{name} is \[3, 32\], expected \[48, 32\]"):
+        load_pretrained(decoder, setting.vocabulary, tmp_path)
+
+
+def test_kept_tokens_have_the_logits_that_they_had(setting, tmp_path):
+    at, kept = setting, sorted({*range(0, 60, 2), *range(60, len(setting.vocabulary.dictionary))})
+    kept = sorted({*kept, *range(4), *(int(i) for i in at.prefixes.flatten()), at.vocabulary.dictionary.eos()})
+    for path in at.folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "kept_tokens.json").write_text(json.dumps({"ids": kept}))
+    vocabulary = PretrainedVocabulary(tmp_path)
+    decoder = PretrainedDecoder(vocabulary).eval()
+    load_pretrained(decoder, vocabulary, tmp_path)
+    assert len(decoder.network.embed_tokens.weight) == len(kept) < len(at.vocabulary.dictionary)
+    position = {index: i for i, index in enumerate(kept)}
+    tokens = torch.tensor([[kept[0], 10, 20, 62, 66]] * 12)
+    cut = SimpleNamespace(
+        decoder=decoder, frames=at.frames, prefixes=at.prefixes.clone().apply_(lambda index: position[index])
+    )
+    ours = teacher_forced(cut, tokens.clone().apply_(lambda index: position[index]), at.lengths)
+    assert torch.allclose(ours, teacher_forced(at, tokens, at.lengths)[..., kept], atol=1e-5)

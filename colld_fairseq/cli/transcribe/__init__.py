@@ -101,7 +101,7 @@ def task_options(args: argparse.Namespace) -> Dict[str, str]:
     if args.options and not options:
         raise ConfigError(f"--options {args.options!r}: write NAME=VALUE, with commas between them")
     moved = {name: getattr(args, name) for name in ("vocab", "cmvn") if getattr(args, name)}
-    return {"decoder": args.decoder, "tgt_lang": args.lang, **moved, **options}
+    return {"decoder": args.decoder, "tgt_lang": args.lang, "src_lang": args.source_lang, **moved, **options}
 
 
 def read_utterances(args: argparse.Namespace, recogniser: Recogniser) -> Tuple[Utterances, Dict[str, str]]:
@@ -141,7 +141,9 @@ def transcribe(
         utterances.rows, utterances.ids, batches, recogniser.output_lengths, bad, bar.advance
     ):
         languages = utterances.languages(names) if recogniser.needs_language else None
-        n_best = recogniser.transcribe([waveform.numpy() for waveform in waveforms], languages)
+        n_best = recogniser.transcribe(
+            [waveform.numpy() for waveform in waveforms], languages, source_languages=utterances.spoken(names)
+        )
         yield {name: Result(len(wave), best) for name, wave, best in zip(names, waveforms, n_best)}
 
 

@@ -40,6 +40,10 @@ class Utterances:
         """Target languages of utterances, by their ids."""
         return [self.row(self.row_of_id[name]).tgt_lang for name in names]
 
+    def spoken(self, names: Sequence[str]) -> List[str]:
+        """Languages that they are spoken in, "" where unknown."""
+        return [self.row(self.row_of_id[name]).src_lang for name in names]
+
 
 def find_audio(names: Sequence[str]) -> Tuple[List[str], List[str]]:
     """Ids and paths of the audio in files, folders (and those below) and zip archives, in order: the path below the
