@@ -77,8 +77,17 @@ def write_whisper(folder: Path, multilingual: bool = True, layers: int = 2, widt
     )
     model.save_pretrained(folder)
     rules = folder / "generation_config.json"
-    rules.write_text(json.dumps({**json.loads(rules.read_text()), "is_multilingual": multilingual}))
-    transformers.WhisperFeatureExtractor(feature_size=settings["num_mel_bins"]).save_pretrained(folder)
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names}
+    known = {
+        "is_multilingual": multilingual,
+        "lang_to_id": {f"<|{name}|>": ids[name] for name in WHISPER_LANGUAGES},
+        "task_to_id": {name: ids[name] for name in ("translate", "transcribe")},
+    }
+    if not multilingual:
+        known = {"is_multilingual": False}
+    rules.write_text(json.dumps({**json.loads(rules.read_text()), **known}))
+    how = dict(feature_size=model.config.num_mel_bins, chunk_length=model.config.max_source_positions // 50)
+    transformers.WhisperFeatureExtractor(**how).save_pretrained(folder)
     return str(folder)
 
 

@@ -74,5 +74,7 @@ def check_unused_parameters(model) -> None:
     remedy = "on several GPUs give --find-unused-parameters or --ddp-backend legacy_ddp as well"
     if model.encoder.freeze_updates:
         raise ConfigError(f"--freeze-encoder-updates {model.encoder.freeze_updates}: {remedy}")
+    if getattr(getattr(model, "decoder", None), "freeze_updates", 0):
+        raise ConfigError(f"--freeze-decoder-updates {model.decoder.freeze_updates}: {remedy}")
     if model.encoder.config.layerdrop:
         raise ConfigError(f"--encoder-layerdrop {model.encoder.config.layerdrop:g}: {remedy}")

@@ -11,6 +11,7 @@ from fairseq.logging import metrics
 from torch import nn
 
 from colld_fairseq.criterions.ctc_attention import CtcAttentionConfig, CtcAttentionCriterion
+from colld_fairseq.errors import ConfigError
 
 PAD, EOS = 1, 2
 
@@ -167,3 +168,17 @@ def test_loss_of_an_undecided_decoder_is_the_logarithm_of_the_vocabulary():
     at.output["logits"] = torch.zeros_like(at.output["logits"])
     _, tokens, log = CtcAttentionCriterion(CtcAttentionConfig(), at.task)(at.model, at.sample)
     assert float(log["nll_loss"]) / tokens == pytest.approx(math.log(len(at.task.target_dictionary)), rel=1e-5)
+
+
+def test_a_model_with_a_decoder_alone():
+    """As a pretrained decoder without a CTC layer: cross-entropy by default; CTC is refused."""
+    at = setting()
+    for name in ("ctc_logits", "ctc_lengths"):
+        del at.output[name]
+    loss, tokens, log = CtcAttentionCriterion(CtcAttentionConfig(label_smoothing=0.0), at.task)(at.model, at.sample)
+    counted = at.sample["target"] != PAD
+    expected = F.cross_entropy(at.output["logits"].float()[counted], at.sample["target"][counted], reduction="sum")
+    assert tokens == int(counted.sum()) and float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert "ctc_loss" not in log
+    with pytest.raises(ConfigError, match="no CTC layer, which beside a pretrained decoder is one of --ctc-layer"):
+        CtcAttentionCriterion(CtcAttentionConfig(ctc_weight=0.1), at.task)(at.model, at.sample)
