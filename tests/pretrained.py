@@ -71,7 +71,6 @@ def write_whisper(folder: Path, multilingual: bool = True, layers: int = 2, widt
     )
     model = loud(transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**{**settings, **changes})))
     model.generation_config.update(
-        no_timestamps_token_id=tokenizer.convert_tokens_to_ids("<|notimestamps|>"),
         suppress_tokens=tokenizer.convert_tokens_to_ids(["!", "<|startoftranscript|>", "<|nospeech|>"]),
         begin_suppress_tokens=[tokenizer.convert_tokens_to_ids("Ġ"), end],
     )
@@ -85,7 +84,9 @@ def write_whisper(folder: Path, multilingual: bool = True, layers: int = 2, widt
     }
     if not multilingual:
         known = {"is_multilingual": False}
-    rules.write_text(json.dumps({**json.loads(rules.read_text()), **known}))
+    written = json.loads(rules.read_text())
+    written.pop("_from_model_config", None)  # else transformers makes it anew from config.json
+    rules.write_text(json.dumps({**written, **known, "no_timestamps_token_id": ids["notimestamps"]}))
     how = dict(feature_size=model.config.num_mel_bins, chunk_length=model.config.max_source_positions // 50)
     transformers.WhisperFeatureExtractor(**how).save_pretrained(folder)
     return str(folder)

@@ -69,7 +69,7 @@ def test_text_of_whole_windows(whole, source, target, task):
     expected = [" ".join(text.split()) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
     recogniser = load_recogniser(whole.path)
     n_best = recogniser.transcribe(waveforms, [target] * 6, source_languages=[source] * 6)
-    assert len(set(expected)) > 3
+    assert len(set(expected)) > 2
     for (hypothesis,), text in zip(n_best, expected):
         assert hypothesis.text == text
 
