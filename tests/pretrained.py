@@ -24,20 +24,21 @@ BYTES = [
 ]
 
 
-def loud(model):
-    """Weights that make the input matter: a fresh model writes nearly the same for everything."""
+def loud(model, ends=4.0):
+    """Weights that make the input matter: a fresh model writes nearly the same for everything. ends: added to the logit
+    of the end of text."""
     torch.manual_seed(7)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "embed_positions" not in name or "decoder" in name:
                 value.add_(0.3 * torch.randn_like(value) if value.dim() > 1 else 0.1 * torch.randn_like(value))
         end = model.get_input_embeddings().weight[model.config.eos_token_id]
-        model.model.decoder.layer_norm.bias.add_(4 * end / end.dot(end))  # so that hypotheses end now and then
+        model.model.decoder.layer_norm.bias.add_(ends * end / end.dot(end))
     return model.eval()
 
 
-def write_whisper(folder: Path, multilingual: bool = True, layers: int = 2, width: int = 32, **changes) -> str:
-    """A random Whisper of 2 decoder layers; returns its directory. changes: of config.json."""
+def write_whisper(folder: Path, multilingual: bool = True, layers: int = 2, ends: float = 4.0, **changes) -> str:
+    """A random Whisper of 2 decoder layers and width 32; returns its directory. changes: of config.json."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=BYTES, show_progress=False)
@@ -56,7 +57,7 @@ def write_whisper(folder: Path, multilingual: bool = True, layers: int = 2, widt
     settings = dict(
         vocab_size=len(tokenizer),
         num_mel_bins=80,
-        d_model=width,
+        d_model=32,
         encoder_layers=layers,
         encoder_attention_heads=4,
         encoder_ffn_dim=48,
@@ -69,7 +70,9 @@ def write_whisper(folder: Path, multilingual: bool = True, layers: int = 2, widt
         eos_token_id=end,
         decoder_start_token_id=end + 1,
     )
-    model = loud(transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**{**settings, **changes})))
+    model = loud(
+        transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**{**settings, **changes})), ends
+    )
     model.generation_config.update(
         suppress_tokens=tokenizer.convert_tokens_to_ids(["!", "<|startoftranscript|>", "<|nospeech|>"]),
         begin_suppress_tokens=[tokenizer.convert_tokens_to_ids("Ġ"), end],
