@@ -50,7 +50,11 @@ def save_plot(report: Dict[str, Any], path: Path) -> None:
         figure, axes = plt.subplots(count, 2, figsize=(11.5, height * count), dpi=130, squeeze=False)
         for row, (group, kind) in enumerate(rows):
             _bars(axes[row, 0], report, group, kind, looks)
-            _curves(axes[row, 1], [r for r in report["results"] if r["group"] == group], kind, looks)
+            results = [result for result in report["results"] if result["group"] == group]
+            if any(validation_curve(result, kind) for result in results):
+                _curves(axes[row, 1], results, kind, looks)
+            else:
+                _sizes(axes[row, 1], report, results, kind, looks)
         if not rows:
             for panel in axes[0]:
                 _no_data(panel)
@@ -102,6 +106,30 @@ def _curves(axes: Axes, results: List[Dict[str, Any]], kind: str, looks: Dict[st
     axes.set_xlim(left=0)
     axes.set_xlabel("updates")
     axes.set_ylabel(SHOWN[kind][1])
+    axes.grid(color="#E5E5E5", linewidth=0.8)
+    axes.legend(frameon=False, fontsize=7)
+
+
+def _sizes(
+    axes: Axes, report: Dict[str, Any], results: List[Dict[str, Any]], kind: str, looks: Dict[str, Style]
+) -> None:
+    """The average beside the size of the encoder, where nothing was decoded in validation."""
+    measure, name = SHOWN[kind]
+    axes.set_title("Quality and size", loc="left", fontweight="bold", pad=18)
+    points = {}
+    for result in results:
+        scores = (result["values"] or {}).get(kind, {})
+        if report["average"] in scores and result["encoder_parameters"]:
+            millions = result["encoder_parameters"] / 1e6
+            points.setdefault(result["system"], (millions, scores[report["average"]][measure], result["label"]))
+    if not points:
+        return _no_data(axes)
+    for system, (size, score, label) in points.items():
+        axes.plot(size, score, "o", color=looks[system].color, markersize=8, label=label)
+    axes.set_xlim(0, 1.1 * max(size for size, _, _ in points.values()))
+    axes.set_ylim(0, 1.1 * max(score for _, score, _ in points.values()))
+    axes.set_xlabel("encoder, million parameters")
+    axes.set_ylabel(name)
     axes.grid(color="#E5E5E5", linewidth=0.8)
     axes.legend(frameon=False, fontsize=7)
 

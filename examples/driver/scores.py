@@ -42,8 +42,8 @@ def _collect_result(out: Path, result: Dict[str, Any], missing: List[str]) -> Di
         if log is not None:
             seconds = log.seconds / 60
             stages[stage] = {"updates": log.updates, "minutes": seconds, "validations": log.validations}
-    parameters = _attempt(missing, lambda: count_parameters(out / result["checkpoint"]))
-    return {**result, "values": scores, "stages": stages, "parameters": parameters}
+    sizes = _attempt(missing, lambda: count_parameters(out / result["checkpoint"])) or (None, None)
+    return {**result, "values": scores, "stages": stages, "parameters": sizes[0], "encoder_parameters": sizes[1]}
 
 
 def _attempt(missing: List[str], read: Callable[[], Any]) -> Any:
@@ -101,13 +101,14 @@ def read_scores(path: Path) -> Scores:
     return kinds
 
 
-def count_parameters(path: Path) -> int:
-    """Of the whole model in a checkpoint."""
+def count_parameters(path: Path) -> Tuple[int, int]:
+    """Of the whole model in a checkpoint, and of its encoder."""
     try:
         model = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["model"]
     except (OSError, RuntimeError, KeyError) as error:
         raise LogError(f"{path}: cannot be read ({error})") from error
-    return sum(value.numel() for value in model.values())
+    encoder = sum(value.numel() for name, value in model.items() if name.startswith("encoder."))
+    return sum(value.numel() for value in model.values()), encoder
 
 
 def summarize(results: List[Dict[str, Any]]) -> Dict[str, Any]:
