@@ -69,6 +69,14 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
             jobs.append(training_job(out, f"{name}/distil", config, ["features"]))
             student, waits = f"colld:{run / 'distil' / 'checkpoint_last.pt'}", [f"{name}/distil"]
             logs["distillation"] = f"{name}/distil.log"
+            if system.get("settles", True):
+                config = override(
+                    config, table["settle"], {"optimization": {"max_update": args.settle_updates}},
+                    {"model": {"init_from": student}, "checkpoint": {"save_dir": str(run / "settle")}},
+                )  # fmt: skip
+                jobs.append(training_job(out, f"{name}/settle", config, waits))
+                student, waits = f"colld:{run / 'settle' / 'checkpoint_last.pt'}", [f"{name}/settle"]
+                logs["settling"] = f"{name}/settle.log"
         model = run / "model.pt"
         assemble = ["colld", "assemble", "--student", student, "--decoder-from", f"hf:{whisper}"]
         assemble += ["--least-seconds", str(LEAST_SECONDS), "--out", str(model)]
@@ -99,6 +107,7 @@ def arguments(words: List[str]) -> argparse.Namespace:
         "--whisper", type=Path, help="Hugging Face directory of a Whisper of base's width (default: base, fetched)"
     )
     parser.add_argument("--updates", type=int, default=read_yaml(HERE / "distil.yaml")["optimization"]["max_update"])
+    parser.add_argument("--settle-updates", type=int, default=400, help="of the second stage")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(words)
     args.out = args.out.resolve()
