@@ -116,10 +116,10 @@ def ask_for_labels(search, scorer, frames, labels):
     low, high = -50.0, 50.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        setattr(target, name, middle)
+        object.__setattr__(target, name, middle)  # a search is frozen, for all who share it; this one is ours alone
         few = len(recognize(search, scorer, frames)) < labels
         low, high = (middle, high) if few else (low, middle)
-    setattr(target, name, high)
+    object.__setattr__(target, name, high)
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from colld_fairseq.checkpoints.encoder import Fields, Layout, Names
 from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.modules.encoder_config import WHISPER_RATE_HZ, EncoderConfig
 from colld_fairseq.modules.feed_forward import get_activation
 
 NAMES = Names(
@@ -68,7 +68,7 @@ def config_of(settings: Dict[str, Any], preprocessor: Dict[str, Any]) -> Encoder
 def settings_of(config: EncoderConfig) -> Sequence[Dict[str, Any]]:
     """Fields of transformers' WhisperConfig that are the encoder's, and those of WhisperFeatureExtractor."""
     settings = dict(FIELDS.to_theirs(config), model_type="whisper")
-    return settings, dict(feature_size=config.fbank_bins, chunk_length=int(config.input.window_seconds))
+    return settings, dict(feature_size=config.fbank_bins, chunk_length=int(config.max_positions / WHISPER_RATE_HZ))
 
 
 LAYOUT = Layout("hf:DIR (transformers' Whisper)", settings_of, config_of, NAMES)

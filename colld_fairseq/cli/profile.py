@@ -8,18 +8,19 @@ import argparse
 import json
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, List, Tuple
+from typing import Any, Callable, Dict, List
 
 import numpy as np
 import torch
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.fbank import SAMPLE_RATE
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import write_atomically
+from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.outputs import check_output
 from colld_fairseq.profiling import count_macs, describe_machine, real_time_factor, time_runs, working_memory
 
@@ -87,7 +88,7 @@ def load_student_subject(path: str, device: torch.device, cmvn: str = "") -> Sub
         with torch.no_grad():
             return student(source.to(device)).x
 
-    parameters = _parameters(student.named_parameters())
+    parameters = _parameters(student)
     stored = round(parameters * _bytes_per_parameter(checkpoint.weights))
     return Subject("student", path, run, parameters, stored, student.num_layers, student.width, student.frame_rate_hz)
 
@@ -103,7 +104,7 @@ def load_teacher_subject(spec: str, device: torch.device) -> Subject:
         source = torch.from_numpy(waveforms).to(device)
         return teacher(source, torch.full(source.shape[:1], source.size(1))).features[last]
 
-    parameters = _parameters(teacher.module.named_parameters())
+    parameters = _parameters(teacher.module)
     stored = round(parameters * _bytes_per_parameter(_teacher_state(spec)))
     return Subject("teacher", spec, run, parameters, stored, last, teacher.width, teacher.frame_rate_hz)
 
@@ -119,8 +120,12 @@ def _teacher_state(spec: str) -> Dict[str, Tensor]:
     return read_state(resolve_directory(name)) if scheme == "hf" else open_file(name).weights
 
 
-def _parameters(named: Iterable[Tuple[str, Tensor]]) -> int:
-    return sum(p.numel() for name, p in named if name.rpartition(".")[2] not in TRAINING_ONLY)
+def _parameters(module: nn.Module) -> int:
+    """Of an encoder as it is deployed: transformers' modules have a mask embedding as well."""
+    if isinstance(module, StudentEncoder):
+        return module.num_parameters()
+    named = module.named_parameters()
+    return sum(value.numel() for name, value in named if name.rpartition(".")[2] not in TRAINING_ONLY)
 
 
 def _bytes_per_parameter(state: Dict[str, Tensor]) -> float:

@@ -32,7 +32,7 @@ class DistillationConfig(FairseqDataclass):
     )
     decoder_weight: float = option(
         0.0,
-        "weight of what the teacher's frozen decoder (--decoder-from) loses by reading the student's output, per token",
+        "weight of what the teacher's decoder (--teacher-decoder, frozen) loses by reading the student's output, per token",
         NOT_NEGATIVE,
     )
     decoder_term: ChoiceEnum(["cross_entropy", "kl"]) = option(
@@ -153,11 +153,13 @@ class DistillationCriterion(FairseqCriterion):
         return "none" if self.without_heads else str(self.cfg.target_norm)
 
     def check_decoder(self, task) -> None:
-        """Raises ConfigError unless --decoder-weight and --decoder-from are given together, with what they need."""
-        if bool(self.cfg.decoder_weight) != bool(getattr(task.cfg, "decoder_from", "")):
-            raise ConfigError("--decoder-weight of the criterion and --decoder-from of the task need each other")
+        """Raises ConfigError unless --decoder-weight and --teacher-decoder are given together, with what they need."""
+        if bool(self.cfg.decoder_weight) != bool(getattr(task.cfg, "teacher_decoder", "")):
+            raise ConfigError("--decoder-weight of the criterion and --teacher-decoder of the task need each other")
         if self.cfg.decoder_weight and (task.student.head != "none" or "out:out" not in task.student.layer_map):
-            raise ConfigError("--decoder-from reads the student's output: give --head none and out:out in --layer-map")
+            raise ConfigError(
+                "--teacher-decoder reads the student's output: give --head none, and out:out in --layer-map"
+            )
 
     def check_distributed(self, model) -> None:
         """Raises ConfigError before torch's DistributedDataParallel waits for gradients that never come."""

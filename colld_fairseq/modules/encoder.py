@@ -141,11 +141,13 @@ class StudentEncoder(nn.Module):
         return torch.div(lengths, self.config.time_reduction, rounding_mode="floor")
 
     def num_parameters(self) -> int:
-        """Parameters of the deployed encoder: all but the mask embedding, which only training uses.
+        """Parameters of the deployed encoder: all but the mask embedding, which only training uses, and the biases of
+        Whisper's keys, which have no effect and are in none of its files.
 
         This is how the published sizes count (DistilHuBERT 23,491,200).
         """
-        return sum(p.numel() for p in self.parameters()) - self.mask_emb.numel()
+        key_biases = self.width * len(self.blocks) if self.config.front_end == "whisper" else 0
+        return sum(p.numel() for p in self.parameters()) - self.mask_emb.numel() - key_biases
 
     def embed(self, source: Tensor, source_lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """The front-end's output [B, T, D], after its dropout and before masks and positions, and lengths [B].

@@ -30,7 +30,7 @@ class FrozenDecoder:
     def check_width(self, width: int) -> None:
         if width != self.module.width:
             raise ConfigError(
-                f"--decoder-from: the decoder reads an encoder of width {self.module.width}, the student's is {width}"
+                f"--teacher-decoder: it reads an encoder of width {self.module.width}, the student's is {width}"
             )
 
     def encode(self, row: Row) -> Tensor:

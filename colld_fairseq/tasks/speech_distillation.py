@@ -59,7 +59,7 @@ class SpeechDistillationConfig(SpeechTaskConfig):
         "how teacher frames meet a slower student: average neighbors, stack their channels, or concat_tanh"
         f" (a learned Linear and tanh bring stacked frames back to the teacher's width){EACH}",
     )
-    decoder_from: str = option(
+    teacher_decoder: str = option(
         "",
         "the teacher's own decoder, hf:DIR, which reads the student's output, frozen, for --decoder-weight of the"
         " criterion: the manifests' tgt_text is what the teacher writes",
@@ -90,8 +90,8 @@ class SpeechDistillationTask(SpeechTask):
 
     @cached_property
     def frozen_decoder(self) -> Optional[FrozenDecoder]:
-        """What --decoder-from names."""
-        return FrozenDecoder(self.cfg.decoder_from) if self.cfg.decoder_from else None
+        """What --teacher-decoder names."""
+        return FrozenDecoder(self.cfg.teacher_decoder) if self.cfg.teacher_decoder else None
 
     @property
     def combination(self) -> str:

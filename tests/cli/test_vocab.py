@@ -51,7 +51,11 @@ def load(folder):
     from fairseq.data import Dictionary
 
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return Dictionary.load(str(folder / config["vocab_filename"])), load_text_codec(config, folder), config
+    return (
+        Dictionary.load(str(folder / config["vocab_filename"])),
+        load_text_codec(config, folder / "config.yaml"),
+        config,
+    )
 
 
 def test_characters_by_frequency_with_tags(tmp_path, capsys):

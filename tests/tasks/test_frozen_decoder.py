@@ -41,7 +41,7 @@ def distil(data, whisper, *more):
     return set_up(
         *[data, *SHAPE, "--init-from", f"hf:{whisper}", "--teacher", f"hf:{whisper}", "--head", "none"],
         *["--layer-map", "1:1,out:out", "--mask-prob", "0", "--criterion", "feature_regression"],
-        *["--decoder-from", f"hf:{whisper}", "--decoder-weight", "0.5", "--target-norm", "instance", *more],
+        *["--teacher-decoder", f"hf:{whisper}", "--decoder-weight", "0.5", "--target-norm", "instance", *more],
     )
 
 

@@ -1,4 +1,6 @@
-"""How much of the text a frozen student knows: python -m examples.colld.prompts.probe RUN_DIR CHECKPOINT [CHECKPOINT ...]
+"""How much of the text a frozen student knows:
+
+    python -m examples.colld.prompts.probe RUN_DIR CHECKPOINT [CHECKPOINT ...]
 
 A small convolutional CTC head (kernel 5, 256 channels) is trained for 600 updates of 16 utterances on the last layer of
 each frozen student, and decoded greedily on the dev recordings. It takes a minute a checkpoint on one core, where
