@@ -32,7 +32,7 @@ class DistillationConfig(FairseqDataclass):
     )
     decoder_weight: float = option(
         0.0,
-        "weight of what the teacher's decoder (--teacher-decoder, frozen) loses by reading the student's output, per token",
+        "weight of what --teacher-decoder loses by reading the student's output, per token",
         NOT_NEGATIVE,
     )
     decoder_term: ChoiceEnum(["cross_entropy", "kl"]) = option(
