@@ -160,6 +160,8 @@ class DistillationCriterion(FairseqCriterion):
             raise ConfigError(
                 "--teacher-decoder reads the student's output: give --head none, and out:out in --layer-map"
             )
+        if str(self.cfg.decoder_term) == "kl" and len(task.teachers) > 1:
+            raise ConfigError("--decoder-term kl compares with the one teacher whose decoder it is; take cross_entropy")
 
     def check_distributed(self, model) -> None:
         """Raises ConfigError before torch's DistributedDataParallel waits for gradients that never come."""

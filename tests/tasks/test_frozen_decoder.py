@@ -131,6 +131,14 @@ def test_what_it_needs_is_said(options, message, data, whisper):
         distil(data, whisper, *options)
 
 
+def test_divergence_is_from_one_teacher(data, whisper):
+    teachers = f"a=hf:{whisper},b=hf:{whisper}"
+    several = ["--teacher", teachers, "--criterion", "multi_teacher"]
+    distil(data, whisper, *several)
+    with pytest.raises(ConfigError, match="one teacher"):
+        distil(data, whisper, *several, "--decoder-term", "kl")
+
+
 def test_a_pair_of_languages_that_whisper_cannot_write_is_refused(data, whisper, tmp_path):
     manifest = read_manifest(str(data / "valid.tsv"))
     write_manifest(tmp_path / "valid.tsv", [manifest.row(0)._replace(tgt_lang="ru")])
