@@ -185,11 +185,11 @@ def test_stopped_run_is_finished(checkpoint, corpus, tmp_path, monkeypatch, caps
     batch_sizes = []
     plain = Recogniser.transcribe
 
-    def counting(self, waveforms, languages=None):
+    def counting(self, waveforms, *languages, **spoken):
         if len(batch_sizes) == stop_at:
             raise KeyboardInterrupt
         batch_sizes.append(len(waveforms))
-        return plain(self, waveforms, languages)
+        return plain(self, waveforms, *languages, **spoken)
 
     monkeypatch.setattr(Recogniser, "transcribe", counting)
     stop_at = -1
