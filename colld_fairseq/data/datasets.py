@@ -20,6 +20,7 @@ from colld_fairseq.data.fbank import fbank_length, fbank_samples
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.nbest import NBestTargets
+from colld_fairseq.data.perturbation import Perturbation
 from colld_fairseq.data.rows import PathRows
 from colld_fairseq.data.stored_fbank import read_stored_fbank
 from colld_fairseq.errors import AudioError
@@ -41,6 +42,8 @@ class DatasetOptions:
     """Of crops, SpecAugment and the order of rows."""
     spec_augment: Optional[SpecAugment] = None
     """Of filterbanks, in training."""
+    perturbation: Optional[Perturbation] = None
+    """Of waveforms, in training: student and online teacher take in the same."""
     max_samples: Optional[int] = None
     """Longer utterances are cropped: in training at random, else to their start."""
     keep_waveform: bool = False
@@ -50,7 +53,8 @@ class DatasetOptions:
     bad_audio_share: float = 0.001
     """Share of unreadable rows past which reading is fatal."""
     keep_in_memory: bool = False
-    """Read and transform each utterance once in every loader process (for small corpora)."""
+    """Read and transform each utterance once in every loader process (for small corpora); of those that are perturbed
+    or joined, only read."""
     epoch_rows: Optional[Callable[[int], np.ndarray]] = None
     """In training: epoch -> indices of its rows, in random order."""
     unusable: Mapping[str, str] = field(default_factory=dict)
@@ -78,6 +82,7 @@ class SpeechDataset(FairseqDataset):
         self.bad_audio = BadAudioLedger(len(rows), options.bad_audio_share)
         self.epoch = 1
         self.memory: Dict[int, Dict] = {}
+        self.recordings: Dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -119,19 +124,36 @@ class SpeechDataset(FairseqDataset):
         except AudioError as error:
             self.bad_audio.report(index, row.id, error)
             return None
-        augment = self.options.spec_augment if generator is not None else None
-        if augment is not None and self.student_input.config.kind != "waveform":
-            item["source"] = augment(item["source"], generator)
-        return item
+        return self.augmented(item, generator)
 
     def read_item(self, index: int, row: Row, generator: Optional[np.random.Generator]) -> Dict:
         """Audio as the student (and an online teacher) takes it; AudioError when the utterance cannot be read."""
         if index in self.memory:
             return dict(self.memory[index])
-        if row.id in self.options.unusable:
-            raise AudioError(self.options.unusable[row.id])
-        whole = read_recording(row, self.student_input)
-        recording = self.crop(whole, generator)
+        perturbed = generator is not None and self.options.perturbation is not None
+        whole = self.recording(index, row, keep=perturbed, generator=generator)
+        cropped = self.crop(whole, generator)
+        item = self.make_item(index, row, cropped)
+        # A random crop differs every time, and so does what is perturbed.
+        if self.options.keep_in_memory and not perturbed and len(cropped) == len(whole):
+            self.memory[index] = dict(item)
+        return item
+
+    def recording(self, index: int, row: Row, keep: bool, generator: Optional[np.random.Generator]) -> np.ndarray:
+        """What a row names, perturbed where a generator is given; keep: in memory, where the options want that."""
+        recording = self.recordings.get(index)
+        if recording is None:
+            if row.id in self.options.unusable:
+                raise AudioError(self.options.unusable[row.id])
+            recording = read_recording(row, self.student_input)
+            if keep and self.options.keep_in_memory:
+                self.recordings[index] = recording
+        if generator is not None and self.options.perturbation is not None:
+            return self.options.perturbation(recording, generator)
+        return recording
+
+    def make_item(self, index: int, row: Row, recording: np.ndarray) -> Dict:
+        """What the models take in of a recording."""
         item = {
             "index": index,
             "utt_id": row.id,
@@ -144,8 +166,12 @@ class SpeechDataset(FairseqDataset):
         if teacher_input is not None:
             same = teacher_input == self.student_input
             item["teacher_source"] = item["source"] if same else teacher_input(recording)
-        if self.options.keep_in_memory and len(recording) == len(whole):  # a random crop differs every time
-            self.memory[index] = dict(item)
+        return item
+
+    def augmented(self, item: Dict, generator: Optional[np.random.Generator]) -> Dict:
+        augment = self.options.spec_augment if generator is not None else None
+        if augment is not None and self.student_input.config.kind != "waveform":
+            item["source"] = augment(item["source"], generator)
         return item
 
     def crop(self, recording: np.ndarray, generator: Optional[np.random.Generator]) -> np.ndarray:
@@ -251,8 +277,8 @@ class SpeechToTextDataset(SpeechDataset):
         self.encode = encode
         self.encode_ctc = encode_ctc
 
-    def read_item(self, index: int, row: Row, generator: Optional[np.random.Generator]) -> Dict:
-        item = super().read_item(index, row, generator)
+    def make_item(self, index: int, row: Row, recording: np.ndarray) -> Dict:
+        item = super().make_item(index, row, recording)
         item.update(target=self.encode(row), ctc_target=self.encode_ctc(row), row=row)
         if self.nbest is not None:
             hypotheses = self.nbest.of(index) or [(row.tgt_text, 1.0)]

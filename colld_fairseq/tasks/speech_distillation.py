@@ -11,10 +11,12 @@ from torch import Tensor
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.datasets import SpeechDataset, SpeechToTextDataset
+from colld_fairseq.data.joining import JoinedUtterances, Joining
 from colld_fairseq.data.manifest import require_waveforms
+from colld_fairseq.data.perturbation import Perturbation
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.colld_student import ColldStudentConfig
-from colld_fairseq.numbers import option
+from colld_fairseq.numbers import NOT_NEGATIVE, SHARE, option
 from colld_fairseq.tasks.frozen_decoder import FrozenDecoder
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig
 from colld_fairseq.teachers.codes import TeacherCodes, load_codes
@@ -64,6 +66,13 @@ class SpeechDistillationConfig(SpeechTaskConfig):
         "the teacher's own decoder, hf:DIR, which reads the student's output, frozen, for --decoder-weight of the"
         " criterion: the manifests' tgt_text is what the teacher writes",
     )
+    join_seconds: float = option(
+        0.0,
+        "training: utterances of one language follow each other in windows of up to so many seconds, every length"
+        " being as likely; drawn anew in every epoch. 0: each by itself",
+        NOT_NEGATIVE,
+    )
+    join_padded: float = option(0.0, "share of these windows that silence fills up to --join-seconds", SHARE)
 
 
 @register_task("speech_distillation", dataclass=SpeechDistillationConfig)
@@ -153,6 +162,12 @@ class SpeechDistillationTask(SpeechTask):
         options.unusable = {name: why for cache in self.teachers.caches for name, why in cache.bad.items()}
         if self.crops_long_utterances:
             options.max_samples = int(self.cfg.max_seconds * SAMPLE_RATE)
+        joining = self.joining(student_input) if options.train else None
+        self.check_caches(joining, options.perturbation)
+        dataset = self.make_utterances(rows, student_input, options)
+        return dataset if joining is None else JoinedUtterances(dataset, joining)
+
+    def make_utterances(self, rows, student_input, options) -> SpeechDataset:
         decoder = self.frozen_decoder
         if decoder is None:
             return SpeechDataset(rows, student_input, options)
@@ -160,6 +175,25 @@ class SpeechDistillationTask(SpeechTask):
         return SpeechToTextDataset(
             rows, student_input, options, dictionary, decoder.encode, decoder.encode, prefix=decoder.prefix
         )
+
+    def joining(self, student_input) -> Optional[Joining]:
+        """How training utterances are joined, if they are; ConfigError for windows that the student does not take."""
+        seconds, config = self.cfg.join_seconds, student_input.config
+        if not seconds:
+            return None
+        if config.kind == "log_mel" and seconds > config.window_seconds:
+            raise ConfigError(f"--join-seconds {seconds:g}: this student takes in {config.window_seconds:g} s at most")
+        return Joining(seconds, self.cfg.join_padded)
+
+    def check_caches(self, joining: Optional[Joining], perturbation: Optional[Perturbation]) -> None:
+        """Raises ConfigError where audio is changed of which a cache has features."""
+        changed = {"--join-seconds": joining, "--perturb-*": perturbation}
+        for name, given in changed.items():
+            if given is not None and self.teachers.caches:
+                raise ConfigError(
+                    f"{name} makes other audio than that of --teacher-cache: leave one of them out (without the cache"
+                    " the teacher runs along)"
+                )
 
     def state_dict(self) -> Dict[str, str]:
         """Kept in every checkpoint: which teachers it learned from."""

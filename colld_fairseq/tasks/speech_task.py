@@ -22,6 +22,7 @@ from colld_fairseq.data.datasets import DatasetOptions
 from colld_fairseq.data.fairseq_config import CONFIG_YAML, FairseqDataConfig, read_data_config
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import JoinedManifest, join_manifests, read_manifest, require_waveforms
+from colld_fairseq.data.perturbation import Perturbation
 from colld_fairseq.data.sampling import sampling_indices
 from colld_fairseq.data.stored_fbank import stored_shape
 from colld_fairseq.errors import AudioError, ColldError, ConfigError, ManifestError
@@ -29,7 +30,16 @@ from colld_fairseq.models.encoder_options import record, record_encoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.named_values import value_of_each
-from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, check_numbers, option
+from colld_fairseq.numbers import (
+    COUNT_OR_NONE,
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    SHARE,
+    check_numbers,
+    option,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +88,19 @@ class SpeechTaskConfig(FairseqDataclass):
     specaug_time_masks: int = option(0, "SpecAugment: time masks per utterance (filterbank input)", COUNT_OR_NONE)
     specaug_time_width: int = option(40, "SpecAugment T: longest time mask (10 ms frames)", COUNT_OR_NONE)
     specaug_time_share: float = option(0.2, "SpecAugment p: longest time mask as share of the utterance", SHARE)
+    perturb_speed: float = option(
+        0.0,
+        "training: speed and pitch of each utterance go up or down by up to this share, anew in every epoch; 0.1, say",
+        PROBABILITY,
+    )
+    perturb_volume_db: float = option(
+        0.0, "training: volume of each utterance goes up or down by up to so many dB", NOT_NEGATIVE
+    )
+    perturb_noise_db: Optional[float] = option(
+        None,
+        "training: every second utterance gets noise, with a signal-to-noise ratio of this many dB to 30 dB more",
+        FINITE,
+    )
     keep_in_memory: bool = option(
         False, "read and transform each utterance once and keep it in memory (filterbanks: 32 kB per second)"
     )
@@ -184,6 +207,9 @@ class SpeechTask(FairseqTask):
         if train:
             options.epoch_rows = self.epoch_sampler(rows, self.training_rows(rows))
             options.spec_augment = self.spec_augment(split)
+            options.perturbation = self.perturbation()
+            if options.perturbation is not None:
+                require_waveforms(rows, "--perturb-*")
         self.check_data_config(split)
         check_stored(rows, self.student_input.config, remedy=", or choose --front-end fbank_stack, fbank or conv2d")
         self.datasets[split] = dataset = self.make_dataset(split, rows, self.student_input, options)
@@ -270,6 +296,11 @@ class SpeechTask(FairseqTask):
             max_time_width=self.cfg.specaug_time_width,
             max_time_fraction=self.cfg.specaug_time_share,
         )
+
+    def perturbation(self) -> Optional[Perturbation]:
+        """What training does to waveforms, if anything."""
+        given = Perturbation(self.cfg.perturb_speed, self.cfg.perturb_volume_db, self.cfg.perturb_noise_db)
+        return None if given == Perturbation() else replace(given, max_samples=int(self.cfg.max_seconds * SAMPLE_RATE))
 
     def make_dataset(self, split: str, rows, student_input: StudentInput, options: DatasetOptions):
         raise NotImplementedError

@@ -10,6 +10,7 @@ from commands import binary, call, environment, log_records, losses
 
 UPDATES = 24
 KILL_AFTER = 13
+PERTURBED = ["--perturb-speed", "0.1", "--perturb-volume-db", "6", "--perturb-noise-db", "10"]
 CHECKPOINTS = ["--save-interval-updates", "5", "--keep-interval-updates", "1", "--disable-validation"]
 
 
@@ -89,13 +90,26 @@ def test_stopped_finetuning_resumes_exactly(finetune_options, vocab, tmp_path):
             "--specaug-time-masks",
             "2",
         ],
-        *["--sampling-alpha", "0.5", "--freeze-encoder-updates", "4"],
+        *["--sampling-alpha", "0.5", "--freeze-encoder-updates", "4", *PERTURBED],
     ]
-    whole = curve(call("train", *options, "--max-update", 14, "--save-dir", tmp_path / "whole"))
+    check_stopped_run(options, tmp_path)
+
+
+def test_stopped_distillation_of_joined_and_perturbed_utterances_resumes_exactly(distil_options, tmp_path):
+    """Windows are drawn anew in every epoch, of which these updates make several."""
+    options = [*distil_options, "--join-seconds", "4", "--join-padded", "0.3", "--disable-validation", *PERTURBED]
+    whole = check_stopped_run(options, tmp_path)
+    assert sum(float(loss) > 0 for loss, _ in whole.values()) == 14
+
+
+def check_stopped_run(options, folder):
+    """The curve of a run that is stopped twice is that of a whole one, which is given."""
+    whole = curve(call("train", *options, "--max-update", 14, "--save-dir", folder / "whole"))
     parts = {}
     for stop in (6, 11, 14):
-        parts.update(curve(call("train", *options, "--max-update", stop, "--save-dir", tmp_path / "parts")))
+        parts.update(curve(call("train", *options, "--max-update", stop, "--save-dir", folder / "parts")))
     assert parts == whole
+    return whole
 
 
 def test_whole_run_does_not_depend_on_workers(curves, distil_options, tmp_path):
