@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from colld_fairseq.checkpoints.files import read_torch, resolve_file
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.data.pretrained_vocabulary import (
     CONFIG,
@@ -90,6 +91,7 @@ def open_vocabulary(
     if checkpoint is None or has_vocabulary(folder):
         return Vocabulary(folder), copy_of(folder)
     if copy is None:
+        read_torch(resolve_file(checkpoint))  # raises where that is what is wrong
         raise ConfigError(f"{checkpoint}: its vocabulary {folder} is not there; say where it is now (--vocab)")
     logger.warning("no vocabulary in %s: the copy in %s is taken", folder, checkpoint)
     return _open_copy(copy, checkpoint), copy

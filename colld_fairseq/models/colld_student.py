@@ -14,7 +14,7 @@ from colld_fairseq.checkpoints.encoder import read_encoder, start_from
 from colld_fairseq.checkpoints.input_options import InputOptions
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models import layer_map
-from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, check_silence, register_presets
+from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, choose_silence, register_presets
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.heads import ConcatTanh, DistillationHeads
 from colld_fairseq.modules.masking import sample_span_mask
@@ -115,7 +115,7 @@ class ColldStudent(BaseFairseqModel):
         encoder = build_encoder(cfg)
         if cfg.init_from and not from_checkpoint:
             start_student(encoder, cfg.init_from, cfg.init_layers)
-            check_silence(cfg, encoder.config)
+            choose_silence(cfg, encoder.config)
         teachers = task.teachers
         depths = {name: source.info.num_layers for name, source in teachers.items()}
         pairs = layer_map.parse_layer_maps(cfg.layer_map, encoder.num_layers, depths)

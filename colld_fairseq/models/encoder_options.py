@@ -107,9 +107,10 @@ def encoder_config(cfg: EncoderOptions) -> EncoderConfig:
 
 def build_encoder(cfg: EncoderOptions) -> StudentEncoder:
     config = encoder_config(cfg)
-    if not cfg.encoder_config and config.input_kind == "log_mel":
-        config.input = replace(config.input, **silence_options(cfg))
-    check_silence(cfg, config)
+    if cfg.encoder_config:
+        check_silence(cfg, config)
+    else:
+        choose_silence(cfg, config)
     encoder = StudentEncoder(config)
     encoder.set_chunk(*evaluation_chunk(cfg, encoder.chunk))
     return encoder
@@ -119,6 +120,13 @@ def silence_options(cfg: EncoderOptions) -> Dict[str, float]:
     """--tail-seconds and --least-seconds, as far as they were given."""
     given = {name: getattr(cfg, name) for name in ("tail_seconds", "least_seconds")}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def choose_silence(cfg: EncoderOptions, config: EncoderConfig) -> None:
+    """Enter --tail-seconds and --least-seconds, as far as they were given, in the configuration of a new encoder."""
+    if config.input_kind == "log_mel":
+        config.input = replace(config.input, **silence_options(cfg))
+    check_silence(cfg, config)
 
 
 def check_silence(cfg: EncoderOptions, config: EncoderConfig) -> None:

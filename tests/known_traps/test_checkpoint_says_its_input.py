@@ -25,7 +25,7 @@ from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import read_manifest
-from colld_fairseq.errors import ConfigError
+from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.recogniser import load_recogniser
@@ -528,3 +528,12 @@ def test_vocabulary_of_an_older_checkpoint_that_is_gone(trained, corpus, vocab, 
     with pytest.raises(ConfigError, match="older.pt: its vocabulary .*gone is not there; say where it is now"):
         load_recogniser(str(tmp_path / "older.pt"), vocab=str(tmp_path / "gone"))
     assert load_recogniser(str(tmp_path / "older.pt")).vocabulary.folder == str(vocab)
+
+
+@pytest.mark.parametrize("content", [None, b"not a checkpoint"])
+def test_a_checkpoint_that_is_not_there_is_not_taken_for_one_without_its_vocabulary(content, corpus, tmp_path):
+    path = tmp_path / "model.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="model.pt"):
+        generate(path, corpus, tmp_path / "gone", tmp_path)

@@ -1,9 +1,10 @@
-"""--join-* and --perturb-*: in training alone, the same audio for student and teacher, and what cannot be is refused."""
+"""--join-* and --perturb-*: in training alone, alike for student and teacher; what cannot be joined is refused."""
 
 import numpy as np
 import pytest
 import torch
 
+from colld_fairseq.cli import main as colld
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.datasets import SpeechDataset, SpeechToTextDataset
 from colld_fairseq.data.joining import JoinedUtterances
@@ -65,13 +66,9 @@ def test_the_decoders_text_is_joined_too(distillation):
 
 @pytest.mark.parametrize("options", [["--join-seconds", "5"], ["--perturb-speed", "0.1"]])
 def test_a_cache_of_other_audio_is_refused(options, distillation, corpus, teacher, tmp_path):
-    from colld_fairseq.cli import main as colld
-
     manifest = str(corpus / "train.tsv")
-    assert (
-        colld(["features", "--manifest", manifest, "--teacher", teacher, "--layers", "2,4", "--out", str(tmp_path)])
-        == 0
-    )
+    words = ["features", "--manifest", manifest, "--teacher", teacher, "--layers", "2,4", "--out", str(tmp_path)]
+    assert colld(words) == 0
     task = distillation(*options, "--teacher-cache", str(tmp_path)).task
     with pytest.raises(ConfigError, match=f"{options[0][:6]}.*--teacher-cache"):
         task.load_dataset("train")
