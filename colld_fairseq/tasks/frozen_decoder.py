@@ -42,8 +42,9 @@ class FrozenDecoder:
         return self.vocabulary.prefix(row.src_lang, row.tgt_lang, f"{row.id}, line {row.line}")
 
     def logits(self, frames: Tensor, lengths: Tensor, given: Dict[str, Tensor]) -> Tensor:
-        """[B, U, V] from the encoder's output [B, T, D], lengths [B], and a batch's `net_input`."""
-        self.module.to(frames.device)
+        """[B, U, V] from the encoder's output [B, T, D], lengths [B], and a batch's `net_input`; in the precision of
+        `frames`."""
+        self.module.to(frames)
         encoder_out = {
             "encoder_out": [frames.transpose(0, 1)],
             "encoder_padding_mask": [lengths_to_padding_mask(lengths, frames.size(1))],
@@ -63,6 +64,6 @@ class FrozenDecoder:
         and how many they are."""
         given, written = sample["net_input"], sample["target"] != self.vocabulary.dictionary.pad()
         with torch.no_grad():
-            expected = self.logits(teacher, lengths, given)[written].float().log_softmax(-1)
+            expected = self.logits(teacher.to(frames), lengths, given)[written].float().log_softmax(-1)
         student = self.logits(frames, lengths, given)[written].float().log_softmax(-1)
         return F.kl_div(student, expected, reduction="sum", log_target=True), int(written.sum())

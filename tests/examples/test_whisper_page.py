@@ -60,7 +60,7 @@ def test_every_command_runs(outputs, folder):
     ]
     assert len(log_records(outputs[0][1], "train_inner")) == 2
     model = load_recogniser(str(folder / "runs" / "turbo16" / "model.pt"))
-    assert model.models[0].encoder.num_layers == 16
+    assert model.models[0].encoder.config.layers == 16
 
 
 def test_what_the_teacher_writes_trains_with_its_decoder(outputs, folder, monkeypatch):
