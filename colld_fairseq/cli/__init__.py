@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "vocab": Command("make a character or sentencepiece vocabulary from manifests", models=False),
     "encode": Command("text as tokens of a vocabulary, to train language models on"),
     "cmvn": Command("mean and deviation of a corpus' filterbanks, for --cmvn FILE in training"),
+    "join": Command("utterances joined to longer ones, as audio files and a manifest: for `colld features`"),
     "features": Command("write a teacher's features of a manifest once, to train from them"),
     "cluster": Command("k-means codes of a teacher layer, and frame labels to pre-train HuBERT on"),
     "average": Command("the mean of several checkpoints of a run, to decode with or to train on from"),

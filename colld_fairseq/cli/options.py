@@ -128,6 +128,18 @@ def cmvn(add: Add) -> None:
     _max_bad(add)
 
 
+def join(add: Add) -> None:
+    _manifest(add)
+    add("--out", required=True, metavar="NAME.tsv", help="manifest to write; its audio is written to NAME/")
+    longest = "of a window; each takes utterances until it has as many seconds as are drawn for it, from 0 to this"
+    add("--seconds", type=POSITIVE, default=30.0, help=longest)
+    add("--padded", type=SHARE, default=0.0, help="share of windows that silence fills up to --seconds")
+    add("--copies", type=COUNT, default=1, help="times that each utterance is used, in other windows each time")
+    _audio_root(add)
+    _seed(add, "of order and lengths")
+    _max_bad(add)
+
+
 def features(add: Add) -> None:
     _manifest(add)
     add("--teacher", required=True, metavar="SPEC", help=TEACHER)

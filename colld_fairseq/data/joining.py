@@ -11,7 +11,7 @@ from fairseq.data import FairseqDataset
 
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.datasets import SpeechDataset
-from colld_fairseq.data.manifest import Row
+from colld_fairseq.data.manifest import AnyManifest, Row
 from colld_fairseq.errors import AudioError
 
 
@@ -21,6 +21,11 @@ class Window(NamedTuple):
     rows: Tuple[int, ...]
     n_samples: int
     padded: bool
+
+    def audio(self, waveforms: Sequence[np.ndarray], max_samples: int) -> np.ndarray:
+        """One waveform [N] of those of its rows, with silence or, where they are too long, without their end."""
+        joined = np.concatenate(waveforms)[:max_samples]
+        return np.pad(joined, (0, max_samples - len(joined))) if self.padded else joined
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,13 @@ class Joining:
         return Window(tuple(rows), self.max_samples if padded else min(samples, self.max_samples), padded)
 
 
+def groups_of(manifest: AnyManifest) -> np.ndarray:
+    """A number for the language pair of each row, int64 [rows]."""
+    languages, _ = manifest.codes("src_lang")
+    targets, names = manifest.codes("tgt_lang")
+    return languages * max(1, len(names)) + targets
+
+
 class JoinedUtterances(FairseqDataset):
     """The training utterances of `dataset`, joined anew every epoch: windows take the place of its rows, in batches as
     it makes them. What is left of a window when some of its utterances cannot be read is used."""
@@ -67,9 +79,7 @@ class JoinedUtterances(FairseqDataset):
     def __init__(self, dataset: SpeechDataset, joining: Joining) -> None:
         super().__init__()
         self.dataset, self.joining = dataset, joining
-        languages, _ = dataset.rows.codes("src_lang")
-        targets, names = dataset.rows.codes("tgt_lang")
-        self.groups = languages * max(1, len(names)) + targets
+        self.groups = groups_of(dataset.rows)
         self.set_epoch(1)
 
     @property
@@ -121,9 +131,7 @@ class JoinedUtterances(FairseqDataset):
                 dataset.bad_audio.report(each, row.id, error)
         if not rows:
             return None
-        recording = np.concatenate(pieces)[: self.joining.max_samples]
-        if window.padded:
-            recording = np.pad(recording, (0, window.n_samples - len(recording)))
+        recording = window.audio(pieces, self.joining.max_samples)
         return dataset.augmented(dataset.make_item(int(index), join(rows), recording), generator)
 
     def collater(self, items: Sequence[Optional[Dict]]) -> Dict:

@@ -197,7 +197,7 @@ class SpeechTask(FairseqTask):
     def load_dataset(self, split: str, combine: bool = False, task_cfg=None, **kwargs) -> None:
         root = compat.absolute_path(self.cfg.audio_root) if self.cfg.audio_root else self.data_config.audio_root
         rows = join_manifests([read_manifest(path, audio_root=root) for path in self.manifest_paths(split)])
-        train = split.split(",")[0].startswith("train")
+        train = os.path.basename(split.split(",")[0]).startswith("train")
         options = DatasetOptions(
             train=train,
             seed=self.cfg.seed,

@@ -35,7 +35,6 @@ DECODING = [
     "--max-tokens",
     "960000",
 ]
-LEAST_SECONDS = 8  # with silence: in shorter windows the decoder, which knows those of 30 s, runs in circles
 SCORING = ["--references", "manifest", "--lowercase", "--remove-punctuation"]
 
 
@@ -51,11 +50,13 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
     if args.whisper is None:
         jobs.append(Job("whisper", [sys.executable, "-m", "examples.quickstart.whisper_base", str(whisper)]))
         needs.append("whisper")
-    audio = ",".join(str(data / f"{split}_asr.tsv") for split in ("train", "dev"))
-    layers = teacher_layers(recipe["model"]["layer_map"])
-    features = ["colld", "features", "--manifest", audio, "--teacher", f"hf:{whisper}", "--layers", layers]
-    features += ["--tail-seconds", str(recipe["model"]["tail_seconds"]), "--out", str(out / "features")]
-    jobs.append(Job("features", features, needs))
+    silence = [f"--{name}-seconds={recipe['model'][f'{name}_seconds']}" for name in ("tail", "least")]
+    windows, least = out / "train_windows.tsv", recipe["model"]["least_seconds"]
+    join = ["colld", "join", "--manifest", str(data / "train_asr.tsv"), "--seconds", str(least), "--out", str(windows)]
+    jobs.append(Job("windows", join, [name for name in needs if name == "prepare"]))
+    features = ["colld", "features", "--manifest", str(windows), "--teacher", f"hf:{whisper}", *silence]
+    features += ["--layers", teacher_layers(recipe["model"]["layer_map"]), "--out", str(out / "features")]
+    jobs.append(Job("features", features, [*needs, "windows"]))
     results = []
     for name, system in table["systems"].items():
         run, logs, student, waits = out / name, {}, f"hf:{whisper}", list(needs)
@@ -64,22 +65,15 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
                 recipe, {"optimization": {"max_update": args.updates}}, system["distil"],
                 {"common": {"seed": args.seed}, "checkpoint": {"save_dir": str(run / "distil")},
                  "task": {"data": str(data), "teacher": f"hf:{whisper}", "teacher_cache": str(out / "features")},
+                 "dataset": {"train_subset": str(windows.with_suffix(""))},
                  "model": {"init_from": f"hf:{whisper}"}},
             )  # fmt: skip
             jobs.append(training_job(out, f"{name}/distil", config, ["features"]))
             student, waits = f"colld:{run / 'distil' / 'checkpoint_last.pt'}", [f"{name}/distil"]
             logs["distillation"] = f"{name}/distil.log"
-            if system.get("settles", True):
-                config = override(
-                    config, table["settle"], {"optimization": {"max_update": args.settle_updates}},
-                    {"model": {"init_from": student}, "checkpoint": {"save_dir": str(run / "settle")}},
-                )  # fmt: skip
-                jobs.append(training_job(out, f"{name}/settle", config, waits))
-                student, waits = f"colld:{run / 'settle' / 'checkpoint_last.pt'}", [f"{name}/settle"]
-                logs["settling"] = f"{name}/settle.log"
         model = run / "model.pt"
         assemble = ["colld", "assemble", "--student", student, "--decoder-from", f"hf:{whisper}"]
-        assemble += ["--least-seconds", str(LEAST_SECONDS), "--out", str(model)]
+        assemble += [*silence, "--out", str(model)]
         jobs.append(Job(f"{name}/assemble", assemble, waits))
         for test in TESTS:
             jobs += decoding_jobs(
@@ -107,7 +101,6 @@ def arguments(words: List[str]) -> argparse.Namespace:
         "--whisper", type=Path, help="Hugging Face directory of a Whisper of base's width (default: base, fetched)"
     )
     parser.add_argument("--updates", type=int, default=read_yaml(HERE / "distil.yaml")["optimization"]["max_update"])
-    parser.add_argument("--settle-updates", type=int, default=400, help="of the second stage")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(words)
     args.out = args.out.resolve()

@@ -26,12 +26,10 @@ def plan(*words):
 def test_commands_parse():
     jobs, _, out = plan("--updates", 20)
     programs = [check_command(job, out) for job in jobs.values()]
-    assert programs.count("fairseq-hydra-train") == 5 and programs.count("fairseq-generate") == 8
+    assert programs.count("fairseq-hydra-train") == 3 and programs.count("fairseq-generate") == 8
     assert {name: job.updates for name, job in jobs.items() if job.updates} == {
         "l1cos/distil": 20,
-        "l1cos/settle": 400,
         "colld/distil": 20,
-        "colld/settle": 400,
         "cut/distil": 1,
     }
 
@@ -65,7 +63,6 @@ def test_a_miniature_from_whisper_to_the_report(data, tmp_path, monkeypatch, cap
     whisper = pretrained.write_whisper(tmp_path / "whisper", layers=6, width=32, encoder_ffn_dim=48)
     shape = {"encoder_embed_dim": 32, "encoder_ffn_embed_dim": 48, "encoder_attention_heads": 4}
     args = arguments([str(tmp_path / "out"), "--data", str(data), "--whisper", str(whisper), "--updates", "2"])
-    args.settle_updates = 2
     jobs, made = make_plan(args.out, args)
     for job in jobs:
         if job.config is not None:

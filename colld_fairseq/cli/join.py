@@ -1,0 +1,80 @@
+"""`colld join`: utterances of one language joined to windows, as audio files and a manifest.
+
+For `colld features`, which needs audio that stays the same; a teacher that runs along has new windows in every epoch
+(--join-seconds of the task). How they are made: `data.joining`.
+"""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Iterator, List
+
+import numpy as np
+import soundfile
+
+from colld_fairseq.cli.terminal import AudioBar, Console, progress
+from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
+from colld_fairseq.data.joining import Joining, Window, groups_of, join
+from colld_fairseq.data.manifest import AnyManifest, Row, read_manifests, require_waveforms
+from colld_fairseq.data.manifest_writer import write_manifest
+from colld_fairseq.data.utterances import BadUtterances
+from colld_fairseq.errors import AudioError, ConfigError
+from colld_fairseq.outputs import check_output
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the audio files, then the manifest. Raises ColldError."""
+    console = Console()
+    manifest = read_manifests(args.manifest, args.audio_root)
+    require_waveforms(manifest, "this command")
+    check_output(args.out, "--out", manifest.files)
+    out = Path(args.out)
+    folder = out.with_suffix("")
+    if out.suffix != ".tsv":
+        raise ConfigError(f"--out {out}: give the manifest's name, NAME.tsv; the audio is written to NAME/")
+    windows = plan(args, manifest)
+    empty(folder)
+    bad = BadUtterances(len(manifest), args.max_bad)
+    with progress(console, "join") as display:
+        bar = AudioBar(display, len(windows), sum(window.n_samples for window in windows) / SAMPLE_RATE)
+        write_manifest(out, written(windows, manifest, folder, args.seconds, bad, bar))
+    console.left_out(bad)
+    console.say(f"{bar.summary(str(out))}; each utterance {args.copies} times")
+    return 0
+
+
+def empty(folder: Path) -> None:
+    """Make the folder, without the windows that an earlier run may have left; ConfigError for anything else in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    windows = {path for path in folder.iterdir() if re.fullmatch(r"\d{6}\.flac", path.name)}
+    others = sorted(set(folder.iterdir()) - windows)
+    if others:
+        raise ConfigError(f"{folder} is to hold the windows alone, but there is {others[0].name}: take another --out")
+    for path in windows:
+        path.unlink()
+
+
+def plan(args: argparse.Namespace, manifest: AnyManifest) -> List[Window]:
+    """The windows of all copies; everything is drawn from --seed."""
+    generator = np.random.default_rng(args.seed)
+    joining, groups = Joining(args.seconds, args.padded), groups_of(manifest)
+    orders = [generator.permutation(len(manifest)) for _ in range(args.copies)]
+    return [w for order in orders for w in joining.windows(order, manifest.n_samples, groups, generator)]
+
+
+def written(windows, manifest: AnyManifest, folder: Path, seconds: float, bad, bar: AudioBar) -> Iterator[Row]:
+    """The row of each window, once its audio is written; what cannot be read is entered in `bad`."""
+    for index, window in enumerate(windows):
+        rows, pieces = [], []
+        for row in map(manifest.row, window.rows):
+            try:
+                pieces.append(read_audio(row.audio))
+                rows.append(row)
+            except AudioError as error:
+                bad.update({row.id: str(error)})
+        if rows:
+            waveform = window.audio(pieces, int(seconds * SAMPLE_RATE))
+            path = (folder / f"{index:06d}.flac").resolve()
+            soundfile.write(path, waveform, SAMPLE_RATE, subtype="PCM_16")
+            yield join(rows)._replace(id=f"{folder.name}-{index:06d}", audio=str(path), n_samples=len(waveform))
+        bar.advance(1, window.n_samples / SAMPLE_RATE)

@@ -1,0 +1,90 @@
+"""`colld join`: the windows of `data.joining` as files that everything else here reads."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from colld_fairseq.cli import main as colld
+from colld_fairseq.data.audio import read_audio
+from colld_fairseq.data.manifest import read_manifest
+
+
+def join(corpus, out, *more):
+    return colld(["join", "--manifest", str(corpus / "train.tsv"), "--out", str(out), "--seconds", "6", *more])
+
+
+def test_every_utterance_in_windows_of_its_language(corpus, tmp_path, capsys):
+    assert join(corpus, tmp_path / "windows.tsv", "--copies", "2", "--padded", "0.4") == 0
+    source, windows = read_manifest(str(corpus / "train.tsv")), read_manifest(str(tmp_path / "windows.tsv"))
+    utterances = [source.row(index) for index in range(len(source))]
+    seconds, words = 0.0, []
+    for index in range(len(windows)):
+        row = windows.row(index)
+        waveform = read_audio(row.audio)
+        assert len(waveform) == row.n_samples <= 96000
+        end = np.flatnonzero(waveform)[-1] + 1 if waveform.any() else 0
+        seconds += end / 16000
+        words += row.tgt_text.split()
+        first = next(u for u in utterances if row.tgt_text.startswith(u.tgt_text) and u.src_lang == row.src_lang)
+        assert row.tgt_lang == first.tgt_lang
+    assert sorted(words) == sorted(2 * [word for row in utterances for word in row.tgt_text.split()])
+    assert seconds == pytest.approx(2 * source.n_samples.sum() / 16000, rel=0.01)
+    assert sum(windows.n_samples == 96000) > 1 and len(windows) < 2 * len(source)
+    assert "each utterance 2 times" in capsys.readouterr().out
+
+
+def test_the_audio_is_that_of_the_utterances_in_their_order(corpus, tmp_path):
+    assert join(corpus, tmp_path / "windows.tsv", "--seed", "3") == 0
+    source, windows = read_manifest(str(corpus / "train.tsv")), read_manifest(str(tmp_path / "windows.tsv"))
+    by_text = {source.row(i).tgt_text: read_audio(source.row(i).audio) for i in range(len(source))}
+    checked = 0
+    for index in range(len(windows)):
+        row = windows.row(index)
+        parts = sorted((text for text in by_text if text in row.tgt_text), key=row.tgt_text.index)
+        if " ".join(parts) == row.tgt_text:
+            expected = np.concatenate([by_text[text] for text in parts])
+            assert np.abs(read_audio(row.audio) - expected).max() <= 1 / 32768
+            checked += 1
+    assert checked > 3
+
+
+def test_alike_from_a_seed(corpus, tmp_path):
+    for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
+        join(corpus, tmp_path / f"{name}.tsv", "--seed", seed)
+    a, b, c = ((tmp_path / f"{name}.tsv").read_text() for name in "abc")
+    assert a.replace("/a/", "/b/").replace("a-0", "b-0") == b
+    assert a.replace("/a/", "/c/").replace("a-0", "c-0") != c
+
+
+def test_what_cannot_be_read_is_left_out_and_named(corpus, tmp_path, capsys):
+    lines = (corpus / "train.tsv").read_text().splitlines()
+    audio = lines[0].split("\t").index("audio")
+    fields = [line.split("\t") for line in lines]
+    for row in fields[1:]:
+        row[audio] = str(corpus / row[audio])
+    fields[2][audio] = str(tmp_path / "broken.wav")
+    soundfile.write(fields[2][audio], np.zeros(100), 16000)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    (tmp_path / "in.tsv").write_text("\n".join("\t".join(row) for row in fields) + "\n")
+    words = ["join", "--manifest", str(tmp_path / "in.tsv"), "--out", str(tmp_path / "out.tsv"), "--seconds", "4"]
+    assert colld(words) == 0
+    output = capsys.readouterr().out
+    assert "1 of" in output and "broken.wav" in output
+    assert fields[2][lines[0].split("\t").index("tgt_text")] not in (tmp_path / "out.tsv").read_text()
+
+
+def test_a_stopped_run_is_begun_anew(corpus, tmp_path):
+    assert join(corpus, tmp_path / "windows.tsv") == 0
+    expected = (tmp_path / "windows.tsv").read_text()
+    (tmp_path / "windows.tsv").unlink(), (tmp_path / "windows" / "000999.flac").touch()
+    assert join(corpus, tmp_path / "windows.tsv") == 0
+    assert (tmp_path / "windows.tsv").read_text() == expected
+    assert len(list((tmp_path / "windows").iterdir())) == expected.count("\n") - 1
+
+
+def test_nothing_else_is_overwritten(corpus, tmp_path, capsys):
+    (tmp_path / "windows").mkdir()
+    (tmp_path / "windows" / "speech.wav").touch()
+    assert join(corpus, tmp_path / "windows.tsv") == 2 and "there is speech.wav" in capsys.readouterr().err
+    assert join(corpus, tmp_path / "new") == 2 and "NAME.tsv" in capsys.readouterr().err
+    assert join(corpus, corpus / "train.tsv") == 2
