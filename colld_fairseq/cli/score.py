@@ -17,6 +17,7 @@ from colld_fairseq.errors import ColldError
 from colld_fairseq.files import split_paths, write_atomically
 from colld_fairseq.outputs import check_output
 from colld_fairseq.scoring.languages import is_language
+from colld_fairseq.scoring.metrics import OVERLONG
 from colld_fairseq.scoring.report import build_report
 from colld_fairseq.scoring.sentences import read_generate_output, read_text_files, read_transcripts
 
@@ -62,6 +63,12 @@ def print_report(report: Dict[str, Any]) -> None:
     console.print(table)
     if report["overall"]["empty_references"]:
         console.say(f"{report['overall']['empty_references']} references are empty: words said there are insertions")
+    if report["overall"]["overlong"]:
+        factor, more = OVERLONG
+        console.say(
+            f"{report['overall']['overlong']} hypotheses have more than {factor} times the reference's words and {more}"
+            " more: the decoder may run in circles (--no-repeat-ngram-size, --max-len-a)"
+        )
     for language in sorted({pair["tgt_lang"] for pair in report["pairs"]} - {""}):
         if not is_language(language):
             console.say(f"warning: {language!r} is no code of ISO 639; its BLEU is that of a language with spaces")

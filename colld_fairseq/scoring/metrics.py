@@ -8,6 +8,7 @@ is scored in constant memory. All scores are percentages (0 to 100; WER and CER 
 - CER: character edits / reference characters, over code points in NFC, single spaces included.
 - BLEU: sacrebleu with the tokenizer of the target language (`bleu_tokenizer`).
 - chrF: chrF2 (Popović 2015) over character 1- to 6-grams without whitespace, sacrebleu's default.
+- overlong: hypotheses of more words than `OVERLONG` allows, as of a decoder that runs in circles; our choice.
 """
 
 import importlib.util
@@ -20,8 +21,9 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics import BLEU, CHRF
 
+OVERLONG = (1.5, 2)  # times the reference's words, and so many more
 BLEU_ORDER, CHRF_ORDER, CHRF_BETA = 4, 6, 2
-_BLEU_AT = 6  # after sentences, empty references, word edits, words, character edits, characters
+_BLEU_AT = 7  # after sentences, empty references, overlong ones, word edits, words, character edits, characters
 _CHRF_AT = _BLEU_AT + 2 + 2 * BLEU_ORDER  # after sys_len, ref_len, correct [4], total [4]
 STATISTICS_SIZE = _CHRF_AT + 3 * CHRF_ORDER  # (hypothesis, reference, matching) n-grams for each order
 
@@ -89,7 +91,8 @@ def sentence_statistics(hypothesis: str, reference: str, tgt_lang: str = "") -> 
     words = [Levenshtein.distance(hyp_words, ref_words), len(ref_words)]
     characters = [Levenshtein.distance(hyp_text, ref_text), len(ref_text)]
     ngrams = [bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals, *_chrf_statistics(hyp_text, ref_text)]
-    return np.array([1, not ref_words, *words, *characters, *ngrams], dtype=np.float64)
+    overlong = len(hyp_words) > OVERLONG[0] * len(ref_words) + OVERLONG[1]
+    return np.array([1, not ref_words, overlong, *words, *characters, *ngrams], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Scores:
 
     sentences: int
     empty_references: int
+    overlong: int
     words: int
     characters: int
     wer: Optional[float]
@@ -119,13 +123,14 @@ def _chrf(statistics: np.ndarray) -> float:
 
 def compute_scores(statistics: np.ndarray) -> Scores:
     """Scores from summed counts [STATISTICS_SIZE]."""
-    sentences, empty, word_edits, words, character_edits, characters = statistics[:_BLEU_AT].tolist()
+    sentences, empty, overlong, word_edits, words, character_edits, characters = statistics[:_BLEU_AT].tolist()
     wer = 100 * word_edits / words if words else None
     cer = 100 * character_edits / characters if characters else None
     sys_len, ref_len, *ngrams = (int(n) for n in statistics[_BLEU_AT:_CHRF_AT])
     bleu = BLEU.compute_bleu(ngrams[:BLEU_ORDER], ngrams[BLEU_ORDER:], sys_len, ref_len, smooth_method="exp").score
     chrf = _chrf(statistics[_CHRF_AT:])
-    return Scores(int(sentences), int(empty), int(words), int(characters), wer, cer, bleu, chrf)
+    counts = (int(n) for n in (sentences, empty, overlong, words, characters))
+    return Scores(*counts, wer, cer, bleu, chrf)
 
 
 class CorpusScores:

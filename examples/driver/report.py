@@ -14,6 +14,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from tabulate import tabulate
 
 from colld_fairseq.files import write_atomically
+from colld_fairseq.scoring.metrics import OVERLONG
 from examples.driver.plot import save_plot
 from examples.driver.scores import LOWER_IS_BETTER, MEASURES, NAMES, collect, relative_gain
 
@@ -55,6 +56,7 @@ def build_tables(report: Report) -> List[Table]:
     for group in report["summary"]:
         tables += [scores_table(report, group), gains_table(report, group)]
         tables += [languages_table(report, group, kind) for kind in MEASURES]
+        tables += [overlong_table(report, group)]
     shown = [shown_table(one) for one in report["shown"]]
     return [table for table in tables if table.rows] + [training_table(report), *shown]
 
@@ -117,6 +119,28 @@ def languages_table(report: Report, group: str, kind: str) -> Table:
         rows.append([label(report, system), *(" / ".join(map(with_deviation, cell)) for cell in values)])
     title = f"{' / '.join(NAMES[measure] for measure in MEASURES[kind])} by language ({group})"
     return Table(title, ["", *names], rows)
+
+
+def overlong_table(report: Report, group: str) -> Table:
+    """Hypotheses that are far too long, of all seeds together; no row where there is none."""
+    counts: Dict[str, Dict[str, List[int]]] = {}
+    for result in report["results"]:
+        for kind, scores in (result["values"] or {}).items() if result["group"] == group else ():
+            pairs = [one for name, one in scores.items() if name not in AVERAGES]
+            sums = counts.setdefault(result["system"], {}).setdefault(kind, [0, 0])
+            for index, key in enumerate(("overlong", "sentences")):
+                sums[index] += sum(one[key] for one in pairs)
+    kinds = [kind for kind in MEASURES if any(kind in one for one in counts.values())]
+    rows = [
+        [label(report, system), *("{} of {}".format(*one[kind]) if kind in one else "-" for kind in kinds)]
+        for system, one in counts.items()
+    ]
+    if not any(sums[0] for one in counts.values() for sums in one.values()):
+        rows = []
+    title = "Hypotheses of more than {} times the reference's words and {} more (loops, hallucinations)"
+    return Table(
+        title.format(*OVERLONG), ["", *({"asr": "recognition", "st": "translation"}[kind] for kind in kinds)], rows
+    )
 
 
 def training_table(report: Report) -> Table:

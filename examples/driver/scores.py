@@ -13,6 +13,7 @@ from examples.driver.training_log import LogError, read_log
 
 # What is scored how: recognition by errors, translation by matches.
 MEASURES = {"asr": ("wer", "cer"), "st": ("bleu", "chrf")}
+COUNTS = ("sentences", "overlong")
 NAMES = {"wer": "WER", "cer": "CER", "bleu": "BLEU", "chrf": "chrF"}
 LOWER_IS_BETTER = {"wer": True, "cer": True, "bleu": False, "chrf": False}
 Scores = Dict[str, Dict[str, Dict[str, float]]]  # "asr" or "st" -> "de", "de → en", "mean" or "all" -> measure
@@ -91,11 +92,11 @@ def read_scores(path: Path) -> Scores:
             source, target = pair["src_lang"], pair["tgt_lang"]
             kind = "asr" if source in ("", target) else "st"
             name = target if kind == "asr" else f"{source} → {target}"
-            kinds.setdefault(kind, {})[name] = {key: pair[key] for key in (*measures, "sentences")}
+            kinds.setdefault(kind, {})[name] = {key: pair[key] for key in (*measures, *COUNTS)}
         for scores in kinds.values():
             scores["mean"] = {key: statistics.fmean(one[key] for one in scores.values()) for key in measures}
         if len(kinds) == 1:
-            next(iter(kinds.values()))["all"] = {key: content["overall"][key] for key in (*measures, "sentences")}
+            next(iter(kinds.values()))["all"] = {key: content["overall"][key] for key in (*measures, *COUNTS)}
     except (KeyError, TypeError) as error:
         raise LogError(f"{path}: lacks {error}; write it with colld score --json") from error
     return kinds

@@ -121,6 +121,18 @@ def test_scores_and_gains(out):
     assert rows["sum over scratch"]["BLEU"] == f"{gain:+.1f} %" and gain > 0  # more is better
 
 
+def test_overlong_hypotheses_of_all_seeds_together(out):
+    assert not report.overlong_table(collect(out), "greedy").rows  # there is none
+    path = out / "scratch" / "seed2" / "greedy.json"
+    scores = json.loads(path.read_text())
+    for pair in scores["pairs"]:
+        pair["overlong"] = 2
+    path.write_text(json.dumps(scores))
+    rows = rows_of(report.overlong_table(collect(out), "greedy"))
+    assert (rows["teacher scratch"]["recognition"], rows["teacher scratch"]["translation"]) == ("4 of 12", "2 of 10")
+    assert rows["teacher sum"]["recognition"] == "0 of 6"
+
+
 def test_pages(out, capsys):
     assert report.main([str(out)]) == 1
     printed = capsys.readouterr().out

@@ -99,6 +99,16 @@ def test_pairs_are_scored_separately_and_together():
     assert scores.overall().wer == pytest.approx(100 * 2 / 5)
 
 
+def test_overlong_hypotheses_are_counted():
+    """More than 1.5 times the words of the reference and two more."""
+    scores = CorpusScores()
+    for words, reference in ((8, "a b c d"), (9, "a b c d"), (3, ""), (2, ""), (5, "a b"), (6, "a b")):
+        scores.add(" ".join("x" * words), reference, "de", "de")
+    scores.add("x x x", "", "de", "en")
+    assert scores.overall().overlong == 4 and scores.overall().sentences == 7
+    assert {pair: one.overlong for pair, one in scores.per_pair().items()} == {("de", "de"): 3, ("de", "en"): 1}
+
+
 def test_empty_references_and_hypotheses():
     only_empty = score(["", "two words"], ["", ""]).overall()
     assert (only_empty.wer, only_empty.cer, only_empty.bleu, only_empty.chrf) == (None, None, 0, 0)
