@@ -45,7 +45,9 @@ def assemble(
     record_encoder(cfg, config)
     settings = {**vars(cfg), "_name": "student_s2t"}
     needed_to_train = {"_name": "multilingual_speech_to_text", "data": "", "seed": 1}
-    content = as_fairseq_saves(settings, needed_to_train, model.state_dict(), "ctc_attention")
+    criterion = "ctc_attention"
+    content = as_fairseq_saves(settings, needed_to_train, model.state_dict(), criterion)
+    content["cfg"]["criterion"] = {"_name": criterion}  # which fairseq-validate asks for
     content["cfg"]["common_eval"] = {"path": None}  # which load_recogniser fills in
     content["task_state"] = {vocabulary_copy.NAME: copy}
     return content

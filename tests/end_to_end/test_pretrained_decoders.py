@@ -1,5 +1,6 @@
 """student_s2t with a pretrained decoder, from the command line: assembled, decoded, trained, trained on."""
 
+import json
 import math
 import re
 import shutil
@@ -8,7 +9,7 @@ import pretrained
 import pytest
 import torch
 import transformers
-from commands import PACKAGE, TINY_ENCODER, TRAINING, call, log_records
+from commands import PACKAGE, TINY_ENCODER, TRAINING, call, log_records, spawn
 from task_setup import set_up
 
 from colld_fairseq import load_recogniser
@@ -17,6 +18,7 @@ from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.assembly import assemble
+from colld_fairseq.scoring.metrics import CorpusScores
 
 LANGUAGES = {"xx": "en", "yy": "ru", "ar": "es"}  # of the synthetic corpus -> of the decoder
 
@@ -106,6 +108,37 @@ def test_assembled_model_decodes_without_anything_else(assembled, data, whisper,
         ((best, *_),) = recogniser.transcribe([read_audio(row.audio)], [row.tgt_lang], source_languages=[row.src_lang])
         score, text = hypotheses[index]
         assert (best.text, best.score) == (text, pytest.approx(float(score) * math.log(2), abs=1e-4))
+
+
+def test_validation_scores_what_generation_writes(assembled, data):
+    options = ["--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--max-tokens", "60000"]
+    log = call("validate", data, *options, "--path", assembled, "--valid-subset", "test", "--log-format", "json")
+    record = json.loads(next(line for line in log.splitlines() if line.startswith('{"test_loss"')))
+    hypotheses, references = generate(data, assembled, "--beam", "1")
+    manifest = read_manifest(str(data / "test.tsv"))
+    scores = CorpusScores()
+    for index, (_, text) in hypotheses.items():
+        scores.add(text, references[index], *(manifest.text(name, index) for name in ("src_lang", "tgt_lang")))
+    expected = {f"cer_{source}-{target}": one.cer for (source, target), one in scores.per_pair().items()}
+    assert expected and math.isfinite(float(record["test_loss"]))
+    assert len(set(expected.values())) > 1
+    for name, cer in expected.items():
+        assert float(record[f"test_{name}"]) == pytest.approx(cer, abs=0.01)
+
+
+def test_interactive_writes_what_the_recogniser_writes(assembled, data):
+    """Of files, whose languages the options say."""
+    manifest = read_manifest(str(data / "test.tsv"))
+    paths = [manifest.row(index).audio for index in range(4)]
+    recogniser = load_recogniser(str(assembled))
+    options = ["--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--path", assembled, "--beam", "1"]
+    options += ["--tgt-lang", "en", "--src-lang", "ru", "--max-tokens", "60000"]
+    output = spawn("fairseq-interactive", data, *options, input="".join(f"{path}\n" for path in paths)).output
+    written = {int(row): text for row, text in re.findall(r"^D-(\d+)\t[^\t]*\t(.*)$", output, re.MULTILINE)}
+    for index, path in enumerate(paths):
+        ((best, *_),) = recogniser.transcribe([read_audio(path)], ["en"], source_languages=["ru"])
+        assert written[index] == best.text
+    assert len(set(written.values())) > 1
 
 
 def test_what_is_written_depends_on_language_and_task(assembled, data):
