@@ -60,6 +60,10 @@ def read_json(path: Path) -> Dict[str, Any]:
     return content
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def weight_files(directory: Path) -> List[Path]:
     """The weight files, safetensors before torch, single file before shards."""
     for name in WEIGHT_NAMES:

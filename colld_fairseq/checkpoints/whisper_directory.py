@@ -3,7 +3,6 @@
 Clients take such a directory as they take OpenAI's: transformers' pipeline, CTranslate2's converter, faster-whisper.
 """
 
-import json
 import shutil
 from dataclasses import dataclass
 from functools import reduce
@@ -14,7 +13,7 @@ import torch
 
 from colld_fairseq.checkpoints import names_whisper
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, StateDict, check_fits
-from colld_fairseq.checkpoints.files import load_tokenizer, read_json, read_state, resolve_directory
+from colld_fairseq.checkpoints.files import load_tokenizer, read_json, read_state, resolve_directory, write_json
 from colld_fairseq.checkpoints.names_hf import read_preprocessor
 from colld_fairseq.checkpoints.whisper_card import model_card
 from colld_fairseq.checkpoints.whisper_generation import complete_generation
@@ -211,7 +210,3 @@ def write_tokenizer(target: Path, whisper: Whisper) -> None:
         roles = {f"{role}_token": "<|endoftext|>" for role in ("bos", "eos", "pad", "unk")}
         classes = dict(tokenizer_class="WhisperTokenizer", processor_class="WhisperProcessor")
         write_json(target / "tokenizer_config.json", {**roles, **classes, "add_prefix_space": False})
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

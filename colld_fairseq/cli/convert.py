@@ -9,25 +9,32 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 from rich.table import Column, Table
 
-from colld_fairseq.checkpoints import names_colld, names_hf, whisper_directory
+from colld_fairseq.checkpoints import ctc_directory, names_colld, names_hf, whisper_directory
 from colld_fairseq.checkpoints.encoder import FORMATS, EncoderCheckpoint, read_encoder, write_encoder
+from colld_fairseq.checkpoints.files import resolve_file
 from colld_fairseq.checkpoints.verify import Difference, compare, open_native
 from colld_fairseq.checkpoints.whisper_card import other_silence
 from colld_fairseq.cli.options import ENCODERS
 from colld_fairseq.cli.terminal import Console
+from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
+from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.outputs import check_folder
 
+# Files that --to hf:DIR may replace, by what is written beside the encoder.
+WRITTEN = {"": names_hf.WRITTEN, "--head": ctc_directory.WRITTEN, "--decoder-from": whisper_directory.WRITTEN}
 SECONDS = 2  # of the signal that is generated where no --wav is given
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the target unless it differs from the source. Raises ColldError."""
-    written = whisper_directory.WRITTEN if args.decoder_from else names_hf.WRITTEN
-    scheme, target = parse_target(args.target, args.overwrite, written)
-    if args.decoder_from and scheme != "hf":
-        raise ConfigError(f"--decoder-from goes with --to hf:DIR: {args.target} holds an encoder alone")
+    more = "--decoder-from" if args.decoder_from else "--head" if args.head else ""
+    scheme, target = parse_target(args.target, args.overwrite, WRITTEN[more])
+    if more and scheme != "hf":
+        raise ConfigError(f"{more} goes with --to hf:DIR: {args.target} holds an encoder alone")
+    if args.head and (args.decoder_from or not args.source.startswith("colld:")):
+        raise ConfigError("--head writes the CTC layer of a checkpoint of this project: --from colld:FILE.pt, alone")
     check_folder(target.parent, "--to", target)
     waveform = read_audio(args.wav) if args.wav else generated_signal()
     encoder = read_encoder(args.source)
@@ -41,6 +48,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.decoder_from:
             whisper_directory.write(temporary, encoder, args.decoder_from, training)
+        elif args.head:
+            path = str(resolve_file(args.source.partition(":")[2]))
+            saved = names_colld.read_model(path)
+            ctc_directory.write(temporary, encoder, saved.weights, vocabulary_of(path, saved, args.vocab))
         else:
             write_encoder(scheme, temporary, encoder)
         differences = compare(source, open_native(f"{scheme}:{temporary}", complete=True), waveform)
@@ -83,6 +94,11 @@ def parse_target(spec: str, overwrite: bool, written: Sequence[str] = names_hf.W
             " replaced as a whole; give another name"
         )
     return scheme, path
+
+
+def vocabulary_of(path: str, saved: names_colld.SavedModel, folder: str) -> Vocabulary:
+    """That of the checkpoint in `path`, or in `folder`; ConfigError where there is none."""
+    return vocabulary_copy.open_vocabulary(folder or saved.task.get("vocab") or saved.task.get("data") or "", path)[0]
 
 
 def training_of(source: str) -> Dict[str, Any]:
