@@ -18,6 +18,11 @@ SETTINGS: Tuple[Tuple[str, str, str], ...] = (
     ("model", "init_layers", "its layers"),
     ("model", "layer_map", "student layers: teacher layers"),
     ("model", "mask_prob", "masked frames"),
+    ("task", "join_seconds", "utterances joined to windows of (s)"),
+    ("task", "join_padded", "share of windows filled up with silence"),
+    ("task", "perturb_speed", "speed perturbed by up to"),
+    ("task", "perturb_volume_db", "volume perturbed by up to (dB)"),
+    ("task", "perturb_noise_db", "noise down to a ratio of (dB)"),
     ("optimization", "max_update", "updates"),
     ("optimization", "lr", "learning rate"),
     ("optimizer", "_name", "optimizer"),
@@ -139,19 +144,21 @@ def front_matter(whisper: Any, known: Mapping[str, Any]) -> str:
 
 def other_silence(given: InputConfig, training: Mapping[str, Any]) -> str:
     """A warning where clients give the encoder more silence than it was trained with; "" where they do not."""
-    if not training.get("criterion") or given.tail_seconds >= given.window_seconds:
+    task = training.get("task") or {}
+    padded = task.get("join_padded") and task.get("join_seconds") == given.window_seconds
+    if not training.get("criterion") or given.tail_seconds >= given.window_seconds or padded:
         return ""
     return (
         f"The encoder was trained with {given.tail_seconds:g} s of silence behind each utterance; the clients of such a"
-        f" directory fill a window of {given.window_seconds:g} s with it. Measure both, or train with --tail-seconds"
-        f" {given.window_seconds:g}."
+        f" directory fill a window of {given.window_seconds:g} s with it. Measure both, or train with --join-seconds"
+        f" {given.window_seconds:g} --join-padded 0.3, say, or --tail-seconds {given.window_seconds:g}."
     )
 
 
 def training_table(training: Mapping[str, Any]) -> str:
     """The settings of SETTINGS that the checkpoint has."""
     rows = [(title, (training.get(section) or {}).get(name)) for section, name, title in SETTINGS]
-    lines = [f"| {title} | `{value}` |" for title, value in rows if value not in (None, "", [])]
+    lines = [f"| {title} | `{value}` |" for title, value in rows if value not in (None, "", [], 0.0)]
     return "\n".join(["| setting | value |", "|---|---|", *lines]) if lines else f"*{TO_BE_FILLED}*"
 
 

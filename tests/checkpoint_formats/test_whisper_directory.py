@@ -358,6 +358,11 @@ def test_the_card(student, copy, tmp_path):
     ):
         assert line in card
     assert "started from" not in card
+    training["task"].update(join_seconds=30.0, join_padded=0.3, perturb_speed=0.1, perturb_volume_db=0.0)
+    write(tmp_path / "joined", student, f"hf:{copy}", training)
+    card = (tmp_path / "joined" / "README.md").read_text()
+    assert "of silence behind each" not in card and "| share of windows filled up with silence | `0.3` |" in card
+    assert "speed perturbed" in card and "volume" not in card
     (copy / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: [en, de]\n---\n# Teacher\n")
     write(tmp_path / "b", student, f"hf:{copy}")
     from huggingface_hub import ModelCard
