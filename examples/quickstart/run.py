@@ -35,6 +35,7 @@ DECODING = [
     "--max-tokens",
     "960000",
 ]
+WINDOWS = (8, 30)  # seconds up to which prompts are joined: most are short, but no position may go untrained
 SCORING = ["--references", "manifest", "--lowercase", "--remove-punctuation"]
 
 
@@ -51,12 +52,15 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
         jobs.append(Job("whisper", [sys.executable, "-m", "examples.quickstart.whisper_base", str(whisper)]))
         needs.append("whisper")
     silence = [f"--{name}-seconds={recipe['model'][f'{name}_seconds']}" for name in ("tail", "least")]
-    windows, least = out / "train_windows.tsv", recipe["model"]["least_seconds"]
-    join = ["colld", "join", "--manifest", str(data / "train_asr.tsv"), "--seconds", str(least), "--out", str(windows)]
-    jobs.append(Job("windows", join, [name for name in needs if name == "prepare"]))
-    features = ["colld", "features", "--manifest", str(windows), "--teacher", f"hf:{whisper}", *silence]
+    windows = []
+    for seconds in WINDOWS:
+        windows.append(out / f"train_{seconds}s.tsv")
+        join = ["colld", "join", "--manifest", str(data / "train_asr.tsv"), "--seconds", str(seconds)]
+        needed = [name for name in needs if name == "prepare"]
+        jobs.append(Job(f"windows_{seconds}s", [*join, "--out", str(windows[-1])], needed))
+    features = ["colld", "features", "--manifest", ",".join(map(str, windows)), "--teacher", f"hf:{whisper}", *silence]
     features += ["--layers", teacher_layers(recipe["model"]["layer_map"]), "--out", str(out / "features")]
-    jobs.append(Job("features", features, [*needs, "windows"]))
+    jobs.append(Job("features", features, [job.name for job in jobs]))
     results = []
     for name, system in table["systems"].items():
         run, logs, student, waits = out / name, {}, f"hf:{whisper}", list(needs)
@@ -65,7 +69,7 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
                 recipe, {"optimization": {"max_update": args.updates}}, system["distil"],
                 {"common": {"seed": args.seed}, "checkpoint": {"save_dir": str(run / "distil")},
                  "task": {"data": str(data), "teacher": f"hf:{whisper}", "teacher_cache": str(out / "features")},
-                 "dataset": {"train_subset": str(windows.with_suffix(""))},
+                 "dataset": {"train_subset": ",".join(str(path.with_suffix("")) for path in windows)},
                  "model": {"init_from": f"hf:{whisper}"}},
             )  # fmt: skip
             jobs.append(training_job(out, f"{name}/distil", config, ["features"]))
