@@ -53,8 +53,11 @@ class ConvPositionalEmbedding(nn.Module):
             else:
                 spectrum = self._spectra.get((self.weight_v, self.weight_g), self._spectrum)
             return F.gelu(spectral_conv(x, spectrum, self.kernel, self.groups) + self.bias)
-        weight = self.weight_v * self._gain()
-        y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
+        given = [x.transpose(1, 2), self.weight_v * self._gain(), self.bias]
+        if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+            # On CPUs with AMX, torch 2.13's are wrong altogether where a group has few channels.
+            given = [value.float() for value in given]
+        y = F.conv1d(*given, padding=self.kernel // 2, groups=self.groups).to(x.dtype)
         return F.gelu(y[..., : x.size(1)]).transpose(1, 2)
 
     def _gain(self) -> Tensor:
