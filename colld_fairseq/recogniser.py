@@ -143,6 +143,7 @@ class Recogniser:
             project=joiner_input,
             detokenize=self.detokenize,
             normalize=self.input.normalize,
+            fbank=self.input.config.fbank,
             endpoint=endpoint,
             tag=self.vocabulary.tag_id(language) if self.vocabulary.uses_tags and language else None,
             needs_tag=self.vocabulary.uses_tags,
@@ -193,7 +194,8 @@ def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:
     if task._name != TASK:
         remedy = "fine-tune it with text first (student_ctc, student_s2t or transducer_student)"
         raise ConfigError(f"{path} was trained for {task._name}, it gives no hypotheses: {remedy}")
-    encoder_in(state["cfg"], path, InputOptions(options.get("cmvn"), options.get("normalize_waveform")))
-    overwrite_args_by_name(state["cfg"], {"task": {**options, "cmvn": None, "normalize_waveform": None}})
+    given = InputOptions(**{field.name: options.get(field.name) for field in fields(InputOptions)})
+    encoder_in(state["cfg"], path, given)
+    overwrite_args_by_name(state["cfg"], {"task": {**options, **vars(InputOptions())}})
     record(state["cfg"]["common_eval"], "path", path)  # where the task finds a copy of the vocabulary
     return state

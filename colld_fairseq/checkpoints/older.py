@@ -45,4 +45,4 @@ def input_of_training(task: Mapping[str, Any], waveforms: bool, file: str, cmvn:
                 " say where they are now (--cmvn FILE)"
             )
         recorded = cmvn
-    return fbank_input(recorded)
+    return fbank_input(recorded, fbank="kaldi")

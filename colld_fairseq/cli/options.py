@@ -14,7 +14,9 @@ TEACHER = "hf:DIR, fairseq:FILE.pt or colld:FILE.pt"
 ENCODERS = "hf:DIR (transformers), fairseq:FILE.pt or colld:FILE.pt (a checkpoint of this project)"
 VARIANCE = Number(low=0, high=1, above=True)
 SOME_AUDIO = Number(low=0.1)
-# As in teachers/base.py, teachers/cache_storage.py and tasks/multilingual_speech_to_text.py, which import torch.
+# As in modules/input_config.py, teachers/base.py, teachers/cache_storage.py and tasks/multilingual_speech_to_text.py,
+# which import torch or lie beside what does.
+FBANKS = ("kaldi", "icefall")
 KINDS = ("layer", "ffn")
 PRECISIONS = ("float32", "bfloat16", "float16")
 STORAGES = ("float16", "uint8")
@@ -122,6 +124,7 @@ def encode(add: Add) -> None:
 def cmvn(add: Add) -> None:
     _manifest(add)
     add("--out", required=True, metavar="STATS.npz", help="file to write")
+    add("--fbank", choices=FBANKS, default=FBANKS[0], help="filterbanks, as in training; default: kaldi")
     _audio_root(add)
     add("--max-hours", type=POSITIVE, help="hours of audio drawn at random (default: everything)")
     _seed(add, "of the draw")

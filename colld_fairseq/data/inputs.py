@@ -10,6 +10,7 @@ from torch import Tensor
 from colld_fairseq.data.audio import check_samples
 from colld_fairseq.data.fbank import GlobalCmvn, fbank_length, log_mel_fbank, utterance_cmvn
 from colld_fairseq.data.log_mel import WhisperInput
+from colld_fairseq.data.stored_fbank import STORED_VARIANT
 from colld_fairseq.errors import AudioError
 from colld_fairseq.modules.input_config import InputConfig
 
@@ -19,7 +20,8 @@ class StudentInput:
     """Turns waveforms [N] (16 kHz) into what `config` describes: filterbanks or log-mels [T, bins] at 100 Hz, or
     samples [N].
 
-    Stored filterbanks [T, bins] may take the waveform's place where `config` describes filterbanks.
+    Stored filterbanks [T, bins], which are of the variant "kaldi", may take the waveform's place where `config`
+    describes such.
 
     AudioError for samples that are NaN, infinite or absurdly large.
     """
@@ -32,11 +34,13 @@ class StudentInput:
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         if waveform.ndim == 2:
-            if self.config.kind != "fbank":
-                raise AudioError(f"stored filterbanks, but this student takes {self.config}: name the audio itself")
+            if (self.config.kind, self.config.fbank) != ("fbank", STORED_VARIANT):
+                raise AudioError(
+                    f"stored {STORED_VARIANT} filterbanks, but this student takes {self.config}: name the audio itself"
+                )
             return self.normalize(waveform)
         if self.config.kind == "fbank":
-            return self.normalize(log_mel_fbank(waveform, self.config.bins))
+            return self.normalize(log_mel_fbank(waveform, self.config.bins, self.config.fbank))
         check_samples(waveform, "waveform")
         if self.config.kind == "log_mel":
             return self._log_mel(waveform)
@@ -48,7 +52,7 @@ class StudentInput:
         """Lengths of what is made of so many samples, int64 [B]: frames, or the samples themselves."""
         if self.config.kind == "log_mel":
             return self._log_mel.lengths(samples)
-        return fbank_length(samples) if self.config.kind == "fbank" else samples
+        return fbank_length(samples, self.config.fbank) if self.config.kind == "fbank" else samples
 
     def normalize(self, features: np.ndarray) -> np.ndarray:
         """Filterbanks [T, bins] as the student takes them; but for "utterance", frame by frame."""

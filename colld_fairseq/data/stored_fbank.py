@@ -1,8 +1,8 @@
 """Filterbanks that somebody stored as `.npy` arrays, as fairseq's speech-to-text scripts do: a file, or a zip member.
 
 Paths are those of audio: `file.npy`, or `archive.zip:offset:length`, the bytes of an uncompressed member. What is
-stored is [T, bins] of floats at 100 Hz, as `data.fbank.log_mel_fbank` computes it (fairseq: torchaudio's or Kaldi's
-filterbanks of 16-bit samples). NumPy writes the format; nothing pickled is read.
+stored is [T, bins] of floats at 100 Hz, as `data.fbank.log_mel_fbank` computes its variant "kaldi" (fairseq:
+torchaudio's or Kaldi's filterbanks of 16-bit samples). NumPy writes the format; nothing pickled is read.
 """
 
 import io
@@ -17,6 +17,7 @@ from colld_fairseq.errors import AudioError
 from colld_fairseq.files import printable
 
 STORED_SUFFIX = ".npy"
+STORED_VARIANT = "kaldi"  # of `data.fbank`; what fairseq's scripts store
 _MAGIC = b"\x93NUMPY"
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _AGAIN = "extract the filterbanks again, or remove its row"

@@ -105,8 +105,11 @@ class Stream:
 
     def finish(self) -> None:
         """No more audio will come: what is left is decoded though it fills no chunk."""
-        if self._resampler is not None and not self.finished:
+        if self.finished:
+            return
+        if self._resampler is not None:
             self._take(self._resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+        self.frames = np.concatenate((self.frames, self._fbank.finish()))
         self.finished = True
 
 
@@ -121,6 +124,7 @@ class StreamingRecogniser:
         project: encoder frames [B, C, D] -> frames [B, C, J] as the joiner takes them.
         detokenize: token ids -> text.
         normalize: of filterbanks, frame by frame; none by default.
+        fbank: variant of the filterbanks, as `InputConfig.fbank` names it.
         endpoint: when :meth:`is_endpoint` says that an utterance is over; None = never.
         tag: token of the target language, unless a stream names its own.
         needs_tag: whether a target language is needed.
@@ -133,6 +137,7 @@ class StreamingRecogniser:
     project: Callable[[Tensor], Tensor]
     detokenize: Callable[[Sequence[int]], str]
     normalize: Optional[Callable[[np.ndarray], np.ndarray]] = None
+    fbank: str = "kaldi"
     endpoint: Optional[EndpointRules] = EndpointRules()
     tag: Optional[int] = None
     needs_tag: bool = False
@@ -152,7 +157,7 @@ class StreamingRecogniser:
         tag = self.tag if tag is None else tag
         if self.needs_tag and tag is None:
             raise ColldError("this model writes several languages: say with --lang (tgt_lang) which")
-        stream = Stream(OnlineFbank(self.normalize), tag)
+        stream = Stream(OnlineFbank(self.normalize, variant=self.fbank), tag)
         self._begin(stream)
         return stream
 

@@ -7,7 +7,7 @@ from typing import Any, Dict, List
 from colld_fairseq.errors import ConfigError
 
 KINDS = ("waveform", "fbank", "log_mel")
-FBANKS = ("kaldi",)
+FBANKS = ("kaldi", "icefall")
 #: For waveforms "utterance" is zero mean and unit variance over the utterance.
 NORMALIZATIONS = {"waveform": ("none", "utterance"), "fbank": ("none", "utterance", "corpus"), "log_mel": ("none",)}
 
@@ -20,7 +20,8 @@ class InputConfig:
     """"waveform" (the samples themselves), "fbank" (log-mel filterbanks at 100 Hz) or "log_mel" (Whisper's, which are
     normalized by their definition: see `data.log_mel`)."""
     fbank: str = "kaldi"
-    """Filterbanks only: "kaldi" = as Kaldi computes them (`data.fbank.log_mel_fbank`)."""
+    """Filterbanks only: "kaldi" = as Kaldi computes them, "icefall" = as icefall and sherpa-onnx do by default; see
+    `data.fbank`."""
     bins: int = 80
     """Filterbanks and log-mels only: mel bins."""
     normalization: str = "utterance"
@@ -63,7 +64,7 @@ class InputConfig:
             raise ConfigError("input: statistics that are not finite")
 
     def __str__(self) -> str:
-        """For messages: "filterbanks with corpus statistics (mean -7.1 to -3.4)", say."""
+        """For messages: "kaldi filterbanks normalized over the utterance", say."""
         if self.kind == "waveform":
             return "waveforms, normalized" if self.normalization == "utterance" else "waveforms as they are"
         if self.kind == "log_mel":
@@ -76,7 +77,7 @@ class InputConfig:
         }[self.normalization]
         if self.mean:
             how += f" (means {min(self.mean):.4g} to {max(self.mean):.4g})"
-        return f"filterbanks {how}"
+        return f"{self.fbank} filterbanks {how}"
 
     @classmethod
     def waveforms(cls, normalize: bool = False, variance_floor: float = 1e-5) -> "InputConfig":

@@ -24,7 +24,7 @@ from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import JoinedManifest, join_manifests, read_manifest, require_waveforms
 from colld_fairseq.data.perturbation import Perturbation
 from colld_fairseq.data.sampling import sampling_indices
-from colld_fairseq.data.stored_fbank import stored_shape
+from colld_fairseq.data.stored_fbank import STORED_VARIANT, stored_shape
 from colld_fairseq.errors import AudioError, ColldError, ConfigError, ManifestError
 from colld_fairseq.models.encoder_options import record, record_encoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
@@ -59,6 +59,11 @@ class SpeechTaskConfig(FairseqDataclass):
         None,
         "normalization of a new student's filterbanks: utterance (default), none, or an .npz file of corpus"
         " statistics, which the checkpoint then holds itself; any other student has that of its checkpoint",
+    )
+    fbank: Optional[str] = option(
+        None,
+        "filterbanks of a new student: kaldi, or icefall for runtimes that compute those (sherpa-onnx by default);"
+        " default: that of the --cmvn statistics, else kaldi; any other student has that of its checkpoint",
     )
     normalize_waveform: Optional[bool] = option(
         None,
@@ -134,7 +139,7 @@ class SpeechTask(FairseqTask):
 
     @property
     def input_options(self) -> InputOptions:
-        return InputOptions(self.cfg.cmvn or None, self.cfg.normalize_waveform)
+        return InputOptions(self.cfg.cmvn or None, self.cfg.normalize_waveform, self.cfg.fbank)
 
     def build_model(self, cfg, from_checkpoint: bool = False):
         """The model of a new training, or of a checkpoint; settles what its encoder takes in. A checkpoint says it: the
@@ -161,6 +166,7 @@ class SpeechTask(FairseqTask):
         if run is not None and not from_checkpoint:  # its checkpoints shall say it once
             record(run.task, "cmvn", None)
             record(run.task, "normalize_waveform", None)
+            record(run.task, "fbank", None)
         self.encoder = config
         return model
 
@@ -269,7 +275,8 @@ class SpeechTask(FairseqTask):
         for name in () if self.normalization_given else split.split(","):
             try:
                 said = config.input_of(student.kind, name) or student
-                if replace(said, variance_floor=student.variance_floor) != student:
+                # It does not say which variant of filterbanks is meant.
+                if replace(said, variance_floor=student.variance_floor, fbank=student.fbank) != student:
                     raise ConfigError(
                         f"{config.path} asks for {said} in {name}, but the student takes {student}: change the "
                         "transforms there, or say with --cmvn what is meant"
@@ -327,6 +334,9 @@ def check_stored(rows: JoinedManifest, wanted: InputConfig, who: str = "the stud
     """ManifestError where rows hold filterbanks that are not what a model takes."""
     if wanted.kind != "fbank":
         require_waveforms(rows, who, remedy)
+    elif wanted.fbank != STORED_VARIANT:
+        why = f"{who} of {wanted.fbank} filterbanks (stored ones are {STORED_VARIANT} ones)"
+        require_waveforms(rows, why, f", or train with --fbank {STORED_VARIANT}")
     for part in rows.parts:
         stored = np.flatnonzero(part.stored_fbank)
         if not len(stored):

@@ -261,8 +261,12 @@ def test_what_the_target_cannot_hold_is_refused_before_writing(tmp_path):
     for scheme in ("hf", "fairseq"):
         with pytest.raises(ConfigError, match="position='rotary'.*can be written as colld:FILE.pt"):
             write_encoder(scheme, tmp_path / "x", rotary)
-    with pytest.raises(ConfigError, match="input=filterbanks as they are .*colld:FILE.pt"):
+    with pytest.raises(ConfigError, match="input=kaldi filterbanks as they are .*colld:FILE.pt"):
         write_encoder("hf", tmp_path / "x", encoder_of(BERT, cmvn="none"))
+    icefall = encoder_of(BERT)
+    icefall.config.input = InputConfig(fbank="icefall")
+    with pytest.raises(ConfigError, match="input=icefall filterbanks .*always kaldi filterbanks .*colld:FILE.pt"):
+        write_encoder("hf", tmp_path / "x", icefall)
     assert not list(tmp_path.iterdir())
 
 

@@ -30,6 +30,30 @@ def test_statistics_are_those_of_all_frames_together(corpus, tmp_path, capsys):
     assert "19 utterances" in capsys.readouterr().out
 
 
+def test_statistics_of_icefall_filterbanks(corpus, finetuning, tmp_path):
+    """A student that is trained with them takes such filterbanks, without being told."""
+    out = tmp_path / "stats.npz"
+    assert main(f"cmvn --manifest {corpus}/valid.tsv --out {out} --fbank icefall".split()) == 0
+    manifest = read_manifest(str(corpus / "valid.tsv"))
+    waveforms = [read_audio(manifest.audio_path(row)) for row in range(len(manifest))]
+    frames = np.concatenate([log_mel_fbank(one, variant="icefall") for one in waveforms]).astype(np.float64)
+    np.testing.assert_allclose(GlobalCmvn.load(str(out), variant="icefall").mean, frames.mean(0), rtol=0, atol=1e-9)
+    run = finetuning("--cmvn", out)
+    run.task.load_dataset("valid")
+    source = run.task.dataset("valid")[0]["source"]
+    expected = (log_mel_fbank(waveforms[0], variant="icefall") - frames.mean(0)) / frames.std(0)
+    np.testing.assert_allclose(source, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(AudioError, match="stats.npz: .* of icefall filterbanks, but kaldi ones are asked for"):
+        finetuning("--cmvn", out, "--fbank", "kaldi")
+
+
+def test_stored_filterbanks_are_of_kaldi(fairseq_data, tmp_path, capsys):
+    command = f"cmvn --manifest {fairseq_data}/dev.tsv --out {tmp_path}/stats.npz --fbank icefall".split()
+    assert main(command) == 2 and not (tmp_path / "stats.npz").exists()
+    error = " ".join(capsys.readouterr().err.split())
+    assert "dev.tsv:2: " in error and "--fbank icefall needs the waveform" in error and "--fbank kaldi" in error
+
+
 def test_stored_filterbanks(fairseq_data, tmp_path, capsys):
     rows, out = read_manifest(str(fairseq_data / "dev.tsv")), tmp_path / "stats.npz"
     assert main(f"cmvn --manifest {fairseq_data}/dev.tsv --out {out}".split()) == 0

@@ -138,7 +138,7 @@ def test_students_of_the_project(arch, distillation, finetuning, tmp_path, capsy
     assert main(["convert", "--from", source, "--to", f"hf:{tmp_path}/x"]) == 2
     assert "position='rotary'" in capsys.readouterr().err
     assert main(["convert", "--from", source, "--to", f"colld:{tmp_path}/encoder.pt"]) == 0
-    assert "input: filterbanks normalized over the utterance\n" in capsys.readouterr().out
+    assert "input: kaldi filterbanks normalized over the utterance\n" in capsys.readouterr().out
     weights = torch.load(tmp_path / "encoder.pt", weights_only=True)["model"]
     assert weights.keys() == {f"encoder.{name}" for name in load_student(f"{tmp_path}/trained.pt").state_dict()}
 

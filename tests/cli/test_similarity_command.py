@@ -180,7 +180,7 @@ def test_the_students_normalization_is_that_of_its_training(checkpoint, teacher,
     assert recorded[2, 4]["cka"] != compare(*models)[2, 4]["cka"]
     there = ["--manifest", f"{corpus}/valid.tsv", "--out", str(tmp_path / "x")]
     assert main(["similarity", *map(str, models), *there, "--cmvn", "none"]) == 2
-    assert "--cmvn none asks for filterbanks as they are" in " ".join(capsys.readouterr().err.split())
+    assert "--cmvn none asks for kaldi filterbanks as they are" in " ".join(capsys.readouterr().err.split())
 
 
 def test_heat_maps_name_axes_layers_and_numbers():

@@ -2,6 +2,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from colld_fairseq.data.fbank import GlobalCmvn, fbank_length, log_mel_fbank, utterance_cmvn
 from colld_fairseq.data.inputs import StudentInput
@@ -19,10 +20,23 @@ def speech_like(seconds=1.0, seed=0):
     )
 
 
-def kaldi_fbank(waveform, num_bins=80):
+def mirrored(samples, index):
+    """The sample at an index that may lie beyond the ends, where the utterance is mirrored (the last one doubled)."""
+    period = index % (2 * len(samples))
+    return samples[min(period, 2 * len(samples) - 1 - period)]
+
+
+def framed(samples, snip_edges):
+    """[T, 400]: within the utterance, or centered in each 10 ms of it."""
+    if snip_edges:
+        return np.stack([samples[i : i + 400] for i in range(0, len(samples) - 399, 160)])
+    centers = range(80, len(samples) + 1, 160)
+    return np.array([[mirrored(samples, center + k) for k in range(-200, 200)] for center in centers])
+
+
+def kaldi_fbank(waveform, num_bins=80, scale=32768, high_freq=8000.0, snip_edges=True):
     """Kaldi's compute-fbank-feats --dither=0 written out in float64 (feature-window.cc, mel-computations.cc)."""
-    samples = waveform.astype(np.float64) * 32768
-    frames = np.stack([samples[i : i + 400] for i in range(0, len(samples) - 399, 160)])
+    frames = framed(waveform.astype(np.float64) * scale, snip_edges)
     frames = frames - frames.mean(axis=1, keepdims=True)
     frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
     frames = frames * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
@@ -31,7 +45,7 @@ def kaldi_fbank(waveform, num_bins=80):
     def mel(hz):
         return 1127.0 * np.log(1.0 + hz / 700.0)
 
-    edges = np.linspace(mel(20.0), mel(8000.0), num_bins + 2)
+    edges = np.linspace(mel(20.0), mel(high_freq), num_bins + 2)
     bins = mel(np.arange(256) * 16000 / 512)
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
@@ -47,6 +61,39 @@ def test_equals_kaldi_written_out(num_bins):
     assert ours.dtype == np.float32 and ours.shape == expected.shape == (98, num_bins)
     assert np.abs(ours - expected).max() < 2e-3
     assert expected.std() > 1  # the comparison is not one of constants
+
+
+ICEFALL = dict(scale=1, high_freq=7600.0, snip_edges=False)
+
+
+@pytest.mark.parametrize("samples", [16_000, 15_999, 401, 200, 80])
+def test_equals_icefall_written_out(samples):
+    """Its frames at both ends are those of the utterance mirrored there, as often as it takes."""
+    waveform = speech_like()[:samples]
+    ours, expected = log_mel_fbank(waveform, variant="icefall"), kaldi_fbank(waveform, **ICEFALL)
+    assert ours.shape == expected.shape == ((samples + 80) // 160, 80)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+    assert samples < 400 or np.abs(ours[:-2] - log_mel_fbank(waveform)[: len(ours) - 2]).max() > 1
+
+
+def test_icefall_of_noise_in_the_last_bit_is_its_energy_floor():
+    """Without the scale of 16 bits it counts as silence, in the low bins."""
+    noise = np.random.default_rng(5).integers(-1, 2, 16_000).astype(np.float32) / 32768
+    floor = np.log(np.finfo(np.float32).eps)
+    ours, expected = log_mel_fbank(noise, variant="icefall"), kaldi_fbank(noise, **ICEFALL)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+    assert np.isclose(ours[:, :30], floor, atol=1e-5).mean() > 0.99
+    assert log_mel_fbank(noise).min() > floor + 5
+
+
+@pytest.mark.parametrize("variant, framed_samples", [("kaldi", range(400, 2001)), ("icefall", range(80, 2001))])
+def test_frames_of_every_short_length(variant, framed_samples):
+    """As many as are computed, and none where no frame fits."""
+    waveform, lengths = speech_like(), np.arange(2001)
+    counts = [len(log_mel_fbank(waveform[:samples], num_bins=4, variant=variant)) for samples in lengths]
+    assert counts == fbank_length(lengths, variant).tolist()
+    assert counts == StudentInput(InputConfig(fbank=variant)).lengths(torch.from_numpy(lengths)).tolist()
+    assert [samples for samples in lengths if counts[samples]] == list(framed_samples)
 
 
 def test_silence_is_finite_and_repeats_are_equal():
@@ -152,6 +199,21 @@ def test_global_cmvn_of_another_number_of_bins(tmp_path):
     GlobalCmvn(np.zeros(40), np.ones(40)).save(path)
     assert len(GlobalCmvn.load(path, num_bins=40).mean) == 40
     with pytest.raises(AudioError, match=r"forty.npz.*\(40,\).*80 bins"):
+        GlobalCmvn.load(path)
+
+
+def test_statistics_say_which_filterbanks_they_are_of(tmp_path):
+    path = str(tmp_path / "stats.npz")
+    GlobalCmvn(np.zeros(80), np.ones(80)).save(path, "icefall")
+    assert GlobalCmvn.load(path, variant="icefall").std[0] == 1
+    with pytest.raises(AudioError, match="stats.npz: .* of icefall filterbanks, but kaldi ones.*cmvn --fbank kaldi"):
+        GlobalCmvn.load(path)
+    np.savez(path, mean=np.zeros(80), std=np.ones(80))  # as older versions and fairseq write them
+    assert GlobalCmvn.load(path).std[0] == 1
+    with pytest.raises(AudioError, match="stats.npz: .* of kaldi filterbanks, but icefall ones.*cmvn --fbank icefall"):
+        GlobalCmvn.load(path, variant="icefall")
+    np.savez(path, mean=np.zeros(80), std=np.ones(80), fbank="htk")
+    with pytest.raises(AudioError, match="stats.npz: .* of 'htk' filterbanks, which are not one of"):
         GlobalCmvn.load(path)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
+from colld_fairseq.data.fbank import VARIANTS, GlobalCmvn, log_mel_fbank
 from colld_fairseq.data.online_fbank import OnlineFbank
 from colld_fairseq.errors import AudioError
 
@@ -22,11 +22,14 @@ def pieces(waveform, longest):
 
 
 @pytest.mark.parametrize("longest", [1, 159, 161, 1000, 40000])
-@pytest.mark.parametrize("samples", [399, 400, 401, 9999])
-def test_pieces_of_any_size(longest, samples):
-    waveform, online = noise(samples), OnlineFbank()
+@pytest.mark.parametrize("samples", [0, 79, 80, 399, 400, 401, 9999])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pieces_of_any_size(longest, samples, variant):
+    waveform, online = noise(samples), OnlineFbank(variant=variant)
     frames = [online.accept(piece) for piece in pieces(waveform, longest)]
-    expected = log_mel_fbank(waveform)
+    frames.append(online.finish())
+    assert not (variant == "kaldi" and len(frames[-1]))
+    expected = log_mel_fbank(waveform, variant=variant)
     np.testing.assert_array_equal(np.concatenate(frames), expected)
     assert online.frames == len(expected)
 
@@ -36,12 +39,20 @@ def test_a_frame_is_there_as_soon_as_its_samples_are():
     assert [len(online.accept(noise(n))) for n in (399, 1, 159, 1, 320, 0)] == [0, 1, 0, 1, 2, 0]
 
 
-def test_normalized_frame_by_frame():
+def test_frames_of_icefall_reach_beyond_both_ends():
+    online = OnlineFbank(variant="icefall")
+    assert [len(online.accept(noise(n))) for n in (279, 1, 159, 1, 320)] == [0, 1, 0, 1, 2]
+    assert len(online.finish()) == 1  # 760 samples
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_normalized_frame_by_frame(variant):
     waveform = noise(8000)
-    statistics = GlobalCmvn.fit([log_mel_fbank(waveform)])
-    online = OnlineFbank(statistics)
-    frames = np.concatenate([online.accept(piece) for piece in pieces(waveform, 500)])
-    np.testing.assert_array_equal(frames, statistics(log_mel_fbank(waveform)))
+    fbank = log_mel_fbank(waveform, variant=variant)
+    statistics = GlobalCmvn.fit([fbank])
+    online = OnlineFbank(statistics, variant=variant)
+    frames = np.concatenate([*(online.accept(piece) for piece in pieces(waveform, 500)), online.finish()])
+    np.testing.assert_array_equal(frames, statistics(fbank))
 
 
 def test_samples_of_16_bits():

@@ -9,7 +9,7 @@ import soxr
 import torch
 from checkpoints import save_transducer
 
-from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
+from colld_fairseq.data.fbank import VARIANTS, GlobalCmvn, log_mel_fbank
 from colld_fairseq.decoding.real_time import cut, listen
 from colld_fairseq.decoding.streaming import EndpointRules, StreamingResult
 from colld_fairseq.errors import ColldError, ConfigError
@@ -31,9 +31,12 @@ UTTERANCES = [speech(seconds, seed) for seed, seconds in enumerate(SECONDS)]
 
 @pytest.fixture(scope="module")
 def statistics(tmp_path_factory):
-    path = tmp_path_factory.mktemp("cmvn") / "stats.npz"
-    GlobalCmvn.fit([log_mel_fbank(utterance) for utterance in UTTERANCES]).save(str(path))
-    return path
+    """Variant of the filterbanks -> file."""
+    paths = {variant: tmp_path_factory.mktemp("cmvn") / "stats.npz" for variant in VARIANTS}
+    for variant, path in paths.items():
+        fbanks = [log_mel_fbank(utterance, variant=variant) for utterance in UTTERANCES]
+        GlobalCmvn.fit(fbanks).save(str(path), variant)
+    return paths
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,13 @@ def make(corpus, vocab, tagged_vocab, statistics, tmp_path_factory):
         key = (*more, context, tags)
         if key not in made:
             path = tmp_path_factory.mktemp("model") / "model.pt"
-            options = ["--vocab", tagged_vocab if tags else vocab, "--cmvn", statistics, *more]
+            options = [
+                "--vocab",
+                tagged_vocab if tags else vocab,
+                "--cmvn",
+                statistics["icefall" if "icefall" in more else "kaldi"],
+                *more,
+            ]
             made[key] = save_transducer(path, corpus, context, *options)
         return made[key]
 
@@ -68,7 +77,12 @@ def streamed(recogniser, waveform, piece=1000):
 @pytest.mark.parametrize("chunk_ms, left", CONTEXTS)
 @pytest.mark.parametrize(
     "context, more",
-    [("chunk", ()), ("causal", ()), ("chunk", ("--predictor", "stateless", "--topology", "modified"))],
+    [
+        ("chunk", ()),
+        ("causal", ()),
+        ("chunk", ("--fbank", "icefall")),
+        ("chunk", ("--predictor", "stateless", "--topology", "modified")),
+    ],
 )
 def test_result_is_that_of_the_whole_utterance(make, context, more, chunk_ms, left):
     recogniser = load_recogniser(make(*more, context=context), blank_penalty=0.5, max_symbols=2)

@@ -25,7 +25,7 @@ from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.manifest import read_manifest
-from colld_fairseq.errors import CheckpointError, ConfigError
+from colld_fairseq.errors import AudioError, CheckpointError, ConfigError
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.recogniser import load_recogniser
@@ -50,6 +50,9 @@ def by_hand(kind, waveform):
     """The input that the models here were trained on."""
     if kind == "waveform":
         return (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-5)
+    if kind == "icefall":
+        fbank = log_mel_fbank(waveform, variant="icefall").astype(np.float64)
+        return (fbank - fbank.mean(0)) / fbank.std(0)
     return (log_mel_fbank(waveform) - np.linspace(8.0, 12.0, 80)) / np.linspace(1.5, 4.0, 80)
 
 
@@ -67,8 +70,8 @@ def train(corpus, vocab, folder, *options):
 
 @pytest.fixture(scope="module")
 def trained(corpus, vocab, tmp_path_factory):
-    """A `modified` transducer on filterbanks with corpus statistics, which are gone, and CTC on normalized waveforms:
-    kind -> path of the checkpoint, hypotheses by greedy search on the inputs that were made by hand."""
+    """A `modified` transducer on filterbanks with corpus statistics, which are gone, and CTC on normalized waveforms
+    and on icefall's filterbanks: kind -> path of the checkpoint, hypotheses by greedy search on inputs made by hand."""
     made = {}
     folder = tmp_path_factory.mktemp("fbank")
     statistics = corpus_statistics(folder)
@@ -77,6 +80,7 @@ def trained(corpus, vocab, tmp_path_factory):
     made["waveform"] = train(
         corpus, vocab, tmp_path_factory.mktemp("waveform"), *CTC, *WAVEFORM, "--normalize-waveform"
     )
+    made["icefall"] = train(corpus, vocab, tmp_path_factory.mktemp("icefall"), *CTC, "--fbank", "icefall")
     return {
         kind: SimpleNamespace(kind=kind, path=path, transcripts=greedy(corpus, kind, path))
         for kind, path in made.items()
@@ -91,7 +95,7 @@ def greedy(corpus, kind, path):
     for waveform in waveforms(corpus):
         source = torch.from_numpy(by_hand(kind, waveform).astype(np.float32))[None]
         lengths = torch.tensor([source.size(1)])
-        if kind == "waveform":
+        if kind != "fbank":
             log_probs = model.get_ctc_log_probs(source, lengths)[0][0]
             log_probs[:, NEVER] = -torch.inf
             ids = log_probs.argmax(-1).unique_consecutive()
@@ -197,7 +201,8 @@ def ensemble(path, corpus, vocab, tmp_path):
 
 
 TRANSCRIBING = [generate, interactive, transcribe, python, average, ensemble]
-KINDS = ["fbank", "waveform"]
+KINDS = ["fbank", "waveform", "icefall"]
+KINDS_BEFORE = ["fbank", "waveform"]  # of older checkpoints
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -213,8 +218,9 @@ def test_hypotheses(door, kind, trained, corpus, vocab, tmp_path):
 
 def restored(path, corpus, vocab, tmp_path, *more):
     """Training goes on from the file; the dry run over the validation set comes first."""
-    kind = ["--arch", "student_ctc", "--criterion", "ctc_attention", *WAVEFORM]
-    if "topology" in read_model(path).model:
+    saved = read_model(path)
+    kind = [*CTC, *(WAVEFORM if saved.config.input_kind == "waveform" else [])]
+    if "topology" in saved.model:
         kind = ["--arch", "transducer_student", "--criterion", "transducer", *SMALL]
     shutil.copy(path, tmp_path / "checkpoint_last.pt")
     on = ["--save-dir", tmp_path, "--valid-subset", "test", "--train-subset", "test", "--max-update", "3"]
@@ -366,6 +372,28 @@ def test_contradictions_name_both_values_and_the_file(door, trained, corpus, voc
     assert all(value in str(error.value) for value in (topologies if "topology" in door else inputs))
 
 
+@pytest.mark.parametrize("door", ["generate", "validate", "python", "restored", "second stage"])
+def test_other_filterbanks_contradict(door, trained, corpus, vocab, tmp_path):
+    """Of the same normalization: only the variant differs."""
+    doors = {
+        "generate": lambda *at: generate(*at, "--fbank", "kaldi"),
+        "validate": lambda *at: validate(*at, "--fbank", "kaldi"),
+        "python": lambda *at: python(*at, fbank="kaldi"),
+        "restored": lambda *at: restored(*at, "--fbank", "kaldi"),
+        "second stage": lambda *at: second_stage(*at, "--fbank", "kaldi"),
+    }
+    file = str(tmp_path / "checkpoint_last.pt") if door == "restored" else trained["icefall"].path
+    message = (
+        f"--fbank kaldi asks for kaldi filterbanks normalized.*{file} was trained on icefall filterbanks normalized"
+    )
+    with pytest.raises(ConfigError, match=message):
+        doors[door](trained["icefall"].path, corpus, vocab, tmp_path)
+
+
+def test_the_same_filterbanks_agree(trained, corpus, vocab, tmp_path):
+    assert python(trained["icefall"].path, corpus, vocab, tmp_path, fbank="icefall") == trained["icefall"].transcripts
+
+
 def test_other_statistics_contradict_and_the_same_in_another_file_agree(trained, corpus, vocab, tmp_path, others):
     with pytest.raises(ConfigError, match=r"others.npz asks for .*\(means 0 to 0\).*checkpoint_last.pt was trained on"):
         python(trained["fbank"].path, corpus, vocab, tmp_path, cmvn=others)
@@ -416,7 +444,7 @@ def before(trained, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS_BEFORE)
 @pytest.mark.parametrize("door", [generate, transcribe], ids=lambda door: door.__name__)
 def test_hypotheses_of_older_checkpoints(door, kind, before, trained, corpus, vocab, tmp_path, caplog):
     result = door(before(kind), corpus, vocab, tmp_path)
@@ -436,12 +464,24 @@ def test_mean_of_older_checkpoints(before, trained, corpus, vocab, tmp_path, cap
     assert transcripts == python(str(tmp_path / "mean.pt"), corpus, vocab, tmp_path) == trained["fbank"].transcripts
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS_BEFORE)
 @pytest.mark.parametrize("door", [restored, second_stage, validate, api], ids=lambda door: door.__name__)
 def test_features_of_older_checkpoints(door, kind, before, corpus, vocab, tmp_path, monkeypatch):
     with inputs_of_encoders(monkeypatch) as given:
         door(before(kind), corpus, vocab, tmp_path)
     assert_inputs(kind, given, corpus)
+
+
+def test_older_checkpoints_are_of_kaldi_filterbanks(before, trained, corpus, vocab, tmp_path):
+    path = before("fbank")
+    assert python(path, corpus, vocab, tmp_path, fbank="kaldi") == trained["fbank"].transcripts
+    with pytest.raises(
+        ConfigError, match="--fbank icefall asks for icefall.*older.pt was trained on kaldi filterbanks"
+    ):
+        python(path, corpus, vocab, tmp_path, fbank="icefall")
+    GlobalCmvn(np.linspace(8.0, 12.0, 80), np.linspace(1.5, 4.0, 80)).save(str(tmp_path / "stats.npz"), "icefall")
+    with pytest.raises(AudioError, match="stats.npz: CMVN statistics of icefall filterbanks, but kaldi ones"):
+        load_student(path)
 
 
 MOVED = {

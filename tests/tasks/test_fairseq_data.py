@@ -108,7 +108,18 @@ def test_paths_named_one_by_one(finetune, fairseq_data, caplog):
     assert np.array_equal(dataset[index]["source"], read_stored_fbank(row.audio, 80))
     assert dataset.size(index) == row.n_samples
     assert not len(finetune(*WAVEFORM).task.build_dataset_for_inference([row.audio], [0]).ordered_indices())
-    assert "left out: stored filterbanks, but this student takes waveforms" in caplog.text
+    assert "left out: stored kaldi filterbanks, but this student takes waveforms" in caplog.text
+
+
+def test_stored_filterbanks_are_no_icefall_ones(finetune, changed, fairseq_data, caplog):
+    """config.yaml says how filterbanks are normalized, whichever they are; statistics are of one variant."""
+    run = finetune("--fbank", "icefall", folder=changed(transforms={"*": ["utterance_cmvn"]}))
+    assert run.task.encoder.input == InputConfig(fbank="icefall")
+    with pytest.raises(ManifestError, match=r"dev\.tsv:2: .*icefall filterbanks .*are kaldi ones.* needs the waveform"):
+        run.task.load_dataset("dev")
+    row = read_manifest(str(fairseq_data / "dev.tsv")).row(0)
+    assert not len(run.task.build_dataset_for_inference([row.audio], [0]).ordered_indices())
+    assert "stored kaldi filterbanks, but this student takes icefall filterbanks" in caplog.text
 
 
 def test_other_bins_are_refused_before_training(finetune, fairseq_data, tmp_path):
@@ -147,7 +158,8 @@ def test_the_student_and_the_data_contradict(finetune, changed, caplog, monkeypa
     run = finetune(folder=changed(transforms={"_train": [], "*": ["utterance_cmvn"]}))
     run.task.load_dataset("train")
     message = (
-        r"config\.yaml asks for filterbanks normalized over the utterance in dev, but the student takes filterbanks as"
+        r"config\.yaml asks for kaldi filterbanks normalized over the utterance in dev, but the student takes kaldi "
+        "filterbanks as"
     )
     with pytest.raises(ConfigError, match=message):
         run.task.load_dataset("dev")
