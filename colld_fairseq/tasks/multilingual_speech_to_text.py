@@ -5,7 +5,7 @@ import logging
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import torch
@@ -96,6 +96,11 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     max_symbols: int = option(10, "most labels of a transducer at one frame", COUNT)
     blank_penalty: float = option(
         0.0, "taken from the logit of a transducer's blank in decoding; > 0 = longer hypotheses", FINITE
+    )
+    allow_unk: bool = option(
+        False,
+        "let hypotheses hold <unk>, of which text shows nothing (fairseq's --unkpen makes it rarer in attention"
+        " decoders); without it no search ever emits it",
     )
     ngram_lm: str = option("", "KenLM n-gram model for CTC and transducer decoding (.arpa or binary)")
     ngram_lm_unit: ChoiceEnum(["word", "token"]) = option("word", "what the n-gram model counts")
@@ -273,9 +278,13 @@ class MultilingualSpeechToTextTask(SpeechTask):
         """Called by fairseq; `build_decoder` is for callers of ours."""
         kind, tags, extra = self.decoder_of(models), self.vocabulary.tag_ids, extra_gen_cls_kwargs or {}
         if kind == "attention":
-            extra, seq_gen_cls = dict(extra, symbols_to_strip_from_output=tags), seq_gen_cls or AttentionGenerator
+            extra = dict(extra, symbols_to_strip_from_output=tags)
+            if seq_gen_cls is None:
+                seq_gen_cls = AttentionGenerator
+                extra.update(never_written=self.unwanted_unknown)
             if not self.vocabulary.tags_in_targets:
-                extra.update(never_written=self.vocabulary.never_written, never_first=self.vocabulary.never_first)
+                never_written = self.vocabulary.never_written | self.unwanted_unknown
+                extra.update(never_written=never_written, never_first=self.vocabulary.never_first)
             return super().build_generator(models, self.limited(args), seq_gen_cls, extra, prefix_allowed_tokens_fn)
         decoder = self.frame_decoder(models, kind, getattr(args, "beam", 1), getattr(args, "nbest", 1), **extra)
         return FairseqGenerator(decoder, self.target_dictionary.eos(), tags)
@@ -287,6 +296,12 @@ class MultilingualSpeechToTextTask(SpeechTask):
             return self.frame_decoder(models, kind, beam, nbest)
         return AttentionDecoder(self.build_generator(models, Namespace(beam=beam, nbest=nbest)), nbest)
 
+    @property
+    def unwanted_unknown(self) -> Set[int]:
+        """The id of `<unk>` where no hypothesis may hold it, but for tokenizers whose end of sentence it is."""
+        dictionary = self.target_dictionary
+        return set() if self.cfg.allow_unk else {dictionary.unk()} - {dictionary.eos()}
+
     def frame_decoder(
         self, models, kind: str, beam: int, nbest: int, lm_model: Optional[nn.Module] = None, lm_weight: float = 0.0
     ) -> Decoder:
@@ -295,7 +310,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
         lm, lm_weight = self.fusion(lm_model, lm_weight)
         fusion = dict(lm=lm, lm_weight=lm_weight, length_bonus=cfg.length_bonus)
         blank = dictionary.bos()
-        never_emitted = sorted({dictionary.pad(), dictionary.eos(), *self.vocabulary.tag_ids} - {blank})
+        specials = {dictionary.pad(), dictionary.eos(), *self.vocabulary.tag_ids}
+        never_emitted = sorted((specials | self.unwanted_unknown) - {blank})
         if kind == "ctc":
             return CtcDecoder(blank, never_emitted, beam, nbest, **fusion)
         topology, *others = {model.topology for model in models}

@@ -35,7 +35,7 @@ TASK = ["--task", "multilingual_speech_to_text"]
 TRANSDUCER = ["--arch", "transducer_student", "--criterion", "transducer", "--topology", "modified"]
 SMALL = ["--predictor-embed-dim", "16", "--joiner-dim", "24", "--front-end", "conv2d"]
 WAVEFORM = ["--front-end", "waveform", "--conv-feature-layers", "[(8,10,5)] + [(8,3,2)] * 4 + [(8,2,2)] * 2"]
-NEVER = [1, 2]  # padding and the end of sentence are no labels
+NEVER = [1, 2, 3]  # padding, the end of sentence and <unk> are no labels
 CTC = ["--arch", "student_ctc", "--criterion", "ctc_attention"]
 
 
