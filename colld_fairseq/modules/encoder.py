@@ -293,8 +293,9 @@ class StudentEncoder(nn.Module):
 
 
 def _is_unpadded(source: Tensor, lengths: Tensor) -> bool:
-    """Whether every utterance fills the batch, where asking is free: eager mode, lengths on the CPU."""
-    if torch.compiler.is_compiling() or lengths.device.type != "cpu":
+    """Whether every utterance fills the batch, where asking is free: eager mode, lengths on the CPU. What is traced or
+    exported with such a batch is to take others, too."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or lengths.device.type != "cpu":
         return False
     return bool((lengths == source.size(1)).all())
 

@@ -16,14 +16,14 @@ class MaskedChannelNorm(nn.Module):
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
-        self.eps = eps
+        self.channels, self.eps = channels, eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
         """[B, C, T], mask [B, T] (True on padding) or None when no utterance is padded -> [B, C, T]."""
         if padding_mask is None:
-            return F.group_norm(x, x.size(1), self.weight, self.bias, self.eps)
+            return F.group_norm(x, self.channels, self.weight, self.bias, self.eps)
         dtype = x.dtype
         # Sums over thousands of frames do not fit half precision.
         with torch.autocast(x.device.type, enabled=False):

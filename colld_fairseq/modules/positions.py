@@ -1,7 +1,8 @@
 """Ways to tell an encoder where a frame is: convolutional, sinusoidal, rotary, and relative-key positions."""
 
 import functools
-from typing import Optional, Tuple
+import math
+from typing import Callable, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from colld_fairseq.modules.cpu.cached import CachedFromWeights
 from colld_fairseq.modules.cpu.spectral_conv import kernel_spectrum, spectral_conv
 
 Rotary = Tuple[Tensor, Tensor]
+ROTARY_BLOCK, LONGEST_EXPORTED = 256, 16384  # frames: of the two tables in exported graphs (positions there end here)
 
 
 class ConvPositionalEmbedding(nn.Module):
@@ -93,11 +95,34 @@ class SinusoidalPositions(nn.Module):
 
 def rotary_table(length: int, head_dim: int, like: Tensor, base: float = 10000.0) -> Rotary:
     """Cosines and sines [T, 1, head_dim / 2] of rotary embeddings (RoFormer, arXiv 2104.09864)."""
+    if torch.onnx.is_in_onnx_export():
+        cos, sin = _rotary_by_addition(length, head_dim, like, base)
+        return cos[:, None], sin[:, None]
     # Angles in double precision: of thousands of radians single precision keeps four decimals, and the same distance
     # between frames would not give the same score everywhere.
     steps = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float64)
     angles = torch.arange(length, device=like.device, dtype=torch.float64)[:, None] * base ** (-steps / head_dim)
     return angles.cos()[:, None].to(like.dtype), angles.sin()[:, None].to(like.dtype)
+
+
+def _rotary_by_addition(length: int, head_dim: int, like: Tensor, base: float) -> Rotary:
+    """Cosines and sines [T, head_dim / 2] in a graph of ONNX, whose runtimes lack the cosine in double precision.
+
+    Frame 256 i + j is turned by the angles of 256 i and of j, both out of small tables of constants; an utterance
+    cannot have more than LONGEST_EXPORTED frames.
+    """
+    velocities = [base ** (-step / head_dim) for step in range(0, head_dim, 2)]
+
+    def table(frames: range, function: Callable[[float], float]) -> Tensor:
+        rows = [[function(frame * velocity) for velocity in velocities] for frame in frames]
+        return torch.tensor(rows, dtype=like.dtype, device=like.device)
+
+    frames = torch.arange(length, device=like.device)
+    within, before = frames % ROTARY_BLOCK, torch.div(frames, ROTARY_BLOCK, rounding_mode="floor")
+    fine, coarse = range(ROTARY_BLOCK), range(0, LONGEST_EXPORTED, ROTARY_BLOCK)
+    cos, sin = (table(fine, function)[within] for function in (math.cos, math.sin))
+    cos_before, sin_before = (table(coarse, function)[before] for function in (math.cos, math.sin))
+    return cos_before * cos - sin_before * sin, sin_before * cos + cos_before * sin
 
 
 def apply_rotary(x: Tensor, table: Rotary) -> Tensor:
