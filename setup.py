@@ -17,6 +17,9 @@ FAIRSEQ_NEEDS = [
     "tqdm",
 ]
 
+# `colld export`: graphs of ONNX, and the clients that they are compared in.
+EXPORT_NEEDS = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5", "sherpa-onnx>=2.0,<3"]
+
 setup(
     name="colld_fairseq",
     version="0.1.0",
@@ -49,8 +52,17 @@ setup(
     ],
     extras_require={
         "lm": ["kenlm"],
+        "export": EXPORT_NEEDS,
         # faster-whisper brings CTranslate2: clients of the Whisper directories that `colld convert` writes
-        "test": ["pytest", "pytest-xdist", "jiwer>=3.1", "numba", "warprnnt_numba", "faster-whisper>=1.1"],
+        "test": [
+            "pytest",
+            "pytest-xdist",
+            "jiwer>=3.1",
+            "numba",
+            "warprnnt_numba",
+            "faster-whisper>=1.1",
+            *EXPORT_NEEDS,
+        ],
     },
     entry_points={"console_scripts": ["colld = colld_command:main"]},
 )

@@ -21,6 +21,9 @@ KINDS = ("layer", "ffn")
 PRECISIONS = ("float32", "bfloat16", "float16")
 STORAGES = ("float16", "uint8")
 DECODERS = ("auto", "attention", "transducer", "ctc")
+# As in export/slots.py and export/onnx_file.py.
+TARGETS = ("onnx", "sherpa-onnx", "onnx-asr")
+EXPORTERS = ("dynamo", "torchscript")
 
 
 def layers(text: str) -> List[int]:
@@ -324,6 +327,18 @@ def convert(add: Add) -> None:
         help="largest difference of a layer, relative to its largest value if above 1; beyond it nothing is written",
     )
     add("--overwrite", action="store_true", help="replace the target if it exists")
+
+
+def export(add: Add) -> None:
+    add("--checkpoint", required=True, metavar="CKPT.pt", help="a fine-tuned CTC student")
+    add("--to", choices=TARGETS, required=True, help="onnx: a graph for ONNX Runtime; else for this client")
+    add("folder", metavar="DIR", help="folder to write; with --wav one that was written before is compared alone")
+    add("--int8", action="store_true", help="also write model.int8.onnx, with weights in 8 bits")
+    add("--wav", metavar="FILE", help="run it in ONNX Runtime and in the client, and name what differs from PyTorch")
+    add("--vocab", metavar="DIR", default="", help="vocabulary folder, if it has moved since training")
+    exporter = "of torch: dynamo (supported), or torchscript (deprecated, faster)"
+    add("--exporter", choices=EXPORTERS, default="dynamo", help=exporter)
+    add("--overwrite", action="store_true", help="replace DIR if it exists")
 
 
 def profile(add: Add) -> None:

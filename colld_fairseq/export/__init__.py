@@ -1,0 +1,1 @@
+"""Trained students as graphs of ONNX, in the folders that clients on devices open."""

@@ -1,0 +1,52 @@
+"""The real client on an exported model, in a process of its own: a model that it does not like ends its process."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import List, NamedTuple, Sequence
+
+import numpy as np
+
+from colld_fairseq.errors import ColldError
+from colld_fairseq.export.slots import Slot
+
+SCRIPT = Path(__file__).with_name("sherpa_client.py")
+SECONDS_TO_LOAD, TIMES_REAL_TIME = 120.0, 20.0  # what a client may take
+
+
+class ClientError(ColldError):
+    """The client ended without a result; says what it said."""
+
+
+class ClientResult(NamedTuple):
+    """Text, its tokens and the times in seconds when each begins."""
+
+    text: str
+    tokens: List[str]
+    timestamps: List[float]
+
+
+def run_client(slot: Slot, model: Path, tokens: Path, waveforms: Sequence[np.ndarray]) -> List[ClientResult]:
+    """What the client writes for waveforms [N] at 16 kHz, all of them in one batch. Raises ClientError."""
+    seconds = sum(len(waveform) for waveform in waveforms) / 16000
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [f"{folder}/{index}.npy" for index in range(len(waveforms))]
+        for path, waveform in zip(paths, waveforms):
+            np.save(path, waveform)
+        command = [sys.executable, str(SCRIPT), slot.factory, str(model), str(tokens), *paths]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=SECONDS_TO_LOAD + TIMES_REAL_TIME * seconds
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ClientError(
+                f"{slot.client} did not come to an end on {model} within {error.timeout:.0f} s"
+            ) from error
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or len(lines) < len(waveforms):
+        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        last = " / ".join(said[-3:]) or "it said nothing"
+        raise ClientError(f"{slot.client} ended with exit code {done.returncode} on {model}: {last}")
+    return [ClientResult(**json.loads(line)) for line in lines]

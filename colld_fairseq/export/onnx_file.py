@@ -1,0 +1,104 @@
+"""Graphs of torch as files of ONNX: written, described, quantized."""
+
+import contextlib
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+from typing import Dict, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from colld_fairseq.errors import ConfigError
+
+INSTALL = 'pip install "colld_fairseq[export]"'
+EXPORTERS = ("dynamo", "torchscript")
+Axes = Mapping[str, Mapping[int, str]]  # input or output -> dimension that may have any size -> its name
+
+
+def check_installed(*names: str) -> None:
+    """Raises ConfigError with the line that installs what is missing of the packages."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"the export needs {', '.join(missing)}, not installed here: {INSTALL}")
+
+
+def write_onnx(
+    path: Path, graph: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str], axes: Axes, exporter: str
+) -> None:
+    """Write `graph` to one file.
+
+    Args:
+        example: input name -> tensor, in the order of the graph's arguments.
+        axes: of inputs and outputs.
+        exporter: "dynamo" (torch.export; supported), or "torchscript" (deprecated by torch, ten times as fast).
+    """
+    inputs = tuple(example.values())
+    common = dict(input_names=list(example), output_names=list(outputs), external_data=False)
+    with quiet_exporters(), torch.no_grad():
+        if exporter == "dynamo":
+            shapes = tuple(
+                {axis: torch.export.Dim(label) for axis, label in axes.get(name, {}).items()} for name in example
+            )
+            torch.onnx.export(
+                graph, inputs, str(path), dynamo=True, dynamic_shapes=shapes, opset_version=18, verbose=False, **common
+            )
+        else:
+            torch.onnx.export(graph, inputs, str(path), dynamo=False, dynamic_axes=axes, opset_version=17, **common)
+
+
+@contextlib.contextmanager
+def quiet_exporters() -> Iterator[None]:
+    """Without the warnings of torch's exporters about code that is as it should be."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
+def add_metadata(path: Path, values: Mapping[str, str]) -> None:
+    """Write keys and values into a file, beside those that it has."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {**{item.key: item.value for item in model.metadata_props}, **values})
+    onnx.save(model, path)
+
+
+def read_metadata(path: Path) -> Dict[str, str]:
+    """Keys and values in a file. Raises ConfigError where it is no graph."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # of protobuf, of several kinds
+        raise ConfigError(f"{path}: no graph of ONNX ({error}); export it again") from error
+    return {item.key: item.value for item in model.metadata_props}
+
+
+def quantize(path: Path, target: Path, every_operator: bool) -> None:
+    """Write the weights in 8 bits; activations follow at run time. Metadata stays.
+
+    Matrix products alone, in signed integers of 7 bits: those of 8 overflow on processors without VNNI, ten times the
+    error. `every_operator`: convolutions too, in unsigned integers, which waveform students need to become smaller.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    if every_operator:
+        how = dict(weight_type=QuantType.QUInt8)
+    else:
+        how = dict(weight_type=QuantType.QInt8, reduce_range=True, op_types_to_quantize=["MatMul"])
+    root, level = logging.getLogger(), logging.getLogger().level
+    try:
+        root.setLevel(logging.ERROR)  # it advises every time to prepare the model
+        quantize_dynamic(str(path), str(target), **how)
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,56 @@
+"""Trained students by shape, made once, and utterances that they have not seen."""
+
+import numpy as np
+import pytest
+import synthetic
+from students import SHAPES, train, write_statistics
+
+from colld_fairseq.export.folder import write_folder
+from colld_fairseq.recogniser import load_recogniser
+
+
+@pytest.fixture(scope="session")
+def waveforms():
+    """Of odd lengths: float32 [N]."""
+    made = [utterance.waveform.astype(np.float32) for utterance in synthetic.make_utterances("export", 6, seed=21)]
+    return [waveform[: len(waveform) - 37 * index] for index, waveform in enumerate(made)]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(corpus, vocab, waveforms, tmp_path_factory):
+    made = {}
+
+    def make(shape):
+        if shape not in made:
+            folder = tmp_path_factory.mktemp(shape)
+            cmvn = ["--cmvn", write_statistics(folder / "cmvn.npz", waveforms)] if shape == "subsampled" else []
+            made[shape] = train(folder / "model.pt", corpus, vocab, *SHAPES[shape], *cmvn)
+        return made[shape]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def recogniser(checkpoint):
+    made = {}
+
+    def make(shape):
+        if shape not in made:
+            made[shape] = load_recogniser(checkpoint(shape), device="cpu")
+        return made[shape]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(recogniser, tmp_path_factory):
+    """Folders by shape and target, with 8-bit weights; each made once."""
+    made = {}
+
+    def make(shape, target):
+        if (shape, target) not in made:
+            folder = tmp_path_factory.mktemp(shape) / target
+            made[shape, target] = write_folder(folder, recogniser(shape), target, True, "torchscript")
+        return made[shape, target]
+
+    return make

@@ -1,0 +1,55 @@
+"""Tiny CTC students that have learned something, as checkpoints; and folders exported from them."""
+
+import torch
+from commands import TINY_ENCODER
+from omegaconf import OmegaConf
+from task_setup import set_up
+
+from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
+
+UPDATES = 60
+EXTRACTOR = ["--front-end", "waveform", "--conv-feature-layers", "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"]
+TRANSFORMER = [
+    "--encoder-block",
+    "transformer",
+    "--encoder-position",
+    "conv",
+    "--conv-pos",
+    "16",
+    "--conv-pos-groups",
+    "2",
+]
+SHAPES = {
+    "conformer": [],
+    "subsampled": ["--front-end", "conv2d", "--encoder-position", "relative_key"],
+    "hubert": [*EXTRACTOR, *TRANSFORMER, "--normalize-waveform"],
+}
+
+
+def train(path, corpus, vocab, *options):
+    """A student_ctc after UPDATES updates on 12 utterances, saved as fairseq does; returns its path."""
+    arguments = [corpus, "--task", "multilingual_speech_to_text", "--criterion", "ctc_attention", "--vocab", vocab]
+    torch.manual_seed(1)
+    run = set_up(*arguments, "--arch", "student_ctc", *TINY_ENCODER, *options)
+    run.task.load_dataset("train")
+    dataset = run.task.dataset("train")
+    batch = dataset.collater([dataset[index] for index in range(12)])
+    optimizer = torch.optim.Adam(run.model.train().parameters(), lr=0.01, betas=(0.9, 0.98))
+    for _ in range(UPDATES):
+        optimizer.zero_grad()
+        loss, size, _ = run.criterion(run.model, batch)
+        (loss / size).backward()
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+        optimizer.step()
+    cfg = OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True)
+    history = [{"criterion_name": "none", "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": UPDATES}]
+    extra = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
+    state = {"args": None, "cfg": cfg, "model": run.model.state_dict()}
+    torch.save({**state, "optimizer_history": history, "extra_state": extra}, path)
+    return str(path)
+
+
+def write_statistics(path, waveforms):
+    """Mean and deviation of the filterbanks of these waveforms, as `colld cmvn` writes them."""
+    GlobalCmvn.fit(log_mel_fbank(waveform) for waveform in waveforms).save(str(path))
+    return str(path)

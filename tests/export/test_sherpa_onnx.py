@@ -1,0 +1,141 @@
+"""The wheel of sherpa-onnx on exported folders, in a process of its own: greedy text is the student's."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+
+from colld_fairseq.cli import main
+from colld_fairseq.export.clients import ClientError, run_client
+from colld_fairseq.export.comparison import compare, first_difference, student_output
+from colld_fairseq.export.folder import exported_in
+from colld_fairseq.export.onnx_file import add_metadata, read_metadata
+
+CLIENT_SHAPES = ["conformer", "subsampled", "hubert"]
+
+
+@pytest.mark.parametrize("shape", CLIENT_SHAPES)
+def test_greedy_text_is_the_student_s(shape, recogniser, exported, waveforms):
+    """All utterances in one batch of the client: padding must not be seen either."""
+    ours, folder = recogniser(shape), exported(shape, "sherpa-onnx")
+    results = run_client(folder.slot, folder.model, folder.tokens, waveforms)
+    expected = [student_output(ours, waveform) for waveform in waveforms]
+    assert [result.text.strip() for result in results] == [own.text for own in expected]
+    assert any(" " in own.text for own in expected)  # word boundaries come out as spaces
+    for result, own in zip(results, expected):
+        assert len(result.tokens) == len(own.tokens)
+
+
+@pytest.mark.parametrize("shape", CLIENT_SHAPES)
+def test_times_are_those_of_the_frames(shape, recogniser, exported, waveforms):
+    ours, folder = recogniser(shape), exported(shape, "sherpa-onnx")
+    (result,) = run_client(folder.slot, folder.model, folder.tokens, waveforms[:1])
+    ((best,),) = ours.transcribe(waveforms[:1])
+    seconds = np.array(best.frames) / ours.models[0].encoder.student.frame_rate_hz
+    np.testing.assert_allclose(result.timestamps, seconds, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", ["conformer", "hubert"])
+def test_eight_bits_run_in_the_client(shape, exported, waveforms):
+    folder = exported(shape, "sherpa-onnx")
+    assert read_metadata(folder.int8).items() >= read_metadata(folder.model).items()
+    results = run_client(folder.slot, folder.int8, folder.tokens, waveforms[:2])
+    assert all(result.text.strip() for result in results)
+
+
+def test_eight_bits_are_signed_and_of_reduced_range(exported):
+    """Full range overflows on processors without VNNI."""
+    model = onnx.load(exported("conformer", "sherpa-onnx").int8)
+    weights = [
+        onnx.numpy_helper.to_array(value) for value in model.graph.initializer if value.name.endswith("_quantized")
+    ]
+    assert weights and all(values.dtype == np.int8 for values in weights)
+    assert max(np.abs(values.astype(int)).max() for values in weights) <= 64
+    waveform = onnx.load(exported("hubert", "sherpa-onnx").int8)
+    assert any(node.op_type == "ConvInteger" for node in waveform.graph.node)
+
+
+def copied(folder, tmp_path):
+    """A copy of an exported folder that may be spoiled."""
+    target = tmp_path / "copy"
+    target.mkdir()
+    for path in folder.model.parent.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return exported_in(target, folder.slot)
+
+
+def statistics(folder):
+    """A client that normalizes what the graph normalizes as well: other features."""
+    for path in (folder.model, folder.int8):
+        add_metadata(path, {"cmvn_mean": ",".join(["3"] * 80)})
+
+
+def no_model_type(folder):
+    model = onnx.load(folder.model)
+    kept = [item for item in model.metadata_props if item.key != "model_type"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, folder.model)
+
+
+def other_input(folder):
+    values = json.loads(read_metadata(folder.model)["colld_encoder"])
+    values["input"]["normalization"] = "none"
+    add_metadata(folder.model, {"colld_encoder": json.dumps(values)})
+
+
+def other_blank(folder):
+    lines = folder.tokens.read_text().splitlines()
+    folder.tokens.write_text("\n".join(["<s> 0", *lines[1:-1], "<blk> " + lines[-1].split()[1]]) + "\n")
+
+
+def other_weights(folder):
+    model = onnx.load(folder.model)
+    largest = max(model.graph.initializer, key=lambda value: int(np.prod(value.dims)))
+    largest.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(largest) * 1.5, largest.name))
+    onnx.save(model, folder.model)
+
+
+@pytest.mark.parametrize(
+    "spoil, stage, detail",
+    [
+        (statistics, "metadata of model.onnx", "cmvn_mean"),
+        (no_model_type, "metadata of model.onnx", "model_type is None"),
+        (other_input, "input of model.onnx", "'normalization': 'none'"),
+        (other_blank, "tokens.txt", "line 1 is '<s> 0'"),
+        (other_weights, "log-probabilities", "largest difference"),
+    ],
+)
+def test_what_was_spoiled_is_named_first(spoil, stage, detail, recogniser, exported, waveforms, tmp_path):
+    folder = copied(exported("conformer", "sherpa-onnx"), tmp_path)
+    spoil(folder)
+    wrong = first_difference(compare(recogniser("conformer"), folder, waveforms[1]))
+    assert wrong.name == stage and detail in wrong.detail
+
+
+def test_a_client_that_ends_its_process_is_an_error(exported, waveforms, tmp_path):
+    folder = copied(exported("conformer", "sherpa-onnx"), tmp_path)
+    no_model_type(folder)
+    with pytest.raises(ClientError, match="ended with exit code"):
+        run_client(folder.slot, folder.model, folder.tokens, waveforms[:1])
+
+
+def test_the_command(checkpoint, waveforms, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", waveforms[0], 16000)
+    command = ["export", "--checkpoint", checkpoint("conformer"), "--to", "sherpa-onnx", str(tmp_path / "m")]
+    command += ["--exporter", "torchscript", "--int8"]
+    assert main([*command, "--wav", str(tmp_path / "a.wav")]) == 0
+    printed = capsys.readouterr().out
+    assert "fire_red_asr_ctc" in printed and "text of sherpa-onnx" in printed and "DIFFERS" not in printed
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {
+        *("model.onnx", "model.int8.onnx", "tokens.txt", "README.md")
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "a.wav"}
+    assert "from_fire_red_asr_ctc(" in (tmp_path / "m" / "README.md").read_text()
+    assert main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    add_metadata(tmp_path / "m" / "model.onnx", {"subsampling_factor": "4"})
+    assert main([*command, "--wav", str(tmp_path / "a.wav")]) == 1
+    assert "first stage that differs from PyTorch: metadata of model.onnx" in capsys.readouterr().out
