@@ -96,8 +96,8 @@ def call(name: str, *args) -> str:
 
 
 def log_records(output: str, kind: str) -> List[Dict]:
-    """The JSON lines of a training log; kind: "train_inner" (one an update), "train" (epochs) or "valid"."""
-    key = {"train_inner": "loss", "train": "train_loss", "valid": "valid_loss"}[kind]
+    """The JSON lines of a training log; kind: "train_inner" (one an update), "train" (epochs), "valid" or "test"."""
+    key = {"train_inner": "loss"}.get(kind, f"{kind}_loss")
     records = [json.loads(line[line.index("{") :]) for line in output.splitlines() if f'"{key}"' in line]
     return [record for record in records if key in record]
 

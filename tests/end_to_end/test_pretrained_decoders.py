@@ -1,6 +1,5 @@
 """student_s2t with a pretrained decoder, from the command line: assembled, decoded, trained, trained on."""
 
-import json
 import math
 import re
 import shutil
@@ -113,7 +112,7 @@ def test_assembled_model_decodes_without_anything_else(assembled, data, whisper,
 def test_validation_scores_what_generation_writes(assembled, data):
     options = ["--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--max-tokens", "60000"]
     log = call("validate", data, *options, "--path", assembled, "--valid-subset", "test", "--log-format", "json")
-    record = json.loads(next(line for line in log.splitlines() if line.startswith('{"test_loss"')))
+    record = log_records(log, "test")[-1]
     hypotheses, references = generate(data, assembled, "--beam", "1")
     manifest = read_manifest(str(data / "test.tsv"))
     scores = CorpusScores()
