@@ -16,6 +16,7 @@ from colld_fairseq.export.normalization import AfterClient, normalization_of
 from colld_fairseq.modules.encoder import StudentEncoder
 
 FBANK_RATE_HZ = 100.0
+ZIPFORMER_RATE_HZ = 25.0  # which sherpa-onnx assumes in its slot for CTC models of icefall
 TARGETS = ("onnx", "sherpa-onnx", "onnx-asr")
 
 
@@ -45,6 +46,8 @@ class Slot:
 
     def metadata(self, student: StudentEncoder) -> Dict[str, str]:
         """What the client reads in the file. It may not normalize: the graph does."""
+        if self.name == "zipformer2_ctc":
+            return {"model_type": self.name}
         if self.name != "fire_red_asr_ctc":
             return {}
         return {
@@ -61,6 +64,12 @@ FIRE_RED = Slot(
     client="sherpa_onnx",
     factory="from_fire_red_asr_ctc",
     flag="--fire-red-asr-ctc",
+)
+ZIPFORMER = Slot(
+    "zipformer2_ctc",
+    client="sherpa_onnx",
+    factory="from_zipformer_ctc",
+    flag="--zipformer-ctc-model",
 )
 OMNILINGUAL = Slot(
     "omnilingual",
@@ -86,20 +95,23 @@ def slot_for(target: str, student: StudentEncoder) -> Slot:
             "onnx-asr knows no CTC model of these features (its CTC models compute NeMo's and GigaAM's): take --to"
             " sherpa-onnx or --to onnx"
         )
-    slot = {"fbank": fbank_slot, "waveform": waveform_slot}[kind](student)
-    return slot
+    return {"fbank": fbank_slot, "waveform": waveform_slot}[kind](student)
 
 
 def fbank_slot(student: StudentEncoder) -> Slot:
     """sherpa-onnx's slot whose filterbanks are those of `InputConfig.fbank`."""
     given = student.config.input
-    slot = {"kaldi": FIRE_RED}.get(given.fbank)
-    if slot is None:
-        raise ConfigError(f"sherpa-onnx has no CTC model with filterbanks of kind {given.fbank!r}: take --to onnx")
+    slot = {"kaldi": FIRE_RED, "icefall": ZIPFORMER}[given.fbank]
     if given.bins != NUM_BINS:
         raise ConfigError(
             f"sherpa-onnx computes filterbanks of {NUM_BINS} bins for {slot.name}, this student takes {given.bins}:"
             " take --to onnx"
+        )
+    if slot is ZIPFORMER and student.frame_rate_hz != ZIPFORMER_RATE_HZ:
+        raise ConfigError(
+            f"sherpa-onnx counts 40 ms for each frame of {slot.name}, its CTC model with filterbanks of kind 'icefall';"
+            f" this student's are {1000 / student.frame_rate_hz:g} ms: its times would be wrong. Take --to onnx, or a"
+            f" student of {ZIPFORMER_RATE_HZ:g} frames per second (--front-end conv2d, or --fbank-stack 4)"
         )
     return slot
 

@@ -22,6 +22,7 @@ TRANSFORMER = [
 SHAPES = {
     "conformer": [],
     "subsampled": ["--front-end", "conv2d", "--encoder-position", "relative_key"],
+    "icefall": ["--front-end", "conv2d", "--fbank", "icefall"],
     "hubert": [*EXTRACTOR, *TRANSFORMER, "--normalize-waveform"],
 }
 

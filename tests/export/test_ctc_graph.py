@@ -23,7 +23,8 @@ def emitted(recogniser):
 
 def raw(recogniser, waveform):
     """What a client gives the graph: filterbanks or samples, not normalized."""
-    return log_mel_fbank(waveform) if recogniser.input.config.kind == "fbank" else waveform
+    given = recogniser.input.config
+    return log_mel_fbank(waveform, variant=given.fbank) if given.kind == "fbank" else waveform
 
 
 def run_batch(model, parts):

@@ -5,7 +5,7 @@ import pytest
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.onnx_file import check_installed
-from colld_fairseq.export.slots import FIRE_RED, OMNILINGUAL, PLAIN, slot_for
+from colld_fairseq.export.slots import FIRE_RED, OMNILINGUAL, PLAIN, ZIPFORMER, slot_for
 from colld_fairseq.export.symbols import client_symbols, never_emitted, tokens_file
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.input_config import InputConfig
@@ -21,6 +21,9 @@ def student(**values):
 def test_where_students_go():
     assert slot_for("sherpa-onnx", student(input=InputConfig())) is FIRE_RED
     assert slot_for("sherpa-onnx", student(**WAVEFORM, input=InputConfig.waveforms(True))) is OMNILINGUAL
+    for shape in (dict(front_end="conv2d"), dict(fbank_stack=4)):
+        assert slot_for("sherpa-onnx", student(**shape, input=InputConfig(fbank="icefall"))) is ZIPFORMER
+    assert slot_for("onnx", student(input=InputConfig(fbank="icefall"))) is PLAIN
     assert slot_for("onnx", student(**WAVEFORM, input=InputConfig.waveforms(False))) is PLAIN
 
 
@@ -30,6 +33,7 @@ def test_where_students_go():
         ("sherpa-onnx", dict(**WAVEFORM, input=InputConfig.waveforms(False)), "takes as it is"),
         ("sherpa-onnx", dict(**WAVEFORM, input=InputConfig.waveforms(True), time_reduction=2), "20 ms"),
         ("sherpa-onnx", dict(fbank_bins=40, input=InputConfig(bins=40)), "80 bins"),
+        ("sherpa-onnx", dict(input=InputConfig(fbank="icefall")), "40 ms .* this student's are 20 ms"),
         ("onnx-asr", dict(input=InputConfig()), "onnx-asr knows no CTC model"),
         ("onnx", dict(front_end="whisper", block="transformer", position="sinusoidal"), "log-mels"),
     ],

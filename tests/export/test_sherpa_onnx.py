@@ -12,8 +12,9 @@ from colld_fairseq.export.clients import ClientError, run_client
 from colld_fairseq.export.comparison import compare, first_difference, student_output
 from colld_fairseq.export.folder import exported_in
 from colld_fairseq.export.onnx_file import add_metadata, read_metadata
+from colld_fairseq.export.slots import ZIPFORMER
 
-CLIENT_SHAPES = ["conformer", "subsampled", "hubert"]
+CLIENT_SHAPES = ["conformer", "subsampled", "icefall", "hubert"]
 
 
 @pytest.mark.parametrize("shape", CLIENT_SHAPES)
@@ -37,7 +38,7 @@ def test_times_are_those_of_the_frames(shape, recogniser, exported, waveforms):
     np.testing.assert_allclose(result.timestamps, seconds, atol=1e-3)
 
 
-@pytest.mark.parametrize("shape", ["conformer", "hubert"])
+@pytest.mark.parametrize("shape", ["conformer", "icefall", "hubert"])
 def test_eight_bits_run_in_the_client(shape, exported, waveforms):
     folder = exported(shape, "sherpa-onnx")
     assert read_metadata(folder.int8).items() >= read_metadata(folder.model).items()
@@ -98,6 +99,17 @@ def other_weights(folder):
     onnx.save(model, folder.model)
 
 
+def other_fbank(folder):
+    values = json.loads(read_metadata(folder.model)["colld_encoder"])
+    values["input"]["fbank"] = "kaldi"
+    add_metadata(folder.model, {"colld_encoder": json.dumps(values)})
+
+
+def other_model_type(folder):
+    """Of a slot whose features are others."""
+    add_metadata(folder.model, {"model_type": "wenet_ctc"})
+
+
 @pytest.mark.parametrize(
     "spoil, stage, detail",
     [
@@ -113,6 +125,37 @@ def test_what_was_spoiled_is_named_first(spoil, stage, detail, recogniser, expor
     spoil(folder)
     wrong = first_difference(compare(recogniser("conformer"), folder, waveforms[1]))
     assert wrong.name == stage and detail in wrong.detail
+
+
+@pytest.mark.parametrize(
+    "spoil, stage, detail",
+    [
+        (no_model_type, "metadata of model.onnx", "model_type is None"),
+        (other_model_type, "metadata of model.onnx", "'wenet_ctc', not 'zipformer2_ctc'"),
+        (other_fbank, "input of model.onnx", "'fbank': 'kaldi'"),
+        (other_blank, "tokens.txt", "line 1 is '<s> 0'"),
+        (other_weights, "log-probabilities", "largest difference"),
+    ],
+)
+def test_of_icefall_s_filterbanks_too(spoil, stage, detail, recogniser, exported, waveforms, tmp_path):
+    folder = copied(exported("icefall", "sherpa-onnx"), tmp_path)
+    spoil(folder)
+    wrong = first_difference(compare(recogniser("icefall"), folder, waveforms[1]))
+    assert wrong.name == stage and detail in wrong.detail
+
+
+def test_all_stages_agree_for_icefall_s_filterbanks(recogniser, exported, waveforms):
+    stages = compare(recogniser("icefall"), exported("icefall", "sherpa-onnx"), waveforms[0])
+    assert first_difference(stages) is None and "text of sherpa-onnx" in [stage.name for stage in stages]
+
+
+def test_a_client_with_other_filterbanks_is_caught_by_its_text(recogniser, exported, waveforms, tmp_path):
+    """A graph in the slot whose client computes the other kind: nothing but its text can tell."""
+    folder = copied(exported("conformer", "sherpa-onnx"), tmp_path)
+    for path in (folder.model, folder.int8):
+        add_metadata(path, {"model_type": "zipformer2_ctc", "colld_slot": "zipformer2_ctc"})
+    stages = compare(recogniser("conformer"), folder._replace(slot=ZIPFORMER), waveforms[0])
+    assert first_difference(stages).name == "text of sherpa-onnx"
 
 
 def test_a_client_that_ends_its_process_is_an_error(exported, waveforms, tmp_path):
