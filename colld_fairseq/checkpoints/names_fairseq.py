@@ -314,7 +314,7 @@ def own_library(name: str, complete: bool) -> NativeEncoder:
     def forward(source: Tensor) -> Tensor:
         return model(source[None], mask=False, features_only=True)["x"][0]
 
-    return NativeEncoder(trained_on, prepare, tapped(model, forward, time_first=True))
+    return NativeEncoder(trained_on, prepare, tapped(model.encoder.layers, forward, time_first=True))
 
 
 def _fairseq_model(file: FairseqFile) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Transformers' directories: HuBERT, wav2vec 2.0, WavLM and w2v-BERT 2.0 as the student encoder has them."""
+"""Transformers' directories: HuBERT, wav2vec 2.0, WavLM, omniASR and w2v-BERT 2.0 as the student encoder has them."""
 
 import logging
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from colld_fairseq.checkpoints import names_whisper
+from colld_fairseq.checkpoints import names_omniasr, names_whisper
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, Fields, Layout, Names, check_fits
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory, weight_files
 from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
@@ -131,7 +131,7 @@ FAMILIES = {
 
 def check_family(settings: Dict[str, Any]) -> str:
     """model_type of a config.json; ConfigError where no teacher can be made of it."""
-    family, known = settings.get("model_type"), sorted([*FAMILIES, "whisper"])
+    family, known = settings.get("model_type"), sorted([*FAMILIES, *names_omniasr.FAMILIES, "whisper"])
     if family not in known:
         raise ConfigError(f"config.json says model_type {family!r}; supported: {', '.join(known)}")
     return family
@@ -148,9 +148,12 @@ def read(name: str, blocks: Optional[int] = None) -> EncoderCheckpoint:
     """See `encoder.read_encoder`."""
     directory = resolve_directory(name)
     settings = read_json(directory / "config.json")
-    config = config_from_hf(settings, read_preprocessor(directory, settings.get("model_type")))
-    names = layout_of(config).names
-    weights = names.to_ours(read_state(directory), config, blocks, str(directory))
+    family = settings.get("model_type")
+    config = config_from_hf(settings, read_preprocessor(directory, family))
+    names, state = layout_of(config).names, read_state(directory)
+    if family in names_omniasr.FAMILIES:
+        names, state = names_omniasr.NAMES, names_omniasr.with_weight_norm(state)
+    weights = names.to_ours(state, config, blocks, str(directory))
     return EncoderCheckpoint(config, weights, f"hf:{name}", _lacking(settings))
 
 
@@ -204,7 +207,7 @@ def input_of(settings: Dict[str, Any], preprocessor: Dict[str, Any]) -> InputCon
 
 
 def config_from_hf(settings: Dict[str, Any], preprocessor: Optional[Dict[str, Any]] = None) -> EncoderConfig:
-    """`config.json` of a wav2vec 2.0, HuBERT, WavLM or Wav2Vec2Bert model, and its feature extractor's settings.
+    """`config.json` of a model of a family that a student can start from, and its feature extractor's settings.
 
     Raises:
         ConfigError: another model type, or a variant (named) that the student encoder does not have.
@@ -212,9 +215,12 @@ def config_from_hf(settings: Dict[str, Any], preprocessor: Optional[Dict[str, An
     family = settings.get("model_type")
     if family == "whisper":
         return names_whisper.config_of(settings, preprocessor or {})
+    if family in names_omniasr.FAMILIES:
+        return names_omniasr.config_of(settings, preprocessor or {})
     if family not in ("wav2vec2", "hubert", "wavlm", "wav2vec2-bert"):
         raise ConfigError(
-            f"model_type={family!r} cannot start a student; wav2vec2, hubert, wavlm, wav2vec2-bert and whisper can"
+            f"model_type={family!r} cannot start a student; wav2vec2, hubert, wavlm, wav2vec2-bert, whisper and omniasr"
+            " can"
         )
     supported = dict(conv_pos_batch_norm=False, feat_extract_activation="gelu")
     wrong = next((name for name, value in supported.items() if settings.get(name, value) != value), None)
@@ -333,6 +339,8 @@ def own_library(name: str, complete: bool) -> NativeEncoder:
     settings = read_json(directory / "config.json")
     if settings.get("model_type") == "whisper":
         return names_whisper.own_library(directory, settings, read_preprocessor(directory, "whisper"), complete)
+    if (family := settings.get("model_type")) in names_omniasr.FAMILIES:
+        return names_omniasr.own_library(directory, settings, read_preprocessor(directory, family))
     if settings.get("model_type") not in FAMILIES:
         raise ConfigError(f"{directory}: model_type={settings.get('model_type')!r} cannot be converted")
     stem = FAMILIES[settings["model_type"]]
@@ -368,4 +376,4 @@ def own_library(name: str, complete: bool) -> NativeEncoder:
         frames = source.numel() // width
         return model(source.flatten()[: frames * width].view(1, frames, width)).last_hidden_state[0]
 
-    return NativeEncoder(input_of(settings, preprocessor), prepare, tapped(model.eval(), forward))
+    return NativeEncoder(input_of(settings, preprocessor), prepare, tapped(model.eval().encoder.layers, forward))

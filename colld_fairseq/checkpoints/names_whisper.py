@@ -110,4 +110,4 @@ def own_library(directory: Path, settings: Dict[str, Any], preprocessor: Dict[st
     def forward(source: Tensor) -> Tensor:
         return model.model.encoder(source.T[None]).last_hidden_state[0]
 
-    return NativeEncoder(config.input, prepare, tapped(model.model.eval(), forward))
+    return NativeEncoder(config.input, prepare, tapped(model.model.eval().encoder.layers, forward))

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List, NamedTuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -81,12 +81,11 @@ def _difference(layer: str, source: Tensor, target: Tensor) -> Difference:
     return Difference(layer, (source - target).abs().max().item(), source.abs().max().item())
 
 
-def tapped(model: nn.Module, forward: Callable[[Tensor], Tensor], time_first: bool = False):
-    """`layers` of a NativeEncoder for a model with blocks in model.encoder.layers; forward gives [T, D].
+def tapped(blocks: Sequence[nn.Module], forward: Callable[[Tensor], Tensor], time_first: bool = False):
+    """`layers` of a NativeEncoder for a model with these blocks; forward gives [T, D].
 
     time_first: blocks pass [T, B, D] (fairseq, which also may add a padded frame) instead of [B, T, D].
     """
-    blocks = model.encoder.layers
     feature_tap = FeatureTap(blocks, range(len(blocks) + 1), "layer", None)
 
     def layers(source: Tensor) -> Dict[str, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Optional, Sequence
 
 import torch
 
-from colld_fairseq.checkpoints import names_colld, names_fairseq, names_hf
+from colld_fairseq.checkpoints import names_colld, names_fairseq, names_hf, names_omniasr
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, read_encoder
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory
 from colld_fairseq.constants import SAMPLE_RATE
@@ -54,7 +54,7 @@ def _load_directory(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
     directory = resolve_directory(name)
     settings = read_json(directory / "config.json")
     family = names_hf.check_family(settings)
-    if family == "whisper":
+    if family in ("whisper", *names_omniasr.FAMILIES):
         return _load_ours(spec, name, request)
     if family in EXACT_FAMILIES:
         exact = _if_exact(lambda blocks: read_encoder(spec, blocks), request)
@@ -78,7 +78,7 @@ def _load_fairseq(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
 
 
 def _load_ours(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
-    """What the student encoder has a place for: its own checkpoints, and Whisper."""
+    """What the student encoder has a place for: its own checkpoints, Whisper, and omniASR."""
     return _on_our_modules(read_encoder(spec, max([0, *request["layers"]])), spec, request)
 
 
@@ -134,7 +134,10 @@ def _of_directory(settings: Dict[str, Any]) -> TeacherInfo:
     family = names_hf.check_family(settings)
     if family == "whisper":
         return TeacherInfo(settings["encoder_layers"], settings["d_model"], WHISPER_RATE_HZ, has_silence=True)
-    if family == "wav2vec2-bert":
+    if family in names_omniasr.FAMILIES:
+        fields, rate_hz = names_omniasr.FIELDS, SAMPLE_RATE / math.prod(names_omniasr.conv_strides(settings))
+        settings = names_omniasr.audio_settings(settings)
+    elif family == "wav2vec2-bert":
         fields, rate_hz = names_hf.BERT_FIELDS, FBANK_RATE_HZ / names_hf.fbank_stack_of(settings)
     else:
         fields, rate_hz = names_hf.WAV2VEC_FIELDS, SAMPLE_RATE / math.prod(names_hf.conv_layers_of(settings)[2])
