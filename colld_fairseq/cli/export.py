@@ -7,12 +7,12 @@ from rich.table import Table
 
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.audio import read_audio
-from colld_fairseq.export.comparison import compare, first_difference
-from colld_fairseq.export.folder import Exported, check_replaceable, ctc_model, exported_in, write_folder
+from colld_fairseq.export.families import family_of
+from colld_fairseq.export.family import Exported, ExportOptions, display, first_difference
+from colld_fairseq.export.folder import check_replaceable, exported_in, write_folder
 from colld_fairseq.export.onnx_file import check_installed
-from colld_fairseq.export.slots import slot_for
 from colld_fairseq.outputs import check_folder
-from colld_fairseq.recogniser import Recogniser, load_recogniser
+from colld_fairseq.recogniser import load_recogniser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,31 +24,28 @@ def run(args: argparse.Namespace) -> int:
         check_folder(folder.parent, "--to", folder)
     check_installed("onnx", "onnxruntime", *(["sherpa_onnx"] if args.wav and args.to == "sherpa-onnx" else []))
     recogniser = load_recogniser(args.checkpoint, device="cpu", **({"vocab": args.vocab} if args.vocab else {}))
-    console = Console()
+    family, console = family_of(recogniser, ExportOptions(args.to)), Console()
     if compares_only:
-        exported = exported_in(folder, slot_for(args.to, ctc_model(recogniser).encoder.student))
+        exported = exported_in(folder, family)
         console.say(f"{folder} is there already, and is compared; --overwrite writes it again")
     else:
-        exported = write_folder(folder, recogniser, args.to, args.int8, args.exporter)
+        exported = write_folder(folder, family, args.int8, args.exporter)
         console.say(describe(exported))
-    return compare_on(args.wav, recogniser, exported, console) if args.wav else 0
+    return compare_on(args.wav, exported, console) if args.wav else 0
 
 
 def describe(exported: Exported) -> str:
     """What was written."""
-    files = [exported.model] + ([exported.int8] if exported.int8 else [])
+    files = sorted(exported.folder.glob("*.onnx"))
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in files)
-    slot = (
-        f", for the slot {exported.slot.name} of {exported.slot.client.replace('_', '-')}"
-        if exported.slot.client
-        else ""
-    )
-    return f"{exported.model.parent}: {sizes}{slot}; README.md says how to run it"
+    family = exported.family
+    slot = f", for the slot {family.slot} of {display(family.client)}" if family.client else ""
+    return f"{exported.folder}: {sizes}{slot}; README.md says how to run it"
 
 
-def compare_on(wav: str, recogniser: Recogniser, exported: Exported, console: Console) -> int:
+def compare_on(wav: str, exported: Exported, console: Console) -> int:
     """Prints the stages on an audio file; 1 where one differs."""
-    stages = compare(recogniser, exported, read_audio(wav))
+    stages = exported.family.stages(exported, read_audio(wav))
     table = Table("stage", "", "result")
     for stage in stages:
         table.add_row(stage.name, "same" if stage.same else "DIFFERS", stage.detail)

@@ -21,7 +21,7 @@ KINDS = ("layer", "ffn")
 PRECISIONS = ("float32", "bfloat16", "float16")
 STORAGES = ("float16", "uint8")
 DECODERS = ("auto", "attention", "transducer", "ctc")
-# As in export/slots.py and export/onnx_file.py.
+# As in export/family.py and export/onnx_file.py.
 TARGETS = ("onnx", "sherpa-onnx", "onnx-asr")
 EXPORTERS = ("dynamo", "torchscript")
 

@@ -5,15 +5,22 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import List, NamedTuple, Sequence
+from typing import Any, List, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from colld_fairseq.errors import ColldError
-from colld_fairseq.export.slots import Slot
 
-SCRIPT = Path(__file__).with_name("sherpa_client.py")
+SCRIPTS = {"sherpa_onnx": "sherpa_client.py"}  # by package, beside this file
 SECONDS_TO_LOAD, TIMES_REAL_TIME = 120.0, 20.0  # what a client may take
+
+
+class ClientModel(NamedTuple):
+    """A model as a client opens it: `package.factory(**arguments)`, arguments that JSON can carry."""
+
+    package: str
+    factory: str
+    arguments: Mapping[str, Any]
 
 
 class ClientError(ColldError):
@@ -28,25 +35,27 @@ class ClientResult(NamedTuple):
     timestamps: List[float]
 
 
-def run_client(slot: Slot, model: Path, tokens: Path, waveforms: Sequence[np.ndarray]) -> List[ClientResult]:
+def run_client(model: ClientModel, waveforms: Sequence[np.ndarray]) -> List[ClientResult]:
     """What the client writes for waveforms [N] at 16 kHz, all of them in one batch. Raises ClientError."""
+    script = Path(__file__).with_name(SCRIPTS[model.package])
+    files = ", ".join(value for value in map(str, model.arguments.values()) if value.endswith(".onnx"))
     seconds = sum(len(waveform) for waveform in waveforms) / 16000
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{folder}/{index}.npy" for index in range(len(waveforms))]
         for path, waveform in zip(paths, waveforms):
             np.save(path, waveform)
-        command = [sys.executable, str(SCRIPT), slot.factory, str(model), str(tokens), *paths]
+        command = [sys.executable, str(script), model.factory, json.dumps(dict(model.arguments)), *paths]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=SECONDS_TO_LOAD + TIMES_REAL_TIME * seconds
             )
         except subprocess.TimeoutExpired as error:
             raise ClientError(
-                f"{slot.client} did not come to an end on {model} within {error.timeout:.0f} s"
+                f"{model.package} did not come to an end within {error.timeout:.0f} s on {files}"
             ) from error
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or len(lines) < len(waveforms):
         said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         last = " / ".join(said[-3:]) or "it said nothing"
-        raise ClientError(f"{slot.client} ended with exit code {done.returncode} on {model}: {last}")
+        raise ClientError(f"{model.package} ended with exit code {done.returncode} on {files}: {last}")
     return [ClientResult(**json.loads(line)) for line in lines]

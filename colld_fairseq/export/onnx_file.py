@@ -24,7 +24,7 @@ def check_installed(*names: str) -> None:
         raise ConfigError(f"the export needs {', '.join(missing)}, not installed here: {INSTALL}")
 
 
-def write_onnx(
+def write_graph(
     path: Path, graph: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str], axes: Axes, exporter: str
 ) -> None:
     """Write `graph` to one file.

@@ -1,10 +1,12 @@
-"""Utterances through sherpa-onnx: `python sherpa_client.py FACTORY MODEL TOKENS A.npy ...`, each float32 [N] at 16 kHz.
+"""Utterances through sherpa-onnx: `python sherpa_client.py FACTORY ARGUMENTS A.npy ...`, each float32 [N] at 16 kHz.
 
+FACTORY is a function of the package, OfflineRecognizer.from_transducer say, ARGUMENTS its keywords as JSON.
 Prints a JSON object for each: text, tokens, timestamps (seconds). It is run in a process of its own and by its path: a
 model that sherpa-onnx does not like ends the process, and nothing but the client is to be imported.
 """
 
 import json
+import operator
 import sys
 from typing import List
 
@@ -12,8 +14,8 @@ import numpy as np
 import sherpa_onnx
 
 
-def main(factory: str, model: str, tokens: str, paths: List[str]) -> None:
-    recognizer = getattr(sherpa_onnx.OfflineRecognizer, factory)(model=model, tokens=tokens)
+def main(factory: str, arguments: str, paths: List[str]) -> None:
+    recognizer = operator.attrgetter(factory)(sherpa_onnx)(**json.loads(arguments))
     streams = []
     for path in paths:
         stream = recognizer.create_stream()
@@ -26,4 +28,4 @@ def main(factory: str, model: str, tokens: str, paths: List[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], sys.argv[4:])
+    main(*sys.argv[1:3], sys.argv[3:])

@@ -5,6 +5,8 @@ import pytest
 import synthetic
 from students import SHAPES, train, write_statistics
 
+from colld_fairseq.export.families import family_of
+from colld_fairseq.export.family import ExportOptions
 from colld_fairseq.export.folder import write_folder
 from colld_fairseq.recogniser import load_recogniser
 
@@ -50,7 +52,9 @@ def exported(recogniser, tmp_path_factory):
     def make(shape, target):
         if (shape, target) not in made:
             folder = tmp_path_factory.mktemp(shape) / target
-            made[shape, target] = write_folder(folder, recogniser(shape), target, True, "torchscript")
+            made[shape, target] = write_folder(
+                folder, family_of(recogniser(shape), ExportOptions(target)), True, "torchscript"
+            )
         return made[shape, target]
 
     return make

@@ -8,9 +8,9 @@ import torch
 from students import SHAPES
 
 from colld_fairseq.data.fbank import log_mel_fbank
-from colld_fairseq.export.comparison import runtime_output, student_output
-from colld_fairseq.export.folder import MODEL, write_graph
-from colld_fairseq.export.slots import PLAIN
+from colld_fairseq.export.families import family_of
+from colld_fairseq.export.family import ExportOptions
+from colld_fairseq.export.folder import write_folder
 from colld_fairseq.export.symbols import never_emitted
 from colld_fairseq.modules.positions import rotary_table
 
@@ -40,15 +40,16 @@ def run_batch(model, parts):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_onnx_runtime_equals_pytorch(shape, recogniser, exported, waveforms):
-    ours, model = recogniser(shape), exported(shape, "onnx").model
+    ours, folder = recogniser(shape), exported(shape, "onnx")
+    family, model = folder.family, folder.graph("model")
     silence = np.zeros(12345, dtype=np.float32)
     inputs = [*waveforms, silence, waveforms[0][:1601]]
-    expected = [student_output(ours, waveform) for waveform in inputs]
+    expected = [family.student_output(waveform) for waveform in inputs]
     log_probs, frames = run_batch(model, [raw(ours, waveform) for waveform in inputs])
     columns = emitted(ours)
     for row, own in enumerate(expected):
         assert frames[row] == len(own.log_probs)
-        alone = runtime_output(ours, model, PLAIN, inputs[row])
+        alone = family.runtime_output(folder, inputs[row])
         for theirs in (log_probs[row, : frames[row]], alone.log_probs):
             np.testing.assert_allclose(theirs[:, columns], own.log_probs[:, columns], atol=1e-5, rtol=1e-5)
         assert alone.tokens == own.tokens
@@ -58,7 +59,7 @@ def test_onnx_runtime_equals_pytorch(shape, recogniser, exported, waveforms):
 
 def test_what_is_never_emitted_is_masked(recogniser, exported, waveforms):
     ours = recogniser("conformer")
-    log_probs, _ = run_batch(exported("conformer", "onnx").model, [raw(ours, waveforms[0])])
+    log_probs, _ = run_batch(exported("conformer", "onnx").graph("model"), [raw(ours, waveforms[0])])
     hidden = sorted(never_emitted(ours.vocabulary))
     assert hidden == [1, 2, 3] and (log_probs[..., hidden] < -1e8).all()
     assert (np.delete(log_probs, hidden, axis=2) > -100).all()
@@ -68,11 +69,12 @@ def test_what_is_never_emitted_is_masked(recogniser, exported, waveforms):
 @pytest.mark.parametrize("shape", ["conformer", "hubert"])
 def test_the_exporter_that_torch_supports(shape, recogniser, waveforms, tmp_path):
     ours = recogniser(shape)
-    write_graph(tmp_path / MODEL, ours.models[0], PLAIN, ours, "dynamo")
+    family = family_of(ours, ExportOptions("onnx"))
+    folder = write_folder(tmp_path / "m", family, False, "dynamo")
     columns = emitted(ours)
-    log_probs, frames = run_batch(tmp_path / MODEL, [raw(ours, waveform) for waveform in waveforms])
+    log_probs, frames = run_batch(folder.graph("model"), [raw(ours, waveform) for waveform in waveforms])
     for row, waveform in enumerate(waveforms):
-        own = student_output(ours, waveform).log_probs
+        own = family.student_output(waveform).log_probs
         np.testing.assert_allclose(log_probs[row, : frames[row]][:, columns], own[:, columns], atol=1e-5, rtol=1e-5)
 
 

@@ -9,20 +9,21 @@ import soundfile
 
 from colld_fairseq.cli import main
 from colld_fairseq.export.clients import ClientError, run_client
-from colld_fairseq.export.comparison import compare, first_difference, student_output
+from colld_fairseq.export.ctc_slots import ZIPFORMER
+from colld_fairseq.export.families import family_of
+from colld_fairseq.export.family import Exported, ExportOptions, first_difference
 from colld_fairseq.export.folder import exported_in
 from colld_fairseq.export.onnx_file import add_metadata, read_metadata
-from colld_fairseq.export.slots import ZIPFORMER
 
 CLIENT_SHAPES = ["conformer", "subsampled", "icefall", "hubert"]
 
 
 @pytest.mark.parametrize("shape", CLIENT_SHAPES)
-def test_greedy_text_is_the_student_s(shape, recogniser, exported, waveforms):
+def test_greedy_text_is_the_student_s(shape, exported, waveforms):
     """All utterances in one batch of the client: padding must not be seen either."""
-    ours, folder = recogniser(shape), exported(shape, "sherpa-onnx")
-    results = run_client(folder.slot, folder.model, folder.tokens, waveforms)
-    expected = [student_output(ours, waveform) for waveform in waveforms]
+    folder = exported(shape, "sherpa-onnx")
+    results = run_client(folder.family.client_model(folder), waveforms)
+    expected = [folder.family.student_output(waveform) for waveform in waveforms]
     assert [result.text.strip() for result in results] == [own.text for own in expected]
     assert any(" " in own.text for own in expected)  # word boundaries come out as spaces
     for result, own in zip(results, expected):
@@ -32,7 +33,7 @@ def test_greedy_text_is_the_student_s(shape, recogniser, exported, waveforms):
 @pytest.mark.parametrize("shape", CLIENT_SHAPES)
 def test_times_are_those_of_the_frames(shape, recogniser, exported, waveforms):
     ours, folder = recogniser(shape), exported(shape, "sherpa-onnx")
-    (result,) = run_client(folder.slot, folder.model, folder.tokens, waveforms[:1])
+    (result,) = run_client(folder.family.client_model(folder), waveforms[:1])
     ((best,),) = ours.transcribe(waveforms[:1])
     seconds = np.array(best.frames) / ours.models[0].encoder.student.frame_rate_hz
     np.testing.assert_allclose(result.timestamps, seconds, atol=1e-3)
@@ -41,20 +42,20 @@ def test_times_are_those_of_the_frames(shape, recogniser, exported, waveforms):
 @pytest.mark.parametrize("shape", ["conformer", "icefall", "hubert"])
 def test_eight_bits_run_in_the_client(shape, exported, waveforms):
     folder = exported(shape, "sherpa-onnx")
-    assert read_metadata(folder.int8).items() >= read_metadata(folder.model).items()
-    results = run_client(folder.slot, folder.int8, folder.tokens, waveforms[:2])
+    assert read_metadata(folder.graph("model", int8=True)).items() >= read_metadata(folder.graph("model")).items()
+    results = run_client(folder.family.client_model(folder, int8=True), waveforms[:2])
     assert all(result.text.strip() for result in results)
 
 
 def test_eight_bits_are_signed_and_of_reduced_range(exported):
     """Full range overflows on processors without VNNI."""
-    model = onnx.load(exported("conformer", "sherpa-onnx").int8)
+    model = onnx.load(exported("conformer", "sherpa-onnx").graph("model", int8=True))
     weights = [
         onnx.numpy_helper.to_array(value) for value in model.graph.initializer if value.name.endswith("_quantized")
     ]
     assert weights and all(values.dtype == np.int8 for values in weights)
     assert max(np.abs(values.astype(int)).max() for values in weights) <= 64
-    waveform = onnx.load(exported("hubert", "sherpa-onnx").int8)
+    waveform = onnx.load(exported("hubert", "sherpa-onnx").graph("model", int8=True))
     assert any(node.op_type == "ConvInteger" for node in waveform.graph.node)
 
 
@@ -62,29 +63,29 @@ def copied(folder, tmp_path):
     """A copy of an exported folder that may be spoiled."""
     target = tmp_path / "copy"
     target.mkdir()
-    for path in folder.model.parent.iterdir():
+    for path in folder.folder.iterdir():
         (target / path.name).write_bytes(path.read_bytes())
-    return exported_in(target, folder.slot)
+    return exported_in(target, folder.family)
 
 
 def statistics(folder):
     """A client that normalizes what the graph normalizes as well: other features."""
-    for path in (folder.model, folder.int8):
+    for path in (folder.graph("model"), folder.graph("model", int8=True)):
         add_metadata(path, {"cmvn_mean": ",".join(["3"] * 80)})
 
 
 def no_model_type(folder):
-    model = onnx.load(folder.model)
+    model = onnx.load(folder.graph("model"))
     kept = [item for item in model.metadata_props if item.key != "model_type"]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
-    onnx.save(model, folder.model)
+    onnx.save(model, folder.graph("model"))
 
 
 def other_input(folder):
-    values = json.loads(read_metadata(folder.model)["colld_encoder"])
+    values = json.loads(read_metadata(folder.graph("model"))["colld_encoder"])
     values["input"]["normalization"] = "none"
-    add_metadata(folder.model, {"colld_encoder": json.dumps(values)})
+    add_metadata(folder.graph("model"), {"colld_encoder": json.dumps(values)})
 
 
 def other_blank(folder):
@@ -93,21 +94,21 @@ def other_blank(folder):
 
 
 def other_weights(folder):
-    model = onnx.load(folder.model)
+    model = onnx.load(folder.graph("model"))
     largest = max(model.graph.initializer, key=lambda value: int(np.prod(value.dims)))
     largest.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(largest) * 1.5, largest.name))
-    onnx.save(model, folder.model)
+    onnx.save(model, folder.graph("model"))
 
 
 def other_fbank(folder):
-    values = json.loads(read_metadata(folder.model)["colld_encoder"])
+    values = json.loads(read_metadata(folder.graph("model"))["colld_encoder"])
     values["input"]["fbank"] = "kaldi"
-    add_metadata(folder.model, {"colld_encoder": json.dumps(values)})
+    add_metadata(folder.graph("model"), {"colld_encoder": json.dumps(values)})
 
 
 def other_model_type(folder):
     """Of a slot whose features are others."""
-    add_metadata(folder.model, {"model_type": "wenet_ctc"})
+    add_metadata(folder.graph("model"), {"model_type": "wenet_ctc"})
 
 
 @pytest.mark.parametrize(
@@ -120,10 +121,10 @@ def other_model_type(folder):
         (other_weights, "log-probabilities", "largest difference"),
     ],
 )
-def test_what_was_spoiled_is_named_first(spoil, stage, detail, recogniser, exported, waveforms, tmp_path):
+def test_what_was_spoiled_is_named_first(spoil, stage, detail, exported, waveforms, tmp_path):
     folder = copied(exported("conformer", "sherpa-onnx"), tmp_path)
     spoil(folder)
-    wrong = first_difference(compare(recogniser("conformer"), folder, waveforms[1]))
+    wrong = first_difference(folder.family.stages(folder, waveforms[1]))
     assert wrong.name == stage and detail in wrong.detail
 
 
@@ -137,32 +138,34 @@ def test_what_was_spoiled_is_named_first(spoil, stage, detail, recogniser, expor
         (other_weights, "log-probabilities", "largest difference"),
     ],
 )
-def test_of_icefall_s_filterbanks_too(spoil, stage, detail, recogniser, exported, waveforms, tmp_path):
+def test_of_icefall_s_filterbanks_too(spoil, stage, detail, exported, waveforms, tmp_path):
     folder = copied(exported("icefall", "sherpa-onnx"), tmp_path)
     spoil(folder)
-    wrong = first_difference(compare(recogniser("icefall"), folder, waveforms[1]))
+    wrong = first_difference(folder.family.stages(folder, waveforms[1]))
     assert wrong.name == stage and detail in wrong.detail
 
 
-def test_all_stages_agree_for_icefall_s_filterbanks(recogniser, exported, waveforms):
-    stages = compare(recogniser("icefall"), exported("icefall", "sherpa-onnx"), waveforms[0])
+def test_all_stages_agree_for_icefall_s_filterbanks(exported, waveforms):
+    folder = exported("icefall", "sherpa-onnx")
+    stages = folder.family.stages(folder, waveforms[0])
     assert first_difference(stages) is None and "text of sherpa-onnx" in [stage.name for stage in stages]
 
 
 def test_a_client_with_other_filterbanks_is_caught_by_its_text(recogniser, exported, waveforms, tmp_path):
     """A graph in the slot whose client computes the other kind: nothing but its text can tell."""
     folder = copied(exported("conformer", "sherpa-onnx"), tmp_path)
-    for path in (folder.model, folder.int8):
+    for path in (folder.graph("model"), folder.graph("model", int8=True)):
         add_metadata(path, {"model_type": "zipformer2_ctc", "colld_slot": "zipformer2_ctc"})
-    stages = compare(recogniser("conformer"), folder._replace(slot=ZIPFORMER), waveforms[0])
-    assert first_difference(stages).name == "text of sherpa-onnx"
+    family = family_of(recogniser("conformer"), ExportOptions("sherpa-onnx"))
+    family.kind, family.slot = ZIPFORMER, ZIPFORMER.name
+    assert first_difference(family.stages(Exported(family, folder.folder), waveforms[0])).name == "text of sherpa-onnx"
 
 
 def test_a_client_that_ends_its_process_is_an_error(exported, waveforms, tmp_path):
     folder = copied(exported("conformer", "sherpa-onnx"), tmp_path)
     no_model_type(folder)
     with pytest.raises(ClientError, match="ended with exit code"):
-        run_client(folder.slot, folder.model, folder.tokens, waveforms[:1])
+        run_client(folder.family.client_model(folder), waveforms[:1])
 
 
 def test_the_command(checkpoint, waveforms, tmp_path, capsys):

@@ -1,8 +1,8 @@
-"""README.md of an exported folder: what the files are, and the lines that run them."""
+"""README.md of a CTC student's folder: what the files are, and the lines that run them."""
 
 from typing import Mapping
 
-from colld_fairseq.export.slots import Slot
+from colld_fairseq.export.ctc_slots import Slot
 from colld_fairseq.modules.encoder import StudentEncoder
 
 HEAD = """\
@@ -60,9 +60,9 @@ sherpa-onnx-offline --tokens=tokens.txt {flag}=model.onnx speech.wav
 FILES = {"model.onnx": "32-bit weights", "model.int8.onnx": "8-bit weights, dynamic: the same lines with its name"}
 
 
-def folder_card(slot: Slot, student: StudentEncoder, sizes: Mapping[str, int]) -> str:
-    """The card's text; sizes: bytes of the model files, 0 for one that is not there."""
-    files = [f"| `{name}` | {what} | {sizes[name] / 1e6:.1f} MB |" for name, what in FILES.items() if sizes.get(name)]
+def ctc_card(slot: Slot, student: StudentEncoder, sizes: Mapping[str, int]) -> str:
+    """The card's text; sizes: bytes of the model files that are there."""
+    files = [f"| `{name}` | {what} | {sizes[name] / 1e6:.1f} MB |" for name, what in FILES.items() if name in sizes]
     text = HEAD.format(
         layers=student.config.layers,
         width=student.config.embed_dim,

@@ -1,4 +1,4 @@
-"""Which kinds of model a client knows, and which students one of them takes.
+"""Which kinds of CTC model a client knows, and which students one of them takes.
 
 A student goes where the client computes what it was trained on; anything else would give wrong text without a message,
 and is refused.
@@ -17,7 +17,6 @@ from colld_fairseq.modules.encoder import StudentEncoder
 
 FBANK_RATE_HZ = 100.0
 ZIPFORMER_RATE_HZ = 25.0  # which sherpa-onnx assumes in its slot for CTC models of icefall
-TARGETS = ("onnx", "sherpa-onnx", "onnx-asr")
 
 
 @dataclass(frozen=True)

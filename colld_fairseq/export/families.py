@@ -1,0 +1,18 @@
+"""Which family of exports a recogniser belongs to."""
+
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.export.ctc import Ctc
+from colld_fairseq.export.family import ExportOptions, Family
+from colld_fairseq.recogniser import Recogniser
+
+FAMILIES = {"ctc": Ctc}  # by `Recogniser.decoder`
+
+
+def family_of(recogniser: Recogniser, options: ExportOptions) -> Family:
+    """The recogniser as an export. Raises ConfigError with the reason where there is none."""
+    if recogniser.decoder not in FAMILIES:
+        raise ConfigError(
+            f"this model decodes with {recogniser.decoder}, which has no export yet; what is exported:"
+            f" {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[recogniser.decoder](recogniser, options)

@@ -1,0 +1,158 @@
+"""What kinds of model (CTC, transducer, ...) have in common on their way into a folder; one module each says the rest.
+
+A family is a recogniser bound to the place in a client that takes it: it names its graphs and other files, describes
+them, and compares them with the recogniser. `folder.py` writes what a family says, `comparison.py` prints what it
+sees, `families.py` knows all of them.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.export.onnx_file import Axes
+from colld_fairseq.export.symbols import client_symbols, tokens_file
+from colld_fairseq.modules.encoder import StudentEncoder
+from colld_fairseq.recogniser import Recogniser
+
+FORMAT = "1"  # of our own metadata
+ENCODER = "colld_encoder"  # its key for the configuration of the encoder
+TARGETS = ("onnx", "sherpa-onnx", "onnx-asr")
+TOKENS, CARD = "tokens.txt", "README.md"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a user asks for; families refuse what they cannot give.
+
+    Attributes:
+        target: one of TARGETS.
+    """
+
+    target: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph of a folder.
+
+    Attributes:
+        name: of its file, without .onnx.
+        module: in eval mode; its arguments are the inputs, in their order.
+        inputs: name -> example to trace with.
+        outputs: their names.
+        axes: of inputs and outputs, see `onnx_file.Axes`.
+        metadata: keys and values in the file.
+        every_operator: how it is quantized, see `onnx_file.quantize`.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    outputs: Sequence[str]
+    axes: Axes
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    every_operator: bool = False
+
+
+class Stage(NamedTuple):
+    """One step of the way to the text: whether it is the student's, and what is to be said of it."""
+
+    name: str
+    same: bool
+    detail: str
+
+
+class Family(ABC):
+    """A recogniser as some client's model.
+
+    Attributes:
+        recogniser: whose single model is exported.
+        slot: what the client calls this kind of model.
+        client: package that runs it, "" for none.
+    """
+
+    slot: str
+    client: str = ""
+
+    def __init__(self, recogniser: Recogniser, options: ExportOptions) -> None:
+        """Raises ConfigError where the client would give other text."""
+        if len(recogniser.models) > 1:
+            raise ConfigError(
+                "several checkpoints are an ensemble, a folder holds one model: average them first (`colld average`)"
+            )
+        self.recogniser, self.options = recogniser, options
+        self.model = recogniser.models[0].float()
+
+    @property
+    def student(self) -> StudentEncoder:
+        """The encoder."""
+        return self.model.encoder.student
+
+    @property
+    def own_metadata(self) -> Dict[str, str]:
+        """What we write into the graph that holds the encoder."""
+        config = json.dumps(self.student.config.to_dict())
+        return {"colld_format": FORMAT, "colld_slot": self.slot, ENCODER: config}
+
+    @abstractmethod
+    def graphs(self) -> List[Graph]:
+        """What is exported."""
+
+    def files(self) -> Dict[str, str]:
+        """Other files: name -> content."""
+        return {TOKENS: tokens_file(client_symbols(self.recogniser.vocabulary))}
+
+    @abstractmethod
+    def card(self, sizes: Mapping[str, int]) -> str:
+        """README.md; sizes: name of an .onnx file that is there -> bytes."""
+
+    @abstractmethod
+    def stages(self, exported: "Exported", waveform: np.ndarray) -> List[Stage]:
+        """From the files to the client's text of a waveform [N] at 16 kHz: what is the recogniser's, and what is not.
+        Those after the first that is not may be wrong because of it."""
+
+
+class Exported(NamedTuple):
+    """A folder and what it is the export of."""
+
+    family: Family
+    folder: Path
+
+    def graph(self, name: str, int8: bool = False) -> Path:
+        """The file of a graph."""
+        return self.folder / graph_file(name, int8)
+
+    @property
+    def tokens(self) -> Path:
+        return self.folder / TOKENS
+
+    @property
+    def int8(self) -> bool:
+        """Whether weights in 8 bits are there, too."""
+        return any(self.folder.glob("*.int8.onnx"))
+
+    @property
+    def precisions(self) -> List[bool]:
+        """Values of `int8` that are there."""
+        return [False, True] if self.int8 else [False]
+
+
+def graph_file(name: str, int8: bool = False) -> str:
+    """File name of a graph."""
+    return f"{name}.int8.onnx" if int8 else f"{name}.onnx"
+
+
+def display(package: str) -> str:
+    """A client's name as it writes it itself."""
+    return package.replace("_", "-")
+
+
+def first_difference(stages: Sequence[Stage]) -> Optional[Stage]:
+    """The stage to look at; None where all is the same."""
+    return next((stage for stage in stages if not stage.same), None)
