@@ -17,3 +17,11 @@ def pick_device(name: Optional[str] = None) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {name}: torch sees no GPU here; leave the option out (`colld doctor` may say why)")
     return name
+
+
+def has_fast_bfloat16(device: str) -> bool:
+    """Whether a device multiplies matrices in bfloat16 several times faster than in single precision: CPUs with AMX
+    (others emulate it, slowly), GPUs with units for it."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))

@@ -1,7 +1,7 @@
 """Whisper base cut from six encoder layers to four, distilled without a label, behind its own decoder:
 
     make quickstart                                  or
-    python -m examples.quickstart.run [OUT] [--whisper DIR] [--updates N] [--data DIR]   (own Whisper, own corpus)
+    python -m examples.quickstart.run [OUT] [--whisper DIR] [--data DIR] [--updates N] [--precision P]
 
 DIR of --data holds the manifests that prepare.py writes: {train,dev,test}_asr.tsv and test_st.tsv. The recipe is
 distil.yaml; systems.yaml says what each system changes in it. Without a GPU two jobs run at a time, each with half of
@@ -16,6 +16,7 @@ from typing import List, Tuple
 
 import torch
 
+from colld_fairseq.devices import has_fast_bfloat16, pick_device
 from examples.driver.jobs import ROOT, Job
 from examples.driver.plan import Plan, Result, run_comparison
 from examples.driver.recipes import decoding_jobs, override, read_yaml, training_job
@@ -35,6 +36,8 @@ DECODING = [
     "--max-tokens",
     "960000",
 ]
+# As many as 25 minutes of two cores allow.
+UPDATES = {"float32": 1400, "bfloat16": 1900}
 WINDOWS = (8, 30)  # seconds up to which prompts are joined: most are short, but no position may go untrained
 SCORING = ["--references", "manifest", "--lowercase", "--remove-punctuation"]
 
@@ -59,7 +62,8 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
         needed = [name for name in needs if name == "prepare"]
         jobs.append(Job(f"windows_{seconds}s", [*join, "--out", str(windows[-1])], needed))
     features = ["colld", "features", "--manifest", ",".join(map(str, windows)), "--teacher", f"hf:{whisper}", *silence]
-    features += ["--layers", teacher_layers(recipe["model"]["layer_map"]), "--out", str(out / "features")]
+    features += ["--layers", teacher_layers(recipe["model"]["layer_map"]), "--dtype", args.precision]
+    features += ["--out", str(out / "features")]
     jobs.append(Job("features", features, [job.name for job in jobs]))
     results = []
     for name, system in table["systems"].items():
@@ -67,7 +71,8 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
         if system["distil"] is not None:
             config = override(
                 recipe, {"optimization": {"max_update": args.updates}}, system["distil"],
-                {"common": {"seed": args.seed}, "checkpoint": {"save_dir": str(run / "distil")},
+                {"common": {"seed": args.seed, "bf16": args.precision == "bfloat16"},
+                 "checkpoint": {"save_dir": str(run / "distil")},
                  "task": {"data": str(data), "teacher": f"hf:{whisper}", "teacher_cache": str(out / "features")},
                  "dataset": {"train_subset": ",".join(str(path.with_suffix("")) for path in windows)},
                  "model": {"init_from": f"hf:{whisper}"}},
@@ -104,10 +109,22 @@ def arguments(words: List[str]) -> argparse.Namespace:
     parser.add_argument(
         "--whisper", type=Path, help="Hugging Face directory of a Whisper of base's width (default: base, fetched)"
     )
-    parser.add_argument("--updates", type=int, default=read_yaml(HERE / "distil.yaml")["optimization"]["max_update"])
+    parser.add_argument(
+        "--updates", type=int, help=f"of one window (default: {UPDATES['float32']}, {UPDATES['bfloat16']} in bfloat16)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *UPDATES),
+        default="auto",
+        help="of the distillation (default: bfloat16 where the processor has units for it, as CPUs with AMX; scores and"
+        " decoding are float32)",
+    )
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(words)
     args.out = args.out.resolve()
+    if args.precision == "auto":
+        args.precision = "bfloat16" if has_fast_bfloat16(pick_device()) else "float32"
+    args.updates = args.updates or UPDATES[args.precision]
     return args
 
 

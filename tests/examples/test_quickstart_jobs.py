@@ -13,7 +13,7 @@ from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.data.manifest_writer import write_manifest
 from examples.driver.plan import write_plan
 from examples.driver.report import write_report
-from examples.quickstart import whisper_base
+from examples.quickstart import run, whisper_base
 from examples.quickstart.run import arguments, make_plan
 
 
@@ -38,6 +38,18 @@ def test_students_differ_in_their_objective_alone():
     jobs, _, _ = plan()
     one, other = (jobs[f"{system}/distil"].config for system in ("colld", "l1cos"))
     assert all(name.startswith("criterion.") or name == "checkpoint.save_dir" for name in changes(one, other))
+
+
+def test_precision_changes_nothing_else(monkeypatch):
+    """By itself it is what the processor is fast in; more updates fit into the same time."""
+    (single, _, _), (half, _, _) = (plan("--updates", 20, "--precision", name) for name in ("float32", "bfloat16"))
+    assert [name for name in single if single[name].command != half[name].command] == ["features"]
+    assert single["features"].command[-3] == "float32" and half["features"].command[-3] == "bfloat16"
+    assert list(changes(single["colld/distil"].config, half["colld/distil"].config)) == ["common.bf16"]
+    for fast, updates in ((True, 1900), (False, 1400)):
+        monkeypatch.setattr(run, "has_fast_bfloat16", lambda device, fast=fast: fast)
+        config = plan()[0]["colld/distil"].config
+        assert (config["common"]["bf16"], config["optimization"]["max_update"]) == (fast, updates)
 
 
 def test_own_corpus_and_own_whisper_need_no_preparation(tmp_path):
