@@ -18,7 +18,7 @@ def register() -> None:
     from colld_fairseq import compat
 
     compat.prepare()
-    for room in ("criterions", "models", "tasks"):
+    for room in ("criterions", "models", "optim", "tasks"):
         importlib.import_module(f"{__name__}.{room}")
 
 
