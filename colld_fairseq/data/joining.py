@@ -16,7 +16,7 @@ from colld_fairseq.errors import AudioError
 
 
 class Window(NamedTuple):
-    """Rows that are joined, and how many samples they have, with silence, at most."""
+    """Rows that are joined, and how many samples they have, with silence and perturbed, at most."""
 
     rows: Tuple[int, ...]
     n_samples: int
@@ -36,6 +36,8 @@ class Joining:
     """Of a window. Each takes utterances until it has as many seconds as are drawn for it, uniformly from 0 to this."""
     padded: float = 0.0
     """Share of windows that silence fills up to `max_seconds`."""
+    stretch: float = 1.0
+    """Factor by which perturbation may lengthen utterances: no window gets more than fit in after it."""
 
     @property
     def max_samples(self) -> int:
@@ -46,17 +48,18 @@ class Joining:
     ) -> List[Window]:
         """All `rows`, in their order, as windows of rows of one group; n_samples, groups: of every row there is."""
         windows: List[Window] = []
+        longest = np.ceil(n_samples * self.stretch).astype(np.int64)
         for group in np.unique(groups[rows]):
             joined: List[int] = []
             samples, limit = 0, 0.0
             for row in rows[groups[rows] == group].tolist():
-                if joined and (samples >= limit or samples + n_samples[row] > self.max_samples):
+                if joined and (samples >= limit or samples + longest[row] > self.max_samples):
                     windows.append(self.window(joined, samples, rng))
                     joined, samples = [], 0
                 if not joined:
                     limit = rng.uniform(0, self.max_samples)
                 joined.append(row)
-                samples += int(n_samples[row])
+                samples += int(longest[row])
             windows.append(self.window(joined, samples, rng))
         return windows
 

@@ -1,6 +1,6 @@
 """Task `speech_distillation`: unlabeled audio and the features that frozen teachers, one or several, have of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Dict, List, Optional
 
@@ -164,6 +164,10 @@ class SpeechDistillationTask(SpeechTask):
             options.max_samples = int(self.cfg.max_seconds * SAMPLE_RATE)
         joining = self.joining(student_input) if options.train else None
         self.check_caches(joining, options.perturbation)
+        if joining is not None:
+            self.check_lengths(rows, joining)
+            if options.perturbation is not None:
+                options.perturbation = replace(options.perturbation, max_samples=joining.max_samples)
         dataset = self.make_utterances(rows, student_input, options)
         return dataset if joining is None else JoinedUtterances(dataset, joining)
 
@@ -183,7 +187,18 @@ class SpeechDistillationTask(SpeechTask):
             return None
         if config.kind == "log_mel" and seconds > config.window_seconds:
             raise ConfigError(f"--join-seconds {seconds:g}: this student takes in {config.window_seconds:g} s at most")
-        return Joining(seconds, self.cfg.join_padded)
+        return Joining(seconds, self.cfg.join_padded, stretch=1 / (1 - self.cfg.perturb_speed))
+
+    def check_lengths(self, rows, joining: Joining) -> None:
+        """Raises ConfigError where an utterance would be cut and its transcript not."""
+        if self.frozen_decoder is None or not (rows.n_samples > joining.max_samples).any():
+            return
+        row = rows.row(int(rows.n_samples.argmax()))
+        raise ConfigError(
+            f"utterance {row.id} of {row.n_samples / SAMPLE_RATE:.1f} s is longer than --join-seconds"
+            f" {joining.max_seconds:g}: its audio would be cut and its transcript, which --teacher-decoder reads, would"
+            " not: leave it out of the manifest or raise --join-seconds"
+        )
 
     def check_caches(self, joining: Optional[Joining], perturbation: Optional[Perturbation]) -> None:
         """Raises ConfigError where audio is changed of which a cache has features."""

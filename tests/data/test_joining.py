@@ -44,6 +44,21 @@ def test_windows_of_many_rows():
     assert (sizes[padded] == 480000).all() and np.array_equal(sizes[~padded] / 16000, content[~padded])
 
 
+def test_slower_utterances_are_not_cut(rows):
+    """Windows leave space for what perturbation lengthens: the joined audio ends with its last utterance's end."""
+    joining = Joining(2.0, stretch=1 / (1 - 0.3))
+    dataset = make(rows, joining, perturbation=Perturbation(speed=0.3, max_samples=joining.max_samples))
+    pieces = []
+    whole = dataset.dataset.recording
+    dataset.dataset.recording = lambda *args, **options: pieces.append(whole(*args, **options)) or pieces[-1]
+    several = [index for index, window in enumerate(dataset.windows) if len(window.rows) > 1]
+    assert len(several) > 3
+    for index in several:
+        pieces.clear()
+        waveform = dataset[index]["waveform"]
+        assert np.array_equal(waveform, np.concatenate(pieces)) and len(waveform) <= dataset.size(index)
+
+
 def test_a_longer_utterance_is_a_window_of_its_own(rows):
     joining = Joining(0.5)
     dataset = make(rows, joining)

@@ -146,3 +146,13 @@ def test_a_pair_of_languages_that_whisper_cannot_write_is_refused(data, whisper,
     run.task.cfg.data = str(tmp_path)
     with pytest.raises(ConfigError, match="from 'es' into 'ru'"):
         batch_of(run, [0])
+
+
+def test_a_window_that_would_cut_an_utterance_and_not_its_transcript_is_refused(data, whisper):
+    manifest = read_manifest(str(data / "train.tsv"))
+    longest = int(manifest.n_samples.argmax())
+    seconds = manifest.n_samples[longest] / 16000 - 0.1
+    task = distil(data, whisper, "--join-seconds", seconds).task
+    with pytest.raises(ConfigError, match=f"utterance {manifest.ids[longest]} of .* s is longer than --join-seconds"):
+        task.load_dataset("train")
+    distil(data, whisper, "--join-seconds", seconds + 0.2).task.load_dataset("train")
