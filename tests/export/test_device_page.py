@@ -66,7 +66,7 @@ def test_the_page_knows_the_same_kinds_of_filterbanks():
 
 
 def test_the_page_gives_the_graph_what_it_takes(exported):
-    graph = onnx.load(exported("conformer", "sherpa-onnx").model).graph
+    graph = onnx.load(exported("conformer", "sherpa-onnx").graph("model")).graph
     source = (DEVICE / "web" / "recognizer.js").read_text()
     given = re.findall(r"(\w+): new ort.Tensor", source)
     read = re.findall(r"output\.(\w+)\.", source)
