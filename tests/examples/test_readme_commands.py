@@ -121,7 +121,15 @@ CHECKS = {
 }
 OTHERS = [
     words
-    for folder in ("baselines", "colld", "colld/prompts", "hubert_asr", "multi_teacher_transducer", "quickstart")
+    for folder in (
+        "baselines",
+        "colld",
+        "colld/prompts",
+        "device",
+        "hubert_asr",
+        "multi_teacher_transducer",
+        "quickstart",
+    )
     for words in commands_of(EXAMPLES / folder / "README.md")
     if words[0] not in ("fairseq-train", "make")
 ]
