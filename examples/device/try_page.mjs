@@ -12,7 +12,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { extname, join, normalize } from "node:path";
 
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm" };
-const SECONDS = 60; // to load the model and to recognize
+const SECONDS = 120; // to load the model and to recognize
 
 const [site, page, picture] = process.argv.slice(2);
 
