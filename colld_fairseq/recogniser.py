@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from fairseq import checkpoint_utils
@@ -10,7 +10,7 @@ from fairseq.dataclass.utils import overwrite_args_by_name
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from colld_fairseq.checkpoints.files import read_torch, resolve_file
+from colld_fairseq.checkpoints.files import plain, read_torch, resolve_file
 from colld_fairseq.checkpoints.input_options import InputOptions
 from colld_fairseq.checkpoints.names_colld import encoder_in
 from colld_fairseq.data.audio import SAMPLE_RATE
@@ -35,8 +35,16 @@ class Recogniser:
     depend on what else is in its batch."""
 
     def __init__(
-        self, task: MultilingualSpeechToTextTask, models: Sequence[nn.Module], beam: int, nbest: int, device: str
+        self,
+        task: MultilingualSpeechToTextTask,
+        models: Sequence[nn.Module],
+        beam: int,
+        nbest: int,
+        device: str,
+        settings: Mapping[str, Any],
     ) -> None:
+        self.settings = settings
+        """Of model and task, {"model": ..., "task": ...}, as the (last) checkpoint records them."""
         self.task, self.models, self.device = task, [model.eval().to(device) for model in models], device
         self.input, self.vocabulary, self.nbest = task.student_input, task.vocabulary, nbest
         self.decoder, self.search = task.decoder_of(self.models), task.build_decoder(self.models, beam, nbest)
@@ -172,7 +180,7 @@ def load_recogniser(
     if not 1 <= nbest <= beam:
         raise ConfigError(f"--nbest {nbest} of a beam of {beam}: give at least 1, and a --beam of at least as many")
     device = pick_device(device)
-    task, models = None, []
+    task, models, settings = None, [], {}
     for part in split_paths(path, ":"):
         state = _read_checkpoint(part, options)
         try:
@@ -180,7 +188,8 @@ def load_recogniser(
         except RuntimeError as error:  # weights of another shape, or of a newer version
             raise ConfigError(f"{part}: {error}") from error
         models += loaded
-    return Recogniser(task, models, beam, nbest, device)
+        settings = {name: plain(state["cfg"][name]) for name in ("model", "task")}
+    return Recogniser(task, models, beam, nbest, device, settings)
 
 
 def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:

@@ -36,6 +36,7 @@ SUBCOMMANDS = {
     "similarity": Command("CKA and CCA between the layers of a student and a teacher, as numbers and as a heat map"),
     "convert": Command("an encoder between transformers, fairseq and this project, with the difference per layer"),
     "export": Command("a trained CTC student as a folder for ONNX Runtime or sherpa-onnx, compared with the student"),
+    "import": Command("a folder of `colld export` as a checkpoint again, to train on from or to export anew"),
     "profile": Command("parameters, MACs and real-time factor of a student or a teacher"),
 }
 
@@ -96,7 +97,7 @@ def run(argv: List[str]) -> int:
     for name, command in SUBCOMMANDS.items():
         added = commands.add_parser(name, help=command.help, description=command.help)
         if name in argv[:1]:
-            getattr(options, name)(added.add_argument)
+            options.of(name)(added.add_argument)
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s")  # warnings of libraries, and
     logging.getLogger("colld_fairseq").setLevel(logging.INFO)  # what this package has to say
@@ -105,4 +106,4 @@ def run(argv: List[str]) -> int:
             colld_fairseq.register()
         except ImportError as error:
             raise ConfigError(f"{error} (`colld doctor` looks at everything that is needed)") from error
-    return importlib.import_module(f"colld_fairseq.cli.{args.command}").run(args)
+    return importlib.import_module(f"colld_fairseq.cli.{options.python_name(args.command)}").run(args)

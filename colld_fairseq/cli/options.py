@@ -4,6 +4,7 @@ Imports neither torch nor fairseq nor what reads audio, so that `colld COMMAND -
 """
 
 import argparse
+import keyword
 from typing import Callable, List, Union
 
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, Number
@@ -341,6 +342,11 @@ def export(add: Add) -> None:
     add("--overwrite", action="store_true", help="replace DIR if it exists")
 
 
+def import_(add: Add) -> None:
+    add("source", metavar="onnx:DIR", help="folder that `colld export` wrote, with its 32-bit graphs")
+    add("--out", required=True, metavar="CKPT.pt", help="checkpoint to write")
+
+
 def profile(add: Add) -> None:
     add("--student", nargs="+", default=[], metavar="CKPT.pt", help="student checkpoints, of any stage")
     _moved_statistics(add)
@@ -351,3 +357,13 @@ def profile(add: Add) -> None:
     add("--threads", type=COUNT, help="threads of the CPU (default: torch's choice)")
     add("--device", help="cpu or cuda; default: cuda where there is one")
     add("--json", metavar="FILE", help="also write everything to this file")
+
+
+def of(command: str) -> Callable[[Add], None]:
+    """The function here that adds a command's options."""
+    return globals()[python_name(command)]
+
+
+def python_name(command: str) -> str:
+    """Of a command's module and of its function here: `import` is a word of Python."""
+    return f"{command}_" if keyword.iskeyword(command) else command

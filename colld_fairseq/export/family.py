@@ -22,6 +22,7 @@ from colld_fairseq.recogniser import Recogniser
 
 FORMAT = "1"  # of our own metadata
 ENCODER = "colld_encoder"  # its key for the configuration of the encoder
+TARGET = "colld_target"  # its key for ExportOptions.target
 TARGETS = ("onnx", "sherpa-onnx", "onnx-asr")
 TOKENS, CARD = "tokens.txt", "README.md"
 
@@ -98,7 +99,12 @@ class Family(ABC):
     def own_metadata(self) -> Dict[str, str]:
         """What we write into the graph that holds the encoder."""
         config = json.dumps(self.student.config.to_dict())
-        return {"colld_format": FORMAT, "colld_slot": self.slot, ENCODER: config}
+        return {"colld_format": FORMAT, TARGET: self.options.target, "colld_slot": self.slot, ENCODER: config}
+
+    def without_client(self) -> "Family":
+        """The same, whose stages are those of the graphs alone."""
+        self.client = ""
+        return self
 
     @abstractmethod
     def graphs(self) -> List[Graph]:

@@ -8,6 +8,7 @@ from typing import Set
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.family import CARD, Exported, Family, graph_file
 from colld_fairseq.export.onnx_file import add_metadata, check_installed, quantize, write_graph
+from colld_fairseq.export.way_back import keep_checkpoint
 
 
 def check_replaceable(folder: Path, overwrite: bool) -> None:
@@ -75,5 +76,6 @@ def write_files(folder: Path, family: Family, int8: bool, exporter: str) -> None
         add_metadata(path, graph.metadata)
         if int8:
             quantize(path, folder / graph_file(graph.name, True), graph.every_operator)
+    keep_checkpoint(family, folder)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx"))}
     (folder / CARD).write_text(family.card(sizes), encoding="utf-8")

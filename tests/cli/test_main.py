@@ -59,13 +59,13 @@ def test_scoring_starts_without_models(tmp_path):
 def test_every_command_has_options():
     for name in SUBCOMMANDS:
         parser = argparse.ArgumentParser()
-        getattr(options, name)(parser.add_argument)
+        options.of(name)(parser.add_argument)
         assert len(parser._actions) > 1
 
 
 def actions(name):
     parser = argparse.ArgumentParser()
-    getattr(options, name)(parser.add_argument)
+    options.of(name)(parser.add_argument)
     return parser._actions
 
 

@@ -39,7 +39,7 @@ def check_command(job, out: str) -> str:
     elif program == "colld":
         assert words[0] in SUBCOMMANDS
         parser = argparse.ArgumentParser()
-        getattr(colld_options, words[0])(parser.add_argument)
+        colld_options.of(words[0])(parser.add_argument)
         parser.parse_args(words[1:])
     else:
         assert words[0] == "-m" and words[1].endswith((".prepare", ".whisper_base"))

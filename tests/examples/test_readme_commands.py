@@ -90,7 +90,7 @@ def check_hydra(words):
 
 def check_colld(words):
     parser = Parser(exit_on_error=False)
-    getattr(colld_options, words[1])(parser.add_argument)
+    colld_options.of(words[1])(parser.add_argument)
     parser.parse_args(words[2:])
 
 
