@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.input_config import InputConfig
 
 StateDict = Dict[str, Tensor]
+Formats = Mapping[str, Tuple[str, str]]
 
 #: Scheme of a spec -> (how it is written, module of this folder). The module has `read(name, blocks)`, `write(path,
 #: checkpoint)`, `LAYOUTS` that an encoder may have in this format, `files(name)` that decide what it computes, and
@@ -29,6 +30,12 @@ FORMATS = {
     "hf": ("hf:DIR", "names_hf"),
     "fairseq": ("fairseq:FILE.pt", "names_fairseq"),
     "colld": ("colld:FILE.pt", "names_colld"),
+}
+#: The same of teachers; from those that are not above no student starts: their module has `files(name)` alone.
+TEACHERS = {
+    **FORMATS,
+    "onnx": ("onnx:FILE.onnx", "onnx_graph"),
+    "python": ("python:package.module:Class", "python_class"),
 }
 
 
@@ -78,21 +85,22 @@ def write_encoder(scheme: str, path: Path, checkpoint: EncoderCheckpoint) -> Non
 
 def hash_of(spec: str) -> str:
     """sha256 of everything in the files of `spec` that decides what the model computes."""
-    module, name = format_of(spec)
+    module, name = format_of(spec, TEACHERS)
     return content_hash(module.files(name))
 
 
-def format_of(spec: str) -> Tuple[Any, str]:
+def format_of(spec: str, formats: Formats = FORMATS) -> Tuple[Any, str]:
     """Module of the format, and what follows the scheme."""
     scheme, _, name = spec.partition(":")
-    if scheme not in FORMATS or not name:
-        raise ConfigError(f"{spec!r}: write {usage()}")
-    return importlib.import_module(f"{__package__}.{FORMATS[scheme][1]}"), name
+    if scheme not in formats or not name:
+        teaches = f" ({scheme}: can teach, but has no weights that a student could start from)"
+        raise ConfigError(f"{spec!r}: write {usage(formats)}{teaches if scheme in TEACHERS else ''}")
+    return importlib.import_module(f"{__package__}.{formats[scheme][1]}"), name
 
 
-def usage() -> str:
+def usage(formats: Formats = FORMATS) -> str:
     """How specs are written, for help and messages."""
-    *others, last = (written for written, _ in FORMATS.values())
+    *others, last = (written for written, _ in formats.values())
     return f"{', '.join(others)} or {last}"
 
 

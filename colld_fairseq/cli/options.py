@@ -11,7 +11,7 @@ from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, 
 
 Add = Callable[..., argparse.Action]  # add_argument of the command's parser
 MANIFESTS = "A.tsv[,B.tsv]"
-TEACHER = "hf:DIR, fairseq:FILE.pt or colld:FILE.pt"
+TEACHER = "hf:DIR, fairseq:FILE.pt, colld:FILE.pt, onnx:FILE.onnx or python:package.module:Class"
 ENCODERS = "hf:DIR (transformers), fairseq:FILE.pt or colld:FILE.pt (a checkpoint of this project)"
 VARIANCE = Number(low=0, high=1, above=True)
 SOME_AUDIO = Number(low=0.1)

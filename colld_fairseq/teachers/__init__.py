@@ -6,8 +6,8 @@ from typing import Any, Callable, Dict, Optional, Sequence
 
 import torch
 
-from colld_fairseq.checkpoints import names_colld, names_fairseq, names_hf, names_omniasr
-from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, read_encoder
+from colld_fairseq.checkpoints import names_colld, names_fairseq, names_hf, names_omniasr, onnx_graph, python_class
+from colld_fairseq.checkpoints.encoder import TEACHERS, EncoderCheckpoint, read_encoder, usage
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError, TeacherError
@@ -26,7 +26,9 @@ def load_teacher(
 
     Args:
         spec: "hf:DIR" (a directory in Hugging Face layout, or a name already in the local Hugging Face cache),
-            "fairseq:FILE.pt" (wav2vec 2.0, HuBERT, data2vec audio) or "colld:FILE.pt" (a student of this project).
+            "fairseq:FILE.pt" (wav2vec 2.0, HuBERT, data2vec audio), "colld:FILE.pt" (a student of this project),
+            "onnx:FILE.onnx" (any encoder, with a description beside it: see `checkpoints.onnx_graph`) or
+            "python:package.module:Class" (a class of the user's own: see docs/own_teacher.md).
         layers: 0 = input of the first block, k = output of block k; of Whisper and encoders of this project also one
             more than there are blocks = what leaves the encoder. Blocks above the highest are not kept.
         kind: "layer" (raw block output) or "ffn" (raw output of the block's feed-forward module, the second
@@ -36,9 +38,15 @@ def load_teacher(
     Raises TeacherError: unknown scheme or family, missing or misshaped weights, wrong layer number.
     """
     scheme, _, name = spec.partition(":")
-    loaders = {"hf": _load_directory, "fairseq": _load_fairseq, "colld": _load_ours}
+    loaders = {
+        "hf": _load_directory,
+        "fairseq": _load_fairseq,
+        "colld": _load_ours,
+        "onnx": _load_graph,
+        "python": _load_class,
+    }
     if scheme not in loaders or not name:
-        raise TeacherError(f"teacher {spec!r}: write hf:DIRECTORY, fairseq:FILE.pt or colld:FILE.pt")
+        raise TeacherError(f"teacher {spec!r}: write {usage(TEACHERS)}")
     if dtype not in DTYPES:
         raise TeacherError(f"teacher {spec}: dtype is {dtype!r}, choose one of {', '.join(DTYPES)}")
     try:
@@ -80,6 +88,20 @@ def _load_fairseq(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
 def _load_ours(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
     """What the student encoder has a place for: its own checkpoints, Whisper, and omniASR."""
     return _on_our_modules(read_encoder(spec, max([0, *request["layers"]])), spec, request)
+
+
+def _load_graph(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
+    """A graph of ONNX."""
+    from colld_fairseq.teachers.single import OnnxTeacher
+
+    return OnnxTeacher(name, onnx_graph.describe(name), spec=spec, **request)
+
+
+def _load_class(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
+    """A class of the user's own."""
+    from colld_fairseq.teachers.single import PythonTeacher
+
+    return PythonTeacher(name, spec=spec, **request)
 
 
 def _if_exact(read: Callable[[int], EncoderCheckpoint], request: Dict[str, Any]) -> Optional[EncoderCheckpoint]:
@@ -125,6 +147,12 @@ def describe_teacher(spec: str) -> TeacherInfo:
             with torch.device("meta"):  # without memory for weights
                 encoder = StudentEncoder(config)
             return TeacherInfo(config.layers, config.embed_dim, encoder.frame_rate_hz, config.input_kind == "log_mel")
+        if scheme == "onnx":
+            graph = onnx_graph.describe(name)
+            return TeacherInfo(max(graph.layers), graph.width, graph.frame_rate_hz)
+        if scheme == "python":
+            shape = python_class.shape_of(name)
+            return TeacherInfo(shape["num_layers"], shape["width"], shape["frame_rate_hz"])
         return _of_directory(read_json(resolve_directory(name) / "config.json"))
     except ConfigError as error:
         raise TeacherError(f"teacher {spec}: {error}") from error

@@ -8,7 +8,7 @@ The other options about teachers take one value for all, or `whisper=...,hubert=
 
 from typing import Callable, Dict, Iterable, List, Sequence
 
-from colld_fairseq.checkpoints.encoder import hash_of
+from colld_fairseq.checkpoints.encoder import TEACHERS, hash_of, usage
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.named_values import split_named, value_of_each
 from colld_fairseq.teachers.base import DTYPES, KINDS
@@ -36,7 +36,7 @@ class Teachers(Dict[str, TeacherSource]):
     ) -> "Teachers":
         """From the values of the options --teacher, --teacher-kind, ... (see above). Raises ConfigError."""
         if not teacher:
-            raise ConfigError("--teacher is missing: write hf:DIRECTORY, fairseq:FILE.pt or colld:FILE.pt")
+            raise ConfigError(f"--teacher is missing: write {usage(TEACHERS)}")
         specs = split_named(teacher, "--teacher") or {ALONE: teacher}
         names = list(specs)
         kinds = choices(kind, names, "--teacher-kind", KINDS)

@@ -8,6 +8,7 @@ from typing import Dict, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from colld_fairseq.checkpoints.encoder import TEACHERS, usage
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError
@@ -49,7 +50,7 @@ class TeacherSource:
     def __post_init__(self) -> None:
         scheme, _, name = self.spec.partition(":")
         if not name:
-            raise ConfigError(f"--teacher {self.spec!r}: write hf:DIRECTORY, fairseq:FILE.pt or colld:FILE.pt")
+            raise ConfigError(f"--teacher {self.spec!r}: write {usage(TEACHERS)}")
         path = absolute_path(name)
         self.spec = f"{scheme}:{path if os.path.exists(path) else name}"  # else a name in the local Hugging Face cache
 

@@ -40,7 +40,7 @@ def test_options_of_each(teacher, fast_teacher):
     "options, message",
     [
         (dict(teacher=""), "--teacher is missing"),
-        (dict(teacher="a=hf:/a,b=/b"), "'/b'.*hf:DIRECTORY"),
+        (dict(teacher="a=hf:/a,b=/b"), "'/b'.*hf:DIR, "),
         (dict(teacher=TWO, kind="rows"), "--teacher-kind.*'rows' is not one of layer, ffn"),
         (dict(teacher=TWO, frame_rule="slow=pile"), "--frame-rule.*'pile'"),
         (dict(teacher=TWO, dtype="int8"), "--teacher-dtype.*'int8'"),

@@ -1,0 +1,127 @@
+"""Encoders as graphs of ONNX, with a description beside them: teachers alone, no student starts from one.
+
+`encoder.onnx` is described by `encoder.yaml`:
+
+    frame_rate_hz: 50
+    width: 512
+    layers: {6: /encoder/layers.5/Add_1_output_0, 12: encoded}
+    input: {kind: waveform, normalization: utterance}
+
+What may be written there are the fields of `GraphDescription`.
+"""
+
+import importlib.util
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional
+
+import yaml
+
+from colld_fairseq.checkpoints.files import resolve_file
+from colld_fairseq.constants import SAMPLE_RATE
+from colld_fairseq.errors import CheckpointError, ConfigError
+from colld_fairseq.modules.input_config import InputConfig
+
+INSTALL = 'pip install "colld_fairseq[export]"'
+AXES = ("time_last", "time_first")
+
+
+@dataclass(frozen=True)
+class GraphDescription:
+    """What a graph does not say of itself."""
+
+    frame_rate_hz: float
+    """Frames per second."""
+    width: int
+    """D, of every layer named."""
+    layers: Dict[int, str]
+    """Layer number -> name of the tensor, an output of the graph or an inner one. Numbers are the user's: only their
+    order matters, and the highest is taken for the encoder's depth."""
+    kernel_samples: Optional[int] = None
+    """N samples give (N - kernel_samples) // hop + 1 frames, where hop = 16000 / frame_rate_hz: 400 for HuBERT's
+    convolutions, 1 where every begun hop gives a frame; default: hop, every complete one."""
+    input: Dict[str, Any] = field(default_factory=lambda: {"kind": "waveform", "normalization": "none"})
+    """Fields of `modules.input_config.InputConfig`: a waveform, filterbanks or Whisper's log-mels."""
+    source: str = ""
+    """Name of the input that takes it, [1, N] or [1, T, bins]; default: the graph's first."""
+    lengths: str = ""
+    """Name of an input that takes its length, int64 [1]; default: the graph has none."""
+    axes: str = "time_first"
+    """"time_first": layers are [1, T, D]; "time_last": [1, D, T]."""
+
+    def __post_init__(self) -> None:
+        given = {"frame_rate_hz": self.frame_rate_hz, "width": self.width, "kernel_samples": self.kernel_samples or 1}
+        for name, value in given.items():
+            if not isinstance(value, (int, float)) or value <= 0:
+                raise ConfigError(f"{name} is {value!r}, and must be positive")
+        if SAMPLE_RATE % self.frame_rate_hz:
+            raise ConfigError(f"frame_rate_hz is {self.frame_rate_hz}: a frame must be a whole number of samples")
+        numbered = isinstance(self.layers, Mapping) and self.layers
+        if not numbered or not all(isinstance(key, int) and key >= 0 for key in self.layers):
+            raise ConfigError("layers must name at least one tensor by its number, such as {12: encoded}")
+        if self.axes not in AXES:
+            raise ConfigError(f"axes is {self.axes!r}, choose one of {', '.join(AXES)}")
+        self.input_config  # noqa: B018 (a check)
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return round(SAMPLE_RATE / self.frame_rate_hz)
+
+    @cached_property
+    def input_config(self) -> InputConfig:
+        return InputConfig.from_dict(dict(self.input))
+
+
+def describe(name: str) -> GraphDescription:
+    """The description beside a graph. Raises ConfigError that names the file and the field."""
+    path = description_file(resolve_file(name))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}). A graph of ONNX is described beside it: frame_rate_hz, width,"
+            " layers, input; see docs/own_teacher.md"
+        ) from error
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    known = {one.name: one for one in fields(GraphDescription)}
+    if not isinstance(content, dict) or set(content) - set(known):
+        unknown = sorted(map(str, set(content) - set(known))) if isinstance(content, dict) else [type(content).__name__]
+        raise ConfigError(f"{path}: {', '.join(unknown)} is no field; there are {', '.join(known)}")
+    try:
+        return GraphDescription(**content)
+    except (TypeError, ConfigError) as error:
+        reason = str(error).replace("GraphDescription.__init__() ", "")
+        raise ConfigError(f"{path}: {reason}") from error
+
+
+def description_file(graph: Path) -> Path:
+    return graph.with_suffix(".yaml")
+
+
+def open_graph(name: str):
+    """The graph without its weights where they lie in files of their own: an `onnx.ModelProto`."""
+    missing = [package for package in ("onnx", "onnxruntime") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"onnx:{name} needs {' and '.join(missing)}, not installed here: {INSTALL}")
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(str(resolve_file(name)), load_external_data=False)
+    except DecodeError as error:
+        raise CheckpointError(f"{name}: is no graph of ONNX ({error})") from error
+
+
+def files(name: str) -> List[Path]:
+    """The graph, its description, and the files that its weights lie in."""
+    path = resolve_file(name)
+    external = set()
+    for tensor in open_graph(name).graph.initializer:
+        external |= {entry.value for entry in tensor.external_data if entry.key == "location"}
+    outside = [each for each in external if Path(each).is_absolute() or ".." in Path(each).parts]
+    if outside:
+        raise CheckpointError(f"{path}: names weights outside its folder ({outside[0]}); they are not read")
+    return [path, description_file(path), *(path.parent / each for each in sorted(external))]
