@@ -12,14 +12,14 @@ killed one resumes.
 import argparse
 import sys
 from pathlib import Path
-from typing import List, Tuple
+from typing import Dict, List, Tuple
 
 import torch
 
 from colld_fairseq.devices import has_fast_bfloat16, pick_device
 from examples.driver.jobs import ROOT, Job
 from examples.driver.plan import Plan, Result, run_comparison
-from examples.driver.recipes import decoding_jobs, override, read_yaml, training_job
+from examples.driver.recipes import Config, decoding_jobs, override, read_yaml, training_job
 
 HERE = Path(__file__).resolve().parent
 TESTS = ("asr", "st")
@@ -37,8 +37,10 @@ DECODING = [
     "960000",
 ]
 # As many as 25 minutes of two cores allow.
-UPDATES = {"float32": 1400, "bfloat16": 1900}
-WINDOWS = (8, 30)  # seconds up to which prompts are joined: most are short, but no position may go untrained
+UPDATES = {"float32": 1300, "bfloat16": 2000}
+# Stages: seconds up to which prompts are joined, and the share of all updates after which the stage ends. Short windows
+# cost a quarter of long ones, and teach nearly as much; but no position may go untrained.
+STAGES = {"short": (8, 0.78), "distil": (30, 1.0)}
 SCORING = ["--references", "manifest", "--lowercase", "--remove-punctuation"]
 
 
@@ -56,7 +58,7 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
         needs.append("whisper")
     silence = [f"--{name}-seconds={recipe['model'][f'{name}_seconds']}" for name in ("tail", "least")]
     windows = []
-    for seconds in WINDOWS:
+    for seconds, _ in STAGES.values():
         windows.append(out / f"train_{seconds}s.tsv")
         join = ["colld", "join", "--manifest", str(data / "train_asr.tsv"), "--seconds", str(seconds)]
         needed = [name for name in needs if name == "prepare"]
@@ -69,17 +71,20 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
     for name, system in table["systems"].items():
         run, logs, student, waits = out / name, {}, f"hf:{whisper}", list(needs)
         if system["distil"] is not None:
-            config = override(
+            common = override(
                 recipe, {"optimization": {"max_update": args.updates}}, system["distil"],
                 {"common": {"seed": args.seed, "bf16": args.precision == "bfloat16"},
                  "checkpoint": {"save_dir": str(run / "distil")},
                  "task": {"data": str(data), "teacher": f"hf:{whisper}", "teacher_cache": str(out / "features")},
-                 "dataset": {"train_subset": ",".join(str(path.with_suffix("")) for path in windows)},
                  "model": {"init_from": f"hf:{whisper}"}},
             )  # fmt: skip
-            jobs.append(training_job(out, f"{name}/distil", config, ["features"]))
-            student, waits = f"colld:{run / 'distil' / 'checkpoint_last.pt'}", [f"{name}/distil"]
-            logs["distillation"] = f"{name}/distil.log"
+            waits = ["features"]
+            stages = stages_of(common["optimization"]["max_update"])
+            for stage, (manifest, updates) in stages.items():
+                job = f"{name}/{stage}"
+                jobs.append(training_job(out, job, with_stage(common, out / manifest, updates, bool(logs)), waits))
+                waits, logs[f"distillation ({manifest})"] = [job], f"{job}.log"
+            student = f"colld:{run / 'distil' / 'checkpoint_last.pt'}"
         model = run / "model.pt"
         assemble = ["colld", "assemble", "--student", student, "--decoder-from", f"hf:{whisper}"]
         assemble += [*silence, "--out", str(model)]
@@ -95,6 +100,21 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
     return jobs, Plan(
         table["title"], results, table["comparisons"], encoders, table["average"], settings=vars(args), show=True
     )
+
+
+def stages_of(updates: int) -> Dict[str, Tuple[str, int]]:
+    """Stage -> (manifest of its windows, updates after which it ends). A stage that is nothing before the last is left
+    out: the cut, which learns nothing, has the last alone."""
+    stages = {name: (f"train_{seconds}s", round(share * updates)) for name, (seconds, share) in STAGES.items()}
+    return {name: stage for name, stage in stages.items() if stage[1] < updates or name == "distil"}
+
+
+def with_stage(config: Config, manifest: Path, updates: int, resumes: bool) -> Config:
+    """A stage of a run: the next one goes on from its last checkpoint, at the learning rate that it left."""
+    total = config["optimization"]["max_update"]
+    changes = {"optimization": {"max_update": updates}, "lr_scheduler": {"total_num_update": total}}
+    dataset = {"dataset": {"train_subset": str(manifest)}, "checkpoint": {"reset_dataloader": resumes}}
+    return override(config, changes, dataset)
 
 
 def teacher_layers(layer_map: str) -> str:

@@ -30,7 +30,8 @@ def check_command(job, out: str) -> str:
         add_defaults(parsed)  # refuses what no dataclass has
         OmegaConf.to_container(parsed, resolve=True, throw_on_missing=True)
         assert job.updates == parsed.optimization.max_update
-        assert parsed.checkpoint.save_dir == str(folder)
+        # Its own folder, or that of the stage that goes on where it ends.
+        assert parsed.checkpoint.save_dir in (str(folder), str(folder.with_name("distil")))
         assert parsed.distributed_training.ddp_backend == "legacy_ddp"  # else a frozen encoder's gradients are awaited
     elif program == "fairseq-generate":
         parser = options.get_generation_parser()

@@ -26,12 +26,24 @@ def plan(*words):
 def test_commands_parse():
     jobs, _, out = plan("--updates", 20)
     programs = [check_command(job, out) for job in jobs.values()]
-    assert programs.count("fairseq-hydra-train") == 3 and programs.count("fairseq-generate") == 8
-    assert {name: job.updates for name, job in jobs.items() if job.updates} == {
-        "l1cos/distil": 20,
-        "colld/distil": 20,
-        "cut/distil": 1,
+    assert programs.count("fairseq-hydra-train") == 5 and programs.count("fairseq-generate") == 8
+    updates = {name: job.updates for name, job in jobs.items() if job.updates}
+    students = {
+        f"{name}/{stage}": count for name in ("l1cos", "colld") for stage, count in (("short", 16), ("distil", 20))
     }
+    assert updates == {**students, "cut/distil": 1}
+
+
+def test_the_second_stage_goes_on_with_longer_windows():
+    jobs, _, out = plan("--updates", 20)
+    short, distil = (jobs[f"colld/{stage}"] for stage in ("short", "distil"))
+    assert distil.needs == ["colld/short"] and short.needs == ["features"]
+    assert changes(short.config, distil.config) == {
+        "optimization.max_update": (16, 20),
+        "dataset.train_subset": (str(out / "train_8s"), str(out / "train_30s")),
+        "checkpoint.reset_dataloader": (False, True),
+    }
+    assert short.config["lr_scheduler"]["total_num_update"] == 20
 
 
 def test_students_differ_in_their_objective_alone():
@@ -46,7 +58,7 @@ def test_precision_changes_nothing_else(monkeypatch):
     assert [name for name in single if single[name].command != half[name].command] == ["features"]
     assert single["features"].command[-3] == "float32" and half["features"].command[-3] == "bfloat16"
     assert list(changes(single["colld/distil"].config, half["colld/distil"].config)) == ["common.bf16"]
-    for fast, updates in ((True, 1900), (False, 1400)):
+    for fast, updates in ((True, 2000), (False, 1300)):
         monkeypatch.setattr(run, "has_fast_bfloat16", lambda device, fast=fast: fast)
         config = plan()[0]["colld/distil"].config
         assert (config["common"]["bf16"], config["optimization"]["max_update"]) == (fast, updates)
@@ -74,7 +86,7 @@ def test_a_miniature_from_whisper_to_the_report(data, tmp_path, monkeypatch, cap
     """Eight layers of jobs in this process: features, distillation, assembly, decoding, scores, report."""
     whisper = pretrained.write_whisper(tmp_path / "whisper", layers=6, width=32, encoder_ffn_dim=48)
     shape = {"encoder_embed_dim": 32, "encoder_ffn_embed_dim": 48, "encoder_attention_heads": 4}
-    args = arguments([str(tmp_path / "out"), "--data", str(data), "--whisper", str(whisper), "--updates", "2"])
+    args = arguments([str(tmp_path / "out"), "--data", str(data), "--whisper", str(whisper), "--updates", "3"])
     jobs, made = make_plan(args.out, args)
     for job in jobs:
         if job.config is not None:
