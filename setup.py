@@ -18,7 +18,7 @@ FAIRSEQ_NEEDS = [
 ]
 
 # `colld export`: graphs of ONNX, and the clients that they are compared in.
-EXPORT_NEEDS = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5", "sherpa-onnx>=2.0,<3"]
+EXPORT_NEEDS = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5", "sherpa-onnx>=2.0,<3", "onnx-asr>=0.12"]
 
 setup(
     name="colld_fairseq",

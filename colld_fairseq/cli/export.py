@@ -22,21 +22,28 @@ def run(args: argparse.Namespace) -> int:
     if not compares_only:
         check_replaceable(folder, args.overwrite)
         check_folder(folder.parent, "--to", folder)
-    check_installed("onnx", "onnxruntime", *(["sherpa_onnx"] if args.wav and args.to == "sherpa-onnx" else []))
-    recogniser = load_recogniser(args.checkpoint, device="cpu", **({"vocab": args.vocab} if args.vocab else {}))
-    family, console = family_of(recogniser, ExportOptions(args.to)), Console()
+    client = {"sherpa-onnx": ["sherpa_onnx"], "onnx-asr": ["onnx_asr"]}.get(args.to, [])
+    check_installed("onnx", "onnxruntime", *(client if args.wav else []))
+    given = {"vocab": args.vocab, "tgt_lang": args.lang}
+    recogniser = load_recogniser(
+        args.checkpoint, device="cpu", **{name: value for name, value in given.items() if value}
+    )
+    family, console = (
+        family_of(recogniser, ExportOptions(args.to, args.streaming, args.chunk_ms, args.left_context)),
+        Console(),
+    )
     if compares_only:
         exported = exported_in(folder, family)
         console.say(f"{folder} is there already, and is compared; --overwrite writes it again")
     else:
         exported = write_folder(folder, family, args.int8, args.exporter)
-        console.say(describe(exported))
+        console.say("\n".join([describe(exported), *family.notes()]))
     return compare_on(args.wav, exported, console) if args.wav else 0
 
 
 def describe(exported: Exported) -> str:
     """What was written."""
-    files = sorted(exported.folder.glob("*.onnx"))
+    files = sorted(exported.folder.rglob("*.onnx"))
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in files)
     family = exported.family
     slot = f", for the slot {family.slot} of {display(family.client)}" if family.client else ""

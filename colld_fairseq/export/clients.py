@@ -11,16 +11,21 @@ import numpy as np
 
 from colld_fairseq.errors import ColldError
 
-SCRIPTS = {"sherpa_onnx": "sherpa_client.py"}  # by package, beside this file
+SCRIPTS = {"sherpa_onnx": "sherpa_client.py", "onnx_asr": "onnx_asr_client.py"}  # by package
+TAIL_SECONDS = 0.66  # of silence that programs of sherpa-onnx append to a stream, to fill its last chunk
 SECONDS_TO_LOAD, TIMES_REAL_TIME = 120.0, 20.0  # what a client may take
 
 
 class ClientModel(NamedTuple):
-    """A model as a client opens it: `package.factory(**arguments)`, arguments that JSON can carry."""
+    """A model as a client opens it: `package.factory(**arguments)`, arguments that JSON can carry.
+
+    `tail_seconds` of silence follow each utterance.
+    """
 
     package: str
     factory: str
     arguments: Mapping[str, Any]
+    tail_seconds: float = 0.0
 
 
 class ClientError(ColldError):
@@ -43,7 +48,7 @@ def run_client(model: ClientModel, waveforms: Sequence[np.ndarray]) -> List[Clie
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{folder}/{index}.npy" for index in range(len(waveforms))]
         for path, waveform in zip(paths, waveforms):
-            np.save(path, waveform)
+            np.save(path, np.pad(waveform, (0, round(model.tail_seconds * 16000))))
         command = [sys.executable, str(script), model.factory, json.dumps(dict(model.arguments)), *paths]
         try:
             done = subprocess.run(

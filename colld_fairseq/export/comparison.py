@@ -19,18 +19,30 @@ TOLERANCE = 1e-3  # of log-probabilities: single precision of another runtime; i
 def run_in_runtime(model: Path, given: Sequence[np.ndarray]) -> List[np.ndarray]:
     """Outputs of a graph for inputs in its order. Raises ConfigError where ONNX Runtime does not take the file, or the
     file does not take that."""
-    import onnxruntime
+    return Session(model)(*given)
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        names = [value.name for value in session.get_inputs()]
-        if len(names) != len(given):
-            raise ConfigError(f"{model} takes {', '.join(names)}; it is given {len(given)} inputs")
-        return session.run(None, dict(zip(names, given)))
-    except Exception as error:  # of the runtime, of several kinds
-        raise ConfigError(f"{model} does not run in ONNX Runtime: {error}") from error
+
+class Session:
+    """A graph in ONNX Runtime: inputs in its order -> outputs. Raises ConfigError as `run_in_runtime`."""
+
+    def __init__(self, model: Path) -> None:
+        import onnxruntime
+
+        self.model, options = model, onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of the runtime, of several kinds
+            raise ConfigError(f"{model} does not load in ONNX Runtime: {error}") from error
+        self.inputs = [value.name for value in self._session.get_inputs()]
+
+    def __call__(self, *given: np.ndarray) -> List[np.ndarray]:
+        if len(self.inputs) != len(given):
+            raise ConfigError(f"{self.model} takes {', '.join(self.inputs)}; it is given {len(given)} inputs")
+        try:
+            return self._session.run(None, dict(zip(self.inputs, given)))
+        except Exception as error:
+            raise ConfigError(f"{self.model} does not run in ONNX Runtime: {error}") from error
 
 
 def files_stages(exported: Exported) -> List[Stage]:

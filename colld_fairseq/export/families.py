@@ -3,9 +3,10 @@
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.ctc import Ctc
 from colld_fairseq.export.family import ExportOptions, Family
+from colld_fairseq.export.transducer import transducer_family
 from colld_fairseq.recogniser import Recogniser
 
-FAMILIES = {"ctc": Ctc}  # by `Recogniser.decoder`
+FAMILIES = {"ctc": Ctc, "transducer": transducer_family}  # by `Recogniser.decoder`
 
 
 def family_of(recogniser: Recogniser, options: ExportOptions) -> Family:
@@ -15,4 +16,6 @@ def family_of(recogniser: Recogniser, options: ExportOptions) -> Family:
             f"this model decodes with {recogniser.decoder}, which has no export yet; what is exported:"
             f" {', '.join(FAMILIES)}"
         )
+    if options.streaming and recogniser.decoder != "transducer":
+        raise ConfigError(f"--streaming: only transducers stream; this model decodes with {recogniser.decoder}")
     return FAMILIES[recogniser.decoder](recogniser, options)

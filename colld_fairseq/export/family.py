@@ -9,16 +9,16 @@ import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.export.onnx_file import Axes
+from colld_fairseq.export.onnx_file import Axes, write_graph
 from colld_fairseq.export.symbols import client_symbols, tokens_file
 from colld_fairseq.modules.encoder import StudentEncoder
-from colld_fairseq.recogniser import Recogniser
+from colld_fairseq.recogniser import TRAINED, Recogniser
 
 FORMAT = "1"  # of our own metadata
 ENCODER = "colld_encoder"  # its key for the configuration of the encoder
@@ -33,9 +33,13 @@ class ExportOptions:
 
     Attributes:
         target: one of TARGETS.
+        streaming: whether audio comes in pieces, of chunk_ms and with this left context (see `Recogniser.context`).
     """
 
     target: str
+    streaming: bool = False
+    chunk_ms: int = 320
+    left_context: str = TRAINED
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Graph:
     """One graph of a folder.
 
     Attributes:
-        name: of its file, without .onnx.
+        name: of its file, without .onnx; with a folder before it where the client wants one.
         module: in eval mode; its arguments are the inputs, in their order.
         inputs: name -> example to trace with.
         outputs: their names.
@@ -59,6 +63,29 @@ class Graph:
     axes: Axes
     metadata: Mapping[str, str] = field(default_factory=dict)
     every_operator: bool = False
+
+    def write(self, path: Path, exporter: str) -> None:
+        """Into a file, without metadata; exporter: see `onnx_file.write_graph`."""
+        write_graph(path, self.module, self.inputs, self.outputs, self.axes, exporter)
+
+
+@dataclass(frozen=True)
+class BuiltGraph:
+    """A graph that is made without torch.
+
+    Attributes:
+        name, metadata, every_operator: as of `Graph`.
+        model: of ONNX.
+    """
+
+    name: str
+    model: Any
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    every_operator: bool = False
+
+    def write(self, path: Path, exporter: str) -> None:
+        """Into a file, without metadata."""
+        path.write_bytes(self.model.SerializeToString())
 
 
 class Stage(NamedTuple):
@@ -107,8 +134,12 @@ class Family(ABC):
         return self
 
     @abstractmethod
-    def graphs(self) -> List[Graph]:
+    def graphs(self) -> List[Union[Graph, BuiltGraph]]:
         """What is exported."""
+
+    def notes(self) -> List[str]:
+        """What users are to know, a sentence each: in the card, and printed."""
+        return []
 
     def files(self) -> Dict[str, str]:
         """Other files: name -> content."""
@@ -116,7 +147,7 @@ class Family(ABC):
 
     @abstractmethod
     def card(self, sizes: Mapping[str, int]) -> str:
-        """README.md; sizes: name of an .onnx file that is there -> bytes."""
+        """README.md; sizes: path of an .onnx file in the folder -> bytes."""
 
     @abstractmethod
     def stages(self, exported: "Exported", waveform: np.ndarray) -> List[Stage]:
@@ -141,7 +172,7 @@ class Exported(NamedTuple):
     @property
     def int8(self) -> bool:
         """Whether weights in 8 bits are there, too."""
-        return any(self.folder.glob("*.int8.onnx"))
+        return any(self.folder.rglob("*.int8.onnx"))
 
     @property
     def precisions(self) -> List[bool]:

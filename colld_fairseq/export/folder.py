@@ -3,11 +3,11 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Set
+from typing import List, Set
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.family import CARD, Exported, Family, graph_file
-from colld_fairseq.export.onnx_file import add_metadata, check_installed, quantize, write_graph
+from colld_fairseq.export.onnx_file import add_metadata, check_installed, quantize
 from colld_fairseq.export.way_back import keep_checkpoint
 
 
@@ -26,6 +26,11 @@ def file_names(family: Family, int8: bool) -> Set[str]:
     precisions = [False, True] if int8 else [False]
     graphs = {graph_file(graph.name, bits8) for graph in family.graphs() for bits8 in precisions}
     return {*graphs, *family.files(), CARD}
+
+
+def content_of(folder: Path) -> List[str]:
+    """Files in a folder and below it, by their path in it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
 def exported_in(folder: Path, family: Family) -> Exported:
@@ -48,7 +53,7 @@ def write_folder(folder: Path, family: Family, int8: bool, exporter: str) -> Exp
     Raises ConfigError where a package is missing, or the folder holds something else.
     """
     check_installed("onnx", "onnxruntime", *(["onnxscript"] if exporter == "dynamo" else []))
-    others = sorted({entry.name for entry in folder.iterdir()} - file_names(family, True)) if folder.is_dir() else []
+    others = [name for name in content_of(folder) if name not in file_names(family, True)]
     if others:
         raise ConfigError(
             f"{folder}: holds files that this export does not write ({', '.join(others[:4])}), and would be replaced as"
@@ -69,13 +74,15 @@ def write_folder(folder: Path, family: Family, int8: bool, exporter: str) -> Exp
 def write_files(folder: Path, family: Family, int8: bool, exporter: str) -> None:
     """All files of an export into an empty folder."""
     for name, content in family.files().items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
     for graph in family.graphs():
         path = folder / graph_file(graph.name)
-        write_graph(path, graph.module, graph.inputs, graph.outputs, graph.axes, exporter)
+        path.parent.mkdir(exist_ok=True)
+        graph.write(path, exporter)
         add_metadata(path, graph.metadata)
         if int8:
             quantize(path, folder / graph_file(graph.name, True), graph.every_operator)
     keep_checkpoint(family, folder)
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx"))}
+    sizes = {name: (folder / name).stat().st_size for name in content_of(folder) if name.endswith(".onnx")}
     (folder / CARD).write_text(family.card(sizes), encoding="utf-8")

@@ -8,10 +8,12 @@ model that sherpa-onnx does not like ends the process, and nothing but the clien
 import json
 import operator
 import sys
-from typing import List
+from typing import Any, Iterator, List, Tuple
 
 import numpy as np
 import sherpa_onnx
+
+Result = Tuple[str, List[str], List[float]]
 
 
 def main(factory: str, arguments: str, paths: List[str]) -> None:
@@ -21,10 +23,24 @@ def main(factory: str, arguments: str, paths: List[str]) -> None:
         stream = recognizer.create_stream()
         stream.accept_waveform(16000, np.load(path))
         streams.append(stream)
+    results = online if isinstance(recognizer, sherpa_onnx.OnlineRecognizer) else offline
+    for text, tokens, timestamps in results(recognizer, streams):
+        print(json.dumps({"text": text, "tokens": tokens, "timestamps": timestamps}))
+
+
+def offline(recognizer: Any, streams: List[Any]) -> Iterator[Result]:
     recognizer.decode_streams(streams)
     for stream in streams:
-        result = stream.result
-        print(json.dumps({"text": result.text, "tokens": result.tokens, "timestamps": result.timestamps}))
+        yield stream.result.text, stream.result.tokens, stream.result.timestamps
+
+
+def online(recognizer: Any, streams: List[Any]) -> Iterator[Result]:
+    for stream in streams:
+        stream.input_finished()
+    while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
+        recognizer.decode_streams(ready)
+    for stream in streams:
+        yield recognizer.get_result(stream), recognizer.tokens(stream), recognizer.timestamps(stream)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import synthetic
-from students import SHAPES, train, write_statistics
+from students import CORPUS_CMVN, MORE_UPDATES, SHAPES, TAGGED, TRANSDUCERS, UPDATES, train, write_statistics
 
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import ExportOptions
@@ -19,14 +19,19 @@ def waveforms():
 
 
 @pytest.fixture(scope="session")
-def checkpoint(corpus, vocab, waveforms, tmp_path_factory):
+def checkpoint(corpus, vocab, tagged_vocab, waveforms, tmp_path_factory):
     made = {}
 
     def make(shape):
         if shape not in made:
             folder = tmp_path_factory.mktemp(shape)
-            cmvn = ["--cmvn", write_statistics(folder / "cmvn.npz", waveforms)] if shape == "subsampled" else []
-            made[shape] = train(folder / "model.pt", corpus, vocab, *SHAPES[shape], *cmvn)
+            options = [*SHAPES.get(shape, []), *TRANSDUCERS.get(shape, [])]
+            if shape in CORPUS_CMVN:
+                options += ["--cmvn", write_statistics(folder / "cmvn.npz", waveforms, CORPUS_CMVN[shape])]
+            arch = "transducer_student" if shape in TRANSDUCERS else "student_ctc"
+            symbols = tagged_vocab if shape in TAGGED else vocab
+            updates = MORE_UPDATES if shape in TAGGED else UPDATES
+            made[shape] = train(folder / "model.pt", corpus, symbols, *options, arch=arch, updates=updates)
         return made[shape]
 
     return make
@@ -49,12 +54,11 @@ def exported(recogniser, tmp_path_factory):
     """Folders by shape and target, with 8-bit weights; each made once."""
     made = {}
 
-    def make(shape, target):
-        if (shape, target) not in made:
-            folder = tmp_path_factory.mktemp(shape) / target
-            made[shape, target] = write_folder(
-                folder, family_of(recogniser(shape), ExportOptions(target)), True, "torchscript"
-            )
-        return made[shape, target]
+    def make(shape, target, **options):
+        key = (shape, target, *options.items())
+        if key not in made:
+            family = family_of(recogniser(shape), ExportOptions(target, **options))
+            made[key] = write_folder(tmp_path_factory.mktemp(shape) / target, family, True, "torchscript")
+        return made[key]
 
     return make

@@ -1,4 +1,4 @@
-"""Tiny CTC students that have learned something, as checkpoints; and folders exported from them."""
+"""Tiny students that have learned something, as checkpoints; and folders exported from them."""
 
 import torch
 from commands import TINY_ENCODER
@@ -7,7 +7,7 @@ from task_setup import set_up
 
 from colld_fairseq.data.fbank import GlobalCmvn, log_mel_fbank
 
-UPDATES = 60
+UPDATES, MORE_UPDATES = 60, 100
 EXTRACTOR = ["--front-end", "waveform", "--conv-feature-layers", "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"]
 TRANSFORMER = [
     "--encoder-block",
@@ -27,30 +27,47 @@ SHAPES = {
 }
 
 
-def train(path, corpus, vocab, *options):
-    """A student_ctc after UPDATES updates on 12 utterances, saved as fairseq does; returns its path."""
-    arguments = [corpus, "--task", "multilingual_speech_to_text", "--criterion", "ctc_attention", "--vocab", vocab]
+STATELESS = ["--predictor", "stateless", "--predictor-embed-dim", "32", "--joiner-dim", "32"]
+LSTM = ["--predictor", "lstm", "--predictor-embed-dim", "24", "--predictor-layers", "2", "--joiner-dim", "32"]
+MODIFIED = ["--topology", "modified"]
+ICEFALL = ["--fbank", "icefall"]
+CHUNKS = ["--encoder-context", "chunk", "--chunk-sizes", "4,8", "--left-context", "2,full"]
+CAUSAL = ["--encoder-context", "causal", "--left-context", "20", "--encoder-position", "relative_key"]
+TRANSDUCERS = {
+    "stateless": ["--front-end", "conv2d", *ICEFALL, *STATELESS, *MODIFIED],
+    "lstm": ["--fbank-stack", "4", *ICEFALL, *LSTM],
+    "chunks": ["--front-end", "conv2d", *ICEFALL, *CHUNKS, *STATELESS, "--predictor-context", "3", *MODIFIED],
+    "causal": ["--front-end", "conv2d", "--cmvn", "none", *CAUSAL, *LSTM, *MODIFIED],
+}
+TAGGED = ("lstm",)  # those that are told the target language
+CORPUS_CMVN = {"subsampled": "kaldi", "chunks": "icefall"}  # filterbanks of those normalized with statistics
+
+
+def train(path, corpus, vocab, *options, arch="student_ctc", updates=UPDATES):
+    """A student after `updates` updates on 12 utterances, saved as fairseq does; returns its path."""
+    criterion = {"student_ctc": "ctc_attention", "transducer_student": "transducer"}[arch]
+    arguments = [corpus, "--task", "multilingual_speech_to_text", "--criterion", criterion, "--vocab", vocab]
     torch.manual_seed(1)
-    run = set_up(*arguments, "--arch", "student_ctc", *TINY_ENCODER, *options)
+    run = set_up(*arguments, "--arch", arch, *TINY_ENCODER, *options)
     run.task.load_dataset("train")
     dataset = run.task.dataset("train")
     batch = dataset.collater([dataset[index] for index in range(12)])
     optimizer = torch.optim.Adam(run.model.train().parameters(), lr=0.01, betas=(0.9, 0.98))
-    for _ in range(UPDATES):
+    for _ in range(updates):
         optimizer.zero_grad()
         loss, size, _ = run.criterion(run.model, batch)
         (loss / size).backward()
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
         optimizer.step()
     cfg = OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True)
-    history = [{"criterion_name": "none", "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": UPDATES}]
+    history = [{"criterion_name": "none", "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": updates}]
     extra = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
     state = {"args": None, "cfg": cfg, "model": run.model.state_dict()}
     torch.save({**state, "optimizer_history": history, "extra_state": extra}, path)
     return str(path)
 
 
-def write_statistics(path, waveforms):
+def write_statistics(path, waveforms, variant="kaldi"):
     """Mean and deviation of the filterbanks of these waveforms, as `colld cmvn` writes them."""
-    GlobalCmvn.fit(log_mel_fbank(waveform) for waveform in waveforms).save(str(path))
+    GlobalCmvn.fit(log_mel_fbank(waveform, variant=variant) for waveform in waveforms).save(str(path), variant)
     return str(path)

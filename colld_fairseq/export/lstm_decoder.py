@@ -1,0 +1,92 @@
+"""An LSTM prediction network as a graph without a state: clients of stateless networks run it as it is.
+
+They hand a decoder the last symbols of a hypothesis, negative ones before its beginning. Told of a context of CONTEXT
+symbols, the graph reads the whole hypothesis again from its start symbol, and nothing else. Torch's exporters drop the
+lengths of an LSTM, so that the graph is built here, node by node.
+"""
+
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+from torch import Tensor
+
+from colld_fairseq.modules.transducer import Joiner, LstmPredictor
+
+CONTEXT = 256  # the start symbol and 255 others; longer hypotheses lose their beginning
+OPSET, IR = 17, 8  # that ONNX Runtime knows since 1.14
+
+
+def lstm_decoder(predictor: LstmPredictor, joiner: Joiner, tag: Optional[int]) -> Any:
+    """The model: symbols y int64 [N, CONTEXT] -> decoder_out [N, J] after the last one.
+
+    tag: of the target language, added to every symbol; None where there is none. Symbols of at least one must not be
+    negative.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants: Dict[str, np.ndarray] = {
+        "none": np.array(0, dtype=np.int64),
+        "context": np.array(CONTEXT, dtype=np.int64),
+        "last": np.array(CONTEXT - 1, dtype=np.int64),
+        "positions": np.arange(CONTEXT, dtype=np.int64)[None],
+        "symbols_axis": np.array([1], dtype=np.int64),
+        "layers_axis": np.array([0], dtype=np.int64),
+        "embedding": _embedding(predictor, tag),
+        "projection": _array(joiner.predictor_projection.weight).T.copy(),
+    }
+    node = helper.make_node
+    nodes = [
+        node("GreaterOrEqual", ["y", "none"], ["valid"]),
+        node("Cast", ["valid"], ["ones"], to=TensorProto.INT64),
+        node("ReduceSum", ["ones", "symbols_axis"], ["count"], keepdims=1),
+        # The symbols of the hypothesis, which stand at the end, to the front.
+        node("Sub", ["context", "count"], ["before"]),
+        node("Add", ["positions", "before"], ["shifted"]),
+        node("Min", ["shifted", "last"], ["order"]),
+        node("GatherElements", ["y", "order"], ["ordered"], axis=1),
+        node("Max", ["ordered", "none"], ["symbols"]),
+        node("Gather", ["embedding", "symbols"], ["embedded"]),
+        node("Transpose", ["embedded"], ["layer0"], perm=[1, 0, 2]),
+        node("Squeeze", ["count", "symbols_axis"], ["count64"]),
+        node("Cast", ["count64"], ["lengths"], to=TensorProto.INT32),
+    ]
+    for layer, weights in enumerate(predictor.lstm.all_weights):
+        names = [f"input_weight{layer}", f"recurrent_weight{layer}", f"bias{layer}"]
+        constants.update(zip(names, _lstm_weights(weights)))
+        outputs = [f"all{layer}", f"hidden{layer}"]
+        inputs = [f"layer{layer}", *names, "lengths"]
+        nodes.append(node("LSTM", inputs, outputs, hidden_size=predictor.width))
+        nodes.append(node("Squeeze", [f"all{layer}", "symbols_axis"], [f"layer{layer + 1}"]))
+    nodes.append(node("Squeeze", [f"hidden{predictor.layers - 1}", "layers_axis"], ["output"]))
+    nodes.append(node("MatMul", ["output", "projection"], ["decoder_out"]))
+    graph = helper.make_graph(
+        nodes,
+        "lstm_decoder",
+        [helper.make_tensor_value_info("y", TensorProto.INT64, ["batch", CONTEXT])],
+        [helper.make_tensor_value_info("decoder_out", TensorProto.FLOAT, ["batch", joiner.output.in_features])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+
+
+def _array(weight: Tensor) -> np.ndarray:
+    return weight.detach().float().numpy()
+
+
+def _embedding(predictor: LstmPredictor, tag: Optional[int]) -> np.ndarray:
+    """[V, D], the language's with each symbol's."""
+    table = _array(predictor.embed.weight)
+    return table if tag is None else table + table[tag]
+
+
+def _lstm_weights(weights: List[Tensor]) -> List[np.ndarray]:
+    """Torch's weights and biases of a layer as ONNX orders them: [1, 4D, D] twice, both biases [1, 8D]."""
+    input_weight, recurrent_weight, input_bias, recurrent_bias = map(_onnx_gates, weights)
+    bias = np.concatenate((input_bias, recurrent_bias))
+    return [input_weight[None], recurrent_weight[None], bias[None]]
+
+
+def _onnx_gates(weight: Tensor) -> np.ndarray:
+    """Input, forget, cell, output -> input, output, forget, cell."""
+    into, forget, cell, output = np.split(_array(weight), 4)
+    return np.concatenate((into, output, forget, cell))
