@@ -1,7 +1,7 @@
 """Utterances through onnx-asr: `python onnx_asr_client.py FACTORY ARGUMENTS A.npy ...`, each float32 [N] at 16 kHz.
 
-As `sherpa_client.py` does for sherpa-onnx: FACTORY of the package with ARGUMENTS as JSON, and a JSON object for each. Its text
-is the tokens side by side: onnx-asr itself leaves out spaces that no letter follows.
+As `sherpa_client.py` does for sherpa-onnx: FACTORY of the package with ARGUMENTS as JSON, and a JSON object for each.
+Its text is the tokens side by side: onnx-asr itself leaves out spaces that no letter follows.
 """
 
 import json
@@ -16,7 +16,8 @@ import onnx_asr
 def main(factory: str, arguments: str, paths: List[str]) -> None:
     model = operator.attrgetter(factory)(onnx_asr)(**json.loads(arguments), providers=["CPUExecutionProvider"])
     for result in model.with_timestamps().recognize([np.load(path) for path in paths], sample_rate=16000):
-        print(json.dumps({"text": "".join(result.tokens).strip(), "tokens": result.tokens, "timestamps": result.timestamps}))
+        text = "".join(result.tokens).strip()
+        print(json.dumps({"text": text, "tokens": result.tokens, "timestamps": result.timestamps}))
 
 
 if __name__ == "__main__":

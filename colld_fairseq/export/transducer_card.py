@@ -117,7 +117,8 @@ model = onnx_asr.load_model("kaldi-rnnt", ".")  # quantization="int8" for 8 bits
 print(model.recognize("speech.wav"))  # 16 kHz, mono
 ```
 
-These lines are what the export was tried with. Search is greedy, as `colld transcribe` does.
+These lines are what the export was tried with. Search is greedy, as of `colld transcribe`; onnx-asr leaves out spaces
+that no letter follows.
 """
 WHAT = {
     "encoder": "normalization, encoder, the joiner's projection of frames",
