@@ -2,10 +2,11 @@
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install quickstart test clean
+.PHONY: help install quickstart test test-all clean
 help:
 	@echo "make quickstart  cut Whisper base, distil it, transcribe and translate, table and plot (about 28 minutes on 2 cores)"
-	@echo "make test        all tests"
+	@echo "make test        all tests but those marked slow"
+	@echo "make test-all    all tests"
 	@echo "make install     only create or complete .venv"
 
 install: $(STAMP)
@@ -16,8 +17,8 @@ $(STAMP): setup.py scripts/setup_venv.sh
 quickstart: $(STAMP)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m examples.quickstart.run
 
-test: $(STAMP)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --dist loadfile
+test test-all: $(STAMP)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --dist loadfile $(if $(filter test,$@),-m "not slow")
 
 clean:
 	rm -rf .venv build *.egg-info
