@@ -34,7 +34,7 @@ DECODING = [
     "--no-repeat-ngram-size",
     "3",
     "--max-tokens",
-    "960000",
+    "1920000",
 ]
 # As many as 25 minutes of two cores allow.
 UPDATES = {"float32": 1300, "bfloat16": 2000}
