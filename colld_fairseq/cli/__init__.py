@@ -35,7 +35,7 @@ SUBCOMMANDS = {
     "score": Command("WER, CER, BLEU and chrF per language of fairseq-generate's output", models=False),
     "similarity": Command("CKA and CCA between the layers of a student and a teacher, as numbers and as a heat map"),
     "convert": Command("an encoder between transformers, fairseq and this project, with the difference per layer"),
-    "export": Command("a trained CTC student as a folder for ONNX Runtime or sherpa-onnx, compared with the student"),
+    "export": Command("a trained model as a folder for ONNX Runtime, sherpa-onnx or onnx-asr, compared with the model"),
     "import": Command("a folder of `colld export` as a checkpoint again, to train on from or to export anew"),
     "profile": Command("parameters, MACs and real-time factor of a student or a teacher"),
 }

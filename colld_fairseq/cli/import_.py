@@ -47,10 +47,12 @@ def run(args: argparse.Namespace) -> int:
 
 def compare(checkpoint: Path, folder: Path, waveform: np.ndarray) -> List[Stage]:
     """Stages of the graphs of a folder beside the checkpoint that was made of them, on a waveform [N] at 16 kHz."""
-    target = read_metadata(onnx_folder.graph_of(folder)).get(TARGET, "")
-    if target not in TARGETS:
-        raise CheckpointError(f"{folder}: its metadata {TARGET} is {target!r}, which is unknown; export it again")
-    family = family_of(load_recogniser(str(checkpoint), device="cpu"), ExportOptions(target)).without_client()
+    options = ExportOptions.of_folder(read_metadata(onnx_folder.graph_of(folder)))
+    if options.target not in TARGETS:
+        raise CheckpointError(
+            f"{folder}: its metadata {TARGET} is {options.target!r}, which is unknown; export it again"
+        )
+    family = family_of(load_recogniser(str(checkpoint), device="cpu"), options).without_client()
     return family.stages(exported_in(folder, family), waveform)
 
 

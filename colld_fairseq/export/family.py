@@ -23,6 +23,7 @@ from colld_fairseq.recogniser import TRAINED, Recogniser
 FORMAT = "1"  # of our own metadata
 ENCODER = "colld_encoder"  # its key for the configuration of the encoder
 TARGET = "colld_target"  # its key for ExportOptions.target
+STREAM = "colld_stream"  # its key for the chunk and left context of streams
 TARGETS = ("onnx", "sherpa-onnx", "onnx-asr")
 TOKENS, CARD = "tokens.txt", "README.md"
 
@@ -40,6 +41,12 @@ class ExportOptions:
     streaming: bool = False
     chunk_ms: int = 320
     left_context: str = TRAINED
+
+    @classmethod
+    def of_folder(cls, metadata: Mapping[str, str]) -> "ExportOptions":
+        """Those that a folder was exported with, by the metadata of its encoder."""
+        stream = json.loads(metadata.get(STREAM, "{}"))
+        return cls(metadata.get(TARGET, ""), bool(stream), **stream)
 
 
 @dataclass(frozen=True)

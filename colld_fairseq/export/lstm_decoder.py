@@ -31,7 +31,8 @@ def lstm_decoder(predictor: LstmPredictor, joiner: Joiner, tag: Optional[int]) -
         "positions": np.arange(CONTEXT, dtype=np.int64)[None],
         "symbols_axis": np.array([1], dtype=np.int64),
         "layers_axis": np.array([0], dtype=np.int64),
-        "embedding": _embedding(predictor, tag),
+        "gates": _gates(predictor.width),
+        "embedding": _array(predictor.embed.weight),
         "projection": _array(joiner.predictor_projection.weight).T.copy(),
     }
     node = helper.make_node
@@ -45,18 +46,14 @@ def lstm_decoder(predictor: LstmPredictor, joiner: Joiner, tag: Optional[int]) -
         node("Min", ["shifted", "last"], ["order"]),
         node("GatherElements", ["y", "order"], ["ordered"], axis=1),
         node("Max", ["ordered", "none"], ["symbols"]),
-        node("Gather", ["embedding", "symbols"], ["embedded"]),
+        node("Gather", ["embedding", "symbols"], ["untagged"]),
+        *_tag_nodes(tag, constants),
         node("Transpose", ["embedded"], ["layer0"], perm=[1, 0, 2]),
         node("Squeeze", ["count", "symbols_axis"], ["count64"]),
         node("Cast", ["count64"], ["lengths"], to=TensorProto.INT32),
     ]
     for layer, weights in enumerate(predictor.lstm.all_weights):
-        names = [f"input_weight{layer}", f"recurrent_weight{layer}", f"bias{layer}"]
-        constants.update(zip(names, _lstm_weights(weights)))
-        outputs = [f"all{layer}", f"hidden{layer}"]
-        inputs = [f"layer{layer}", *names, "lengths"]
-        nodes.append(node("LSTM", inputs, outputs, hidden_size=predictor.width))
-        nodes.append(node("Squeeze", [f"all{layer}", "symbols_axis"], [f"layer{layer + 1}"]))
+        nodes += _lstm_nodes(layer, weights, predictor.width, constants)
     nodes.append(node("Squeeze", [f"hidden{predictor.layers - 1}", "layers_axis"], ["output"]))
     nodes.append(node("MatMul", ["output", "projection"], ["decoder_out"]))
     graph = helper.make_graph(
@@ -73,20 +70,39 @@ def _array(weight: Tensor) -> np.ndarray:
     return weight.detach().float().numpy()
 
 
-def _embedding(predictor: LstmPredictor, tag: Optional[int]) -> np.ndarray:
-    """[V, D], the language's with each symbol's."""
-    table = _array(predictor.embed.weight)
-    return table if tag is None else table + table[tag]
-
-
-def _lstm_weights(weights: List[Tensor]) -> List[np.ndarray]:
-    """Torch's weights and biases of a layer as ONNX orders them: [1, 4D, D] twice, both biases [1, 8D]."""
-    input_weight, recurrent_weight, input_bias, recurrent_bias = map(_onnx_gates, weights)
-    bias = np.concatenate((input_bias, recurrent_bias))
-    return [input_weight[None], recurrent_weight[None], bias[None]]
-
-
-def _onnx_gates(weight: Tensor) -> np.ndarray:
-    """Input, forget, cell, output -> input, output, forget, cell."""
-    into, forget, cell, output = np.split(_array(weight), 4)
+def _gates(width: int) -> np.ndarray:
+    """Rows of torch's weights (input, forget, cell, output gate) in ONNX's order: input, output, forget, cell."""
+    into, forget, cell, output = np.split(np.arange(4 * width, dtype=np.int64), 4)
     return np.concatenate((into, output, forget, cell))
+
+
+def _tag_nodes(tag: Optional[int], constants: Dict[str, np.ndarray]) -> List[Any]:
+    """The embedding of the language's tag, added to each symbol's."""
+    from onnx import helper
+
+    if tag is None:
+        return [helper.make_node("Identity", ["untagged"], ["embedded"])]
+    constants["tag"] = np.array(tag, dtype=np.int64)
+    return [
+        helper.make_node("Gather", ["embedding", "tag"], ["tag_embedding"]),
+        helper.make_node("Add", ["untagged", "tag_embedding"], ["embedded"]),
+    ]
+
+
+def _lstm_nodes(layer: int, weights: List[Tensor], width: int, constants: Dict[str, np.ndarray]) -> List[Any]:
+    """One layer: from `layer{n}` [C, N, D] to `layer{n + 1}` and `hidden{n}` [1, N, D]. Its weights stay torch's, for
+    the way back; a runtime puts them in order once, when it loads the graph."""
+    from onnx import helper
+
+    nodes, ordered = [], []
+    for name, weight in zip(("input_weight", "recurrent_weight", "input_bias", "recurrent_bias"), weights):
+        constants[f"{name}{layer}"] = _array(weight)
+        ordered.append(f"ordered_{name}{layer}")
+        nodes.append(helper.make_node("Gather", [f"{name}{layer}", "gates"], [ordered[-1]]))
+    nodes.append(helper.make_node("Concat", ordered[2:], [f"both{layer}"], axis=0))
+    given = [*ordered[:2], f"both{layer}"]
+    nodes += [helper.make_node("Unsqueeze", [name, "layers_axis"], [f"one_{name}"]) for name in given]
+    inputs = [f"layer{layer}", *(f"one_{name}" for name in given), "lengths"]
+    nodes.append(helper.make_node("LSTM", inputs, [f"all{layer}", f"hidden{layer}"], hidden_size=width))
+    nodes.append(helper.make_node("Squeeze", [f"all{layer}", "symbols_axis"], [f"layer{layer + 1}"]))
+    return nodes

@@ -26,7 +26,7 @@ from colld_fairseq.export.comparison import (
     metadata_stages,
     text_stage,
 )
-from colld_fairseq.export.family import BuiltGraph, Exported, ExportOptions, Family, Graph, Stage, display
+from colld_fairseq.export.family import STREAM, BuiltGraph, Exported, ExportOptions, Family, Graph, Stage, display
 from colld_fairseq.export.normalization import normalization_of
 from colld_fairseq.export.symbols import client_symbols, never_emitted, tokens_file
 from colld_fairseq.export.transducer_card import transducer_card
@@ -363,6 +363,7 @@ class StreamingTransducer(Transducer):
         metadata = {
             **self.own_metadata,
             "colld_topology": self.model.topology,
+            STREAM: json.dumps({"chunk_ms": self.options.chunk_ms, "left_context": str(self.streaming.context.left)}),
             "model_type": "conformer",
             "num_encoder_layers": str(config.layers),
             "T": str(self.step_frames),

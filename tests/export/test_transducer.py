@@ -10,6 +10,7 @@ from colld_fairseq.export.clients import run_client
 from colld_fairseq.export.comparison import Session
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import ExportOptions, first_difference
+from colld_fairseq.export.folder import write_folder
 from colld_fairseq.export.transducer_slots import PLAIN, slot_for
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.input_config import InputConfig
@@ -147,3 +148,14 @@ def test_students_that_sherpa_onnx_would_get_wrong():
         with pytest.raises(ConfigError, match=reason):
             slot_for(ExportOptions("sherpa-onnx"), student)
         assert slot_for(ExportOptions("onnx"), student) is PLAIN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape, options", [("stateless", {}), ("chunks", dict(streaming=True, left_context="2"))])
+def test_the_exporter_that_torch_supports(shape, options, recogniser, waveforms, tmp_path):
+    family = family_of(recogniser(shape), ExportOptions("sherpa-onnx", **options))
+    folder = write_folder(tmp_path / "m", family, False, "dynamo")
+    for waveform in waveforms[:2]:
+        theirs, ours = family.runtime_frames(folder, family.features(waveform)), family.student_frames(waveform)
+        np.testing.assert_allclose(theirs, ours, atol=1e-5, rtol=1e-5)
+        assert first_difference(family.stages(folder, waveform)) is None
