@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from colld_fairseq.checkpoints import names_omniasr, names_whisper
+from colld_fairseq.checkpoints import names_custom, names_omniasr, names_whisper
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, Fields, Layout, Names, check_fits
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory, weight_files
 from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 VARIANCE_FLOOR = 1e-7  # added to the variance by transformers' Wav2Vec2FeatureExtractor
 
-WRITTEN = ("config.json", "model.safetensors", "preprocessor_config.json")  # by `write`
+WRITTEN = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")  # by `write` and student_card
 PREFIXES = ("wav2vec2.", "hubert.", "wavlm.", "data2vec_audio.", "wav2vec2_bert.")
 PARTS = ("encoder.", "feature_extractor.", "feature_projection.")
 # WavLM's gated relative positions have no place in the student; its other weights do.
@@ -127,11 +127,13 @@ FAMILIES = {
     "data2vec-audio": "Data2VecAudio",
     "wav2vec2-bert": "Wav2Vec2Bert",
 }
+#: Others whose encoder is exactly one that the student encoder can be.
+OUR_MODULES = ("whisper", *names_omniasr.FAMILIES, names_custom.FAMILY)
 
 
 def check_family(settings: Dict[str, Any]) -> str:
     """model_type of a config.json; ConfigError where no teacher can be made of it."""
-    family, known = settings.get("model_type"), sorted([*FAMILIES, *names_omniasr.FAMILIES, "whisper"])
+    family, known = settings.get("model_type"), sorted([*FAMILIES, *OUR_MODULES])
     if family not in known:
         raise ConfigError(f"config.json says model_type {family!r}; supported: {', '.join(known)}")
     return family
@@ -151,6 +153,9 @@ def read(name: str, blocks: Optional[int] = None) -> EncoderCheckpoint:
     family = settings.get("model_type")
     config = config_from_hf(settings, read_preprocessor(directory, family))
     names, state = layout_of(config).names, read_state(directory)
+    if family == names_custom.FAMILY:
+        weights = names_custom.read_weights(state, config, blocks, str(directory))
+        return EncoderCheckpoint(config, weights, f"hf:{name}")
     if family in names_omniasr.FAMILIES:
         names, state = names_omniasr.NAMES, names_omniasr.with_weight_norm(state)
     weights = names.to_ours(state, config, blocks, str(directory))
@@ -170,7 +175,7 @@ def read_preprocessor(directory: Path, family: Optional[str]) -> Dict[str, Any]:
     Raises CheckpointError for another sampling rate than 16 kHz, and for values that are none.
     """
     path, settings = _find_preprocessor(directory)
-    if path is None and family not in ("whisper", "wav2vec2-bert"):
+    if path is None and family not in ("whisper", "wav2vec2-bert", names_custom.FAMILY):
         logger.warning(
             "%s has neither preprocessor_config.json nor processor_config.json: waveforms are normalized to unit"
             " variance, the default of transformers; copy the file that belongs to the model if it was trained"
@@ -217,6 +222,8 @@ def config_from_hf(settings: Dict[str, Any], preprocessor: Optional[Dict[str, An
         return names_whisper.config_of(settings, preprocessor or {})
     if family in names_omniasr.FAMILIES:
         return names_omniasr.config_of(settings, preprocessor or {})
+    if family == names_custom.FAMILY:
+        return names_custom.config_of(settings, preprocessor or {})
     if family not in ("wav2vec2", "hubert", "wavlm", "wav2vec2-bert"):
         raise ConfigError(
             f"model_type={family!r} cannot start a student; wav2vec2, hubert, wavlm, wav2vec2-bert, whisper and omniasr"
@@ -290,7 +297,7 @@ def w2v_bert_settings(config: EncoderConfig) -> Tuple[Dict[str, Any], Dict[str, 
 
 HUBERT = Layout("hf:DIR (transformers' HuBERT)", hubert_settings, config_from_hf, WAV2VEC)
 BERT = Layout("hf:DIR (transformers' w2v-BERT 2.0)", w2v_bert_settings, config_from_hf, W2V_BERT)
-LAYOUTS = (HUBERT, BERT, names_whisper.LAYOUT)
+LAYOUTS = (HUBERT, BERT, names_whisper.LAYOUT, names_custom.LAYOUT)
 
 
 def layout_of(config: EncoderConfig) -> Layout:
@@ -339,6 +346,8 @@ def own_library(name: str, complete: bool) -> NativeEncoder:
     settings = read_json(directory / "config.json")
     if settings.get("model_type") == "whisper":
         return names_whisper.own_library(directory, settings, read_preprocessor(directory, "whisper"), complete)
+    if settings.get("model_type") == names_custom.FAMILY:
+        return names_custom.own_library(directory)
     if (family := settings.get("model_type")) in names_omniasr.FAMILIES:
         return names_omniasr.own_library(directory, settings, read_preprocessor(directory, family))
     if settings.get("model_type") not in FAMILIES:

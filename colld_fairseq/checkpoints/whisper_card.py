@@ -1,34 +1,12 @@
 """The model card (README.md) of a Whisper with a student's encoder: what is known is said, the rest marked."""
 
-from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Mapping
 
+from colld_fairseq.checkpoints.card import LICENSE_FIELDS, TO_BE_FILLED, metadata_of, training_table
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint
 from colld_fairseq.modules.input_config import InputConfig
 
-TO_BE_FILLED = "to be filled in"
 ENCODER, POSITIONS = "model.encoder.", "model.encoder.embed_positions.weight"  # which are no parameters
-LICENSE_FIELDS = ("license", "license_name", "license_link")
-# Section and field of a checkpoint's configuration -> how the card calls it.
-SETTINGS: Tuple[Tuple[str, str, str], ...] = (
-    ("criterion", "_name", "objective"),
-    ("task", "teacher", "teacher"),
-    ("task", "teacher_kind", "features of the teacher"),
-    ("model", "init_from", "started from"),
-    ("model", "init_layers", "its layers"),
-    ("model", "layer_map", "student layers: teacher layers"),
-    ("model", "mask_prob", "masked frames"),
-    ("task", "join_seconds", "utterances joined to windows of (s)"),
-    ("task", "join_padded", "share of windows filled up with silence"),
-    ("task", "perturb_speed", "speed perturbed by up to"),
-    ("task", "perturb_volume_db", "volume perturbed by up to (dB)"),
-    ("task", "perturb_noise_db", "noise down to a ratio of (dB)"),
-    ("optimization", "max_update", "updates"),
-    ("optimization", "lr", "learning rate"),
-    ("optimizer", "_name", "optimizer"),
-    ("dataset", "max_tokens", "samples per batch"),
-    ("common", "seed", "seed"),
-)
 TEMPLATE = """\
 ---
 {metadata}
@@ -91,7 +69,7 @@ def model_card(encoder: EncoderCheckpoint, whisper: Any, sizes: Mapping[str, int
         sizes: elements of each weight of the whole model, by transformers' names.
         training: sections of the configuration in the student's checkpoint.
     """
-    config, known = encoder.config, metadata_of_teacher(whisper.directory)
+    config, known = encoder.config, metadata_of(whisper.directory)
     languages = [token.strip("<|>") for token in whisper.tokens.languages] or ["en"]
     teacher = f"`{whisper.directory.name if whisper.is_local else whisper.name}`"
     some = languages[0] if len(languages) == 1 or "en" not in languages else "en"
@@ -116,16 +94,6 @@ def model_card(encoder: EncoderCheckpoint, whisper: Any, sizes: Mapping[str, int
         language=f', language="{some}"' if multilingual else "",
         license=license_of(known, teacher),
     )
-
-
-def metadata_of_teacher(directory: Path) -> Dict[str, Any]:
-    """What the card of a directory says of license and languages; {} where it has none, or none that can be read."""
-    from huggingface_hub import ModelCard
-
-    try:
-        return ModelCard.load(directory / "README.md", ignore_metadata_errors=True).data.to_dict()
-    except (OSError, ValueError):
-        return {}
 
 
 def front_matter(whisper: Any, known: Mapping[str, Any]) -> str:
@@ -153,13 +121,6 @@ def other_silence(given: InputConfig, training: Mapping[str, Any]) -> str:
         f" directory fill a window of {given.window_seconds:g} s with it. Measure both, or train with --join-seconds"
         f" {given.window_seconds:g} --join-padded 0.3, say, or --tail-seconds {given.window_seconds:g}."
     )
-
-
-def training_table(training: Mapping[str, Any]) -> str:
-    """The settings of SETTINGS that the checkpoint has."""
-    rows = [(title, (training.get(section) or {}).get(name)) for section, name, title in SETTINGS]
-    lines = [f"| {title} | `{value}` |" for title, value in rows if value not in (None, "", [], 0.0)]
-    return "\n".join(["| setting | value |", "|---|---|", *lines]) if lines else f"*{TO_BE_FILLED}*"
 
 
 def license_of(known: Mapping[str, Any], teacher: str) -> str:

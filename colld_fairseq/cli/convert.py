@@ -1,6 +1,7 @@
 """`colld convert`: an encoder from one library's files into another's, with the proof that it is the same."""
 
 import argparse
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 from rich.table import Column, Table
 
-from colld_fairseq.checkpoints import ctc_directory, names_colld, names_hf, whisper_directory
+from colld_fairseq.checkpoints import ctc_directory, names_colld, names_hf, student_card, whisper_directory
 from colld_fairseq.checkpoints.encoder import FORMATS, EncoderCheckpoint, read_encoder, write_encoder
 from colld_fairseq.checkpoints.files import resolve_file
 from colld_fairseq.checkpoints.verify import Difference, compare, open_native
@@ -18,8 +19,7 @@ from colld_fairseq.cli.options import ENCODERS
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
-from colld_fairseq.data.vocabulary import Vocabulary
-from colld_fairseq.errors import ConfigError
+from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.outputs import check_folder
 
 # Files that --to hf:DIR may replace, by what is written beside the encoder.
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{more} goes with --to hf:DIR: {args.target} holds an encoder alone")
     if args.head and (args.decoder_from or not args.source.startswith("colld:")):
         raise ConfigError("--head writes the CTC layer of a checkpoint of this project: --from colld:FILE.pt, alone")
+    if args.scores and not args.head:
+        raise ConfigError("--scores are for the card of a recognizer: they go with --head")
     check_folder(target.parent, "--to", target)
     waveform = read_audio(args.wav) if args.wav else generated_signal()
     encoder = read_encoder(args.source)
@@ -48,10 +50,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.decoder_from:
             whisper_directory.write(temporary, encoder, args.decoder_from, training)
-        elif args.head:
-            path = str(resolve_file(args.source.partition(":")[2]))
-            saved = names_colld.read_model(path)
-            ctc_directory.write(temporary, encoder, saved.weights, vocabulary_of(path, saved, args.vocab))
+        elif scheme == "hf":
+            write_student(args, temporary, encoder, training)
         else:
             write_encoder(scheme, temporary, encoder)
         differences = compare(source, open_native(f"{scheme}:{temporary}", complete=True), waveform)
@@ -66,9 +66,55 @@ def run(args: argparse.Namespace) -> int:
         console.say(f"Nothing was written: {', '.join(wrong)} differ by more than {args.tolerance:g}.", style="red")
         return 1
     console.say(describe(scheme, args.target, encoder))
+    if args.head and ctc_directory.has_code(target):
+        console.say("its code is in the directory: transformers runs it with trust_remote_code=True")
     if args.decoder_from and (warning := other_silence(encoder.config.input, training)):
         console.say(warning, style="yellow")
     return 0
+
+
+def write_student(
+    args: argparse.Namespace, directory: Path, encoder: EncoderCheckpoint, training: Dict[str, Any]
+) -> None:
+    """A directory of transformers with its card: a recognizer with --head, else an encoder."""
+    recognizer = None
+    if args.head:
+        recognizer = write_recognizer(directory, encoder, args.source, args.vocab, read_scores(args.scores))
+    else:
+        write_encoder("hf", directory, encoder)
+    student_card.write(directory, encoder, training, earlier_training(training), recognizer)
+
+
+def write_recognizer(
+    directory: Path, encoder: EncoderCheckpoint, source: str, vocab: str, scores: Dict[str, Any]
+) -> student_card.Recognizer:
+    """The model of a checkpoint with its CTC layer; returns what its card is to say."""
+    path = str(resolve_file(source.partition(":")[2]))
+    saved = names_colld.read_model(path)
+    folder = vocab or saved.task.get("vocab") or saved.task.get("data") or ""
+    vocabulary, copy = vocabulary_copy.open_vocabulary(folder, path)
+    ctc_directory.write(directory, encoder, saved.weights, vocabulary)
+    return student_card.Recognizer(vocabulary.codec.kind, vocabulary_copy.languages_of(copy), scores)
+
+
+def read_scores(path: str) -> Dict[str, Any]:
+    """What `colld score --json` wrote; {} without a file."""
+    if not path:
+        return {}
+    try:
+        content = json.loads(resolve_file(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--scores {path}: not readable as JSON ({error}); `colld score --json` writes it") from error
+    return content if isinstance(content, dict) else {"pairs": None}
+
+
+def earlier_training(training: Dict[str, Any]) -> Dict[str, Any]:
+    """What is said of the run that made a fine-tuned model's encoder, where its checkpoint is still there."""
+    student = (training.get("model") or {}).get("student")
+    try:
+        return names_colld.training_of(student) if student else {}
+    except ColldError:
+        return {}
 
 
 def parse_target(spec: str, overwrite: bool, written: Sequence[str] = names_hf.WRITTEN) -> Tuple[str, Path]:
@@ -94,11 +140,6 @@ def parse_target(spec: str, overwrite: bool, written: Sequence[str] = names_hf.W
             " replaced as a whole; give another name"
         )
     return scheme, path
-
-
-def vocabulary_of(path: str, saved: names_colld.SavedModel, folder: str) -> Vocabulary:
-    """That of the checkpoint in `path`, or in `folder`; ConfigError where there is none."""
-    return vocabulary_copy.open_vocabulary(folder or saved.task.get("vocab") or saved.task.get("data") or "", path)[0]
 
 
 def training_of(source: str) -> Dict[str, Any]:

@@ -317,9 +317,10 @@ def convert(add: Add) -> None:
         metavar="hf:DIR",
         help="write a complete Whisper: the encoder with this one's decoder, tokenizer and settings",
     )
-    head = "write a complete CTC recognizer (HuBERT's, wav2vec 2.0's or w2v-BERT's shape), with processor and tokenizer"
+    head = "write a complete CTC recognizer, with tokenizer and feature extractor, and code where transformers has none"
     add("--head", action="store_true", help=head)
     add("--vocab", metavar="DIR", default="", help="of --head: vocabulary of an older checkpoint without a copy of it")
+    add("--scores", metavar="FILE", default="", help="of --head: what `colld score --json` wrote, for the model card")
     add("--wav", metavar="FILE", help="audio to compare the two on; default: a generated signal of 2 s")
     add(
         "--tolerance",

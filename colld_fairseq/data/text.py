@@ -131,6 +131,15 @@ class TextCodec:
             tokens = self._join_bytes(tokens)
         return "".join(tokens).replace(" ", "").replace(self.boundary, " ").strip()
 
+    def piece_scores(self) -> Dict[str, float]:
+        """Log-probabilities of sentencepiece's pieces. ConfigError for a model that has none, or has byte fallback."""
+        ids = range(self._processor.get_piece_size())
+        scores = {self._processor.id_to_piece(i): self._processor.get_score(i) for i in ids}
+        if self._bytes or all(score == int(score) for score in scores.values()):  # those of BPE are ranks
+            kind = "with byte fallback" if self._bytes else "of BPE"
+            raise ConfigError(f"a sentencepiece model {kind}; only a plain unigram model (`colld vocab`) can be taken")
+        return scores
+
     def _join_bytes(self, tokens: Sequence[str]) -> List[str]:
         """Runs of bytes as text, control characters and line ends as a word boundary: a text is one line."""
         joined: List[str] = []

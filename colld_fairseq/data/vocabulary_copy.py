@@ -54,6 +54,12 @@ def copy_of(folder: str) -> Copy:
     return {name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in contents.items()}
 
 
+def languages_of(copy: Copy) -> List[str]:
+    """Of the transcripts, as the configuration of a vocabulary in `copy` names them; [] where it does not."""
+    config = yaml.safe_load(copy["config.yaml"].numpy().tobytes()) if "config.yaml" in copy else {}
+    return [str(language) for language in config.get("languages") or []]
+
+
 def copy_of_decoder(directory: Path, tokens_from: str = "") -> Copy:
     """The small files of a pretrained decoder's directory: configuration, generation configuration, tokenizer.
 

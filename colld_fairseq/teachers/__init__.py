@@ -6,7 +6,15 @@ from typing import Any, Callable, Dict, Optional, Sequence
 
 import torch
 
-from colld_fairseq.checkpoints import names_colld, names_fairseq, names_hf, names_omniasr, onnx_graph, python_class
+from colld_fairseq.checkpoints import (
+    names_colld,
+    names_custom,
+    names_fairseq,
+    names_hf,
+    names_omniasr,
+    onnx_graph,
+    python_class,
+)
 from colld_fairseq.checkpoints.encoder import TEACHERS, EncoderCheckpoint, read_encoder, usage
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory
 from colld_fairseq.constants import SAMPLE_RATE
@@ -62,7 +70,7 @@ def _load_directory(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
     directory = resolve_directory(name)
     settings = read_json(directory / "config.json")
     family = names_hf.check_family(settings)
-    if family in ("whisper", *names_omniasr.FAMILIES):
+    if family in names_hf.OUR_MODULES:
         return _load_ours(spec, name, request)
     if family in EXACT_FAMILIES:
         exact = _if_exact(lambda blocks: read_encoder(spec, blocks), request)
@@ -86,7 +94,7 @@ def _load_fairseq(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
 
 
 def _load_ours(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
-    """What the student encoder has a place for: its own checkpoints, Whisper, and omniASR."""
+    """What the student encoder has a place for: its own checkpoints, Whisper, omniASR."""
     return _on_our_modules(read_encoder(spec, max([0, *request["layers"]])), spec, request)
 
 
@@ -162,7 +170,9 @@ def _of_directory(settings: Dict[str, Any]) -> TeacherInfo:
     family = names_hf.check_family(settings)
     if family == "whisper":
         return TeacherInfo(settings["encoder_layers"], settings["d_model"], WHISPER_RATE_HZ, has_silence=True)
-    if family in names_omniasr.FAMILIES:
+    if family == names_custom.FAMILY:
+        fields, rate_hz = names_custom.FIELDS, SAMPLE_RATE / settings["inputs_to_logits_ratio"]
+    elif family in names_omniasr.FAMILIES:
         fields, rate_hz = names_omniasr.FIELDS, SAMPLE_RATE / math.prod(names_omniasr.conv_strides(settings))
         settings = names_omniasr.audio_settings(settings)
     elif family == "wav2vec2-bert":
