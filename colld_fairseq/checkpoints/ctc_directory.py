@@ -21,7 +21,7 @@ HEAD = {"weight": "ctc.weight", "bias": "ctc.bias"}  # of student_ctc
 NEVER = -1e4  # a logit that no softmax of half precision turns into NaN
 IDS = dict(pad_token_id=BLANK, bos_token_id=OTHER_PAD, eos_token_id=END)
 WRITTEN = (
-    *("config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json", "README.md"),
+    *("config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "vocab.json", "added_tokens.json", "tokenizer.json"),
     *custom_code.FILES,
 )

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 VARIANCE_FLOOR = 1e-7  # added to the variance by transformers' Wav2Vec2FeatureExtractor
 
-WRITTEN = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")  # by `write` and student_card
+WRITTEN = ("config.json", "model.safetensors", "preprocessor_config.json")  # by `write`
 PREFIXES = ("wav2vec2.", "hubert.", "wavlm.", "data2vec_audio.", "wav2vec2_bert.")
 PARTS = ("encoder.", "feature_extractor.", "feature_projection.")
 # WavLM's gated relative positions have no place in the student; its other weights do.

@@ -65,6 +65,7 @@ CODE_NOTE = (
     " `trust_remote_code=True` only."
 )
 PIECES_NOTE = "The vocabulary is one of sentencepiece, for which transformers has no times of words."
+UNTOUCHED = f"# license: {TO_BE_FILLED}"  # gone from a card that somebody filled in
 FIGURES = ("wer", "cer", "bleu", "chrf")
 
 
@@ -96,6 +97,11 @@ def write(
     """
     text = card_of(read_json(directory / "config.json"), encoder, training, earlier, recognizer)
     (directory / NAME).write_text(text, encoding="utf-8")
+
+
+def is_untouched(path: Path) -> bool:
+    """Whether a file is a card as it was written, which another may replace."""
+    return path.name == NAME and path.is_file() and UNTOUCHED in path.read_text(encoding="utf-8", errors="replace")
 
 
 def card_of(

@@ -133,7 +133,8 @@ def parse_target(spec: str, overwrite: bool, written: Sequence[str] = names_hf.W
         raise ConfigError(f"--to {spec}: exists; give another name, or --overwrite to replace it")
     if path.is_dir() != directory:
         raise ConfigError(f"--to {spec}: is {'a folder' if path.is_dir() else 'a file'}; give another name")
-    others = sorted(entry.name for entry in path.iterdir() if entry.name not in written) if directory else []
+    entries = path.iterdir() if directory else []
+    others = sorted(e.name for e in entries if e.name not in written and not student_card.is_untouched(e))
     if others:
         raise ConfigError(
             f"--to {spec}: holds files that a conversion does not write ({', '.join(others[:4])}), and would be"

@@ -73,8 +73,12 @@ def test_of_a_recognizer(recognizer, tagged_vocab, scores, tmp_path):
     assert f"| parameters | {parameters:,} |" in card.text
     # written again, over what was there
     assert colld([*words, "--overwrite"]) == 0
-    again = (tmp_path / "student" / "README.md").read_text()
+    path = tmp_path / "student" / "README.md"
+    again = path.read_text()
     assert "`colld score --json`" in again and "| all |" not in again
+    path.write_text(again.replace("# license: to be filled in", "license: mit"))
+    assert colld([*words, "--overwrite"]) == 2  # what somebody filled in is not lost
+    assert "license: mit" in path.read_text()
 
 
 def test_scores_that_are_none(recognizer, scores, tmp_path, capsys):
