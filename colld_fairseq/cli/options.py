@@ -360,7 +360,20 @@ def import_(add: Add) -> None:
 def profile(add: Add) -> None:
     add("--student", nargs="+", default=[], metavar="CKPT.pt", help="student checkpoints, of any stage")
     _moved_statistics(add)
+    add(
+        "--exported",
+        nargs="+",
+        default=[],
+        metavar="onnx:DIR",
+        help="folders of `colld export`: their encoders in ONNX Runtime, and the same weights in PyTorch",
+    )
     add("--teacher", nargs="+", default=[], metavar="SPEC", help=f"{TEACHER}, all its layers")
+    add(
+        "--plot",
+        nargs="+",
+        metavar=("FILE.png", "NAME SCORE"),
+        help="a plot of quality against size and speed: the score's name, and that of each model, as in the table",
+    )
     add("--seconds", type=SOME_AUDIO, default=10.0, help="audio of a timed utterance")
     add("--batch-sizes", type=batch_sizes, default=[1, 8], metavar="1,8", help="utterances at once (default: 1,8)")
     add("--runs", type=COUNT, default=5, help="timed runs, of which the median counts")

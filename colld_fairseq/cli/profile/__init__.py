@@ -1,4 +1,4 @@
-"""`colld profile`: size, multiply-accumulates, real-time factor and memory of students and teachers.
+"""`colld profile`: size, multiply-accumulates, real-time factor and memory of students, exported ones, and teachers.
 
 Times go from waveforms in memory to the features of the last layer: the student's filterbanks or convolutions
 and the teacher's own front-end are part of them.
@@ -6,7 +6,6 @@ and the teacher's own front-end are part of them.
 
 import argparse
 import json
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Callable, Dict, List
 
@@ -15,6 +14,9 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from colld_fairseq.cli.profile.exported import exported_loaders
+from colld_fairseq.cli.profile.plot import Plot
+from colld_fairseq.cli.profile.subject import Subject
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.fbank import SAMPLE_RATE
 from colld_fairseq.devices import pick_device
@@ -25,37 +27,22 @@ from colld_fairseq.outputs import check_output
 from colld_fairseq.profiling import count_macs, describe_machine, real_time_factor, time_runs, working_memory
 
 MACS_SECONDS = 10  # audio that multiply-accumulates are counted for, whatever is timed
+FACTS = ("role", "source", "parameters", "layers", "width", "frame_rate_hz")  # of a subject, in the report
 TRAINING_ONLY = ("mask_emb", "masked_spec_embed")  # names of mask embeddings
 
 
-@dataclass
-class Subject:
-    """A model to measure.
-
-    run: float32 waveforms [B, N] in memory -> features of the last layer [B, T, D] on the device.
-    parameters: those of the encoder alone; stored_bytes: what they take in the file they were read from.
-    """
-
-    role: str
-    source: str
-    run: Callable[[np.ndarray], Tensor]
-    parameters: int
-    stored_bytes: int
-    layers: int
-    width: int
-    frame_rate_hz: float
-
-
 def run(args: argparse.Namespace) -> int:
-    if not args.student and not args.teacher:
-        raise ConfigError("give --student CKPT.pt, --teacher hf:DIR, or both")
+    if not (args.student or args.exported or args.teacher):
+        raise ConfigError("give --student CKPT.pt, --exported onnx:DIR, --teacher hf:DIR, or several of them")
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(pick_device(args.device))
     if args.json:
         check_output(args.json, "--json", [*args.student, *(spec.partition(":")[2] for spec in args.teacher)])
     loaders = [(partial(load_student_subject, cmvn=args.cmvn), path) for path in args.student]
+    loaders += [(loader, spec) for spec in args.exported for loader in exported_loaders(spec)]
     loaders += [(load_teacher_subject, spec) for spec in args.teacher]
+    plot = Plot.parse(args.plot, len(loaders)) if args.plot else None
     report = {
         "machine": describe_machine(device),
         "device": str(device),
@@ -68,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         ],
     }
     print_report(report)
+    if plot is not None:
+        plot.write(report["models"])
     if args.json:
         write_atomically(args.json, (json.dumps(report, indent=2) + "\n").encode())
     return 0
@@ -140,9 +129,12 @@ def measure(
     """Everything that is printed about one model, ready for JSON. Sizes in MB are 10^6 bytes."""
     speed = []
     for batch_size in batch_sizes:
+        if subject.largest_batch is not None and batch_size > subject.largest_batch:
+            speed.append({"batch_size": batch_size, "rtf": None, "seconds": [], "peak_memory_mb": None})
+            continue
         waveforms = _noise(batch_size, seconds)
         subject.run(waveforms)  # warm-up: threads, kernels and caches
-        working = working_memory(lambda: subject.run(waveforms), device)
+        working = working_memory(lambda: subject.run(waveforms), device) if subject.in_torch else None
         times = time_runs(lambda: subject.run(waveforms), runs, device)
         speed.append(
             {
@@ -153,12 +145,13 @@ def measure(
             }
         )
     utterance = _noise(1, MACS_SECONDS)
-    facts = {name: value for name, value in vars(subject).items() if name not in ("run", "stored_bytes")}
+    facts = {name: value for name, value in vars(subject).items() if name in FACTS}
     return {
         **facts,
         "mb_float32": 4 * subject.parameters / 1e6,
+        "mb_float16": 2 * subject.parameters / 1e6,
         "mb_stored": subject.stored_bytes / 1e6,
-        "gmacs_per_10s": count_macs(lambda: subject.run(utterance)) / 1e9,
+        "gmacs_per_10s": count_macs(lambda: subject.run(utterance)) / 1e9 if subject.in_torch else None,
         "speed": speed,
     }
 
@@ -183,13 +176,15 @@ def print_report(report: Dict[str, Any]) -> None:
 
     row("parameters", lambda m: f"{m['parameters']:,}")
     row("MB as float32", lambda m: f"{m['mb_float32']:.1f}")
+    row("MB as float16", lambda m: f"{m['mb_float16']:.1f}")
     row("MB as stored", lambda m: f"{m['mb_stored']:.1f}")
-    row(f"GMACs for {MACS_SECONDS} s", lambda m: f"{m['gmacs_per_10s']:.2f}")
+    row(f"GMACs for {MACS_SECONDS} s", lambda m: "-" if m["gmacs_per_10s"] is None else f"{m['gmacs_per_10s']:.2f}")
     row("layers × width", lambda m: f"{m['layers']} × {m['width']}")
     row("frames per second", lambda m: f"{m['frame_rate_hz']:g}")
     for i, first in enumerate(report["models"][0]["speed"]):
         size = first["batch_size"]
-        row(f"real-time factor, batch {size}", lambda m, i=i: f"{m['speed'][i]['rtf']:.4f}")
+        factors = [model["speed"][i]["rtf"] for model in report["models"]]
+        table.add_row(f"real-time factor, batch {size}", *("-" if rtf is None else f"{rtf:.4f}" for rtf in factors))
         peaks = [model["speed"][i]["peak_memory_mb"] for model in report["models"]]
         table.add_row(f"peak MB, batch {size}", *("-" if peak is None else f"{peak:.0f}" for peak in peaks))
     console.print(table)
@@ -198,6 +193,8 @@ def print_report(report: Dict[str, Any]) -> None:
         f"{report['runs']} runs on utterances of {report['utterance_seconds']:g} s; peak MB: float32 weights and "
         "working memory"
     )
+    if any(model["gmacs_per_10s"] is None for model in report["models"]):
+        console.say("ONNX: the file as it is, and the time of its graph in ONNX Runtime, the CTC layer included")
     console.say(
         f"{machine['gpu'] or machine['cpu']}, {report['threads']} threads on {machine['cores']} cores, "
         f"torch {machine['torch']}"
