@@ -19,6 +19,7 @@ from task_setup import set_up
 from colld_fairseq import load_recogniser
 from colld_fairseq.checkpoints.ctc_directory import NEVER
 from colld_fairseq.checkpoints.encoder import read_encoder
+from colld_fairseq.checkpoints.statistics import Statistics, write_statistics
 from colld_fairseq.cli import main as colld
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.manifest import read_manifest
@@ -28,23 +29,26 @@ from colld_fairseq.teachers import describe_teacher, load_teacher
 SMALL = ["--encoder-layers", "2", "--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "48"]
 SMALL += ["--encoder-attention-heads", "2"]
 CONVOLUTIONS = ["--conv-feature-layers", "[(16,10,5)]+[(16,3,2)]*4+[(16,2,2)]*2"]
+STATISTICS = "cmvn.npz"  # beside the checkpoint
 REFUSED = {"fbank, transformer": ["--encoder-preset", "usad_small"]}
 SHAPES = {
     "hubert": ["--encoder-preset", "half_l2l", *CONVOLUTIONS],
     "hubert, normalized": ["--encoder-preset", "lighthubert_small", "--normalize-waveform", *CONVOLUTIONS],
     "w2v-bert": ["--encoder-preset", "conformer_1024"],
     "conformer": ["--encoder-preset", "small"],
-    "conformer, icefall": ["--encoder-preset", "conformer_10m", "--fbank", "icefall"],
+    "conformer, corpus": ["--encoder-preset", "conformer_10m", "--fbank", "icefall", "--cmvn", STATISTICS],
 }
 CLASSES = {"hubert": "HubertForCTC", "hubert, normalized": "HubertForCTC", "w2v-bert": "Wav2Vec2BertForCTC"}
-CLASSES.update({"conformer": "ColldForCTC", "conformer, icefall": "ColldForCTC"})
+CLASSES.update({"conformer": "ColldForCTC", "conformer, corpus": "ColldForCTC"})
 CUSTOM = [shape for shape, name in CLASSES.items() if name == "ColldForCTC"]
 
 
 def save_student(shape, corpus, vocab, path, arch="student_ctc"):
     arguments = [corpus, "--task", "multilingual_speech_to_text", "--criterion", "ctc_attention", "--vocab", vocab]
+    write_statistics(str(path.parent / STATISTICS), Statistics(np.linspace(-14, -8, 80), np.full(80, 3.0), "icefall"))
+    options = [str(path.parent / STATISTICS) if word == STATISTICS else word for word in {**SHAPES, **REFUSED}[shape]]
     torch.manual_seed(2)
-    run = set_up(*arguments, "--arch", arch, *{**SHAPES, **REFUSED}[shape], *SMALL)
+    run = set_up(*arguments, "--arch", arch, *options, *SMALL)
     with torch.no_grad():  # <unk> is what a student that was never trained would write most of the time
         run.model.ctc.weight[3], run.model.ctc.bias[3] = 0.0, -100.0
     return save_untrained(run, path)
@@ -170,8 +174,8 @@ print(json.dumps([recognize(waveform, return_timestamps="word") for waveform in 
 """
 
 
-def test_runs_where_this_package_is_not(conformer, utterances, tmp_path):
-    path, directory = conformer
+def test_runs_where_this_package_is_not(conversion, utterances, tmp_path):
+    path, directory = conversion("conformer, corpus")
     for index, waveform in enumerate(utterances):
         np.save(tmp_path / f"{index}.npy", waveform)
     files = [str(tmp_path / f"{index}.npy") for index in range(len(utterances))]
@@ -222,9 +226,9 @@ def test_the_encoder_comes_back(conformer, utterances, tmp_path):
     assert colld(["convert", "--from", f"hf:{directory}", "--to", f"colld:{tmp_path}/student.pt"]) == 0
 
 
-def test_code_that_was_changed_is_not_run(conformer, tmp_path, capsys):
+def test_code_that_was_changed_is_not_run(conversion, tmp_path, capsys):
     directory = tmp_path / "changed"
-    shutil.copytree(conformer[1], directory)
+    shutil.copytree(conversion("conformer")[1], directory)
     with open(directory / "modeling_colld.py", "a") as file:
         file.write("raise SystemExit('run')\n")
     assert colld(["convert", "--from", f"hf:{directory}", "--to", f"colld:{tmp_path}/student.pt"]) == 2
