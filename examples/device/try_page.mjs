@@ -33,7 +33,7 @@ async function serve(folder) {
 
 /** A browser: {send(method, params, session), end()}. */
 function browse(profile) {
-  const options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=760,420", "--remote-debugging-pipe"];
+  const options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=760,520", "--remote-debugging-pipe"];
   const browser = spawn(process.env.CHROMIUM ?? "chromium", [...options, `--user-data-dir=${profile}`], {
     stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"],
   });
