@@ -27,7 +27,7 @@ class Slot:
         name: what the client calls it; "ctc" for a graph that no client is meant to run.
         batched: the graph takes padded batches with their lengths; else one utterance.
         client: package that runs it, "" for none.
-        factory: of `sherpa_onnx.OfflineRecognizer`.
+        factory: of `sherpa_onnx.OfflineRecognizer`, or of onnx_asr.
         flag: of the client's programs on the command line.
     """
 
@@ -70,6 +70,7 @@ ZIPFORMER = Slot(
     factory="from_zipformer_ctc",
     flag="--zipformer-ctc-model",
 )
+ONNX_ASR = Slot("kaldi-rnnt", client="onnx_asr", factory="load_model")
 OMNILINGUAL = Slot(
     "omnilingual",
     batched=False,
@@ -90,10 +91,7 @@ def slot_for(target: str, student: StudentEncoder) -> Slot:
     if target == "onnx":
         return PLAIN
     if target == "onnx-asr":
-        raise ConfigError(
-            "onnx-asr knows no CTC model of these features (its CTC models compute NeMo's and GigaAM's): take --to"
-            " sherpa-onnx or --to onnx"
-        )
+        return onnx_asr_slot(student)
     return {"fbank": fbank_slot, "waveform": waveform_slot}[kind](student)
 
 
@@ -113,6 +111,20 @@ def fbank_slot(student: StudentEncoder) -> Slot:
             f" student of {ZIPFORMER_RATE_HZ:g} frames per second (--front-end conv2d, or --fbank-stack 4)"
         )
     return slot
+
+
+def onnx_asr_slot(student: StudentEncoder) -> Slot:
+    """Its kind of model whose filterbanks are icefall's; those for CTC compute NeMo's and GigaAM's, or take 8 kHz."""
+    given, elsewhere = student.config.input, "take --to sherpa-onnx or --to onnx"
+    if given.kind != "fbank":
+        raise ConfigError(f"onnx-asr has no model of waveforms at 16 kHz, which this student takes: {elsewhere}")
+    if given.fbank != "icefall" or given.bins != NUM_BINS:
+        raise ConfigError(
+            f"onnx-asr computes NeMo's and GigaAM's features for CTC, and icefall's filterbanks of {NUM_BINS} bins for"
+            f" what is dressed as a transducer; this student takes {given} of {given.bins} bins: its text would be"
+            f" another. Train with --fbank icefall, or {elsewhere}"
+        )
+    return ONNX_ASR
 
 
 def waveform_slot(student: StudentEncoder) -> Slot:

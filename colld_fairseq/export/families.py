@@ -2,11 +2,18 @@
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.ctc import Ctc
+from colld_fairseq.export.ctc_onnx_asr import OnnxAsrCtc
 from colld_fairseq.export.family import ExportOptions, Family
 from colld_fairseq.export.transducer import transducer_family
 from colld_fairseq.recogniser import Recogniser
 
-FAMILIES = {"ctc": Ctc, "transducer": transducer_family}  # by `Recogniser.decoder`
+
+def ctc_family(recogniser: Recogniser, options: ExportOptions) -> Ctc:
+    """For the client that was asked for."""
+    return (OnnxAsrCtc if options.target == "onnx-asr" else Ctc)(recogniser, options)
+
+
+FAMILIES = {"ctc": ctc_family, "transducer": transducer_family}  # by `Recogniser.decoder`
 
 
 def family_of(recogniser: Recogniser, options: ExportOptions) -> Family:

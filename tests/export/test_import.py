@@ -33,7 +33,8 @@ def log_probs(recogniser, waveform):
 
 
 @pytest.mark.parametrize(
-    "shape, target", [("conformer", "onnx"), ("subsampled", "sherpa-onnx"), ("hubert", "sherpa-onnx")]
+    "shape, target",
+    [("conformer", "onnx"), ("subsampled", "sherpa-onnx"), ("icefall", "onnx-asr"), ("hubert", "sherpa-onnx")],
 )
 def test_the_same_model_comes_back(shape, target, recogniser, exported, waveforms, tmp_path):
     before, after = recogniser(shape), load_recogniser(imported(exported(shape, target).folder, tmp_path), device="cpu")

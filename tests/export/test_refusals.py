@@ -34,7 +34,13 @@ def test_where_students_go():
         ("sherpa-onnx", dict(**WAVEFORM, input=InputConfig.waveforms(True), time_reduction=2), "20 ms"),
         ("sherpa-onnx", dict(fbank_bins=40, input=InputConfig(bins=40)), "80 bins"),
         ("sherpa-onnx", dict(input=InputConfig(fbank="icefall")), "40 ms .* this student's are 20 ms"),
-        ("onnx-asr", dict(input=InputConfig()), "onnx-asr knows no CTC model"),
+        (
+            "onnx-asr",
+            dict(input=InputConfig()),
+            "NeMo's and GigaAM's features for CTC.*kaldi .* Train with --fbank icefall",
+        ),
+        ("onnx-asr", dict(fbank_bins=40, input=InputConfig(bins=40, fbank="icefall")), "of 40 bins"),
+        ("onnx-asr", dict(**WAVEFORM, input=InputConfig.waveforms(True)), "no model of waveforms at 16 kHz"),
         ("onnx", dict(front_end="whisper", block="transformer", position="sinusoidal"), "log-mels"),
     ],
 )
