@@ -81,7 +81,7 @@ def test_numbers_that_make_no_sense_are_refused(name, value, capsys):
     for action in NUMBERS[name]:
         assert action.type is not None and action.type not in (int, float), action.dest
         needed = [one for one in actions(name) if one.required and one.option_strings and one.dest != action.dest]
-        required = [f"{one.option_strings[0]}=1" for one in needed]
+        required = [f"{one.option_strings[0]}={(one.choices or [1])[0]}" for one in needed]
         assert main([name, *required, f"{action.option_strings[0]}={value}"]) == 2
         assert f"argument {action.option_strings[0]}" in capsys.readouterr().err
 
