@@ -12,6 +12,7 @@ from colld_fairseq.errors import ConfigError
 
 BLANK, OTHER_PAD, END, UNKNOWN = range(4)  # ids; fairseq's dictionaries begin with <s>, <pad>, </s>, <unk>
 NAMES = ("<pad>", "<s>", "</s>", "<unk>")  # of these ids in transformers
+LONGEST = 100  # spaces at an end
 SPECIAL = dict(
     pad_token=NAMES[BLANK], bos_token=NAMES[OTHER_PAD], eos_token=NAMES[END], unk_token=NAMES[UNKNOWN],
     clean_up_tokenization_spaces=False,
@@ -63,5 +64,7 @@ def _of_pieces(vocabulary: Any, symbols: List[str]) -> Any:
     unigram = models.Unigram([(symbol, scores.get(symbol, 0.0)) for symbol in symbols], unk_id=UNKNOWN)
     tokenizer = Tokenizer(unigram)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=boundary)
-    tokenizer.decoder = decoders.Metaspace(replacement=boundary)
+    # A boundary without a letter at either end is no text: both spaces are cut off, as many as there are.
+    ends = decoders.Strip(content=" ", left=LONGEST, right=LONGEST)
+    tokenizer.decoder = decoders.Sequence([decoders.Metaspace(replacement=boundary), decoders.Fuse(), ends])
     return ParakeetTokenizer(tokenizer_object=tokenizer, **SPECIAL)

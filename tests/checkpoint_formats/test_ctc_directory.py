@@ -261,6 +261,9 @@ def test_pieces_are_joined(shape, corpus, pieces, utterances, tmp_path):
         ids = recognize.tokenizer(text, add_special_tokens=False)["input_ids"]
         assert ids == recogniser.vocabulary.encode(text, append_eos=False).tolist()
         assert recognize.tokenizer.decode(ids, group_tokens=False) == text
+    boundary, letter = map(recogniser.vocabulary.dictionary.index, (codec.boundary, codec.encode("ab")[-1]))
+    around = [boundary, 0, boundary, letter, 0, boundary]
+    assert recognize.tokenizer.decode(around) == recogniser.vocabulary.detokenize(around) != ""
     with pytest.raises(TypeError):  # transformers has no times of pieces; docs/formats.md says so
         recognize(utterances[0], return_timestamps="word")
 
