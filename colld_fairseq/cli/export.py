@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         args.checkpoint, device="cpu", **{name: value for name, value in given.items() if value}
     )
     family, console = (
-        family_of(recogniser, ExportOptions(args.to, args.streaming, args.chunk_ms, args.left_context)),
+        family_of(recogniser, ExportOptions(args.to, args.streaming, args.chunk_ms, args.left_context, args.src_lang)),
         Console(),
     )
     if compares_only:

@@ -332,7 +332,7 @@ def convert(add: Add) -> None:
 
 
 def export(add: Add) -> None:
-    add("--checkpoint", required=True, metavar="CKPT.pt", help="a fine-tuned CTC student or transducer")
+    add("--checkpoint", required=True, metavar="CKPT.pt", help="a fine-tuned or assembled student")
     add("--to", choices=TARGETS, required=True, help="onnx: a graph for ONNX Runtime; else for this client")
     add("folder", metavar="DIR", help="folder to write; with --wav one that was written before is compared alone")
     add("--int8", action="store_true", help="also write weights in 8 bits, as *.int8.onnx")
@@ -344,8 +344,9 @@ def export(add: Add) -> None:
     add("--chunk-ms", type=COUNT, default=320, help="audio of a step of a stream")
     left = "chunks (causal: frames) of context before a step, or trained: the longest limited one"
     add("--left-context", default="trained", help=left)
-    add("--lang", default="", help="target language of a model with tags (default: a decoder for each)")
+    add("--lang", default="", help="target language of a model with tags (default: a decoder for each), or of --wav")
     add("--wav", metavar="FILE", help="run it in ONNX Runtime and in the client, and name what differs from PyTorch")
+    add("--src-lang", default="", help="language spoken in --wav, where a Whisper translates (default: --lang)")
     add("--vocab", metavar="DIR", default="", help="vocabulary folder, if it has moved since training")
     exporter = "of torch: dynamo (supported), or torchscript (deprecated, faster)"
     add("--exporter", choices=EXPORTERS, default="dynamo", help=exporter)

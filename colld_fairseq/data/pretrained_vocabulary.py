@@ -68,6 +68,11 @@ class PretrainedVocabulary(Vocabulary):
         self.codec = self.dictionary.codec = PretrainedCodec(tokenizer, self.family, known)
 
     @property
+    def languages(self) -> Dict[str, int]:
+        """Languages that can be written, as the family names them -> token; none in English-only models."""
+        return {language: self._index[index] for language, index in self._prefix.languages.items()}
+
+    @property
     def padding_index(self) -> int:
         """Of the model's own padding, which decides positions in M2M-100 and NLLB; Whisper's is the end of text."""
         return self.dictionary.eos() if self.family == "whisper" else self.dictionary.pad()

@@ -1,7 +1,8 @@
-"""Encoder and decoder of an attention model as graphs: what the encoder gives are the keys and values that each layer of
-the decoder attends to; the decoder is run token by token with those of its own earlier tokens.
+"""Encoder and decoder of an attention model as graphs.
 
-Layers of Whisper, M2M-100, NLLB, mBART-50 and fairseq's have the same parts under the same names, so there is one graph.
+What the encoder gives are the keys and values that each layer of the decoder attends to; the decoder is run token by
+token with those of its own earlier tokens. Layers of Whisper, M2M-100, NLLB, mBART-50 and fairseq's have the same parts
+under the same names, so there is one graph.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -29,22 +30,31 @@ class Rules(NamedTuple):
         prefix: tokens that the decoder is given; what it writes first comes out at position prefix - 1.
         never: ids that are never written; first: ids that are not written first.
         at_start: ids that may come out at position 0, where a client asks for the language; empty: no matter.
+        end: id that alone may come out at the last position.
     """
 
     prefix: int
     never: Set[int]
     first: Set[int]
     at_start: Set[int]
+    end: int
 
     def table(self, size: int) -> Tensor:
-        """bool [3, V]: ids forbidden at the start, in what is written first, and behind it."""
-        rows = torch.zeros(3, size, dtype=torch.bool)
+        """bool [4, V]: ids forbidden at the start, in what is written first, behind it, and last of all."""
+        rows = torch.zeros(4, size, dtype=torch.bool)
         if self.at_start:
             rows[0] = True
             rows[0, sorted(self.at_start)] = False
         rows[1, sorted(self.never | self.first)] = True
         rows[2, sorted(self.never)] = True
+        rows[3] = torch.arange(size) != self.end
         return rows
+
+
+def score_bias(lengths: Tensor, frames: Tensor) -> Tensor:
+    """What is added to scores of frames [N, F, D] that are padding, [N, 1, 1, F]; lengths int64 [N]."""
+    padding = torch.arange(frames.size(1), device=frames.device)[None] >= lengths[:, None]
+    return torch.zeros_like(padding, dtype=frames.dtype).masked_fill(padding, -torch.inf)[:, None, None]
 
 
 class CrossProjections(nn.Module):
@@ -88,8 +98,8 @@ class DecoderSteps(nn.Module):
     def forward(
         self, tokens: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], frames: Frames
     ) -> Tuple[Tensor, List[Tensor], List[Tensor]]:
-        """tokens [N, U], keys and values of P tokens before, [N, P, D] of each layer -> logits [N, U, V]; keys and values
-        [N, P + U, D] of each layer."""
+        """tokens [N, U], keys and values of P tokens before, [N, P, D] of each layer -> logits [N, U, V]; keys and
+        values [N, P + U, D] of each layer."""
         past, size = keys[0].size(1), tokens.size(1)
         here = past + torch.arange(size, device=tokens.device)
         x = self.embed(tokens, here)
@@ -106,6 +116,10 @@ class DecoderSteps(nn.Module):
             x = x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
         return self.logits(self.norm(x), here), new_keys, new_values
 
+    @property
+    def width(self) -> int:
+        return self.table.size(0)
+
     def embed(self, tokens: Tensor, here: Tensor) -> Tensor:
         """Embeddings [N, U, D] of tokens [N, U] at positions [U]."""
         x = self.table[:, tokens].permute(1, 2, 0) * self.scale + self.positions[here]
@@ -115,7 +129,7 @@ class DecoderSteps(nn.Module):
         logits = x @ (self.table if self.head is None else self.head)
         if self.bias is not None:
             logits = logits + self.bias
-        row = (here > 0).long() + (here >= self.prefix).long()
+        row = (here > 0).long() + (here >= self.prefix).long() + (here >= len(self.positions) - 1).long()
         if self.prefix == 1:
             row = row.clamp(min=1)
         return logits.masked_fill(self.forbidden[row], -torch.inf)
@@ -160,3 +174,36 @@ def positions_of(decoder: nn.Module) -> Tensor:
         return embedding.weight[embedding.offset :]
     first = embedding.padding_idx + 1
     return embedding.weights[first : first + longest]
+
+
+class AttendedGraph(nn.Module):
+    """Input of the encoder and lengths [N] -> keys and values [L, N, F, D] of the decoder's layers, frames [N]."""
+
+    def __init__(self, model: nn.Module, normalization: nn.Module) -> None:
+        super().__init__()
+        self.normalization, self.student = normalization, model.encoder.student
+        self.adaptor, self.cross = model.encoder.adaptor, CrossProjections(model.decoder)
+
+    def forward(self, source: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        output = self.student(self.normalization(source, lengths), lengths)
+        x, frames = output.x, output.lengths
+        if self.adaptor is not None:
+            x, frames = self.adaptor(x, frames)
+        keys, values = self.cross(x)
+        return torch.stack(keys), torch.stack(values), frames
+
+
+class StepsGraph(nn.Module):
+    """tokens [N, U], keys and values [L, N, P, D] of those before, what the encoder gives -> logits [N, U, V], keys and
+    values [L, N, P + U, D]."""
+
+    def __init__(self, decoder: nn.Module, rules: Rules) -> None:
+        super().__init__()
+        self.steps = DecoderSteps(decoder, rules)
+
+    def forward(
+        self, tokens: Tensor, past_keys: Tensor, past_values: Tensor, keys: Tensor, values: Tensor, frames: Tensor
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        attended = Frames(keys.unbind(0), values.unbind(0), score_bias(frames, keys[0]))
+        logits, new_keys, new_values = self.steps(tokens, past_keys.unbind(0), past_values.unbind(0), attended)
+        return logits, torch.stack(new_keys), torch.stack(new_values)

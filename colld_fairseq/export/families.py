@@ -5,6 +5,7 @@ from colld_fairseq.export.ctc import Ctc
 from colld_fairseq.export.ctc_onnx_asr import OnnxAsrCtc
 from colld_fairseq.export.family import ExportOptions, Family
 from colld_fairseq.export.transducer import transducer_family
+from colld_fairseq.export.whisper import attention_family
 from colld_fairseq.recogniser import Recogniser
 
 
@@ -13,7 +14,11 @@ def ctc_family(recogniser: Recogniser, options: ExportOptions) -> Ctc:
     return (OnnxAsrCtc if options.target == "onnx-asr" else Ctc)(recogniser, options)
 
 
-FAMILIES = {"ctc": ctc_family, "transducer": transducer_family}  # by `Recogniser.decoder`
+FAMILIES = {
+    "ctc": ctc_family,
+    "transducer": transducer_family,
+    "attention": attention_family,
+}  # by `Recogniser.decoder`
 
 
 def family_of(recogniser: Recogniser, options: ExportOptions) -> Family:

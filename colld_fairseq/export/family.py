@@ -35,12 +35,15 @@ class ExportOptions:
     Attributes:
         target: one of TARGETS.
         streaming: whether audio comes in pieces, of chunk_ms and with this left context (see `Recogniser.context`).
+        src_lang, tgt_lang: of the utterance that an attention model is compared on; "": the recogniser's own.
     """
 
     target: str
     streaming: bool = False
     chunk_ms: int = 320
     left_context: str = TRAINED
+    src_lang: str = ""
+    tgt_lang: str = ""
 
     @classmethod
     def of_folder(cls, metadata: Mapping[str, str]) -> "ExportOptions":

@@ -1,7 +1,8 @@
 """Utterances through onnx-asr: `python onnx_asr_client.py FACTORY ARGUMENTS A.npy ...`, each float32 [N] at 16 kHz.
 
-As `sherpa_client.py` does for sherpa-onnx: FACTORY of the package with ARGUMENTS as JSON, and a JSON object for each.
-Its text is the tokens side by side: onnx-asr itself leaves out spaces that no letter follows.
+As `sherpa_client.py` does for sherpa-onnx: FACTORY of the package with ARGUMENTS as JSON, and a JSON object for each;
+`language` among them is for `recognize`. Its text is the tokens side by side: onnx-asr itself leaves out spaces that no
+letter follows.
 """
 
 import json
@@ -14,10 +15,15 @@ import onnx_asr
 
 
 def main(factory: str, arguments: str, paths: List[str]) -> None:
-    model = operator.attrgetter(factory)(onnx_asr)(**json.loads(arguments), providers=["CPUExecutionProvider"])
-    for result in model.with_timestamps().recognize([np.load(path) for path in paths], sample_rate=16000):
-        text = "".join(result.tokens).strip()
-        print(json.dumps({"text": text, "tokens": result.tokens, "timestamps": result.timestamps}))
+    given = json.loads(arguments)
+    how = {"language": given.pop("language")} if "language" in given else {}
+    model = operator.attrgetter(factory)(onnx_asr)(**given, providers=["CPUExecutionProvider"]).with_timestamps()
+    waveforms = [np.load(path) for path in paths]
+    # In windows of 30 s, each to its own end, a batch of Whisper's takes longer than its utterances one by one.
+    results = (model.recognize(one, sample_rate=16000, **how) for one in waveforms) if how else ()
+    for result in results or model.recognize(waveforms, sample_rate=16000):
+        text = "".join(result.tokens).strip() if result.tokens else result.text  # Whisper gives no tokens
+        print(json.dumps({"text": text, "tokens": result.tokens or [], "timestamps": result.timestamps or []}))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,15 @@ def main(factory: str, arguments: str, paths: List[str]) -> None:
 def offline(recognizer: Any, streams: List[Any]) -> Iterator[Result]:
     recognizer.decode_streams(streams)
     for stream in streams:
-        yield stream.result.text, stream.result.tokens, stream.result.timestamps
+        yield stream.result.text, tokens_of(stream.result), stream.result.timestamps
+
+
+def tokens_of(result: Any) -> List[str]:
+    """Tokens as text; none where they are parts of characters, which Python cannot be given (Whisper)."""
+    try:
+        return result.tokens
+    except UnicodeDecodeError:
+        return []
 
 
 def online(recognizer: Any, streams: List[Any]) -> Iterator[Result]:

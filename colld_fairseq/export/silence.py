@@ -4,6 +4,9 @@ Clients of Whisper know the utterance's own log-mels, and fill up as they like: 
 log-mels of silence to 30 s. What they filled up is recognized, left out, and replaced by what `data.log_mel` gives.
 """
 
+from dataclasses import dataclass
+from typing import Tuple
+
 import torch
 from torch import Tensor, nn
 
@@ -14,30 +17,52 @@ RANGE = 2.0  # below the loudest value log-mels are cut off: 8 of base 10, divid
 SILENCE = -1.5  # log-mel of 1e-10, the least power there is: (-10 + 4) / 4
 
 
-class TrainedSilence(nn.Module):
-    """Log-mels [1, T, bins] of a client -> [1, T', bins] with tail and least length of `config`.
+@dataclass(frozen=True)
+class Filling:
+    """How a client fills up.
 
-    Args:
-        fill: "zeros" where the client fills up with zeros, "floor" where it does with the least of its values.
+    Attributes:
+        zeros: with zeros; else with silence, whose log-mels are the least of all.
+        further: log-mel frames with something in them of an utterance of N samples, beyond N // 160.
     """
 
-    def __init__(self, config: InputConfig, fill: str) -> None:
+    zeros: bool
+    further: int
+
+
+ZEROS = Filling(zeros=True, further=1)  # with the half frame that the client is given before the utterance
+WINDOW = Filling(zeros=False, further=2)  # frames that reach beyond its end
+
+
+class TrainedSilence(nn.Module):
+    """Log-mels of a client, [N, T, bins] -> with tail and least length of `config` [N, T', bins], lengths [N]."""
+
+    def __init__(self, config: InputConfig, filling: Filling) -> None:
         super().__init__()
-        self.fill = fill
+        self.filling = filling
         seconds = (config.tail_seconds, config.least_seconds, config.window_seconds)
         self.tail, self.least, self.window = (round(value * FRAMES_PER_SECOND) for value in seconds)
 
-    def forward(self, mel: Tensor) -> Tensor:
+    def forward(self, mel: Tensor) -> Tuple[Tensor, Tensor]:
         floor = (mel.amax(dim=(1, 2), keepdim=True) - RANGE).clamp(min=SILENCE)
-        spoken = (mel != 0 if self.fill == "zeros" else mel > floor + 1e-4).any(dim=2)  # [1, T]
-        positions = torch.arange(1, mel.size(1) + 1)
-        frames = (spoken.long() * positions).amax(dim=1)  # the last one with something in it
+        something = mel != 0 if self.filling.zeros else mel > floor + 1e-4
+        positions = torch.arange(1, mel.size(1) + 1, device=mel.device)
+        frames = (something.any(dim=2).long() * positions).amax(dim=1)
+        filled = torch.where((positions[None] <= frames[:, None])[:, :, None], mel, floor)
+        lengths = self.lengths(frames)
         silence = floor.expand(-1, 2 * self.window, mel.size(2))
-        filled = torch.where((positions <= frames)[None, :, None], mel, floor)
-        return torch.cat((filled, silence), dim=1)[:, : self.length(frames)[0]]
+        return torch.cat((filled, silence), dim=1)[:, : self._longest(lengths)], lengths
 
-    def length(self, frames: Tensor) -> Tensor:
-        """Log-mel frames with their silence, of so many without; both int64 [B]."""
-        encoded = torch.div(frames + 1, 2, rounding_mode="floor") + self.tail
-        encoded = encoded.clamp(min=self.least, max=self.window)
+    def lengths(self, frames: Tensor) -> Tensor:
+        """Log-mel frames with their silence, of so many with something in them; both int64 [N]."""
+        spoken = torch.div((frames - self.filling.further + 1).clamp(min=0), 2, rounding_mode="floor")
+        encoded = (spoken + self.tail).clamp(min=max(self.least, 1), max=self.window)
         return 2 * encoded + (encoded < self.window).long()
+
+    def _longest(self, lengths: Tensor):
+        if not torch.compiler.is_exporting():
+            return lengths.max()
+        longest = lengths.max().item()  # torch.export wants to know within which limits
+        torch._check(longest >= 2)
+        torch._check(longest <= 2 * self.window)
+        return longest
