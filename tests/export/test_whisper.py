@@ -1,5 +1,7 @@
 """Whisper's decoder behind a student: graphs in ONNX Runtime, and in the clients that know Whisper."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pretrained
@@ -79,7 +81,8 @@ def folders(recognisers, tmp_path_factory):
 def told(folder, source, target):
     """The same folder, compared in these languages."""
     family = folder.family
-    return folder._replace(family=type(family)(family.recogniser, ExportOptions("", src_lang=source, tgt_lang=target)))
+    options = replace(family.options, src_lang=source, tgt_lang=target)
+    return folder._replace(family=type(family)(family.recogniser, options))
 
 
 def written_by(recogniser, waveforms, source, target):
