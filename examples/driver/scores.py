@@ -41,10 +41,17 @@ def _collect_result(out: Path, result: Dict[str, Any], missing: List[str]) -> Di
     for stage, path in result["logs"].items():
         log = _attempt(missing, lambda: read_log(out / path))
         if log is not None:
-            seconds = log.seconds / 60
-            stages[stage] = {"updates": log.updates, "minutes": seconds, "validations": log.validations}
+            minutes = max(log.seconds, job_seconds(out / path)) / 60
+            stages[stage] = {"updates": log.updates, "minutes": minutes, "validations": log.validations}
     sizes = _attempt(missing, lambda: count_parameters(out / result["checkpoint"])) or (None, None)
     return {**result, "values": scores, "stages": stages, "parameters": sizes[0], "encoder_parameters": sizes[1]}
+
+
+def job_seconds(log: Path) -> float:
+    """How long the job of a log took, 0 where it is not finished: fairseq's own clock stands still in a run that goes on
+    from a checkpoint."""
+    done = log.with_suffix(".done")
+    return float(json.loads(done.read_text())["seconds"]) if done.is_file() else 0.0
 
 
 def _attempt(missing: List[str], read: Callable[[], Any]) -> Any:

@@ -37,7 +37,7 @@ DECODING = [
     "1920000",
 ]
 # As many as 25 minutes of two cores allow.
-UPDATES = {"float32": 1300, "bfloat16": 2000}
+UPDATES = {"float32": 1300, "bfloat16": 2400}
 # Stages: seconds up to which prompts are joined, and the share of all updates after which the stage ends. Short windows
 # cost a quarter of long ones, and teach nearly as much; but no position may go untrained.
 STAGES = {"short": (8, 0.78), "distil": (30, 1.0)}

@@ -58,7 +58,7 @@ def test_precision_changes_nothing_else(monkeypatch):
     assert [name for name in single if single[name].command != half[name].command] == ["features"]
     assert single["features"].command[-3] == "float32" and half["features"].command[-3] == "bfloat16"
     assert list(changes(single["colld/distil"].config, half["colld/distil"].config)) == ["common.bf16"]
-    for fast, updates in ((True, 2000), (False, 1300)):
+    for fast, updates in ((True, 2400), (False, 1300)):
         monkeypatch.setattr(run, "has_fast_bfloat16", lambda device, fast=fast: fast)
         config = plan()[0]["colld/distil"].config
         assert (config["common"]["bf16"], config["optimization"]["max_update"]) == (fast, updates)

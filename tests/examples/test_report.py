@@ -10,7 +10,7 @@ from colld_fairseq.scoring.report import build_report
 from colld_fairseq.scoring.sentences import Sentence
 from examples.driver import report
 from examples.driver.plan import Plan, Result, write_plan
-from examples.driver.scores import collect, read_scores, relative_gain, validation_curve
+from examples.driver.scores import _collect_result, collect, job_seconds, read_scores, relative_gain, validation_curve
 from examples.driver.training_log import LogError, read_log
 
 REFERENCE = "one two three four"
@@ -231,3 +231,17 @@ def test_simple_log_says_what_to_do(tmp_path):
     path.write_text("2026-01-01 00:00:00 | INFO | train_inner | epoch 001: loss=1, num_updates=2, wall=9\n")
     with pytest.raises(LogError, match="x.log: holds no figures; train with --log-format json"):
         read_log(path)
+
+
+def test_minutes_of_a_stage_that_goes_on_from_another(tmp_path):
+    """fairseq says that no time has passed; the job knows better. Without its note the log is believed."""
+    (tmp_path / "long.log").write_text(f"{inner(3, 0)}\n{inner(4, 0)}\n")
+    (tmp_path / "first.log").write_text(f"{inner(2, 30)}\n")
+    assert [job_seconds(tmp_path / name) for name in ("long.log", "first.log")] == [0, 0]
+    (tmp_path / "long.done").write_text(json.dumps({"seconds": 150.0}))
+    result = {"scores": [], "logs": {"short": "first.log", "long": "long.log"}, "checkpoint": "model.pt"}
+    stages = _collect_result(tmp_path, result, [])["stages"]
+    assert {name: (stage["updates"], stage["minutes"]) for name, stage in stages.items()} == {
+        "short": (2, 0.5),
+        "long": (4, 2.5),
+    }
