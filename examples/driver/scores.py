@@ -48,8 +48,8 @@ def _collect_result(out: Path, result: Dict[str, Any], missing: List[str]) -> Di
 
 
 def job_seconds(log: Path) -> float:
-    """How long the job of a log took, 0 where it is not finished: fairseq's own clock stands still in a run that goes on
-    from a checkpoint."""
+    """How long the job of a log took, 0 where it is not finished. fairseq's own clock stands still in a run that goes
+    on from a checkpoint."""
     done = log.with_suffix(".done")
     return float(json.loads(done.read_text())["seconds"]) if done.is_file() else 0.0
 
