@@ -122,7 +122,8 @@ class DecoderSteps(nn.Module):
 
     def embed(self, tokens: Tensor, here: Tensor) -> Tensor:
         """Embeddings [N, U, D] of tokens [N, U] at positions [U]."""
-        x = self.table[:, tokens].permute(1, 2, 0) * self.scale + self.positions[here]
+        rows = self.table.index_select(1, tokens.flatten())  # one operator in every exporter: see `onnx_file.quantize`
+        x = rows.reshape(-1, *tokens.shape).permute(1, 2, 0) * self.scale + self.positions[here]
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def logits(self, x: Tensor, here: Tensor) -> Tensor:
