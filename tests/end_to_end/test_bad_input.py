@@ -160,7 +160,7 @@ def test_non_ascii_and_right_to_left_text_train_and_come_back(folder, tmp_path):
 
 WRONG = {
     "teacher directory": (["--teacher", "hf:/nowhere/at-all"], TeacherError, "/nowhere/at-all"),
-    "teacher scheme": (["--teacher", "hubert"], ConfigError, "hf:DIRECTORY"),
+    "teacher scheme": (["--teacher", "hubert"], ConfigError, "hf:DIR, "),
     "teacher layer": (["--layer-map", "2:9"], ConfigError, "teacher has layers 0 to 4, there is no layer 9"),
     "student layer": (["--layer-map", "3:4"], ConfigError, "student has layers 0 to 2, there is no layer 3"),
     "layer map": (["--layer-map", "all"], ConfigError, "'all'"),

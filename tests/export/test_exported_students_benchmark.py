@@ -36,7 +36,8 @@ def test_a_student_beside_its_export(benchmark, checkpoint, recogniser, exported
     assert student["cer"] > 0 and [system["same"] for system in (student, runtime, client)] == [6, 6, 6]
     assert runtime["cer"] == client["cer"] == student["cer"] and not result["exceptions"]
     assert all(system["mb"] < runtime["mb"] for system in eight_bits)  # weights of matrix products only
-    assert len(client["rounds"]) == 2 and np.median(client["rounds"]) == client["seconds_per_second"] > 0
+    assert len(client["rounds"]) == 2 and client["seconds_per_second"] > 0
+    assert client["seconds_per_second"] == pytest.approx(np.median(client["rounds"]))
     assert "6 of 6" in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ from checkpoints import save_untrained
 from commands import TINY_ENCODER
 from students import EXTRACTOR, STATELESS, TRANSFORMER
 from task_setup import set_up
-from test_transducer import transcripts
+from test_transducer_folders import transcripts
 from test_transducer_streams import STREAMS, streamed
 
 from colld_fairseq.export.families import family_of
