@@ -30,7 +30,7 @@ def draw(systems, axis, field, label, ticks):
     axis.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
     axis.set_xlabel(label)
-    axis.set_ylim(0, None)
+    axis.set_ylim(0, 1.3 * max(system["cer"] for system in systems))
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
 
