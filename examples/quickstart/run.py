@@ -39,7 +39,7 @@ DECODING = [
 # As many as 25 minutes of two cores allow.
 UPDATES = {"float32": 1300, "bfloat16": 2400}
 # Stages: seconds up to which prompts are joined, and the share of all updates after which the stage ends. Short windows
-# cost a quarter of long ones, and teach nearly as much; but no position may go untrained.
+# cost a third of long ones, and teach nearly as much; but no position may go untrained.
 STAGES = {"short": (8, 0.78), "distil": (30, 1.0)}
 SCORING = ["--references", "manifest", "--lowercase", "--remove-punctuation"]
 

@@ -45,7 +45,8 @@ def scores(tmp_path):
 def test_of_an_encoder(distilled, teacher, tmp_path):
     assert colld(["convert", "--from", f"colld:{distilled}", "--to", f"hf:{tmp_path}/student"]) == 0
     card = ModelCard.load(tmp_path / "student" / "README.md")
-    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "feature-extraction")
+    fields = card.data.to_dict()
+    assert (fields["library_name"], fields["pipeline_tag"]) == ("transformers", "feature-extraction")
     written = (tmp_path / "student" / "README.md").read_text()
     assert "# license: to be filled in" in written and "| objective | `colld` |" in written
     assert f"| teacher | `{teacher}` |" in card.text and "| learning rate | `[0.003]` |" in card.text
