@@ -12,6 +12,7 @@ import torch
 
 from colld_fairseq.checkpoints import onnx_weights
 from colld_fairseq.checkpoints.names_fairseq import as_fairseq_saves
+from colld_fairseq.checkpoints.onnx_reading import read_metadata
 from colld_fairseq.errors import CheckpointError
 
 KEY = "colld_checkpoint"  # in the metadata of one of the graphs
@@ -74,7 +75,7 @@ def read(folder: Path) -> Dict[str, Any]:
 def graph_of(folder: Path) -> Path:
     """The graph whose metadata say what the folder holds. Raises CheckpointError where there is none."""
     graphs = _graphs(folder)
-    holder = next((path for path in graphs if KEY in _metadata(path)), None)
+    holder = next((path for path in graphs if KEY in read_metadata(path)), None)
     if holder is not None:
         return holder
     names = ", ".join(path.name for path in graphs)
@@ -87,7 +88,7 @@ def graph_of(folder: Path) -> Path:
 def _content(path: Path) -> Dict[str, Any]:
     """What the metadata of a graph says."""
     try:
-        content = json.loads(_metadata(path)[KEY])
+        content = json.loads(read_metadata(path)[KEY])
         version = content["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(path, error) from error
@@ -114,16 +115,6 @@ def _graphs(folder: Path) -> List[Path]:
             " import the folder with its 32-bit graphs"
         )
     return whole
-
-
-def _metadata(path: Path) -> Dict[str, str]:
-    import onnx
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # of protobuf, of several kinds
-        raise CheckpointError(f"{path}: no graph of ONNX ({error})") from error
-    return {item.key: item.value for item in model.metadata_props}
 
 
 def _bytes(encoded: str) -> torch.Tensor:

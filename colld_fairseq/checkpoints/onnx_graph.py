@@ -10,7 +10,6 @@
 What may be written there are the fields of `GraphDescription`.
 """
 
-import importlib.util
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +18,11 @@ from typing import Any, Dict, List, Mapping, Optional
 import yaml
 
 from colld_fairseq.checkpoints.files import resolve_file
+from colld_fairseq.checkpoints.onnx_reading import check_installed, open_graph
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.modules.input_config import InputConfig
 
-INSTALL = 'pip install "colld_fairseq[export]"'
 AXES = ("time_last", "time_first")
 
 
@@ -101,27 +100,18 @@ def description_file(graph: Path) -> Path:
     return graph.with_suffix(".yaml")
 
 
-def open_graph(name: str):
-    """The graph without its weights where they lie in files of their own: an `onnx.ModelProto`."""
-    missing = [package for package in ("onnx", "onnxruntime") if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ConfigError(f"onnx:{name} needs {' and '.join(missing)}, not installed here: {INSTALL}")
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        return onnx.load(str(resolve_file(name)), load_external_data=False)
-    except DecodeError as error:
-        raise CheckpointError(f"{name}: is no graph of ONNX ({error})") from error
-
-
 def files(name: str) -> List[Path]:
     """The graph, its description, and the files that its weights lie in."""
+    check_installed("onnx", "onnxruntime", purpose=f"onnx:{name}")
     path = resolve_file(name)
-    external = set()
-    for tensor in open_graph(name).graph.initializer:
-        external |= {entry.value for entry in tensor.external_data if entry.key == "location"}
-    outside = [each for each in external if Path(each).is_absolute() or ".." in Path(each).parts]
+    return [path, description_file(path), *(path.parent / each for each in weight_files(path, open_graph(path)))]
+
+
+def weight_files(path: Path, model) -> List[str]:
+    """Names of the files beside `path` that weights of its graph lie in. Raises CheckpointError for others."""
+    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+    names = sorted({entry.value for entry in entries if entry.key == "location"})
+    outside = [each for each in names if Path(each).is_absolute() or ".." in Path(each).parts]
     if outside:
         raise CheckpointError(f"{path}: names weights outside its folder ({outside[0]}); they are not read")
-    return [path, description_file(path), *(path.parent / each for each in sorted(external))]
+    return names

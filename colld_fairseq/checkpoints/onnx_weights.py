@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from colld_fairseq.checkpoints.onnx_reading import open_graph
 from colld_fairseq.errors import CheckpointError
 
 StateDict = Dict[str, Tensor]
@@ -31,10 +32,7 @@ def tensors_of(path: Path) -> Tensors:
     in other files."""
     import onnx
 
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # of protobuf, of several kinds
-        raise CheckpointError(f"{path}: no graph of ONNX ({error})") from error
+    graph = open_graph(path).graph
     constants = [
         (node.output[0], attribute.t)
         for node in graph.node

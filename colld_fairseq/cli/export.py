@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich.table import Table
 
+from colld_fairseq.checkpoints.onnx_reading import check_installed
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import Exported, ExportOptions, display, first_difference
 from colld_fairseq.export.folder import check_replaceable, exported_in, write_folder
-from colld_fairseq.export.onnx_file import check_installed
 from colld_fairseq.outputs import check_folder
 from colld_fairseq.recogniser import load_recogniser
 

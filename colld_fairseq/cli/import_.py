@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from colld_fairseq.checkpoints import onnx_folder
+from colld_fairseq.checkpoints.onnx_reading import check_installed, read_metadata
 from colld_fairseq.cli.convert import generated_signal
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.compat import absolute_path
@@ -16,7 +17,6 @@ from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import TARGET, TARGETS, ExportOptions, Stage, first_difference
 from colld_fairseq.export.folder import exported_in
-from colld_fairseq.export.onnx_file import check_installed, read_metadata
 from colld_fairseq.outputs import check_output
 from colld_fairseq.recogniser import load_recogniser
 

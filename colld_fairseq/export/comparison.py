@@ -7,10 +7,10 @@ from typing import List, Sequence
 import numpy as np
 import torch
 
+from colld_fairseq.checkpoints.onnx_reading import read_metadata
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.clients import ClientError, ClientModel, run_client
 from colld_fairseq.export.family import ENCODER, Exported, Stage, display
-from colld_fairseq.export.onnx_file import read_metadata
 from colld_fairseq.modules.input_config import InputConfig
 
 TOLERANCE = 1e-3  # of log-probabilities: single precision of another runtime; it is 1e-5 on most utterances

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 from typing import List, Set
 
+from colld_fairseq.checkpoints.onnx_reading import check_installed
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.family import CARD, Exported, Family, graph_file
-from colld_fairseq.export.onnx_file import add_metadata, check_installed, quantize
+from colld_fairseq.export.onnx_file import add_metadata, quantize
 from colld_fairseq.export.way_back import keep_checkpoint
 
 

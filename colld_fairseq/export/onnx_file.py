@@ -1,27 +1,16 @@
 """Graphs of torch as files of ONNX: written, described, quantized."""
 
 import contextlib
-import importlib.util
 import logging
 import warnings
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, Sequence
+from typing import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from colld_fairseq.errors import ConfigError
-
-INSTALL = 'pip install "colld_fairseq[export]"'
 EXPORTERS = ("dynamo", "torchscript")
 Axes = Mapping[str, Mapping[int, str]]  # input or output -> dimension that may have any size -> its name
-
-
-def check_installed(*names: str) -> None:
-    """Raises ConfigError with the line that installs what is missing of the packages."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"the export needs {', '.join(missing)}, not installed here: {INSTALL}")
 
 
 def write_graph(
@@ -71,17 +60,6 @@ def add_metadata(path: Path, values: Mapping[str, str]) -> None:
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {**{item.key: item.value for item in model.metadata_props}, **values})
     onnx.save(model, path)
-
-
-def read_metadata(path: Path) -> Dict[str, str]:
-    """Keys and values in a file. Raises ConfigError where it is no graph."""
-    import onnx
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # of protobuf, of several kinds
-        raise ConfigError(f"{path}: no graph of ONNX ({error}); export it again") from error
-    return {item.key: item.value for item in model.metadata_props}
 
 
 def quantize(path: Path, target: Path, every_operator: bool) -> None:

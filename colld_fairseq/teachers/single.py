@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from colld_fairseq.checkpoints import onnx_graph, python_class
 from colld_fairseq.checkpoints.onnx_graph import GraphDescription
+from colld_fairseq.checkpoints.onnx_reading import open_graph
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import ConfigError, TeacherError
 from colld_fairseq.teachers.base import Teacher
@@ -128,8 +129,9 @@ def cut(name: str, description: GraphDescription, layers: Sequence[int]):
     """The graph with these layers as its outputs and nothing else. Raises ConfigError where it has no such tensor."""
     import onnx
 
-    onnx_graph.files(name)  # weights outside its folder are refused
-    model = onnx_graph.open_graph(name)
+    path = onnx_graph.resolve_file(name)
+    model = open_graph(path)
+    onnx_graph.weight_files(path, model)  # refuses those outside its folder
     names = [description.layers[layer] for layer in layers]
     there = {output for node in model.graph.node for output in node.output}
     missing = [each for each in names if each not in there]

@@ -10,12 +10,13 @@ import torch
 from commands import PACKAGE, TRAINING, call, log_records
 
 from colld_fairseq.checkpoints.onnx_folder import KEY
+from colld_fairseq.checkpoints.onnx_reading import read_metadata
 from colld_fairseq.cli import main
 from colld_fairseq.export.clients import run_client
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import ExportOptions
 from colld_fairseq.export.folder import write_folder
-from colld_fairseq.export.onnx_file import add_metadata, read_metadata
+from colld_fairseq.export.onnx_file import add_metadata
 from colld_fairseq.recogniser import load_recogniser
 
 

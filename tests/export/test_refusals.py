@@ -2,10 +2,10 @@
 
 import pytest
 
+from colld_fairseq.checkpoints.onnx_reading import check_installed
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.ctc_slots import FIRE_RED, OMNILINGUAL, PLAIN, ZIPFORMER, slot_for
-from colld_fairseq.export.onnx_file import check_installed
 from colld_fairseq.export.symbols import client_symbols, never_emitted, tokens_file
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.input_config import InputConfig

@@ -8,13 +8,14 @@ import pytest
 import soundfile
 
 from colld_fairseq.checkpoints.onnx_folder import KEY
+from colld_fairseq.checkpoints.onnx_reading import read_metadata
 from colld_fairseq.cli import main
 from colld_fairseq.export.clients import ClientError, run_client
 from colld_fairseq.export.ctc_slots import ZIPFORMER
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import Exported, ExportOptions, first_difference
 from colld_fairseq.export.folder import exported_in
-from colld_fairseq.export.onnx_file import add_metadata, read_metadata
+from colld_fairseq.export.onnx_file import add_metadata
 
 CLIENT_SHAPES = ["conformer", "subsampled", "icefall", "hubert"]
 

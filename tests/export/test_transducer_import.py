@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from colld_fairseq.checkpoints.onnx_folder import KEY
+from colld_fairseq.checkpoints.onnx_reading import read_metadata
 from colld_fairseq.cli import main
-from colld_fairseq.export.onnx_file import read_metadata
 from colld_fairseq.recogniser import load_recogniser
 
 STREAM = dict(streaming=True, chunk_ms=160, left_context="12")

@@ -7,13 +7,14 @@ import onnx
 import pytest
 import soundfile
 
+from colld_fairseq.checkpoints.onnx_reading import read_metadata
 from colld_fairseq.cli import main
 from colld_fairseq.export.clients import ClientError, run_client
 from colld_fairseq.export.comparison import Session, client_stage
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import Exported, ExportOptions, first_difference
 from colld_fairseq.export.folder import exported_in
-from colld_fairseq.export.onnx_file import add_metadata, read_metadata
+from colld_fairseq.export.onnx_file import add_metadata
 
 STREAMS = {
     "chunks": dict(streaming=True, chunk_ms=320, left_context="trained"),

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from colld_fairseq.checkpoints.onnx_reading import read_metadata
 from colld_fairseq.cli import main
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.log_mel import LogMel
@@ -18,7 +19,7 @@ from colld_fairseq.export.clients import run_client
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import ExportOptions, first_difference
 from colld_fairseq.export.folder import write_folder
-from colld_fairseq.export.onnx_file import add_metadata, read_metadata
+from colld_fairseq.export.onnx_file import add_metadata
 from colld_fairseq.export.silence import WINDOW, ZEROS, TrainedSilence
 from colld_fairseq.export.whisper import client_limit, client_log_mels, lead_in
 from colld_fairseq.models.assembly import assemble

@@ -12,12 +12,12 @@ import torch
 from colld_fairseq.checkpoints import onnx_folder
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint
 from colld_fairseq.checkpoints.names_colld import PREFIXES
+from colld_fairseq.checkpoints.onnx_reading import check_installed, read_metadata
 from colld_fairseq.cli.profile.subject import Subject
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.family import ENCODER
-from colld_fairseq.export.onnx_file import check_installed, read_metadata
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
 
