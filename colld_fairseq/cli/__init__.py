@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "doctor": Command("check the installation, or a manifest before training", models=False),
     "vocab": Command("make a character or sentencepiece vocabulary from manifests", models=False),
     "encode": Command("text as tokens of a vocabulary, to train language models on"),
+    "ngram": Command("an n-gram language model of a text, for --ngram-lm in decoding"),
     "cmvn": Command("mean and deviation of a corpus' filterbanks, for --cmvn FILE in training"),
     "join": Command("utterances joined to longer ones, as audio files and a manifest: for `colld features`"),
     "features": Command("write a teacher's features of a manifest once, to train from them"),

@@ -117,12 +117,22 @@ def vocab(add: Add) -> None:
     )
 
 
-def encode(add: Add) -> None:
+def _text(add: Add) -> None:
     add("files", nargs="*", metavar="FILE", help="text in UTF-8, by lines; - is standard input")
     add("--vocab", required=True, metavar="DIR", help="folder written by `colld vocab`")
     _manifest(add, "also the text of speech-to-text manifests", required=False)
     add("--column", choices=("tgt_text", "src_text"), default="tgt_text", help="of the manifests")
     add("--out", required=True, metavar="FILE", help="file to write")
+
+
+def encode(add: Add) -> None:
+    _text(add)
+
+
+def ngram(add: Add) -> None:
+    _text(add)
+    add("--order", type=Number(whole=True, low=2), default=4, metavar="N", help="symbols of the longest n-grams")
+    add("--unit", choices=("word", "token"), default="word", help="what the model counts; see --ngram-lm-unit")
 
 
 def cmvn(add: Add) -> None:
@@ -227,7 +237,7 @@ def transcribe(add: Add) -> None:
         "--nbest", type=COUNT, default=1, help="hypotheses of each; with --out in O.hypotheses.jsonl, with their scores"
     )
     add("--lang", default="", help="target language of everything (default: each row's own)")
-    add("--source-lang", default="", help="spoken language, noted in --out where a row has none")
+    add("--src-lang", "--source-lang", default="", help="spoken language, noted in --out where a row has none")
     add("--vocab", metavar="DIR", default="", help="vocabulary folder, if it has moved since training")
     _moved_statistics(add)
     add(

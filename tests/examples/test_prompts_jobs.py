@@ -15,7 +15,7 @@ def plan(*words):
 def test_commands_parse():
     jobs, _, out = plan("--teacher", "hf:DIR", "--distil-updates", 20, "--max-tokens", 1000)
     programs = [check_command(job, out) for job in jobs.values()]
-    assert programs.count("fairseq-hydra-train") == 5 and programs.count("fairseq-generate") == 6
+    assert programs.count("fairseq-hydra-train") == 5 and programs.count("fairseq-generate") == 9
     assert jobs["colld/distil"].updates == 20
     assert jobs["colld/finetune"].config["dataset"]["max_tokens_valid"] == 8000
 
@@ -25,6 +25,29 @@ def test_systems_are_fine_tuned_alike():
     one, other, scratch = (jobs[f"{system}/finetune"].config for system in ("colld", "l1cos", "scratch"))
     assert set(changes(one, other)) == {"model.student", "checkpoint.save_dir"}
     assert set(changes(one, scratch)) == {"model.student", "model.freeze_encoder_updates", "checkpoint.save_dir"}
+
+
+def test_topline_is_the_teacher_itself():
+    jobs, made, _ = plan("--systems", "l1cos,topline", "--teacher", "hf:DIR")
+    topline, student = (jobs[f"{system}/finetune"].config for system in ("topline", "l1cos"))
+    assert topline["model"]["student"] == "hf:DIR" and "topline/distil" not in jobs and "colld/distil" not in jobs
+    assert set(changes(student, topline)) == {"model.student", "optimization.lr", "checkpoint.save_dir"}
+    assert {result.system for result in made.results} == {"l1cos", "topline"}
+
+
+def test_unknown_systems_are_named(capsys):
+    with pytest.raises(SystemExit):
+        plan("--systems", "l1cos,best")
+    assert "'best'" in capsys.readouterr().err
+
+
+def test_language_model_is_of_the_training_transcripts():
+    jobs, _, out = plan("--ngram-weight", "0.4")
+    decoding, ngram = jobs["l1cos/generate_asr_ngram"], jobs["ngram"]
+    assert decoding.command[decoding.command.index("--ngram-lm") + 1] == str(out / "words.arpa")
+    assert decoding.command[decoding.command.index("--ngram-lm-weight") + 1] == "0.4"
+    assert {"ngram", "l1cos/finetune"} <= set(decoding.needs)
+    assert ngram.command[ngram.command.index("--manifest") + 1] == str(out / "data" / "train_asr.tsv")
 
 
 def test_own_corpus_needs_no_preparation(tmp_path):

@@ -10,27 +10,41 @@ not run again, a killed one resumes.
 
 import argparse
 import sys
+from collections import defaultdict
 from pathlib import Path
-from typing import List, Tuple
+from typing import List, NamedTuple, Sequence, Tuple
 
 import torch
 
 from examples.driver.jobs import ROOT, Job
 from examples.driver.plan import Plan, Result, run_comparison
-from examples.driver.recipes import absolute_spec, decoding_jobs, override, read_yaml, training_job
+from examples.driver.recipes import absolute_spec, decoding_jobs, override, read_yaml, training_job, words
 
 HERE = Path(__file__).resolve().parent
 TEACHER = ROOT / "examples" / "quickstart" / "teacher"
-# Test set -> how it is decoded: recognition by CTC, translation by attention.
+TABLE = read_yaml(HERE / "systems.yaml")
+
+
+class Decoding(NamedTuple):
+    """subset: what is decoded; group: of results that are compared with each other."""
+
+    subset: str
+    options: Sequence[str]
+    group: str = "held-out prompts"
+
+
+# Recognition by CTC, translation by attention; and recognition by a beam that an n-gram model of words takes part in.
 DECODING = {
-    "asr": ["--decoder", "ctc", "--beam", "1"],
-    "st": ["--decoder", "attention", "--beam", "5"],
+    "asr": Decoding("test_asr", ("--decoder", "ctc", "--beam", "1")),
+    "st": Decoding("test_st", ("--decoder", "attention", "--beam", "5")),
+    "asr_ngram": Decoding(
+        "test_asr", ("--decoder", "ctc", "--beam", "10"), "held-out prompts, with an n-gram model of words"
+    ),
 }
 TO_TEXT = ["--max-len-a", "0.2", "--max-len-b", "10", "--post-process", "letter", "--max-tokens", "480000"]
 
 
 def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
-    table = read_yaml(HERE / "systems.yaml")
     data = out / "data" if args.data is None else args.data.resolve()
     audio = ",".join(str(data / f"{split}_asr.tsv") for split in ("train", "dev"))
     transcripts = f"{data / 'train_asr.tsv'},{data / 'train.tsv'}"
@@ -41,11 +55,16 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
     vocab = ["colld", "vocab", "--manifest", transcripts, "--lang-tags", "--lowercase", "--remove-punctuation"]
     features = ["colld", "features", "--manifest", audio, "--teacher", args.teacher, "--layers", args.layers]
     jobs.append(Job("vocab", [*vocab, "--out", str(out / "vocab")], needs))
+    ngram = ["colld", "ngram", "--vocab", str(out / "vocab"), "--manifest", str(data / "train_asr.tsv")]
+    jobs.append(Job("ngram", [*ngram, "--out", str(out / "words.arpa")], ["vocab"]))
+    fusion = ["--ngram-lm", str(out / "words.arpa"), "--ngram-lm-weight", args.ngram_weight]
+    fusion += ["--length-bonus", args.length_bonus]
     jobs.append(Job("features", [*features, "--out", str(out / "features")], needs))
     tokens = {"max_tokens": args.max_tokens, "max_tokens_valid": 8 * args.max_tokens}
     common = {"common": {"seed": args.seed}, "task": {"data": str(data)}, "dataset": tokens}
     results = []
-    for name, system in table["systems"].items():
+    for name in args.systems:
+        system = TABLE["systems"][name]
         needs, start, logs = ["vocab"], {}, {}
         if system["distil"] is not None:
             config = override(
@@ -59,6 +78,8 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
             needs += [f"{name}/distil"]
             logs["distillation"] = f"{name}/distil.log"
             start = {"model": {"student": str(out / name / "distil" / "checkpoint_last.pt")}}
+        if system.get("starts_from") == "teacher":
+            start = {"model": {"student": args.teacher}}
         config = override(
             read_yaml(HERE / "finetune.yaml"), start, system["finetune"], common,
             {"task": {"vocab": str(out / "vocab")}, "optimization": {"max_update": args.finetune_updates},
@@ -67,14 +88,16 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
         jobs.append(training_job(out, f"{name}/finetune", config, needs))
         logs["fine-tuning"] = f"{name}/finetune.log"
         checkpoint = f"{name}/finetune/checkpoint_best.pt"
-        for test, options in DECODING.items():
-            options = [*options, *TO_TEXT]
-            needs = [f"{name}/finetune"]
-            jobs += decoding_jobs(out, f"{name}/{test}", data, f"test_{test}", out / checkpoint, options, needs)
-        scores = [f"{name}/{test}.json" for test in DECODING]
-        results.append(Result(name, system["label"], args.seed, "held-out prompts", scores, logs, checkpoint))
+        scores = defaultdict(list)
+        for way, (subset, options, group) in DECODING.items():
+            more, needs = (fusion, ["ngram"]) if way == "asr_ngram" else ([], [])
+            needs, options = [*needs, f"{name}/finetune"], [*options, *more, *TO_TEXT]
+            jobs += decoding_jobs(out, f"{name}/{way}", data, subset, out / checkpoint, options, needs)
+            scores[group].append(f"{name}/{way}.json")
+        for group, files in scores.items():
+            results.append(Result(name, system["label"], args.seed, group, files, logs, checkpoint))
     encoders = {"student": results[0].checkpoint, "teacher": args.teacher}
-    return jobs, Plan(table["title"], results, table["comparisons"], encoders, table["average"], settings=vars(args))
+    return jobs, Plan(TABLE["title"], results, TABLE["comparisons"], encoders, TABLE["average"], settings=vars(args))
 
 
 def layer_map(layers: str) -> str:
@@ -85,17 +108,31 @@ def layer_map(layers: str) -> str:
     return ",".join(f"{student}:{teacher}" for student, teacher in zip((2, 4, 6), teacher_layers))
 
 
-def arguments(words: List[str]) -> argparse.Namespace:
+def systems(text: str) -> List[str]:
+    chosen = words(text)
+    unknown = [name for name in chosen if name not in TABLE["systems"]]
+    if unknown or not chosen:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} chooses {unknown or 'none'}; there are {', '.join(TABLE['systems'])}"
+        )
+    return chosen
+
+
+def arguments(line: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", default=ROOT / "runs" / "prompts")
     parser.add_argument("--data", type=Path, help="folder of manifests (default: the prompts beside this file)")
     parser.add_argument("--teacher", default=f"hf:{TEACHER}", help="hf:DIRECTORY or fairseq:FILE.pt")
     parser.add_argument("--layers", default="2,4,6", help="three teacher layers")
+    usual = ",".join(TABLE["usual"])
+    parser.add_argument("--systems", type=systems, default=usual, help="of systems.yaml (default: %(default)s)")
+    parser.add_argument("--ngram-weight", default="0.3", help="of the n-gram model of words, per word")
+    parser.add_argument("--length-bonus", default="0.5", help="per word, beside the n-gram model")
     parser.add_argument("--distil-updates", type=int, default=1600)
     parser.add_argument("--finetune-updates", type=int, default=1600)
     parser.add_argument("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz")
     parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args(words)
+    args = parser.parse_args(line)
     args.out, args.teacher = args.out.resolve(), absolute_spec(args.teacher)
     return args
 
