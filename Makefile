@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 
 .PHONY: help install quickstart test test-all clean
 help:
-	@echo "make quickstart  cut Whisper base, distil it, transcribe and translate, table and plot (20 to 30 minutes on 2 cores)"
+	@echo "make quickstart  cut Whisper base, distil it, transcribe and translate, table and plot (24 minutes on 2 cores with AMX)"
 	@echo "make test        all tests but those marked slow"
 	@echo "make test-all    all tests"
 	@echo "make install     only create or complete .venv"
