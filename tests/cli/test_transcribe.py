@@ -144,7 +144,7 @@ def test_languages_of_the_rows(checkpoint, corpus, tmp_path):
     assert languages(*manifest) == [("xx", "xx"), ("yy", "yy"), ("yy", "xx")]
     assert languages(*manifest, "--lang", "yy") == [("xx", "yy"), ("yy", "yy"), ("yy", "yy")]
     assert languages(*manifest, "--decoder", "ctc") == [("xx", "xx"), ("yy", "yy"), ("yy", "yy")]
-    assert languages(corpus, "--lang", "xx", "--source-lang", "yy") == [("yy", "xx")] * 3
+    assert languages(corpus, "--lang", "xx", "--src-lang", "yy") == [("yy", "xx")] * 3
 
 
 def test_files_folders_and_archives(checkpoint, corpus, tmp_path, capsys):

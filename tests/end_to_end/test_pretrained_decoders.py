@@ -206,8 +206,8 @@ def test_transcribe_tells_whisper_what_is_spoken(assembled, data, capsys):
     recogniser = load_recogniser(str(assembled))
     for source in ("ru", "es"):
         ((best,),) = recogniser.transcribe([read_audio(row.audio)], ["en"], source_languages=[source])
-        assert written("--lang", "en", "--source-lang", source).split("\t")[1].rstrip("\n") == best.text
+        assert written("--lang", "en", "--src-lang", source).split("\t")[1].rstrip("\n") == best.text
     assert main(["transcribe", str(assembled), row.audio]) == 2
     assert "say with --lang which" in capsys.readouterr().err
-    assert main(["transcribe", str(assembled), row.audio, "--lang", "es", "--source-lang", "ru"]) == 2
+    assert main(["transcribe", str(assembled), row.audio, "--lang", "es", "--src-lang", "ru"]) == 2
     assert "from 'ru' into 'es': Whisper translates into English only" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def task_options(args: argparse.Namespace) -> Dict[str, str]:
     if args.options and not options:
         raise ConfigError(f"--options {args.options!r}: write NAME=VALUE, with commas between them")
     moved = {name: getattr(args, name) for name in ("vocab", "cmvn") if getattr(args, name)}
-    return {"decoder": args.decoder, "tgt_lang": args.lang, "src_lang": args.source_lang, **moved, **options}
+    return {"decoder": args.decoder, "tgt_lang": args.lang, "src_lang": args.src_lang, **moved, **options}
 
 
 def read_utterances(args: argparse.Namespace, recogniser: Recogniser) -> Tuple[Utterances, Dict[str, str]]:
@@ -110,7 +110,7 @@ def read_utterances(args: argparse.Namespace, recogniser: Recogniser) -> Tuple[U
         raise ConfigError("this model writes several languages: say with --lang which")
 
     def describe(row: Row) -> Row:
-        spoken = row.src_lang or args.source_lang
+        spoken = row.src_lang or args.src_lang
         return row._replace(src_lang=spoken, tgt_lang=spoken if recogniser.transcribes else args.lang or row.tgt_lang)
 
     if args.audio:
@@ -204,5 +204,5 @@ def settings(args: argparse.Namespace, utterances: Utterances) -> Dict[str, str]
     return {
         "checkpoint": models.hexdigest(),
         "audio": hashlib.sha256(names.encode()).hexdigest(),
-        "options": json.dumps([args.beam, args.nbest, args.source_lang, task_options(args), context]),
+        "options": json.dumps([args.beam, args.nbest, args.src_lang, task_options(args), context]),
     }
