@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from fairseq import checkpoint_utils
@@ -17,6 +17,7 @@ from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.waveform import as_waveform
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.streaming import EndpointRules, StreamingRecogniser
+from colld_fairseq.decoding.transducer import Scorer
 from colld_fairseq.deprecated import present_name
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
@@ -131,31 +132,44 @@ class Recogniser:
             chunk_ms, left_context: see `context`.
             endpoint: when an utterance is over; None = at the end of the stream.
 
-        Raises ConfigError for a model that cannot stream: no transducer, a full context, filterbanks normalized over
-        the whole utterance.
+        Raises ConfigError for what cannot stream: attention decoders, ensembles, a full context, filterbanks normalized
+        over the whole utterance.
         """
-        if self.decoder != "transducer" or len(self.models) > 1:
-            raise ConfigError("only a single transducer can stream; fine-tune a transducer_student")
-        (model,), joiner_input = self.models, self.models[0].joiner.encoder_projection
+        if len(self.models) > 1:
+            raise ConfigError("an ensemble cannot stream: give one model")
+        (model,) = self.models
+        if self.decoder == "attention":
+            other = (
+                "--decoder ctc decodes" if hasattr(model, "ctc") else "fine-tune student_ctc or transducer_student for"
+            )
+            raise ConfigError(f"an attention decoder reads whole utterances and cannot stream; {other} streams")
         encoder = StreamingEncoder(model.encoder.student, *self.context(chunk_ms, left_context))
         if self.input.config.normalization == "utterance":
             raise ConfigError(
                 "this model's filterbanks are normalized over the whole utterance, which a stream does not know: train"
                 " with --cmvn FILE (made by `colld cmvn`) or --cmvn none"
             )
-        language = self.task.cfg.tgt_lang
+        language, tagged = self.task.cfg.tgt_lang, self.vocabulary.uses_tags and self.decoder == "transducer"
+        scorer, project = self._for_streams(model)
         return StreamingRecogniser(
             encoder,
-            self.search.scorer([model], [joiner_input.out_features]),
+            scorer,
             self.search.search,
-            project=joiner_input,
+            project=project,
             detokenize=self.detokenize,
             normalize=self.input.normalize,
             fbank=self.input.config.fbank,
             endpoint=endpoint,
-            tag=self.vocabulary.tag_id(language) if self.vocabulary.uses_tags and language else None,
-            needs_tag=self.vocabulary.uses_tags,
+            tag=self.vocabulary.tag_id(language) if tagged and language else None,
+            needs_tag=tagged,
         )
+
+    def _for_streams(self, model: nn.Module) -> Tuple[Optional[Scorer], Callable[[Tensor], Tensor]]:
+        """What the search of a stream asks, and makes of encoder frames; see `StreamingRecogniser`."""
+        if self.decoder == "transducer":
+            joiner_input = model.joiner.encoder_projection
+            return self.search.scorer([model], [joiner_input.out_features]), joiner_input
+        return None, lambda x: self.search.emittable(torch.log_softmax(model.ctc(x).float(), dim=-1))
 
 
 def load_recogniser(

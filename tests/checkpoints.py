@@ -19,11 +19,20 @@ def save_untrained(run, path):
 
 def save_transducer(path, corpus, context, *options):
     """An untrained transducer whose encoder has this context; options: at least --vocab."""
-    arguments = [corpus, "--task", "multilingual_speech_to_text", "--arch", "transducer_student", *TINY_ENCODER]
-    shape = ["--predictor-embed-dim", "16", "--joiner-dim", "24", "--front-end", "conv2d"]
+    shape = ["--criterion", "transducer", "--predictor-embed-dim", "16", "--joiner-dim", "24"]
+    return save_recogniser(path, corpus, context, "--arch", "transducer_student", *shape, *options)
+
+
+def save_ctc(path, corpus, context, *options):
+    """The same with nothing but a CTC layer."""
+    return save_recogniser(path, corpus, context, "--arch", "student_ctc", "--criterion", "ctc_attention", *options)
+
+
+def save_recogniser(path, corpus, context, *options):
+    arguments = [corpus, "--task", "multilingual_speech_to_text", *TINY_ENCODER, "--front-end", "conv2d"]
     limits = [] if context == "full" else ["--encoder-context", context, "--left-context", "1,2,full"]
     torch.manual_seed(8)  # the same model whatever tests ran before
-    return str(save_untrained(set_up(*arguments, "--criterion", "transducer", *shape, *limits, *options), path))
+    return str(save_untrained(set_up(*arguments, *limits, *options), path))
 
 
 def enlarged(value):

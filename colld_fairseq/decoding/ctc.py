@@ -1,4 +1,5 @@
-"""CTC decoding: best path, prefix beam search with optional language model, and alignment of a hypothesis.
+"""CTC decoding: best path, prefix beam search with optional language model, and alignment of a hypothesis; of whole
+utterances, or of streams piece by piece.
 
 Shapes: B utterances, T frames, V tokens, W prefixes in the beam, K tokens considered per frame, U labels.
 Everything is computed one utterance at a time in float64 on its valid frames only, so results depend neither
@@ -8,7 +9,7 @@ search).
 
 import math
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from colld_fairseq.decoding.checks import check_number, check_shapes
 from colld_fairseq.decoding.hypothesis import Hypothesis, Models, NBest
 from colld_fairseq.decoding.prefix_tree import LanguageModel, PrefixTree
+from colld_fairseq.decoding.search import Search
 from colld_fairseq.errors import ColldError
 
 NEG_INF = -np.inf
@@ -33,20 +35,34 @@ def greedy_ctc(log_probs: Tensor, lengths: Tensor, blank: int = 0) -> List[Hypot
     """Best-path decoding: most probable token of every frame, repeats merged, blanks dropped. log_probs: [B, T, V],
     natural; lengths: int64 [B], valid frames. One hypothesis per utterance; `score` is ln p of the best path."""
     check_shapes(log_probs, lengths, "log_probs [B, T, V]")
+    return [best_path(path, blank) for path in most_probable(log_probs, lengths)]
+
+
+class Path(NamedTuple):
+    """The most probable token of every frame, int64 [T], and its ln p, float64 [T]."""
+
+    tokens: np.ndarray
+    scores: np.ndarray
+
+
+def most_probable(log_probs: Tensor, lengths: Tensor) -> List[Path]:
+    """The path of each utterance of log_probs [B, T, V]."""
     # The maximum is taken where the tensor is: on a GPU only [B, T] numbers have to be copied.
-    best, paths = log_probs.detach().max(dim=-1)
-    all_scores, all_paths = best.to("cpu", torch.float64).numpy(), paths.cpu().numpy()
-    hypotheses = []
-    for i, length in enumerate(lengths.tolist()):
-        path, path_scores = all_paths[i, :length], all_scores[i, :length]
-        check_number(path_scores.sum(), i)
-        is_start = path != blank
-        is_start[1:] &= path[1:] != path[:-1]
-        starts = np.flatnonzero(is_start)
-        score = float(path_scores.sum())
-        token_scores = _cut_at(path_scores, starts)
-        hypotheses.append(Hypothesis(path[starts].tolist(), score, score, 0.0, starts.tolist(), token_scores))
-    return hypotheses
+    best, tokens = log_probs.detach().max(dim=-1)
+    all_scores, all_tokens = best.to("cpu", torch.float64).numpy(), tokens.cpu().numpy()
+    paths = [Path(all_tokens[i, :length], all_scores[i, :length]) for i, length in enumerate(lengths.tolist())]
+    for i, path in enumerate(paths):
+        check_number(path.scores.sum(), i)
+    return paths
+
+
+def best_path(path: Path, blank: int) -> Hypothesis:
+    """The path without repeats and blanks."""
+    is_start = path.tokens != blank
+    is_start[1:] &= path.tokens[1:] != path.tokens[:-1]
+    starts = np.flatnonzero(is_start)
+    score = float(path.scores.sum())
+    return Hypothesis(path.tokens[starts].tolist(), score, score, 0.0, starts.tolist(), _cut_at(path.scores, starts))
 
 
 def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -> Tuple[List[int], np.ndarray]:
@@ -96,13 +112,28 @@ def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -
     return starts, path_scores
 
 
-def _search(frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: PrefixTree) -> List[Tuple[int, float]]:
-    """Search over one utterance [T, V]: (node, ln p of the prefix over the paths kept), unordered."""
+class Beam(NamedTuple):
+    """The prefixes that are kept after some frames, unordered.
+
+    nodes, lasts: int64 [W], of the tree, and the last token of each prefix (-1: of the empty one).
+    ends_blank, ends_token: float64 [W], ln p of the paths of each prefix that end in a blank, and in its last token.
+    """
+
+    nodes: np.ndarray
+    lasts: np.ndarray
+    ends_blank: np.ndarray
+    ends_token: np.ndarray
+
+    @classmethod
+    def start(cls) -> "Beam":
+        """Nothing but the empty prefix."""
+        return cls(np.zeros(1, dtype=np.int64), np.full(1, -1, dtype=np.int64), np.zeros(1), np.full(1, NEG_INF))
+
+
+def _search(frames: np.ndarray, blank: int, width: int, num_tokens: int, tree: PrefixTree, beam: Beam) -> Beam:
+    """What is kept after more frames [T, V] of one utterance; the tree grows."""
     fused = tree.lm is not None or tree.length_bonus != 0.0
-    nodes = np.zeros(1, dtype=np.int64)
-    lasts = np.full(1, -1, dtype=np.int64)  # last token of each prefix
-    ends_blank = np.zeros(1)  # ln p of the paths of each prefix that end in a blank [W]
-    ends_token = np.full(1, NEG_INF)  # ... that end in its last token [W]
+    nodes, lasts, ends_blank, ends_token = beam
     for frame in frames:
         if num_tokens < len(frame):
             # By value rather than by rank: ties are then all considered, on every machine alike.
@@ -139,7 +170,7 @@ def _search(frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: Pr
         else:
             stay_rank, grown_rank = stay_total, grown
         ranks = np.concatenate([stay_rank, grown_rank.ravel()])
-        kept = np.argsort(-ranks, kind="stable")[:beam]
+        kept = np.argsort(-ranks, kind="stable")[:width]
         kept = kept[ranks[kept] > NEG_INF]
 
         stays = kept[kept < len(nodes)]
@@ -152,7 +183,25 @@ def _search(frames: np.ndarray, blank: int, beam: int, num_tokens: int, tree: Pr
         ends_token = np.concatenate([stay_token[stays], grown[slots, columns]])
         if len(nodes) == 0:
             raise ColldError("no path has a probability above zero: every token of some frame is -inf")
-    return list(zip(nodes.tolist(), np.logaddexp(ends_blank, ends_token).tolist()))
+    return Beam(nodes, lasts, ends_blank, ends_token)
+
+
+def _ranked(beam: Beam, tree: PrefixTree, frames: np.ndarray, blank: int, nbest: int) -> List[Hypothesis]:
+    """The best prefixes as complete utterances of these frames [T, V]."""
+    ranked = []
+    nodes, totals = beam.nodes.tolist(), np.logaddexp(beam.ends_blank, beam.ends_token).tolist()
+    tree.prepare(nodes)
+    for node, ctc_score in zip(nodes, totals):
+        bonus, lm_score = tree.finish(node)
+        ranked.append((ctc_score + bonus, tree.labels(node), lm_score))
+    # Equal scores are ordered by the labels: the result then does not depend on the order of the search.
+    ranked.sort(key=lambda item: (-item[0], item[1]))
+    hypotheses = []
+    for score, tokens, lm_score in ranked[:nbest]:
+        starts, path_scores = align_labels(frames, tokens, blank)
+        token_scores = _cut_at(path_scores, starts)
+        hypotheses.append(Hypothesis(tokens, score, float(path_scores.sum()), lm_score, starts, token_scores))
+    return hypotheses
 
 
 def prefix_beam_search(
@@ -184,29 +233,91 @@ def prefix_beam_search(
     Returns:
         For each utterance its hypotheses, best first.
     """
-    if beam < 1 or nbest < 1 or beam_size_token < 1:
-        raise ColldError(f"beam ({beam}), nbest ({nbest}) and beam_size_token ({beam_size_token}) must be at least 1")
     check_shapes(log_probs, lengths, "log_probs [B, T, V]")
-    results = []
-    for i, length in enumerate(lengths.tolist()):
-        frames = log_probs[i, :length].detach().to("cpu", torch.float64).numpy()
-        check_number(frames.sum(), i)
-        tree = PrefixTree(lm, lm_weight, length_bonus)
-        ranked = []
-        prefixes = _search(frames, blank, beam, beam_size_token, tree)
-        tree.prepare([node for node, _ in prefixes])
-        for node, ctc_score in prefixes:
-            bonus, lm_score = tree.finish(node)
-            ranked.append((ctc_score + bonus, tree.labels(node), lm_score))
-        # Equal scores are ordered by the labels: the result then does not depend on the order of the search.
-        ranked.sort(key=lambda item: (-item[0], item[1]))
-        hypotheses = []
-        for score, tokens, lm_score in ranked[:nbest]:
-            starts, path_scores = align_labels(frames, tokens, blank)
-            token_scores = _cut_at(path_scores, starts)
-            hypotheses.append(Hypothesis(tokens, score, float(path_scores.sum()), lm_score, starts, token_scores))
-        results.append(hypotheses)
-    return results
+    search = PrefixBeamSearch(blank, beam, nbest, beam_size_token, lm, lm_weight, length_bonus)
+    return search.n_best(search.proceed(None, log_probs, lengths, search.start(None, len(lengths))))
+
+
+@dataclass
+class Pieces:
+    """A search of N utterances after some of their frames; one state each."""
+
+    states: List[Any]
+
+    @classmethod
+    def join(cls, several: Sequence["Pieces"]) -> "Pieces":
+        """Utterances of several searches as one."""
+        return cls([state for one in several for state in one.states])
+
+    def split(self) -> List["Pieces"]:
+        """Each utterance by itself."""
+        return [Pieces([state]) for state in self.states]
+
+
+@dataclass(frozen=True)
+class BestPathSearch(Search):
+    """Best-path decoding of log_probs [N, T, V] piece by piece: :func:`greedy_ctc`. Needs no scorer."""
+
+    blank: int = 0
+
+    def start(self, scorer: Any, rows: int, tags: Optional[Tensor] = None) -> Pieces:
+        return Pieces([Path(np.zeros(0, dtype=np.int64), np.zeros(0)) for _ in range(rows)])
+
+    def proceed(self, scorer: Any, frames: Tensor, lengths: Tensor, state: Pieces) -> Pieces:
+        more = most_probable(frames, lengths)
+        return Pieces([Path(*map(np.concatenate, zip(before, new))) for before, new in zip(state.states, more)])
+
+    def n_best(self, state: Pieces) -> NBest:
+        return [[best_path(path, self.blank)] for path in state.states]
+
+
+class Prefixes(NamedTuple):
+    """Prefix beam search of one utterance: what is kept, and all its frames, pieces of [T, V], for the alignment."""
+
+    tree: PrefixTree
+    beam: Beam
+    frames: Tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class PrefixBeamSearch(Search):
+    """Prefix beam search of log_probs [N, T, V] piece by piece; for the fields see :func:`prefix_beam_search`. Needs no
+    scorer. Hypotheses are aligned with all frames of their utterance whenever they are asked for."""
+
+    blank: int = 0
+    beam: int = 10
+    nbest: int = 1
+    beam_size_token: int = 40
+    lm: Optional[LanguageModel] = None
+    lm_weight: float = 0.0
+    length_bonus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.beam < 1 or self.nbest < 1 or self.beam_size_token < 1:
+            raise ColldError(
+                f"beam ({self.beam}), nbest ({self.nbest}) and beam_size_token ({self.beam_size_token}) must be at"
+                " least 1"
+            )
+
+    def start(self, scorer: Any, rows: int, tags: Optional[Tensor] = None) -> Pieces:
+        return Pieces(
+            [Prefixes(PrefixTree(self.lm, self.lm_weight, self.length_bonus), Beam.start(), ()) for _ in range(rows)]
+        )
+
+    def proceed(self, scorer: Any, frames: Tensor, lengths: Tensor, state: Pieces) -> Pieces:
+        after = []
+        for i, (before, length) in enumerate(zip(state.states, lengths.tolist())):
+            piece = frames[i, :length].detach().to("cpu", torch.float64).numpy()
+            check_number(piece.sum(), i)
+            beam = _search(piece, self.blank, self.beam, self.beam_size_token, before.tree, before.beam)
+            after.append(Prefixes(before.tree, beam, (*before.frames, piece)))
+        return Pieces(after)
+
+    def n_best(self, state: Pieces) -> NBest:
+        return [
+            _ranked(one.beam, one.tree, np.concatenate(one.frames or [np.zeros((0, 1))]), self.blank, self.nbest)
+            for one in state.states
+        ]
 
 
 @dataclass
@@ -241,11 +352,21 @@ class CtcDecoder:
         """n-best lists of utterances, best first: source [B, ...] and lengths [B] as the models take them. Models are
         in eval mode. tags have no meaning for CTC."""
         log_probs, lengths = self._log_probs(models, source, lengths)
-        log_probs[..., self.never_emitted] = -math.inf
+        check_shapes(log_probs, lengths, "log_probs [B, T, V]")
+        return self.search(None, self.emittable(log_probs), lengths)
+
+    @property
+    def search(self) -> Search:
+        """The search that the settings ask for, of whole utterances or of streams."""
         if self.beam == 1 and self.lm is None and self.length_bonus == 0:
-            return [[hypothesis] for hypothesis in greedy_ctc(log_probs, lengths, self.blank)]
+            return BestPathSearch(self.blank)
         fusion = (self.lm, self.lm_weight, self.length_bonus)
-        return prefix_beam_search(log_probs, lengths, self.blank, self.beam, self.nbest, self.beam_size_token, *fusion)
+        return PrefixBeamSearch(self.blank, self.beam, self.nbest, self.beam_size_token, *fusion)
+
+    def emittable(self, log_probs: Tensor) -> Tensor:
+        """log_probs [..., V], changed in place: what may be in no hypothesis has no probability."""
+        log_probs[..., self.never_emitted] = -math.inf
+        return log_probs
 
     def _log_probs(self, models: Sequence[nn.Module], source: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
         """Logs of the models' averaged probabilities in a fresh float32 tensor [B, T, V], and lengths [B]."""

@@ -24,7 +24,8 @@ from colld_fairseq.data.fbank import NUM_BINS, SAMPLE_RATE, SHIFT
 from colld_fairseq.data.online_fbank import OnlineFbank
 from colld_fairseq.data.waveform import as_samples, check_rate
 from colld_fairseq.decoding.hypothesis import Hypothesis
-from colld_fairseq.decoding.transducer import GreedySearch, Scorer, Search
+from colld_fairseq.decoding.search import Search
+from colld_fairseq.decoding.transducer import Scorer
 from colld_fairseq.errors import ColldError
 from colld_fairseq.modules.streaming import StreamingEncoder, StreamState
 
@@ -115,13 +116,14 @@ class Stream:
 
 @dataclass
 class StreamingRecogniser:
-    """Transducer search over a streaming encoder.
+    """Search over a streaming encoder: of a transducer, or of CTC.
 
     Args:
         encoder: the student, with the size of a step and its left context.
-        scorer: of the transducer's network.
-        search: greedy by default.
-        project: encoder frames [B, C, D] -> frames [B, C, J] as the joiner takes them.
+        scorer: of the transducer's network; None for CTC.
+        search: of whole utterances as well.
+        project: encoder frames [B, C, D] -> what the search takes: frames [B, C, J] of the joiner, or log-probabilities
+            [B, C, V].
         detokenize: token ids -> text.
         normalize: of filterbanks, frame by frame; none by default.
         fbank: variant of the filterbanks, as `InputConfig.fbank` names it.
@@ -131,8 +133,8 @@ class StreamingRecogniser:
     """
 
     encoder: StreamingEncoder
-    scorer: Scorer
-    search: Search = GreedySearch()
+    scorer: Optional[Scorer]
+    search: Search
     _: KW_ONLY
     project: Callable[[Tensor], Tensor]
     detokenize: Callable[[Sequence[int]], str]

@@ -8,7 +8,7 @@ Topologies: in the `regular` one any number of labels may be emitted per frame, 
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, List, Optional, Protocol, Sequence, Tuple
+from typing import List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from colld_fairseq.constants import LOOK_AHEAD
 from colld_fairseq.decoding.checks import check_number, check_shapes
 from colld_fairseq.decoding.hypothesis import Hypothesis, Models, NBest
+from colld_fairseq.decoding.search import Search
 from colld_fairseq.errors import ColldError
 from colld_fairseq.modules.transducer import State
 
@@ -83,35 +84,6 @@ class Scorer:
         # One network is the usual case: the tensor itself then, without a copy.
         symbols = outputs[0][0] if len(outputs) == 1 else torch.cat([symbols for symbols, _ in outputs], dim=-1)
         return symbols, tuple(tensor for _, state in outputs for tensor in state)
-
-
-class Search:
-    """A way of searching a transducer, with its settings: whole utterances at once, or streams piece by piece.
-
-    state = search.start(scorer, rows)
-    state = search.proceed(scorer, frames, lengths, state)    # as often as there are more frames
-    n_best = search.n_best(state)                             # at any time: as if the utterances ended there
-
-    States are of N utterances; `state.split()` gives one of each, and the `join` of their class makes one of several:
-    any utterances may be searched as one batch.
-    """
-
-    def start(self, scorer: Scorer, rows: int, tags: Optional[Tensor] = None) -> Any:
-        """The state before the first frame; tags int64 [N] of the target languages."""
-        raise NotImplementedError
-
-    def proceed(self, scorer: Scorer, frames: Tensor, lengths: Tensor, state: Any) -> Any:
-        """The state after more frames [N, T, J], of which `lengths` [N] (0 or more) are valid; the one given stays as
-        it is. In pieces the result is the same as over all frames at once."""
-        raise NotImplementedError
-
-    def n_best(self, state: Any) -> NBest:
-        """Hypotheses of each utterance so far, best first: at least one."""
-        raise NotImplementedError
-
-    def __call__(self, scorer: Scorer, frames: Tensor, lengths: Tensor, tags: Optional[Tensor] = None) -> NBest:
-        """n-best lists of whole utterances: projected encoder outputs [B, T, J], lengths int64 [B], tags int64 [B]."""
-        return self.n_best(self.proceed(scorer, frames, lengths, self.start(scorer, len(frames), tags)))
 
 
 def check_frames(frames: Tensor, lengths: Tensor, max_symbols: int) -> None:

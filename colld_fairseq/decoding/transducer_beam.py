@@ -23,7 +23,8 @@ from torch import Tensor
 from colld_fairseq.decoding.checks import check_number
 from colld_fairseq.decoding.hypothesis import Hypothesis, NBest
 from colld_fairseq.decoding.prefix_tree import LanguageModel, PrefixTree
-from colld_fairseq.decoding.transducer import Scorer, Search, State, check_frames
+from colld_fairseq.decoding.search import Search
+from colld_fairseq.decoding.transducer import Scorer, State, check_frames
 from colld_fairseq.errors import ColldError
 
 # The labels of a path, last first: (rest of the path, label, its frame, ln p of the path before it).
