@@ -1,16 +1,17 @@
 """Transducer losses side by side: time of forward + backward, and peak memory.
 
     python benchmarks/transducer_loss.py [--quick] [--cases short,...] [--runs 5] [--json FILE]
+    python benchmarks/transducer_loss.py --joiner 512 [--budget-mb 64] ...
 
-Every loss gets the same random logits and gives the summed -log P and its gradient; the joiner, which makes the
-logits, is not timed (without it the pruned loss saves less than in training, where the joiner works on the pruned range
-only). The losses take turns, medians are compared: of the time on the clock on a GPU, of the time the processor
-spent on this process on a CPU, which does not count what other programs take from it (with --threads 1, the
-default, both are the same on an idle machine). Peers that take minutes run --slow-runs times, after they have
-compiled their code on a small batch. Values and gradients are compared in the first round, with our gradient in
-float64 where there is memory for it, else with ours as it is. Peak memory is taken in a process of its own for each
-loss: what a step adds to the process, logits included (CUDA: what the allocator gave out). A peer that would not fit
-into memory is left out.
+The second form times a joiner together with the losses (`transducer_joiner.py`). In the first every loss gets the
+same random logits and gives the summed -log P and its gradient; the joiner, which makes the logits, is not timed
+(without it the pruned loss saves less than in training, where the joiner works on the pruned range only). The losses
+take turns, medians are compared: of the time on the clock on a GPU, of the time the processor spent on this process
+on a CPU, which does not count what other programs take from it (with --threads 1, the default, both are the same on
+an idle machine). Peers that take minutes run --slow-runs times, after they have compiled their code on a small batch.
+Values and gradients are compared in the first round, with our gradient in float64 where there is memory for it, else
+with ours as it is. Peak memory is taken in a process of its own for each loss: what a step adds to the process,
+logits included (CUDA: what the allocator gave out). A peer that would not fit into memory is left out.
 
 Targets: 20 times as fast as warprnnt_numba on a CPU, 3 times as the plain autograd wavefront; at most 0.3 times
 the logits beyond logits and gradient; pruned at a vocabulary of 8000: 4 times as fast as the full loss with a
@@ -30,6 +31,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+import transducer_joiner
 from transducer_peers import PRUNE_RANGE, Case, load_peers, make_inputs
 
 TARGETS = {"warprnnt_numba": 20.0, "autograd wavefront": 3.0, "pruned speed": 4.0, "pruned memory": 5.0, "extra": 0.3}
@@ -69,9 +71,13 @@ def parse_arguments(arguments=None):
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--slow-runs", type=int, default=1, help="of peers that take minutes; 0 leaves them out")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    parser.add_argument("--joiner", type=int, metavar="WIDTH", help="time a joiner of that width and the losses")
+    parser.add_argument("--budget-mb", type=float, default=64.0, help="of the tiled loss, with --joiner")
     parser.add_argument("--peak-of", nargs=2, metavar=("LOSS", "CASE"), help=argparse.SUPPRESS)
+    parser.add_argument("--gradients", metavar="FILE", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    cases = QUICK if args.quick else CASES
+    source = transducer_joiner if args.joiner else sys.modules[__name__]
+    cases = source.QUICK if args.quick else source.CASES
     if args.cases:
         wanted = tuple(args.cases.split(","))
         cases = [case for case in cases if case.name.startswith(wanted)]
@@ -286,14 +292,17 @@ def run(args):
 def main():
     args = parse_arguments()
     if args.peak_of:
-        name, case = args.peak_of
-        print(peak_bytes(args, name, next(c for c in args.cases if c.name == case)))
+        name, case = args.peak_of[0], next(c for c in args.cases if c.name == args.peak_of[1])
+        measured = transducer_joiner.measure_here(name, case, args, kilobytes) if args.joiner else None
+        print(json.dumps(measured) if measured else peak_bytes(args, name, case))
         return 0
-    result = run(args)
+    result = transducer_joiner.run(args, hardware(args), free_bytes(args) / 1e6) if args.joiner else run(args)
     if args.json:
         temporary = Path(args.json + ".tmp")
         temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
         os.replace(temporary, args.json)
+    if args.joiner:
+        return int(any(transducer_joiner.missed_targets(case) for case in result["cases"]))
     return int(any(missed_targets(case, args) for case in result["cases"]))
 
 

@@ -14,11 +14,16 @@ from task_setup import set_up
 from torch.utils._pytree import tree_map
 
 from colld_fairseq.losses import (
+    HiddenNodes,
+    JoinerParts,
+    LatticeTeacher,
     Nodes,
     best_path,
     lattice_divergence,
     path_loss,
     three_class_loss,
+    tiled_path_loss,
+    tiled_transducer_loss,
     transducer_loss,
 )
 from colld_fairseq.losses.transducer_arcs import LogitLayout
@@ -98,6 +103,7 @@ def test_distillation(which, criterion, options, corpus, teacher, fast_teacher, 
         ("student_ctc", ["--mask-prob", "0.3", "--mask-channel-prob", "0.2"]),
         ("student_s2t", S2T),
         ("transducer_student", ["--predictor-dropout", "0", "--auxiliary-ctc"]),
+        ("transducer_student", ["--predictor-dropout", "0", "--logits-budget-mb", "0.01"]),
         ("transducer_student", ["--predictor-dropout", "0", *STATELESS, "--encoder-position", "relative_key"]),
     ],
 )
@@ -133,10 +139,32 @@ def distilled_losses(device):
     return [*losses.detach().flatten().tolist(), float(logits.grad.square().sum())]
 
 
-def test_losses_of_transducer_distillation():
-    expected = distilled_losses("cpu")
+def tiled_losses(device):
+    """The same in tiles: full lattice and path beside the transducer loss, and the sums of their gradients."""
+    torch.manual_seed(4)
+    frames, counts, labels = torch.tensor([7, 5, 6]), torch.tensor([4, 2, 0]), torch.randint(1, 5, (3, 4))
+    shapes = (3, 7, 6), (3, 5, 6), (5, 6), (5,)
+    teacher, *leaves = (torch.randn(*shape).to(device) for shape in ((3, 7, 5, 5), *shapes))
+    frames, counts, labels = (given.to(device) for given in (frames, counts, labels))
+    parts = JoinerParts(*(leaf.requires_grad_() for leaf in leaves), torch.tanh)
+    lattice = LatticeTeacher(lambda at: teacher[torch.broadcast_tensors(*at)], frames.tolist(), shift=1)
+    out = tiled_transducer_loss(parts, labels, frames, counts, budget_mb=2e-3, teacher=lattice)
+    hidden = HiddenNodes(torch.tanh(parts.frames[:, :, None] + parts.symbols[:, :1, None]).flatten(0, 1), *leaves[2:])
+    text = torch.arange(21, device=device) // 7
+    present = torch.ones(21, 1, dtype=torch.bool, device=device)
+    of_path = tiled_path_loss(
+        hidden, lambda rows: teacher[:, :, 0].flatten(0, 1)[rows], present, text, 3, budget_mb=2e-3
+    )
+    losses = torch.stack([out.losses, out.divergences, of_path.losses])
+    losses.sum().backward()
+    return [*losses.detach().flatten().tolist(), *(float(leaf.grad.square().sum()) for leaf in leaves)]
+
+
+@pytest.mark.parametrize("losses", [distilled_losses, tiled_losses])
+def test_losses_of_transducer_distillation(losses):
+    expected = losses("cpu")
     with second_device():
-        assert distilled_losses(DEVICE) == pytest.approx(expected, rel=1e-4)
+        assert losses(DEVICE) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_second_device_refuses_what_a_gpu_would():

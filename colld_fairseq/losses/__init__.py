@@ -7,6 +7,7 @@ weighs and logs. Arithmetic is done in float32 (float64 stays float64, but for C
 # ruff: noqa: F401
 from .contrastive import ContrastiveOutput, NegativePlan, contrastive_loss, sample_negatives
 from .discriminative import DiscriminativeOutput, cosine_logits, discriminative_loss
+from .joiner_tiles import JoinerParts
 from .regression import RegressionOutput, regression_loss
 from .targets import average_layers, normalize_targets
 from .transducer import TransducerOutput, transducer_loss
@@ -26,3 +27,5 @@ from .transducer_pruned import (
     pruned_transducer_loss,
     simple_transducer_loss,
 )
+from .transducer_tiled import LatticeTeacher, tiled_transducer_loss
+from .transducer_tiled_path import HiddenNodes, tiled_path_loss

@@ -40,13 +40,15 @@ class TransducerOptions(NamedTuple):
 class TransducerOutput(NamedTuple):
     """`loss_sum`: sum over the utterances that count, in nats; `counted`: bool `[B]` which do; `losses`: `[B]` the loss
     of each, with gradient, 0 for those left out; `blank_arcs`, `label_arcs`: `[B, T, U+1]` log-probabilities of the
-    arcs that leave each node, with gradient, without delay penalty."""
+    arcs that leave each node, with gradient, without delay penalty; `divergences`: `[B]` from a teacher, with gradient,
+    where `tiled_transducer_loss` was given one."""
 
     loss_sum: Tensor
     counted: Tensor
     losses: Tensor
     blank_arcs: Tensor
     label_arcs: Tensor
+    divergences: Optional[Tensor] = None
 
     @property
     def count(self) -> Tensor:

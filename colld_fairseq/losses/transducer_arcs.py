@@ -122,7 +122,7 @@ class _ArcLogProbs(torch.autograd.Function):
         softmax, ctx.softmax = ctx.softmax, None  # only once: its memory becomes the gradient
         grad = logits if ctx.overwrite_logits else torch.empty_like(logits) if softmax is None else softmax
         blocks, grad_blocks = layout.blocks(logits), layout.blocks(grad)
-        first, end = _columns_with_gradient(grad_blank, grad_label)
+        first, end = columns_with_gradient(grad_blank, grad_label)
         total = grad_blank + grad_label
         for b, rows in layout.pieces(logits):
             width = layout.widths[b]
@@ -153,7 +153,7 @@ def _index(next_labels: Tensor, b: int, rows: slice, columns: slice) -> Tensor:
     return labels.expand(rows.stop - rows.start, -1)[..., None]
 
 
-def _columns_with_gradient(grad_blank: Tensor, grad_label: Tensor) -> Tuple[List[List[int]], List[List[int]]]:
+def columns_with_gradient(grad_blank: Tensor, grad_label: Tensor) -> Tuple[List[List[int]], List[List[int]]]:
     """First column of each frame whose arcs have a gradient, and the one after the last, `[B][T]`.
 
     (W, 0) where there is none. NaN is a gradient.

@@ -107,9 +107,17 @@ def path_loss(
     with torch.autocast(student_logits.device.type, enabled=False):
         node, position = present.nonzero(as_tuple=True)
         divergence = node_divergence(student_logits[node, position], teacher_logits[node], temperature)
-        values = divergence.new_full(present.shape, torch.inf).index_put((node, position), divergence)
-        compared = present.any(1)
-        return sums_by_text(values.min(1).values[compared], text[compared], count)
+        return least_divergences(divergence, present, text, count)
+
+
+def least_divergences(divergence: Tensor, present: Tensor, text: Tensor, count: int) -> NodeLosses:
+    """The least of every node's, summed for each of `count` transcripts.
+
+    divergence: `[Q]`, of the pairs of node and student frame that are `present` `[P, W]`, in their order.
+    """
+    values = divergence.new_full(present.shape, torch.inf).index_put(present.nonzero(as_tuple=True), divergence)
+    compared = present.any(1)
+    return sums_by_text(values.min(1).values[compared], text[compared], count)
 
 
 def sums_by_text(values: Tensor, text: Tensor, count: int) -> NodeLosses:
@@ -142,15 +150,21 @@ def shared_nodes(
 
 
 def arcs_at(
-    nodes: Nodes, logits: Callable[[Nodes], Tensor], vocabulary: int, labels: Tensor, blank: int
+    nodes: Nodes,
+    logits: Callable[[Nodes], Tensor],
+    vocabulary: int,
+    labels: Tensor,
+    blank: int,
+    rows: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Log-probabilities `[P]` of the blank and of the next label at nodes `[P]`.
 
     Args:
         logits: of nodes, `[P, V]` for a `vocabulary` of V; asked for some at a time.
         labels: `[M, U]`.
+        rows: how many nodes at a time; default: what suits the device.
     """
-    step = max(piece_size(nodes.text) // vocabulary, 1)
+    step = rows or max(piece_size(nodes.text) // vocabulary, 1)
     blanks: List[Tensor] = []
     next_labels: List[Tensor] = []
     for piece in zip(*(part.split(step) for part in nodes)):
@@ -215,13 +229,17 @@ def lattice_divergence(
         temperature: as for `path_loss`.
     """
     last = [min(t, other + shift) for t, other in zip(layout.frames, teacher_frames)]
-    counts = [max(t - shift, 0) * w for t, w in zip(last, layout.widths)]
     with torch.autocast(logits.device.type, enabled=False):
         keep_gradient = torch.is_grad_enabled() and logits.requires_grad
         losses = _LatticeDivergence.apply(
             logits, layout, teacher_logits, last, ranges, shift, temperature, keep_gradient
         )
-    return NodeLosses(losses, torch.tensor(counts, device=logits.device))
+    return NodeLosses(losses, count_shared(last, layout.widths, shift, logits.device))
+
+
+def count_shared(last: Sequence[int], widths: Sequence[int], shift: int, device: torch.device) -> Tensor:
+    """`[M]` int64: nodes of each lattice from frame `shift` to before frame `last`, at which models are compared."""
+    return torch.tensor([max(t - shift, 0) * w for t, w in zip(last, widths)], device=device)
 
 
 class _LatticeDivergence(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """Model `transducer_student`: student encoder, prediction network and joiner."""
 
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 from fairseq.dataclass import ChoiceEnum
@@ -9,8 +9,10 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.losses.joiner_tiles import JoinerParts
 from colld_fairseq.losses.transducer_distillation import Nodes
 from colld_fairseq.losses.transducer_pruned import gather_ranges
+from colld_fairseq.losses.transducer_tiled_path import HiddenNodes
 from colld_fairseq.models.encoder_options import register_presets
 from colld_fairseq.models.finetune_encoder import CtcModel, FinetuneEncoder, FinetuneOptions, build_student
 from colld_fairseq.modules.transducer import ACTIVATIONS, Joiner, LstmPredictor, SimpleJoiner, State, StatelessPredictor
@@ -98,20 +100,23 @@ class TransducerStudent(CtcModel, BaseFairseqModel):
         utterances: Optional[Tensor] = None,
         choose_range: Optional[RangeChooser] = None,
         nodes: Optional[Nodes] = None,
+        keep_parts: bool = False,
         **unused,
-    ) -> Dict[str, Tensor]:
+    ) -> Dict[str, Any]:
         """The joiner on pairs of a frame and a symbol of each of M targets, on all of them or on a pruned range.
 
         prev_output_tokens [M, 1 (+ 1) + U]: what fairseq's decoders are fed, </s>, the language tag where there are
         tags, labels; label_lengths [M] counts the labels alone. utterances int64 [M]: the utterance of each target,
         for M other than B. choose_range: from the outputs of the simple joiner, am [M, T, V] and lm [M, U+1, V], and
         frame lengths [M], to the symbols at every frame, int64 [M, T', S]. nodes: pairs to join besides, of any frames.
+        keep_parts: leave the joiner's last layers to a loss that goes through the lattice in tiles.
 
         Returns {"logits": [sum_m T_m * (U_m + 1), V] packed, "lengths": [M] frames}; a target without a single frame
         has no row. When pruned, logits are [M, T', S, V], "ranges" what it chose, and "simple" what it chose from: only
         what is returned is used, to DistributedDataParallel in search of unused parameters. With nodes also
         "node_logits" [..., V], of the nearest frame where there is none of that number; with an auxiliary CTC layer
-        {"ctc_logits": [B, T, V], "ctc_lengths": [B]}.
+        {"ctc_logits": [B, T, V], "ctc_lengths": [B]}. With keep_parts there are "parts", JoinerParts of M targets, in
+        place of logits, and "node_parts", HiddenNodes, in place of node_logits.
         """
         encoded = self.encoder.encode(src_tokens, src_lengths)
         predicted = self.predict_all(prev_output_tokens)
@@ -121,7 +126,9 @@ class TransducerStudent(CtcModel, BaseFairseqModel):
         if utterances is not None:
             x, frames, lengths = x[utterances], frames[utterances], lengths[utterances]
         output = {"lengths": lengths}
-        if choose_range is None:
+        if keep_parts:
+            output["parts"] = JoinerParts(frames, symbols, *self.output_layer(), self.joiner.activation)
+        elif choose_range is None:
             output["logits"] = self.joiner.lattice(frames, symbols, lengths.tolist(), label_lengths.tolist())
         else:
             output["simple"] = simple = self.simple_joiner(x, predicted)
@@ -129,10 +136,20 @@ class TransducerStudent(CtcModel, BaseFairseqModel):
             output["logits"] = self.joiner.pruned(frames, gather_ranges(symbols, ranges))
         if nodes is not None:
             frame = nodes.frame.clamp(0, max(frames.size(1) - 1, 0))
-            output["node_logits"] = self.joiner(frames[nodes.text, frame], symbols[nodes.text, nodes.label])
+            pairs = frames[nodes.text, frame], symbols[nodes.text, nodes.label]
+            if keep_parts:
+                output["node_parts"] = HiddenNodes(self.joiner.hidden(*pairs), *self.output_layer())
+            else:
+                output["node_logits"] = self.joiner(*pairs)
         if self.ctc is not None:
             output.update(ctc_logits=self.ctc(encoded.x), ctc_lengths=encoded.lengths)
         return output
+
+    def output_layer(self) -> Tuple[Tensor, Tensor]:
+        """Weight [V, J] and bias [V] of the joiner, as results of operations: of what the forward returns only those
+        count as used to DistributedDataParallel in search of unused parameters."""
+        layer = self.joiner.output
+        return layer.weight.view_as(layer.weight), layer.bias.view_as(layer.bias)
 
     def predict_all(self, prev_output_tokens: Tensor) -> Tensor:
         """Predictor outputs [B, U + 1, D] before each label and after the last."""

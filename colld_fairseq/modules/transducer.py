@@ -135,7 +135,11 @@ class Joiner(nn.Module):
 
     def forward(self, frames: Tensor, symbols: Tensor) -> Tensor:
         """Projected frames and symbols [..., J], broadcast against each other -> logits [..., V]."""
-        return self.output(self.activation(frames + symbols))
+        return self.output(self.hidden(frames, symbols))
+
+    def hidden(self, frames: Tensor, symbols: Tensor) -> Tensor:
+        """What the output layer takes of a pair, [..., J]."""
+        return self.activation(frames + symbols)
 
     def lattice(self, frames: Tensor, symbols: Tensor, frame_lengths: List[int], label_lengths: List[int]) -> Tensor:
         """Logits of all pairs of a frame and a symbol, packed: [sum_b T_b * (U_b + 1), V], nothing of padding.

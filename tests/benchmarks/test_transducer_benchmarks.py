@@ -66,3 +66,43 @@ def test_loss_benchmark(load, monkeypatch, tmp_path, capsys):
     packed = "ours, packed"
     assert packed in result["cases"][0]["skipped"] and packed in result["cases"][1]["seconds"]
     assert "losses agree" in capsys.readouterr().out
+
+
+def test_joiner_and_loss_benchmark(load, monkeypatch, tmp_path, capsys):
+    """In this process, without the peers that compile for seconds; the targets are those of large cases."""
+    benchmark, joined, path = load("transducer_loss"), load("transducer_joiner"), tmp_path / "joined.json"
+    monkeypatch.setitem(sys.modules, "warprnnt_numba", None)
+
+    def measure(name, case, args, gradients=""):
+        args.gradients = gradients
+        return joined.measure_here(name, case, args, benchmark.kilobytes)
+
+    monkeypatch.setattr(joined, "measure", measure)
+    options = [
+        "--device",
+        "cpu",
+        "--quick",
+        "--joiner",
+        "24",
+        "--budget-mb",
+        "0.01",
+        "--runs",
+        "1",
+        "--json",
+        str(path),
+    ]
+    monkeypatch.setattr(sys, "argv", ["transducer_loss.py", *options])
+    assert benchmark.main() == 0
+    result = json.loads(path.read_text(encoding="utf-8"))
+    for case in result["cases"]:
+        losses, base = case["losses"], case["losses"]["ours"]
+        assert losses["ours, tiled"] == pytest.approx(base, rel=1e-6)
+        assert losses["autograd wavefront"] == pytest.approx(base, rel=1e-5)
+        assert set(case["gradient_errors"]) >= {"ours, tiled", "autograd wavefront"}
+        assert 0 < max(case["gradient_errors"]["ours, tiled"].values()) < 1e-5
+        assert min(case["seconds"].values()) > 0 and "ours, pruned" in case["seconds"]
+    assert "gradients by" in capsys.readouterr().out
+    large = {**result["cases"][0], "logits_mb": 3000.0, "seconds": {"ours": 1.0, "ours, tiled": 1.4}}
+    large["peak_mb"] = {"ours, tiled": 500.0}
+    assert joined.missed_targets(large) == {"time": 1.4, "MB": 500.0}
+    assert joined.missed_targets({**large, "seconds": {"ours, tiled": 1.4}}) == {}

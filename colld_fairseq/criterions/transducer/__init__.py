@@ -5,6 +5,7 @@
 - CTC on the encoder, where the model has an auxiliary CTC layer; each loss is a mean per token of its own targets;
 - with the model's --prune-range the joiner sees some nodes of a frame only, which a simple joiner chooses (`pruned`);
 - with --kd the student learns the distributions of another transducer, too (`distillation`);
+- with --logits-budget-mb the joiner is part of the losses, which never hold the logits of a batch;
 - of utterances with an n-best list (--nbest-targets) the loss is the sum over its entries, by their weights.
 
 The target's language tag, which is given and not predicted, and the end of sentence, which the last frame's blank
@@ -22,8 +23,10 @@ from colld_fairseq.criterions.recognition import RecognitionCriterion, check_unu
 from colld_fairseq.criterions.transducer.distillation import Distillation, TransducerKdConfig, check_options
 from colld_fairseq.criterions.transducer.pruned import PrunedRange, PrunedTrainingConfig, warmup_weights
 from colld_fairseq.criterions.transducer.targets import TargetSequences, target_sequences
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.transducer import TransducerOutput, transducer_loss
 from colld_fairseq.losses.transducer_pruned import pruned_transducer_loss
+from colld_fairseq.losses.transducer_tiled import tiled_transducer_loss
 from colld_fairseq.numbers import NOT_NEGATIVE, option
 
 
@@ -35,6 +38,13 @@ class TransducerConfig(PrunedTrainingConfig, TransducerKdConfig):
     )
     delay_penalty: float = option(
         0.0, "taken from ln p of a label for every frame it comes later (k2: 0.0015-0.01)", NOT_NEGATIVE
+    )
+    logits_budget_mb: float = option(
+        0.0,
+        "memory for the joiner's logits, in MB: losses and their gradients are computed in tiles that fit into it, the"
+        " same up to rounding; for long utterances and large vocabularies (64; on a GPU more); 0 = all logits of a"
+        " batch at once",
+        NOT_NEGATIVE,
     )
 
 
@@ -55,8 +65,9 @@ class TransducerCriterion(RecognitionCriterion):
         sequences = target_sequences(sample, self.task.prefix_size)
         pruned_range, distillation = self.pruned_range(model, sequences), self.distillation(sample, sequences)
         nodes = None if distillation is None else distillation.nodes
-        output = model(**{**sample["net_input"], **sequences.inputs}, choose_range=pruned_range, nodes=nodes)
-        transducer = self.transducer_loss(model, output, sequences)
+        asked = dict(choose_range=pruned_range, nodes=nodes, keep_parts=self.cfg.logits_budget_mb > 0)
+        output = model(**{**sample["net_input"], **sequences.inputs}, **asked)
+        transducer = self.transducer_loss(model, output, sequences, distillation)
         kept = output["lengths"] > 0
         weights, counted = sequences.counting(kept.masked_scatter(kept, transducer.counted))
         loss = (weights[kept] * transducer.losses).sum()
@@ -91,9 +102,15 @@ class TransducerCriterion(RecognitionCriterion):
         )
 
     def pruned_range(self, model, sequences: TargetSequences) -> Optional[PrunedRange]:
-        """What chooses the nodes of a batch that the joiner sees; None for all."""
+        """What chooses the nodes of a batch that the joiner sees; None for all. ConfigError for a pruned range beside
+        a budget for the logits of all nodes."""
         if not model.prune_range:
             return None
+        if self.cfg.logits_budget_mb:
+            raise ConfigError(
+                f"--logits-budget-mb {self.cfg.logits_budget_mb:g}: is for the full lattice, this model has"
+                f" --prune-range {model.prune_range}; leave out one of them"
+            )
         return PrunedRange(sequences, model.prune_range, self.cfg.simple_lm_scale, **self.options(model))
 
     def distillation(self, sample: Dict, sequences: TargetSequences) -> Optional[Distillation]:
@@ -101,15 +118,17 @@ class TransducerCriterion(RecognitionCriterion):
         if self.cfg.kd == "none":
             return None
         lattice = self.task.teacher_lattice(sample, **sequences.inputs)
-        return Distillation(self.cfg, lattice, sequences, self.blank)
+        return Distillation(self.cfg, lattice, sequences, self.blank, self.cfg.logits_budget_mb)
 
     def pruned_weights(self, model) -> Tuple[float, float]:
         """Of the simple and the pruned loss; in validation those after the warm-up, so that its losses compare."""
         warmup = self.cfg.prune_warmup_updates if self.training else 0
         return warmup_weights(model.num_updates, warmup, self.cfg.simple_weight)
 
-    def transducer_loss(self, model, output: Dict[str, Tensor], sequences: TargetSequences) -> TransducerOutput:
-        """The loss of the sequences whose utterances have frames.
+    def transducer_loss(
+        self, model, output: Dict[str, Tensor], sequences: TargetSequences, distillation: Optional[Distillation]
+    ) -> TransducerOutput:
+        """The loss of the sequences whose utterances have frames; in tiles together with the lattice's distillation.
 
         Those without an alignment, of no frame at all or (modified) of fewer frames than labels, contribute nothing
         and do not count.
@@ -117,7 +136,13 @@ class TransducerCriterion(RecognitionCriterion):
         kept = output["lengths"] > 0
         names = sequences.names_of(kept)
         arguments = sequences.labels[kept], output["lengths"][kept], sequences.label_lengths[kept]
-        options = dict(self.options(model), utterance_ids=names, overwrite_logits=True)
+        options = dict(self.options(model), utterance_ids=names)
+        if "parts" in output:
+            parts = output["parts"] if len(names) == len(kept) else output["parts"].select(kept)
+            teacher = None if distillation is None else distillation.lattice_teacher(kept)
+            budget = self.cfg.logits_budget_mb
+            return tiled_transducer_loss(parts, *arguments, budget_mb=budget, teacher=teacher, **options)
+        options["overwrite_logits"] = True
         if "ranges" not in output:
             return transducer_loss(output["logits"], *arguments, **options)
         lattice = output["logits"], output["ranges"]

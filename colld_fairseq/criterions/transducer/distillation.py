@@ -19,17 +19,21 @@ from torch import Tensor
 
 from colld_fairseq.criterions.transducer.targets import TargetSequences
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.losses.joiner_tiles import tile_rows
 from colld_fairseq.losses.transducer import TransducerOutput
 from colld_fairseq.losses.transducer_arcs import LogitLayout
 from colld_fairseq.losses.transducer_distillation import (
     NodeLosses,
     Nodes,
     arcs_at,
+    count_shared,
     lattice_divergence,
     path_loss,
     shared_nodes,
     three_class_loss,
 )
+from colld_fairseq.losses.transducer_tiled import LatticeTeacher
+from colld_fairseq.losses.transducer_tiled_path import tiled_path_loss
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, option
 from colld_fairseq.teachers.transducer_teacher import TeacherLattice
 
@@ -65,13 +69,14 @@ def check_options(cfg: TransducerKdConfig) -> None:
 class Distillation:
     """The distillation loss of one batch; `nodes` are asked of the student's forward, `losses` takes its output.
 
-    Nodes are counted in student frames, sequences as in the batch.
+    Nodes are counted in student frames, sequences as in the batch. budget_mb: memory for logits; 0: the student's are
+    in its output.
     """
 
     def __init__(
-        self, cfg: TransducerKdConfig, teacher: TeacherLattice, sequences: TargetSequences, blank: int
+        self, cfg: TransducerKdConfig, teacher: TeacherLattice, sequences: TargetSequences, blank: int, budget_mb: float
     ) -> None:
-        self.cfg, self.teacher, self.blank = cfg, teacher, blank
+        self.cfg, self.teacher, self.blank, self.budget_mb = cfg, teacher, blank, budget_mb
         self.labels, self.names = sequences.labels, sequences.names
         self.nodes: Optional[Nodes] = None
         if cfg.kd == "one_best":
@@ -90,13 +95,31 @@ class Distillation:
             return self.path_losses(output)
         if self.cfg.kd == "three_class":
             return self.class_losses(output, transducer)
-        return self.lattice_losses(output)
+        return self.lattice_losses(output, transducer)
+
+    def lattice_teacher(self, kept: Tensor) -> Optional[LatticeTeacher]:
+        """What the transducer loss in tiles needs of the teacher for the sequences `kept` (bool [M]), if anything."""
+        if self.cfg.kd != "lattice":
+            return None
+        rows, frames = kept.nonzero()[:, 0], self.teacher.frame_lengths[kept].tolist()
+
+        def logits(nodes: Nodes) -> Tensor:
+            return self.teacher.logits(nodes._replace(text=rows[nodes.text]))
+
+        return LatticeTeacher(logits, frames, self.cfg.kd_shift, self.cfg.kd_temperature)
 
     def path_losses(self, output: Dict[str, Tensor]) -> NodeLosses:
         text, frame, _ = self.nodes
         present = (frame >= 0) & (frame < output["lengths"][text])
-        theirs, count = self.teacher.logits(self.path), len(self.labels)
-        return path_loss(output["node_logits"], theirs, present, self.path.text, count, self.cfg.kd_temperature)
+        compared = present, self.path.text, len(self.labels)
+        if self.budget_mb:
+            options = dict(budget_mb=self.budget_mb, temperature=self.cfg.kd_temperature)
+            return tiled_path_loss(output["node_parts"], self.path_logits, *compared, **options)
+        return path_loss(output["node_logits"], self.teacher.logits(self.path), *compared, self.cfg.kd_temperature)
+
+    def path_logits(self, chosen: Tensor) -> Tensor:
+        """Of the teacher, at some nodes of its paths."""
+        return self.teacher.logits(Nodes(*(part[chosen] for part in self.path)))
 
     def class_losses(self, output: Dict[str, Tensor], transducer: TransducerOutput) -> NodeLosses:
         teacher, shift = self.teacher, self.cfg.kd_shift
@@ -105,15 +128,21 @@ class Distillation:
         )
         row = (output["lengths"] > 0).cumsum(0) - 1  # of a sequence among those with frames
         at = row[nodes.text], nodes.frame, nodes.label
-        vocabulary = teacher.network.joiner.output.out_features
+        weight = teacher.network.joiner.output.weight
+        rows = tile_rows(self.budget_mb, *weight.shape, weight.dtype, teacher=True) if self.budget_mb else None
         earlier = nodes._replace(frame=nodes.frame - shift)
-        theirs = arcs_at(earlier, teacher.logits, vocabulary, self.labels, self.blank)
+        theirs = arcs_at(earlier, teacher.logits, len(weight), self.labels, self.blank, rows)
         return three_class_loss(transducer.blank_arcs[at], transducer.label_arcs[at], *theirs, nodes, len(self.labels))
 
-    def lattice_losses(self, output: Dict[str, Tensor]) -> NodeLosses:
-        ranges, logits = output.get("ranges"), output["logits"]
+    def lattice_losses(self, output: Dict[str, Tensor], transducer: TransducerOutput) -> NodeLosses:
         frames = output["lengths"].tolist()
         widths = self.teacher.label_lengths + 1
+        if transducer.divergences is not None:
+            kept, shift = output["lengths"] > 0, self.cfg.kd_shift
+            losses = transducer.divergences.new_zeros(len(kept)).masked_scatter(kept, transducer.divergences)
+            last = output["lengths"].minimum(self.teacher.frame_lengths + shift).tolist()
+            return NodeLosses(losses, count_shared(last, widths.tolist(), shift, losses.device))
+        ranges, logits = output.get("ranges"), output["logits"]
         if ranges is not None:
             widths = widths.clamp_max(ranges.shape[2])  # a sequence that fits into the pruned range begins it at 0
         return lattice_divergence(
