@@ -103,7 +103,7 @@ def test_distillation(which, criterion, options, corpus, teacher, fast_teacher, 
         ("student_ctc", ["--mask-prob", "0.3", "--mask-channel-prob", "0.2"]),
         ("student_s2t", S2T),
         ("transducer_student", ["--predictor-dropout", "0", "--auxiliary-ctc"]),
-        ("transducer_student", ["--predictor-dropout", "0", "--logits-budget-mb", "0.01"]),
+        ("transducer_student", ["--predictor-dropout", "0", "--logits-budget-mb", "0.2"]),
         ("transducer_student", ["--predictor-dropout", "0", *STATELESS, "--encoder-position", "relative_key"]),
     ],
 )
