@@ -4,6 +4,7 @@ Weights are plain state dicts. Layer numbers in names count from 0 as the files'
 as the rest of the package does.
 """
 
+import contextlib
 import importlib
 import re
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ Formats = Mapping[str, Tuple[str, str]]
 FORMATS = {
     "hf": ("hf:DIR", "names_hf"),
     "fairseq": ("fairseq:FILE.pt", "names_fairseq"),
+    "fairseq2": ("fairseq2:FILE.pt", "names_fairseq2"),
     "colld": ("colld:FILE.pt", "names_colld"),
 }
 #: The same of teachers; from those that are not above no student starts: their module has `files(name)` alone.
@@ -51,18 +53,27 @@ class EncoderCheckpoint:
     """What it was read from, for messages."""
     lacks: str = ""
     """The part that the student encoder has no place for, which makes these weights a starting point only."""
+    owned: bool = False
+    """Whether the weights lie in memory of their own, and in no file that is mapped into memory. `build` takes them
+    over then, and the checkpoint has none any more."""
 
-    def build(self, blocks: Optional[int] = None) -> StudentEncoder:
-        """The encoder with these weights, in eval mode; blocks: only the first so many."""
+    def build(self, blocks: Optional[int] = None, dtype: torch.dtype = torch.float32) -> StudentEncoder:
+        """The encoder with these weights, in eval mode; blocks: only the first so many; dtype: of weights that are
+        taken over (others are float32)."""
         kept = self.config.layers if blocks is None else blocks
-        encoder = StudentEncoder(replace(self.config, layers=max(1, kept)))
+        with torch.device("meta") if self.owned else contextlib.nullcontext():
+            encoder = StudentEncoder(replace(self.config, layers=max(1, kept)))
         del encoder.blocks[kept:]
-        encoder.load_state_dict(self.weights)
+        if self.owned:  # one after another, so that nothing large is there twice
+            weights = {name: self.weights.pop(name).to(dtype) for name in list(self.weights)}
+            encoder.load_state_dict(weights, assign=True)
+        else:
+            encoder.load_state_dict(self.weights)
         return encoder.eval()
 
 
 def read_encoder(spec: str, blocks: Optional[int] = None) -> EncoderCheckpoint:
-    """The encoder in hf:DIR, fairseq:FILE.pt or colld:FILE.pt; heads and decoders stay behind.
+    """The encoder in hf:DIR, fairseq:FILE.pt, fairseq2:FILE.pt or colld:FILE.pt; heads and decoders stay behind.
 
     Args:
         blocks: read the weights of the first so many blocks only, with all that lies before them; default: all.
@@ -76,7 +87,7 @@ def read_encoder(spec: str, blocks: Optional[int] = None) -> EncoderCheckpoint:
 
 
 def write_encoder(scheme: str, path: Path, checkpoint: EncoderCheckpoint) -> None:
-    """Write an encoder to `path`: a new directory for "hf", a file for "fairseq" and "colld".
+    """Write an encoder to `path`: a new directory for "hf", a file for "fairseq", "fairseq2" and "colld".
 
     Raises ConfigError that names what the format cannot hold; nothing is written then.
     """

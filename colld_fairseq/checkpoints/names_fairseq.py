@@ -91,7 +91,9 @@ def open_file(name: str) -> FairseqFile:
     config, arguments = plain(checkpoint.get("cfg")) or {}, plain(checkpoint.get("args")) or {}
     model, task = config.get("model") or arguments, config.get("task") or arguments
     if not model:
-        raise CheckpointError(f"{path}: holds no model configuration ('cfg' or 'args')")
+        raise CheckpointError(
+            f"{path}: holds no model configuration ('cfg' or 'args'); fairseq2's are fairseq2:FILE.pt"
+        )
     model = pretrained_part(model)
     name = model.get("_name") or model.get("arch")
     if name not in MODELS:
@@ -210,19 +212,24 @@ def hubert_weights(weights: StateDict, config: EncoderConfig) -> StateDict:
     fairseq has no projection between an extractor and an encoder of the same width: ours must be the identity there,
     as it is in students made from such a checkpoint; else ConfigError.
     """
-    projection = "front_end.projection."
-    if config.conv_layers[-1][0] == config.embed_dim:
-        weight, bias = weights[f"{projection}weight"], weights[f"{projection}bias"]
-        if not (torch.equal(weight, torch.eye(len(weight), dtype=weight.dtype)) and not bias.any()):
-            raise ConfigError(
-                "fairseq's HuBERT has no projection where the last convolution is as wide as the encoder "
-                f"(embed_dim={len(weight)}), and front_end.projection is not the identity; this encoder can be "
-                "written as hf:DIR or colld:FILE.pt"
-            )
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(projection)}
+    weights = without_identity_projection(weights, config, "fairseq's HuBERT")
     other_norm = "conv_layers.{n}.2.{w}" if config.extractor_norm == "layer" else "conv_layers.{n}.2.1.{w}"
     table = [row for row in WAV2VEC.table if not row[0].endswith(other_norm)]
     return Names(table, WAV2VEC.prefixes, WAV2VEC.parts).to_theirs(weights)
+
+
+def without_identity_projection(weights: StateDict, config: EncoderConfig, model: str) -> StateDict:
+    """The weights as `model` has them, which it names in errors; see :func:`hubert_weights`."""
+    if config.conv_layers[-1][0] != config.embed_dim:
+        return weights
+    projection = "front_end.projection."
+    weight, bias = weights[f"{projection}weight"], weights[f"{projection}bias"]
+    if not (torch.equal(weight, torch.eye(len(weight), dtype=weight.dtype)) and not bias.any()):
+        raise ConfigError(
+            f"{model} has no projection where the last convolution is as wide as the encoder (embed_dim={len(weight)}),"
+            " and front_end.projection is not the identity; this encoder can be written as hf:DIR or colld:FILE.pt"
+        )
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(projection)}
 
 
 def parse_conv_layers(text: str) -> List[List[int]]:

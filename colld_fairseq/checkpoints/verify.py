@@ -1,7 +1,7 @@
 """Encoders as their own libraries compute them, to compare a converted checkpoint with what it was made from.
 
 Nothing here goes through the renaming of weights that a conversion uses, except fairseq's, whose class is built
-without the heads of the checkpoint.
+without the heads of the checkpoint. fairseq2, which cannot be installed beside us, is stood in for by transformers.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class Difference(NamedTuple):
 
 
 def open_native(spec: str, complete: bool = False) -> NativeEncoder:
-    """The encoder `spec` (hf:DIR, fairseq:FILE.pt or colld:FILE.pt) in its own library, float32, on the CPU.
+    """The encoder `spec` (hf:DIR, fairseq:FILE.pt, ...) in its own library, float32, on the CPU.
 
     complete: nothing may be missing in the file or be left over in it. Raises ColldError.
     """

@@ -11,8 +11,8 @@ from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, 
 
 Add = Callable[..., argparse.Action]  # add_argument of the command's parser
 MANIFESTS = "A.tsv[,B.tsv]"
-TEACHER = "hf:DIR, fairseq:FILE.pt, colld:FILE.pt, onnx:FILE.onnx or python:package.module:Class"
-ENCODERS = "hf:DIR (transformers), fairseq:FILE.pt or colld:FILE.pt (a checkpoint of this project)"
+TEACHER = "hf:DIR, fairseq:FILE.pt, fairseq2:FILE.pt, colld:FILE.pt, onnx:FILE.onnx or python:package.module:Class"
+ENCODERS = "hf:DIR (transformers), fairseq:FILE.pt, fairseq2:FILE.pt or colld:FILE.pt (a checkpoint of this project)"
 VARIANCE = Number(low=0, high=1, above=True)
 SOME_AUDIO = Number(low=0.1)
 # As in modules/input_config.py, teachers/base.py, teachers/cache_storage.py and tasks/multilingual_speech_to_text.py,

@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 VALID_MASK_SEED = 1
 
 FROM_HELP = (
-    "start from the weights of hf:DIRECTORY, fairseq:FILE.pt or colld:FILE.pt: a student of Transformer blocks from"
-    " HuBERT, wav2vec 2.0, WavLM or Whisper, one of w2v-BERT-shaped Conformer blocks from w2v-BERT 2.0; empty = at"
-    " random"
+    "start from the weights of hf:DIRECTORY, fairseq:FILE.pt, fairseq2:FILE.pt or colld:FILE.pt: a student of"
+    " Transformer blocks from HuBERT, wav2vec 2.0, omniASR, WavLM or Whisper, one of w2v-BERT-shaped Conformer blocks"
+    " from w2v-BERT 2.0; empty = at random"
 )
 LAYERS_HELP = (
     "teacher blocks (1 = first) that the student's start from, one each: 1,2 (DistilHuBERT); empty = every k-th,"
@@ -237,9 +237,10 @@ def start_student(encoder: StudentEncoder, spec: str, layers: str = "") -> None:
     random. Raises ConfigError when the blocks of the two differ, a block does not exist, or the checkpoint cannot be
     read.
     """
-    checkpoint = read_encoder(spec)
+    chosen = parse_layers(layers)
+    checkpoint = read_encoder(spec, None if chosen is None else max([0, *chosen]))
     try:
-        taken = start_from(encoder, checkpoint, parse_layers(layers))
+        taken = start_from(encoder, checkpoint, chosen)
     except ConfigError as error:
         raise ConfigError(f"--init-from {spec}: {error} (--init-layers none)") from error
     given = checkpoint.config

@@ -24,7 +24,7 @@ class FinetuneOptions(EncoderOptions):
     student: str = option(
         "",
         "what to start from, its shape included: a checkpoint of `colld_student`, or a published encoder as"
-        " hf:DIRECTORY or fairseq:FILE.pt (HuBERT, wav2vec 2.0, ...); empty = from scratch",
+        " hf:DIRECTORY, fairseq:FILE.pt or fairseq2:FILE.pt (HuBERT, wav2vec 2.0, ...); empty = from scratch",
     )
     freeze_encoder_updates: int = option(0, "the encoder gets no gradient for this many updates", COUNT_OR_NONE)
     mask_prob: float = option(

@@ -29,7 +29,8 @@ EACH = "; one value for all teachers, or NAME=VALUE,NAME=VALUE"
 class SpeechDistillationConfig(SpeechTaskConfig):
     teacher: str = option(
         "",
-        "hf:DIRECTORY (Hugging Face layout), fairseq:FILE.pt, colld:FILE.pt (a student of this project),"
+        "hf:DIRECTORY (Hugging Face layout), fairseq:FILE.pt, fairseq2:FILE.pt (omniASR),"
+        " colld:FILE.pt (a student of this project),"
         " onnx:FILE.onnx or python:package.module:Class; several,"
         " for --criterion multi_teacher, as NAME=hf:DIRECTORY,NAME=fairseq:FILE.pt",
     )

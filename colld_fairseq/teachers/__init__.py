@@ -1,5 +1,6 @@
 """Frozen teachers: `load_teacher("hf:DIR", layers=[4, 8])` turns waveforms into layer features."""
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Sequence
@@ -10,6 +11,7 @@ from colld_fairseq.checkpoints import (
     names_colld,
     names_custom,
     names_fairseq,
+    names_fairseq2,
     names_hf,
     names_omniasr,
     onnx_graph,
@@ -21,6 +23,8 @@ from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError, TeacherError
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.teachers.base import DTYPES, Teacher, TeacherOutput, check_request
+
+logger = logging.getLogger(__name__)
 
 WHISPER_RATE_HZ, FBANK_RATE_HZ = 50.0, 100.0
 EXACT_FAMILIES = ("hubert", "wav2vec2")  # WavLM's gated position bias has no place in the student encoder
@@ -34,7 +38,8 @@ def load_teacher(
 
     Args:
         spec: "hf:DIR" (a directory in Hugging Face layout, or a name already in the local Hugging Face cache),
-            "fairseq:FILE.pt" (wav2vec 2.0, HuBERT, data2vec audio), "colld:FILE.pt" (a student of this project),
+            "fairseq:FILE.pt" (wav2vec 2.0, HuBERT, data2vec audio), "fairseq2:FILE.pt" (wav2vec 2.0, omniASR; or its
+            folder of shards), "colld:FILE.pt" (a student of this project),
             "onnx:FILE.onnx" (any encoder, with a description beside it: see `checkpoints.onnx_graph`) or
             "python:package.module:Class" (a class of the user's own: see docs/own_teacher.md).
         layers: 0 = input of the first block, k = output of block k; of Whisper and encoders of this project also one
@@ -49,6 +54,7 @@ def load_teacher(
     loaders = {
         "hf": _load_directory,
         "fairseq": _load_fairseq,
+        "fairseq2": _load_ours,
         "colld": _load_ours,
         "onnx": _load_graph,
         "python": _load_class,
@@ -127,8 +133,12 @@ def _on_our_modules(checkpoint: EncoderCheckpoint, spec: str, request: Dict[str,
     from colld_fairseq.teachers.whisper import WhisperTeacher
 
     check_request(spec, request["layers"], request["kind"], checkpoint.config.layers + checkpoint.config.norm_first)
-    teacher = WhisperTeacher if checkpoint.config.front_end == "whisper" else EncoderTeacher
-    return teacher(checkpoint, spec=spec, **request)
+    build = WhisperTeacher if checkpoint.config.front_end == "whisper" else EncoderTeacher
+    teacher = build(checkpoint, spec=spec, **request)
+    held = sum(weight.numel() * weight.element_size() for weight in teacher.module.parameters())
+    blocks = f"{len(teacher.module.blocks)} of {checkpoint.config.layers} blocks"
+    logger.info("teacher %s: %s are read, %.2f GB in %s", spec, blocks, held / 1e9, request["dtype"])
+    return teacher
 
 
 @dataclass(frozen=True)
@@ -150,8 +160,9 @@ def describe_teacher(spec: str) -> TeacherInfo:
             fields = names_fairseq.FIELDS.to_ours(names_fairseq.open_file(name).model)
             strides = [stride for _, _, stride in names_fairseq.parse_conv_layers(fields["conv_layers"])]
             return TeacherInfo(fields["layers"], fields["embed_dim"], SAMPLE_RATE / math.prod(strides))
-        if scheme == "colld":
-            config = names_colld.read_model(name).config
+        if scheme in ("colld", "fairseq2"):
+            ours = scheme == "colld"
+            config = names_colld.read_model(name).config if ours else names_fairseq2.read_config(name)
             with torch.device("meta"):  # without memory for weights
                 encoder = StudentEncoder(config)
             return TeacherInfo(config.layers, config.embed_dim, encoder.frame_rate_hz, config.input_kind == "log_mel")

@@ -6,6 +6,7 @@ transformers' modules to 1e-4 a layer.
 
 from typing import Any, Dict
 
+import torch
 from torch import Tensor
 
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint
@@ -24,7 +25,8 @@ class EncoderTeacher(Teacher):
 
     def __init__(self, checkpoint: EncoderCheckpoint, **description: Any):
         config = checkpoint.config
-        encoder = checkpoint.build(min(max(description["layers"]), config.layers))
+        blocks = min(max(description["layers"]), config.layers)
+        encoder = checkpoint.build(blocks, description.get("dtype", torch.float32))
         super().__init__(
             encoder,
             num_layers=config.layers,

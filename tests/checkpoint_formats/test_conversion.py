@@ -250,7 +250,7 @@ def test_models_with_parts_that_would_be_lost_are_refused(tmp_path, capsys):
         error = capsys.readouterr().err
         assert part in error and "--init-from" in error and not (tmp_path / "x.pt").exists()
     for spec in ("student.pt", "hf:", "s3prl:x"):
-        with pytest.raises(ConfigError, match="write hf:DIR, fairseq:FILE.pt or colld:FILE.pt"):
+        with pytest.raises(ConfigError, match="write hf:DIR, fairseq:FILE.pt, fairseq2:FILE.pt or colld:FILE.pt"):
             open_native(spec)
     with pytest.raises(ColldError, match="no such file"):
         open_native(f"fairseq:{tmp_path}/absent.pt")

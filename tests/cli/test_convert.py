@@ -146,7 +146,7 @@ def test_students_of_the_project(arch, distillation, finetuning, tmp_path, capsy
 @pytest.mark.parametrize(
     "source, target, message",
     [
-        ("student.pt", "colld:x.pt", "write hf:DIR, fairseq:FILE.pt or colld:FILE.pt"),
+        ("student.pt", "colld:x.pt", "write hf:DIR, fairseq:FILE.pt, fairseq2:FILE.pt or colld:FILE.pt"),
         ("hf:./absent", "colld:x.pt", "no such directory"),
         ("colld:absent.pt", "hf:x", "absent.pt: no such file"),
         ("TEACHER", "x.pt", "--to 'x.pt': write hf:DIR"),

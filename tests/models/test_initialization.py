@@ -144,7 +144,7 @@ def test_mistakes_are_named(hubert, w2v_bert, tmp_path):
         start_student(encoder, hubert[0], "1,5")
     with pytest.raises(ConfigError, match="3 teacher blocks given for 2 student blocks"):
         start_student(encoder, hubert[0], "1,2,3")
-    with pytest.raises(ConfigError, match="write hf:DIR, fairseq:FILE.pt or colld:FILE.pt"):
+    with pytest.raises(ConfigError, match="write hf:DIR, fairseq:FILE.pt, fairseq2:FILE.pt or colld:FILE.pt"):
         start_student(encoder, hubert[0].removeprefix("hf:"))
     with pytest.raises(CheckpointError, match="no such directory"):
         start_student(encoder, f"hf:{tmp_path}/absent")

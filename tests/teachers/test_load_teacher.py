@@ -130,7 +130,7 @@ def test_directories_that_are_none(tmp_path):
 
 @pytest.mark.parametrize("spec", ["", "hf:", "hubert", "torch:x"])
 def test_unknown_scheme(spec):
-    with pytest.raises(TeacherError, match="write hf:DIR, fairseq:FILE.pt, colld:FILE.pt, onnx:FILE.onnx or python:"):
+    with pytest.raises(TeacherError, match="write hf:DIR, fairseq:FILE.pt, fairseq2:FILE.pt, colld:FILE.pt, onnx:"):
         load_teacher(spec, [1])
 
 

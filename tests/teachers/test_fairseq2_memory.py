@@ -1,0 +1,85 @@
+"""Of a large file only the blocks needed are read, and held once: omniASR 1B in its true shape, as holes on disk."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.serialization import skip_data
+
+LAYERS, WIDTH, INNER = 48, 1280, 5120
+
+MEASURE = """
+import json, sys
+import torch
+from colld_fairseq.teachers import describe_teacher, load_teacher
+from colld_fairseq.teachers.encoder_teacher import EncoderTeacher
+
+def memory(kind):
+    (line,) = [line for line in open("/proc/self/status") if line.startswith(kind)]
+    return 1024 * int(line.split()[1])
+
+spec, blocks, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+load_teacher(sys.argv[4], [1])  # whatever is imported and set up with a first one
+before = memory("VmRSS")
+teacher = load_teacher(spec, [blocks], dtype=dtype)
+peak = memory("VmHWM") - before
+held = sum(weight.numel() * weight.element_size() for weight in teacher.module.parameters())
+read = sum(weight.numel() * 4 for weight in teacher.module.parameters())
+print(json.dumps(dict(peak=peak, held=held, read=read, blocks=len(teacher.module.blocks))))
+"""
+
+
+def shapes():
+    """Of omniASR 1B, under fairseq2's names."""
+    extractor, positions = "encoder_frontend.feature_extractor.layers", "encoder_frontend.pos_encoder.conv"
+    for index, kernel in enumerate((10, 3, 3, 3, 3, 2, 2)):
+        yield f"{extractor}.{index}.conv.weight", (512, 512 if index else 1, kernel)
+        yield from (
+            (f"{extractor}.{index}.{name}", (512,)) for name in ("conv.bias", "layer_norm.weight", "layer_norm.bias")
+        )
+    yield from ((f"encoder_frontend.post_extract_layer_norm.{name}", (512,)) for name in ("weight", "bias"))
+    yield from linear("encoder_frontend.model_dim_proj", WIDTH, 512)
+    yield f"{positions}.weight_g", (1, 1, 128)
+    yield f"{positions}.weight_v", (WIDTH, WIDTH // 16, 128)
+    yield f"{positions}.bias", (WIDTH,)
+    for block in (f"encoder.layers.{index}" for index in range(LAYERS)):
+        for name in ("q_proj", "k_proj", "v_proj", "output_proj"):
+            yield from linear(f"{block}.self_attn.{name}", WIDTH, WIDTH)
+        yield from linear(f"{block}.ffn.inner_proj", INNER, WIDTH)
+        yield from linear(f"{block}.ffn.output_proj", WIDTH, INNER)
+        for name in ("self_attn_layer_norm", "ffn_layer_norm"):
+            yield from ((f"{block}.{name}.{part}", (WIDTH,)) for part in ("weight", "bias"))
+    yield from (("encoder.layer_norm.weight", (WIDTH,)), ("encoder.layer_norm.bias", (WIDTH,)))
+    yield "masker.temporal_mask_embed", (WIDTH,)
+
+
+def linear(name, rows, columns):
+    return (f"{name}.weight", (rows, columns)), (f"{name}.bias", (rows,))
+
+
+@pytest.fixture(scope="module")
+def one_billion(tmp_path_factory):
+    """Spec of a file of 3.8 GB, next to nothing of it on disk."""
+    path = tmp_path_factory.mktemp("large") / "1b.pt"
+    state = {name: torch.empty(shape) for name, shape in shapes()}  # never touched: no memory either
+    with skip_data():
+        torch.save({"model": state}, path)
+    assert path.stat().st_size > 3.8e9 and path.stat().st_blocks * 512 < 1e8
+    yield f"fairseq2:{path}"
+    path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks, dtype", [(8, "float32"), (8, "bfloat16")])
+def test_peak_memory_is_that_of_the_blocks_read(one_billion, blocks, dtype, teacher):
+    """At most 1.2 times the weights of these blocks and of what lies before them, in the file's precision."""
+    command = [sys.executable, "-c", MEASURE, one_billion, str(blocks), dtype, teacher]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    memory = json.loads(result.stdout.splitlines()[-1])
+    print(memory)
+    assert memory["blocks"] == blocks and memory["read"] > blocks * 12 * WIDTH**2 * 4
+    assert memory["held"] == memory["read"] // (1 if dtype == "float32" else 2)
+    assert memory["peak"] <= 1.2 * memory["read"]
