@@ -1,6 +1,7 @@
 """Of a large file only the blocks needed are read, and held once: omniASR 1B in its true shape, as holes on disk."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -9,12 +10,12 @@ import torch
 from torch.serialization import skip_data
 
 LAYERS, WIDTH, INNER = 48, 1280, 5120
+PARAMETERS, HEADS = 965_514_752, 3_017_344  # as published, and of these what pre-training alone uses
 
 MEASURE = """
 import json, sys
 import torch
-from colld_fairseq.teachers import describe_teacher, load_teacher
-from colld_fairseq.teachers.encoder_teacher import EncoderTeacher
+from colld_fairseq.teachers import load_teacher
 
 def memory(kind):
     (line,) = [line for line in open("/proc/self/status") if line.startswith(kind)]
@@ -63,6 +64,7 @@ def linear(name, rows, columns):
 def one_billion(tmp_path_factory):
     """Spec of a file of 3.8 GB, next to nothing of it on disk."""
     path = tmp_path_factory.mktemp("large") / "1b.pt"
+    assert sum(math.prod(shape) for _, shape in shapes()) == PARAMETERS - HEADS
     state = {name: torch.empty(shape) for name, shape in shapes()}  # never touched: no memory either
     with skip_data():
         torch.save({"model": state}, path)

@@ -99,6 +99,7 @@ def load_teacher_subject(spec: str, device: torch.device) -> Subject:
 
 
 def _teacher_state(spec: str) -> Dict[str, Tensor]:
+    from colld_fairseq.checkpoints import names_fairseq2
     from colld_fairseq.checkpoints.files import read_state, resolve_directory
     from colld_fairseq.checkpoints.names_colld import read_model
     from colld_fairseq.checkpoints.names_fairseq import open_file
@@ -106,6 +107,8 @@ def _teacher_state(spec: str) -> Dict[str, Tensor]:
     scheme, _, name = spec.partition(":")
     if scheme == "colld":
         return read_model(name).weights
+    if scheme == "fairseq2":
+        return names_fairseq2.open_file(name).tensors.shapes
     return read_state(resolve_directory(name)) if scheme == "hf" else open_file(name).weights
 
 
