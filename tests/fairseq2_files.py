@@ -9,9 +9,9 @@ import yaml
 EXTRACTOR = "encoder_frontend.feature_extractor.layers"
 POSITIONS = "encoder_frontend.pos_encoder.conv"
 WEIGHT = r"encoder\.pos_conv_embed\.conv\.parametrizations\.weight"
-BLOCK = [
+BLOCK = [  # behind the number of the block, which is the first group
     (r"attention\.out_proj", "self_attn.output_proj"),
-    (r"attention\.([qkv]_proj)", r"self_attn.\1"),
+    (r"attention\.([qkv]_proj)", r"self_attn.\2"),
     (r"feed_forward\.intermediate_dense", "ffn.inner_proj"),
     (r"feed_forward\.output_dense", "ffn.output_proj"),
     (r"final_layer_norm", "ffn_layer_norm"),

@@ -116,7 +116,7 @@ def weight_files(name: str) -> List[Path]:
         folder = path.parent
     else:
         return [resolve_file(name)]
-    others = [each for each in folder.parent.parent.glob("pp_*/tp_*") if each != folder]
+    others = [each for each in folder.parent.parent.glob("pp_*/tp_*") if each.is_dir() and each != folder]
     if re.fullmatch(r"tp_\d+", folder.name) and others:
         raise CheckpointError(
             f"{folder}: the model is cut by layer or by channel as well ({others[0]}); only shards by row can be read"
