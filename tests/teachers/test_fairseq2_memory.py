@@ -15,20 +15,20 @@ PARAMETERS, HEADS = 965_514_752, 3_017_344  # as published, and of these what pr
 MEASURE = """
 import json, sys
 import torch
-from colld_fairseq.teachers import load_teacher
+from colld_fairseq.checkpoints.encoder import read_encoder
 
 def memory(kind):
     (line,) = [line for line in open("/proc/self/status") if line.startswith(kind)]
     return 1024 * int(line.split()[1])
 
-spec, blocks, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-load_teacher(sys.argv[4], [1])  # whatever is imported and set up with a first one
+spec, blocks, dtype = sys.argv[1], int(sys.argv[2]), getattr(torch, sys.argv[3])
+read_encoder(sys.argv[4], 1).build(1)  # whatever is imported and set up with a first one
 before = memory("VmRSS")
-teacher = load_teacher(spec, [blocks], dtype=dtype)
+encoder = read_encoder(spec, blocks).build(blocks, dtype)  # as teachers are
 peak = memory("VmHWM") - before
-held = sum(weight.numel() * weight.element_size() for weight in teacher.module.parameters())
-read = sum(weight.numel() * 4 for weight in teacher.module.parameters())
-print(json.dumps(dict(peak=peak, held=held, read=read, blocks=len(teacher.module.blocks))))
+held = sum(weight.numel() * weight.element_size() for weight in encoder.parameters())
+read = sum(weight.numel() * 4 for weight in encoder.parameters())
+print(json.dumps(dict(peak=peak, held=held, read=read, blocks=len(encoder.blocks))))
 """
 
 
