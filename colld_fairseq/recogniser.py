@@ -18,6 +18,7 @@ from colld_fairseq.data.waveform import as_waveform
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.streaming import EndpointRules, StreamingRecogniser
 from colld_fairseq.decoding.transducer import Scorer
+from colld_fairseq.decoding.words import WordTimer
 from colld_fairseq.deprecated import present_name
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
@@ -89,7 +90,18 @@ class Recogniser:
             n_best_lists = self.search.decode(self.models, source, lengths[usable].to(self.device), tags)
             for i, hypotheses in zip(usable, n_best_lists):
                 n_best[i] = [replace(one, text=self.detokenize(one.tokens)) for one in hypotheses]
+                for one in n_best[i]:
+                    one.words = self.words_of(one, 0.0, self._seconds(lengths[i]))
         return n_best
+
+    def _seconds(self, length: Tensor) -> float:
+        """Of an input, up to its last encoder frame."""
+        return int(self.models[0].encoder.student.output_lengths(length)) / self.models[0].encoder.student.frame_rate_hz
+
+    @cached_property
+    def words_of(self) -> WordTimer:
+        """Words of a hypothesis with their times."""
+        return WordTimer(self.vocabulary, 1 / self.models[0].encoder.student.frame_rate_hz)
 
     @cached_property
     def _one_frame(self) -> int:
@@ -157,6 +169,7 @@ class Recogniser:
             self.search.search,
             project=project,
             detokenize=self.detokenize,
+            words_of=self.words_of,
             normalize=self.input.normalize,
             fbank=self.input.config.fbank,
             endpoint=endpoint,

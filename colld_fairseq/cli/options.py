@@ -231,6 +231,10 @@ def transcribe(add: Add) -> None:
     _manifest(add, "instead of AUDIO: manifests, joined", required=False)
     _audio_root(add)
     add("--out", metavar="O.tsv", help="manifest to write, ready for training; finished if begun")
+    words = (
+        "words with their times and confidences, a file for each utterance in O.words/: srt, vtt, json, ctm, TextGrid"
+    )
+    add("--words", metavar="FORMAT,...", default="", help=f"{words}; of CTC and transducers, with --out")
     add("--decoder", choices=DECODERS, default="auto", help="default: the model's main one")
     add("--beam", type=COUNT, default=1, help="hypotheses kept (default: %(default)s, greedy)")
     add(

@@ -2,7 +2,8 @@
 
     {"id": "utterance-1", "hypotheses": [{"text": "a b", "tokens": [5, 4, 6], "score": -1.2, "log_prob": -1.3}, ...]}
 
-The fields are those of `colld_fairseq.decoding.hypothesis.Hypothesis`; `tokens` are ids of the vocabulary that
+The fields are those of `colld_fairseq.decoding.hypothesis.Hypothesis`, `words` with their times among them where the
+model knows these; `tokens` are ids of the vocabulary that
 the recogniser was trained with. Hypotheses are in order of their score, best first.
 """
 

@@ -63,11 +63,14 @@ class Vocabulary:
 
     def decode(self, ids: torch.Tensor, unknown: str = "<unk>") -> str:
         """The text of token ids, with `unknown` for `<unk>`; other special symbols and language tags are left out."""
+        # At once: taken one by one, every token of a GPU's tensor would be waited for.
+        return self.codec.decode([symbol for symbol in self.symbols_of(ids.tolist(), unknown) if symbol is not None])
+
+    def symbols_of(self, ids: Sequence[int], unknown: str = "") -> List[Optional[str]]:
+        """The symbol of each token, `unknown` for `<unk>`, None for other special symbols and language tags."""
         skipped = self.tag_ids | {self.dictionary.bos(), self.dictionary.pad(), self.dictionary.eos()}
         unk = self.dictionary.unk()
-        # At once: taken one by one, every token of a GPU's tensor would be waited for.
-        symbols = (unknown if i == unk else self.dictionary[i] for i in ids.tolist() if i not in skipped)
-        return self.codec.decode(list(symbols))
+        return [None if i in skipped else unknown if i == unk else self.dictionary[i] for i in ids]
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of a hypothesis' tokens, without unknown ones."""

@@ -9,6 +9,17 @@ Models = Sequence[nn.Module]  # one, or an ensemble, in eval mode
 
 
 @dataclass
+class Word:
+    """A word of a hypothesis, from `start` to `end` in seconds since the audio began; confidence: geometric mean of its
+    tokens' probabilities on the best path, 0 to 1."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass
 class Hypothesis:
     """One hypothesis of an utterance. Log-probabilities are natural."""
 
@@ -34,14 +45,23 @@ class Hypothesis:
     text: str = ""
     """The text of the tokens, without unknown ones; searches leave it empty, recognisers fill it in."""
 
+    words: List[Word] = field(default_factory=list)
+    """Of the text, with their times; recognisers fill them in. Empty for attention decoders."""
+
     @property
     def mean_log_prob(self) -> float:
         """ln p per token: a confidence that utterances of different lengths can be compared by."""
         return self.log_prob / max(1, len(self.tokens))
 
     def to_json(self) -> Dict[str, Any]:
-        """What is kept in files; `Hypothesis(**fields)` reads it."""
-        return {"text": self.text, "tokens": self.tokens, "score": self.score, "log_prob": self.log_prob}
+        """What is kept in files."""
+        words = {"words": [vars(word) for word in self.words]} if self.words else {}
+        return {"text": self.text, "tokens": self.tokens, "score": self.score, "log_prob": self.log_prob, **words}
+
+    @classmethod
+    def from_json(cls, fields: Dict[str, Any]) -> "Hypothesis":
+        """Raises TypeError for what `to_json` does not write."""
+        return cls(**{**fields, "words": [Word(**word) for word in fields.get("words", ())]})
 
 
 NBest = List[List[Hypothesis]]  # of each utterance its hypotheses, best first

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from colld_fairseq.data.fbank import NUM_BINS, SAMPLE_RATE, SHIFT
 from colld_fairseq.data.online_fbank import OnlineFbank
 from colld_fairseq.data.waveform import as_samples, check_rate
-from colld_fairseq.decoding.hypothesis import Hypothesis
+from colld_fairseq.decoding.hypothesis import Hypothesis, Word
 from colld_fairseq.decoding.search import Search
 from colld_fairseq.decoding.transducer import Scorer
 from colld_fairseq.errors import ColldError
@@ -125,6 +125,7 @@ class StreamingRecogniser:
         project: encoder frames [B, C, D] -> what the search takes: frames [B, C, J] of the joiner, or log-probabilities
             [B, C, V].
         detokenize: token ids -> text.
+        words_of: hypothesis, start and end of what was decoded -> words; none by default.
         normalize: of filterbanks, frame by frame; none by default.
         fbank: variant of the filterbanks, as `InputConfig.fbank` names it.
         endpoint: when :meth:`is_endpoint` says that an utterance is over; None = never.
@@ -138,6 +139,7 @@ class StreamingRecogniser:
     _: KW_ONLY
     project: Callable[[Tensor], Tensor]
     detokenize: Callable[[Sequence[int]], str]
+    words_of: Callable[[Hypothesis, float, float], List[Word]] = lambda hypothesis, start, end: []
     normalize: Optional[Callable[[np.ndarray], np.ndarray]] = None
     fbank: str = "kaldi"
     endpoint: Optional[EndpointRules] = EndpointRules()
@@ -185,11 +187,13 @@ class StreamingRecogniser:
 
     def _result(self, stream: Stream, hypothesis: Hypothesis) -> StreamingResult:
         start = stream.start * FBANK_SECONDS
+        end = start + stream.seen * self.frame_seconds
+        text, words = self.detokenize(hypothesis.tokens), self.words_of(hypothesis, start, end)
         return StreamingResult(
-            **{**vars(hypothesis), "text": self.detokenize(hypothesis.tokens)},
+            **{**vars(hypothesis), "text": text, "words": words},
             times=[start + frame * self.frame_seconds for frame in hypothesis.frames],
             start=start,
-            end=start + stream.seen * self.frame_seconds,
+            end=end,
         )
 
     def is_endpoint(self, stream: Stream) -> bool:

@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from functools import partial
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 from rich.progress import Progress
@@ -15,6 +15,7 @@ from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.cli.transcribe import streaming
 from colld_fairseq.cli.transcribe.inputs import Utterances, read_files, read_utterances_of_manifests
 from colld_fairseq.cli.transcribe.output import Journal, Result, check_places, write_results
+from colld_fairseq.cli.transcribe.words import Timed, parse_formats, write_words
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.text_files import STANDARD_INPUT
@@ -40,7 +41,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("standard input (-) is a stream: give it alone, with --streaming and without --out")
     if args.out:
         check_places(args.out, [*split_paths(args.checkpoint, ":"), *args.audio, args.cmvn], args.manifest)
+    formats = parse_formats(args.words)
+    if formats and not args.out:
+        raise ConfigError("--words writes files beside a manifest: give --out")
     recogniser = load_recogniser(args.checkpoint, args.beam, args.nbest, args.device, **task_options(args))
+    if formats and recogniser.decoder == "attention":
+        raise ConfigError("--words: an attention decoder knows no times; take --decoder ctc where there is a CTC layer")
     console = Console(stderr=True)  # standard output is for hypotheses
     if args.streaming:
         return run_streaming(args, recogniser, console)
@@ -190,7 +196,15 @@ def to_manifest(
         rows = [utterances.row(row) for row in utterances.todo.tolist()]
         for path in write_results(args.out, rows, journal.results, args.nbest):
             console.say(bar.summary(path))
+        if formats := parse_formats(args.words):
+            console.say(f"words with their times: {write_words(args.out, formats, timed(rows, journal.results))}")
     journal.remove()
+
+
+def timed(rows: Sequence[Row], results: Dict[str, Result]) -> List[Timed]:
+    """What there is of the rows."""
+    there = ((row.id, results[row.id]) for row in rows if row.id in results)
+    return [Timed(name, result.samples / SAMPLE_RATE, result.hypotheses[0]) for name, result in there]
 
 
 def settings(args: argparse.Namespace, utterances: Utterances) -> Dict[str, str]:

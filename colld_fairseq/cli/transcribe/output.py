@@ -77,7 +77,7 @@ class Journal:
                     " with, or remove the file to start again"
                 )
             for entry in entries:
-                hypotheses = [Hypothesis(**fields) for fields in entry["transcripts"]]
+                hypotheses = [Hypothesis.from_json(fields) for fields in entry["transcripts"]]
                 self.results[entry["id"]] = Result(entry["samples"], hypotheses)
         except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(

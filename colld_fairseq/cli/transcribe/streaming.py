@@ -114,7 +114,8 @@ def joined(utterances: Sequence[StreamingResult], nbest: int) -> List[Hypothesis
 
 def followed_by(before: Hypothesis, one: Hypothesis) -> Hypothesis:
     text = " ".join(part for part in (before.text, one.text) if part)
-    return Hypothesis(before.tokens + one.tokens, before.score + one.score, before.log_prob + one.log_prob, text=text)
+    score, log_prob = before.score + one.score, before.log_prob + one.log_prob
+    return Hypothesis(before.tokens + one.tokens, score, log_prob, text=text, words=before.words + one.words)
 
 
 def from_standard_input(streaming: StreamingRecogniser, console: Console) -> None:
