@@ -23,6 +23,7 @@ class Command(NamedTuple):
 
 SUBCOMMANDS = {
     "doctor": Command("check the installation, or a manifest before training", models=False),
+    "prepare": Command("manifests from a corpus as it lies on disk: LibriSpeech, Common Voice, ...", models=False),
     "vocab": Command("make a character or sentencepiece vocabulary from manifests", models=False),
     "encode": Command("text as tokens of a vocabulary, to train language models on"),
     "ngram": Command("an n-gram language model of a text, for --ngram-lm in decoding"),

@@ -25,6 +25,11 @@ DECODERS = ("auto", "attention", "transducer", "ctc")
 # As in export/family.py and export/onnx_file.py.
 TARGETS = ("onnx", "sherpa-onnx", "onnx-asr")
 EXPORTERS = ("dynamo", "torchscript")
+# As in corpora/layouts.py.
+LAYOUTS = (
+    *("librispeech", "mls", "common-voice", "fleurs", "must-c", "voxpopuli", "stm", "folder"),
+    *("table", "nemo", "kaldi", "lhotse", "huggingface"),
+)
 
 
 def layers(text: str) -> List[int]:
@@ -92,6 +97,26 @@ def doctor(add: Add) -> None:
     _audio_root(add)
     add("--decode", action="store_true", help="read every sample, not only the headers")
     add("--workers", type=COUNT, help="processes that open audio; default: the machine's cores")
+
+
+def prepare(add: Add) -> None:
+    add("layout", choices=LAYOUTS, metavar="LAYOUT", help=f"what lies where: {', '.join(LAYOUTS)}")
+    add("folder", metavar="DIR", help="the corpus as it was unpacked; of tables and manifests also the file itself")
+    add("--out", required=True, metavar="DATA", help="folder to write to; a stopped run goes on where it was")
+    add("--splits", default="", metavar="A,B", help="to take, also under another name: train=A,B,dev=C (default: all)")
+    add("--languages", default="", metavar="de,fr", help="spoken ones to take; the language where no file says it")
+    add("--translate-into", default="", metavar="en", help="languages whose translations are written, too")
+    add("--translations", default="", metavar="DIR", help="folder of CoVoST 2's tables (default: beside the corpus)")
+    add("--columns", default="", metavar="text=NAME", help="columns of tables that have unusual names")
+    add("--raw-text", action="store_true", help="text as written, where the corpus also has it normalized")
+    add("--audio-root", metavar="DIR", help="where relative paths in tables begin (default: beside the table)")
+    _text_options(add, "in the manifests")
+    add("--zip", action="store_true", help="pack the audio into uncompressed zip archives")
+    add("--name", default="", help="added to the names of all files, for several corpora in one folder")
+    add("--vocab-kind", choices=("char", "sentencepiece"), help="make a vocabulary of the training manifests, too")
+    add("--vocab-size", type=COUNT, help="its pieces or letters, as --size of `colld vocab`")
+    add("--workers", type=COUNT, help="processes that open audio; default: the machine's cores")
+    _max_bad(add)
 
 
 def vocab(add: Add) -> None:

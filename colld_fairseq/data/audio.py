@@ -49,6 +49,15 @@ class AudioInfo(NamedTuple):
     channels: int
 
 
+class Length(NamedTuple):
+    """Samples after resampling; samples as they are in the file; their rate in Hz, 0 where it
+    changes (chained streams)."""
+
+    resampled: int
+    samples: int
+    sample_rate: int
+
+
 def split_zip_spec(path_spec: str) -> Optional[Tuple[str, int, int]]:
     """`archive.zip:offset:length` as its three parts, or None for anything else (a file with colons included)."""
     return _split_spec(_ZIP_SPEC, path_spec)
@@ -82,6 +91,18 @@ def audio_info(path_spec: str, sample_rate: int = SAMPLE_RATE) -> AudioInfo:
     if samples == 0:
         raise _no_samples(path_spec)
     return AudioInfo(samples, rate, channels)
+
+
+def audio_length(path_spec: str, content: Optional[bytes] = None) -> Length:
+    """Length of a whole file, or of its `content` where that was read already (`path_spec` is then only its name), at
+    16 kHz and at its own rate. AudioError as `audio_info`."""
+    with _sounds(path_spec, io.BytesIO(content)) if content is not None else _opened(path_spec) as sounds:
+        resampled = sum(resampled_length(sound.frames, sound.samplerate, SAMPLE_RATE) for sound in sounds)
+        rates = {sound.samplerate for sound in sounds}
+        length = Length(resampled, sum(sound.frames for sound in sounds), rates.pop() if len(rates) == 1 else 0)
+    if length.resampled == 0:
+        raise _no_samples(path_spec)
+    return length
 
 
 def read_audio(path_spec: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -259,20 +280,25 @@ def _inside(path_spec: str, segment: Tuple[int, int], sounds: List[_Sound]) -> T
 
 @contextlib.contextmanager
 def _opened(path_spec: str) -> Iterator[List[_Sound]]:
-    with open_bytes(path_spec) as handle:
-        sounds: List[_Sound] = []
+    with open_bytes(path_spec) as handle, _sounds(path_spec, handle) as sounds:
+        yield sounds
+
+
+@contextlib.contextmanager
+def _sounds(path_spec: str, handle: BinaryIO) -> Iterator[List[_Sound]]:
+    sounds: List[_Sound] = []
+    try:
         try:
-            try:
-                streams = find_streams(handle)
-            except AudioError as error:
-                raise AudioError(f"{printable(path_spec)}: {error}") from error
-            sounds += (_Sound(path_spec, handle, stream) for stream in streams)
-            if not sum(sound.frames for sound in sounds):
-                raise _no_samples(path_spec)
-            yield sounds
-        finally:
-            for sound in sounds:
-                sound.file.close()
+            streams = find_streams(handle)
+        except AudioError as error:
+            raise AudioError(f"{printable(path_spec)}: {error}") from error
+        sounds += (_Sound(path_spec, handle, stream) for stream in streams)
+        if not sum(sound.frames for sound in sounds):
+            raise _no_samples(path_spec)
+        yield sounds
+    finally:
+        for sound in sounds:
+            sound.file.close()
 
 
 def open_bytes(path_spec: str) -> BinaryIO:

@@ -1,0 +1,99 @@
+"""`colld prepare`: manifests from a corpus as it lies on disk. What is written: `corpora.preparation`."""
+
+import argparse
+import os
+from pathlib import Path
+
+from colld_fairseq.cli.terminal import Console, progress
+from colld_fairseq.corpora.plan import make_plan
+from colld_fairseq.corpora.preparation import SHOWN, Preparation, Prepared
+from colld_fairseq.corpora.request import Request, parse_names, parse_splits
+from colld_fairseq.data.manifest_writer import checked_name
+from colld_fairseq.data.text import TextNormalizer
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.named_values import split_named
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes manifests and perhaps archives and a vocabulary; prints totals. Raises ColldError."""
+    console = Console()
+    if os.sep in args.name:
+        raise ConfigError(f"--name {args.name}: it becomes a part of names of files; leave out {os.sep}")
+    checked_name(args.name or "-", "--name")
+    normalizer = TextNormalizer(args.lowercase, args.remove_punctuation)
+    request = request_of(args)
+    preparation = Preparation(
+        layout=args.layout,
+        folder=request.folder,
+        out=Path(args.out),
+        name=args.name,
+        pack=args.zip,
+        workers=args.workers or os.cpu_count() or 1,
+        max_bad=args.max_bad,
+    )
+    with console.status("reading what the corpus lists"):
+        plan = make_plan(args.layout, request, normalizer)
+    with progress(console, "prepare") as display:
+        bar = display.add_task("", total=len(plan.utterances), done="")
+
+        def show(opened: int, total: int, seconds: float) -> None:
+            done = f"{opened}/{total} utterances  {seconds / 3600:.2f} h"
+            display.update(bar, completed=opened, done=done)
+
+        prepared = preparation.run(plan, show)
+    report(console, Path(args.out), prepared)
+    if args.vocab_kind:
+        make_vocabulary(args, prepared, normalizer, console)
+    return 0
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """The options as a request."""
+    columns = split_named(args.columns, "--columns")
+    if args.columns and not columns:
+        raise ConfigError(f"--columns {args.columns!r}: write USE=NAME, for example text=sentence,audio=file")
+    return Request(
+        folder=Path(args.folder),
+        languages=parse_names(args.languages),
+        splits=parse_splits(args.splits),
+        translate_into=parse_names(args.translate_into),
+        translations=Path(args.translations) if args.translations else None,
+        columns=columns,
+        raw_text=args.raw_text,
+        audio_root=Path(args.audio_root) if args.audio_root else None,
+    )
+
+
+def report(console: Console, out: Path, prepared: Prepared) -> None:
+    """Totals of each manifest, then what was left out."""
+    for name, total in prepared.manifests.items():
+        languages = ", ".join(f"{name} {seconds / 3600:.2f} h" for name, seconds in sorted(total.languages.items()))
+        console.say(
+            f"{out / name}: {total.utterances} utterances, {total.seconds / 3600:.2f} h, {total.speakers} speakers; "
+            f"{languages or 'nothing'}"
+        )
+    if prepared.left_out:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in prepared.kinds().items())
+        console.say(f"{len(prepared.left_out)} left out: {kinds} (all of them: left_out.tsv)", style="yellow")
+        for one in prepared.left_out[:SHOWN]:
+            console.say(f"  {one.id}: {one.kind}: {one.reason}", style="yellow")
+
+
+def make_vocabulary(args: argparse.Namespace, prepared: Prepared, normalizer: TextNormalizer, console: Console) -> None:
+    """That of the training manifests, with tags if they have several target languages."""
+    from colld_fairseq.data import vocabulary_making
+
+    apart = ("_asr.tsv", "_st.tsv")
+    names = [name for name in prepared.manifests if name.startswith("train") and not name.endswith(apart)]
+    if not names:
+        raise ConfigError("--vocab-kind: there is no manifest train...; name one by --splits train=SPLIT")
+    targets = {pair.split(">")[-1] for name in names for pair in prepared.manifests[name].languages}
+    size = vocabulary_making.make_vocabulary(
+        [str(Path(args.out) / name) for name in names],
+        Path(args.out),
+        kind=args.vocab_kind,
+        size=args.vocab_size,
+        lang_tags=len(targets) > 1,
+        normalizer=normalizer,
+    )
+    console.say(f"{args.out}/dict.txt: {size} tokens ({args.vocab_kind}), special symbols included")

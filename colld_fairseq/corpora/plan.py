@@ -1,0 +1,103 @@
+"""Which utterances of a corpus are taken, in which order; all that can be said before audio is opened."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Iterator, List, Sequence, Set
+
+from colld_fairseq.corpora.layouts import reader
+from colld_fairseq.corpora.normalization import normalized
+from colld_fairseq.corpora.reading import is_text
+from colld_fairseq.corpora.request import Request
+from colld_fairseq.corpora.utterance import LeftOut, Listed, Utterance
+from colld_fairseq.data.manifest_writer import checked_name
+from colld_fairseq.data.text import TextNormalizer
+from colld_fairseq.errors import ConfigError, ManifestError
+
+
+@dataclass
+class Plan:
+    """The utterances to open, with their text normalized, those left out already, and whether any text is there."""
+
+    utterances: List[Utterance]
+    left_out: List[LeftOut]
+    has_text: bool
+
+    def digest(self) -> str:
+        """sha256 of what is opened: of the utterances' audio and times, in order."""
+        total = hashlib.sha256()
+        for one in self.utterances:
+            total.update(repr((one.id, one.audio, one.start, one.seconds)).encode())
+        return total.hexdigest()
+
+
+def make_plan(layout: str, request: Request, normalizer: TextNormalizer) -> Plan:
+    """Everything the corpus lists. Raises ConfigError where nothing is asked for that it has, and ColldError of its
+    layout."""
+    taken: List[Utterance] = []
+    left_out: List[LeftOut] = []
+    names: Set[str] = set()
+    for one in _listed(layout, request, normalizer):
+        if isinstance(one, Utterance) and one.id in names:
+            one = LeftOut(
+                one.id, "duplicate id", "an earlier utterance has it (--columns id=NAME takes another column)"
+            )
+        if isinstance(one, LeftOut):
+            left_out.append(one)
+        else:
+            names.add(one.id)
+            taken.append(one)
+    if not taken:
+        raise _nothing(request, left_out)
+    untranslated = [target for target in request.translate_into if not any(target in one.translations for one in taken)]
+    if untranslated:
+        raise ConfigError(f"{request.folder}: no translation into {untranslated[0]!r}; correct --translate-into")
+    has_text = any(one.text or one.translations for one in taken)
+    if has_text:
+        without = [one for one in taken if not (one.text or one.translations)]
+        taken = [one for one in taken if one.text or one.translations]
+        left_out += (LeftOut(one.id, "no text", "neither transcript nor translation") for one in without)
+    return Plan(taken, left_out, has_text)
+
+
+def _listed(layout: str, request: Request, normalizer: TextNormalizer) -> Iterator[Listed]:
+    for one in reader(layout, request)(request):
+        yield one if isinstance(one, LeftOut) else _as_written(one, request, normalizer)
+
+
+def _as_written(one: Utterance, request: Request, normalizer: TextNormalizer) -> Listed:
+    """The utterance as manifests can hold it: names checked, paths absolute, text normalized, wanted translations."""
+    audio = os.path.abspath(one.audio) if isinstance(one.audio, str) else one.audio
+    try:
+        checked_name(one.id, "id")
+        checked_name(audio if isinstance(audio, str) else audio.file, "audio file")
+        for language in filter(None, [one.language, *one.translations]):
+            checked_name(language, "language")
+    except ManifestError as error:
+        return LeftOut(one.id, "name that no manifest can hold", str(error))
+    if not all(map(is_text, [one.text, one.speaker, *one.translations.values()])):
+        return LeftOut(one.id, "malformed row", "its text cannot be written as UTF-8")
+    translations = {
+        target: normalized(text, target, normalizer)
+        for target, text in one.translations.items()
+        if target in request.translate_into and text.strip()
+    }
+    text = normalized(one.text, one.language, normalizer)
+    split = request.splits.get(one.split, one.split)
+    return one._replace(audio=audio, text=text, translations=translations, split=split)
+
+
+def _nothing(request: Request, left_out: Sequence[LeftOut]) -> ConfigError:
+    """What to say where no utterance is left: what was asked for is not there, or nothing can be used."""
+    if left_out:
+        first = left_out[0]
+        return ConfigError(
+            f"{request.folder}: none of its {len(left_out)} utterances can be used; the first: {first.id}: "
+            f"{first.kind}: {first.reason}"
+        )
+    splits = ", ".join(sorted(request.seen_splits)) or "none"
+    languages = ", ".join(sorted(filter(None, request.seen_languages))) or "none"
+    return ConfigError(
+        f"{request.folder}: nothing that was asked for; it has the splits {splits} and the languages {languages}: "
+        "correct --splits or --languages"
+    )

@@ -1,0 +1,235 @@
+"""What `colld prepare` does whatever the layout: splits, languages, normalization, resuming, nothing overwritten."""
+
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import soundfile
+from commands import REPOSITORY, environment
+from miniatures import CV_HEADER, RATE, cv_row, kaldi, librispeech, sound, write
+
+from colld_fairseq.cli import main as colld
+from colld_fairseq.corpora.normalization import normalized
+from colld_fairseq.corpora.request import parse_splits
+from colld_fairseq.data.audio import read_audio
+from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.data.text import TextNormalizer
+from colld_fairseq.errors import ConfigError
+
+
+def prepare(layout, folder, out, *more):
+    return colld(["prepare", layout, str(folder), "--out", str(out), *map(str, more)])
+
+
+def common_voice(root, count=6, **languages):
+    """languages: code -> a sentence."""
+    for language, sentence in languages.items():
+        names = [sound(root / language / f"clips/{language}_{i}.wav", seed=i).name for i in range(count)]
+        write(root / language / "train.tsv", CV_HEADER, *(cv_row("s", name, sentence, language) for name in names))
+    return root
+
+
+def rows_of(path):
+    manifest = read_manifest(str(path))
+    return [manifest.row(index) for index in range(len(manifest))]
+
+
+def contents(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_splits_are_joined_and_renamed(tmp_path):
+    librispeech(tmp_path / "libri")
+    splits = "train=train-clean-100,dev-other"
+    assert prepare("librispeech", tmp_path / "libri", tmp_path / "data", "--splits", splits, "--max-bad", 1) == 0
+    names = [row.id for row in rows_of(tmp_path / "data/train.tsv")]
+    assert names == ["84-121-0000", "19-198-0000", "19-198-0001"]
+    assert parse_splits("train=a,b,dev=c") == {"a": "train", "b": "train", "c": "dev"}
+    assert parse_splits("a,b") == {"a": "a", "b": "b"}
+    for wrong in ("a,a", "x=a,y=a", "a/b"):
+        with pytest.raises(ConfigError, match="--splits"):
+            parse_splits(wrong)
+
+
+def test_what_is_not_there_is_told_with_what_is(tmp_path, capsys):
+    librispeech(tmp_path / "libri")
+    assert prepare("librispeech", tmp_path / "libri", tmp_path / "data", "--splits", "test-clean") == 2
+    assert "it has the splits dev-other, train-clean-100" in capsys.readouterr().err
+    common_voice(tmp_path / "cv", de="Ja", fr="Oui")
+    assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", "--languages", "it") == 2
+    assert "the languages de, fr" in capsys.readouterr().err
+    write(tmp_path / "cv/covost_v2.de_en.tsv", "path\ttranslation\tsplit\tclient_id")
+    (tmp_path / "cv/de/validated.tsv").write_text((tmp_path / "cv/de/train.tsv").read_text())
+    assert prepare("common-voice", tmp_path / "cv/de", tmp_path / "data", "--translate-into", "en") == 2
+    assert prepare("common-voice", tmp_path / "cv/de", tmp_path / "data", "--translate-into", "tr") == 2
+    assert "covost_v2.de_tr.tsv: no such table of CoVoST 2" in capsys.readouterr().err
+
+
+def test_an_option_that_would_do_nothing(tmp_path, capsys):
+    assert prepare("librispeech", tmp_path, tmp_path / "data", "--translate-into", "de") == 2
+    assert "--translate-into says nothing about librispeech" in capsys.readouterr().err
+
+
+def test_languages_are_chosen(tmp_path):
+    common_voice(tmp_path / "cv", de="Ja", fr="Oui", it="Sì")
+    assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", "--languages", "fr,it") == 0
+    assert {row.src_lang for row in rows_of(tmp_path / "data/train.tsv")} == {"fr", "it"}
+    record = json.loads((tmp_path / "data/prepared.json").read_text())
+    total = record["manifests"]["train.tsv"]
+    assert (total["utterances"], total["speakers"]) == (12, 1)
+    assert total["languages"] == pytest.approx({"fr": 1.2, "it": 1.2}) and total["seconds"] == pytest.approx(2.4)
+
+
+def test_text_is_normalized_for_its_language(tmp_path):
+    common_voice(tmp_path / "cv", tr="IŞIK,  İzmir!", de="Süß — «I»")
+    options = ("--lowercase", "--remove-punctuation")
+    assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", *options) == 0
+    assert {(row.src_lang, row.tgt_text) for row in rows_of(tmp_path / "data/train.tsv")} == {
+        ("tr", "ışık izmir"),
+        ("de", "süß i"),
+    }
+    assert normalized("I\u0307zmir IŞIK", "tr-TR", TextNormalizer(lowercase=True)) == "izmir ışık"
+    assert normalized("IŞIK İ", "tr", TextNormalizer()) == "IŞIK İ"
+
+
+def test_segments_are_not_copied(tmp_path):
+    miniature = kaldi(tmp_path / "kaldi")
+    assert prepare("kaldi", miniature.folder, tmp_path / "data", "--max-bad", 1, "--languages", "en") == 0
+    (first, _) = rows_of(tmp_path / "data/train.tsv")
+    assert first.audio == f"{tmp_path}/kaldi/wavs/talk.wav:1600:4000"
+    assert sum(path.stat().st_size for path in (tmp_path / "data").iterdir()) < 5000
+
+
+def test_audio_alone_becomes_audio_only_manifests(tmp_path):
+    for name in ("train/a.wav", "train/b.flac", "dev-x/c.ogg"):
+        sound(tmp_path / "radio" / name)
+    assert prepare("folder", tmp_path / "radio", tmp_path / "data") == 0
+    manifest = read_manifest(str(tmp_path / "data/train.tsv"))
+    assert manifest.ids == ["train/a.wav", "train/b.flac"] and not manifest.has_text
+    assert (tmp_path / "data/train.tsv").read_text().splitlines()[0] == str(tmp_path / "radio")
+    assert read_manifest(str(tmp_path / "data/dev-x.tsv")).ids == ["dev-x/c.ogg"]
+    assert prepare("folder", tmp_path / "radio", tmp_path / "packed", "--zip") == 0
+    packed = read_manifest(str(tmp_path / "packed/train.tsv"))
+    assert (read_audio(packed.audio_path(0)) == read_audio(str(tmp_path / "radio/train/a.wav"))).all()
+
+
+def test_vocabulary_along_with_the_manifests(tmp_path):
+    common_voice(tmp_path / "cv", de="Ja", fr="Oui")
+    assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", "--lowercase", "--vocab-kind", "char") == 0
+    assert prepare("common-voice", tmp_path / "cv", tmp_path / "again", "--lowercase") == 0
+    manifest = str(tmp_path / "again/train.tsv")
+    assert colld(["vocab", "--manifest", manifest, "--lowercase", "--lang-tags", "--out", str(tmp_path / "again")]) == 0
+    for name in ("dict.txt", "config.yaml"):
+        assert (tmp_path / "data" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_files_of_another_origin_are_not_overwritten(tmp_path, capsys):
+    common_voice(tmp_path / "cv", de="Ja", fr="Oui")
+    before = contents(tmp_path / "cv/de")
+    assert prepare("common-voice", tmp_path / "cv/de", tmp_path / "cv/de") == 2
+    assert "train.tsv is there and not made from" in capsys.readouterr().err
+    assert contents(tmp_path / "cv/de") == before
+    assert prepare("common-voice", tmp_path / "cv/de", tmp_path / "data") == 0
+    assert prepare("common-voice", tmp_path / "cv/de", tmp_path / "data", "--lowercase") == 0  # its own are
+    assert prepare("common-voice", tmp_path / "cv/fr", tmp_path / "data") == 2
+    assert prepare("common-voice", tmp_path / "cv/fr", tmp_path / "data", "--name", "fr") == 0
+    assert {row.tgt_text for row in rows_of(tmp_path / "data/train_fr.tsv")} == {"Oui"}
+    assert {row.tgt_text for row in rows_of(tmp_path / "data/train.tsv")} == {"ja"}
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("colld_fairseq.corpora.preparation.PART", 2)
+    common_voice(tmp_path / "cv", count=9, de="Ja")
+    for workers in (1, 3):
+        out = tmp_path / f"workers{workers}"
+        assert prepare("common-voice", tmp_path / "cv", out, "--zip", "--workers", workers) == 0
+    assert contents(tmp_path / "workers1") == contents(tmp_path / "workers3")
+    assert len(list((tmp_path / "workers1/audio").iterdir())) == 5
+
+
+def test_a_file_that_was_mended_is_tried_again(tmp_path, capsys):
+    common_voice(tmp_path / "cv", de="Ja")
+    for i in range(2):
+        (tmp_path / f"cv/de/clips/de_{i}.wav").write_bytes(b"RIFF")
+    assert prepare("common-voice", tmp_path / "cv", tmp_path / "data") == 2
+    assert "2 of 6 utterances cannot be used" in capsys.readouterr().err
+    for i in range(2):
+        sound(tmp_path / f"cv/de/clips/de_{i}.wav", 0.3)
+    assert prepare("common-voice", tmp_path / "cv", tmp_path / "data") == 0
+    assert [row.n_samples for row in rows_of(tmp_path / "data/train.tsv")] == [4800, 4800, 3200, 3200, 3200, 3200]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    common_voice(tmp_path / "cv", count=30, de="Ja")
+    done = subprocess.run(
+        [sys.executable, "-m", "colld_command", "prepare", "common-voice", "cv", "--out", "data", "--zip"],
+        env=environment(PYTHONPATH=str(REPOSITORY)), cwd=tmp_path, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "data/audio/00000.zip: File too large" in done.stderr
+    assert not list((tmp_path / "data").rglob("*.tmp"))
+
+
+PATIENT = """
+import sys, time
+from colld_fairseq.corpora import measuring, preparation
+preparation.PART = 5
+measure = measuring.measure
+preparation.measure = lambda *part: (time.sleep(0.1), measure(*part))[1]
+from colld_command import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("how", [[], ["--zip", "--workers", "2"]])
+def test_killed_in_the_middle_and_started_again(how, tmp_path):
+    """kill -9 with some parts done: the second run does not open them again, and ends with what one run writes."""
+    common_voice(tmp_path / "cv", count=60, de="Ja")
+    (tmp_path / "cv/de/clips/de_3.wav").write_bytes(b"RIFF")
+    words = ["prepare", "common-voice", str(tmp_path / "cv"), "--workers", "1", "--max-bad", "0.1", *how, "--out"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import colld_command\n" + PATIENT, *words, str(tmp_path / "killed")],
+        env=environment(PYTHONPATH=str(REPOSITORY)), stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    journal = tmp_path / "killed/prepared.partial"
+    deadline = time.monotonic() + 60
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 3):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "killed").glob("*.tsv"))
+    done = [
+        json.loads(line)["part"] for line in journal.read_bytes().splitlines(keepends=True)[1:] if line[-1:] == b"\n"
+    ]
+    (tmp_path / "killed/.train.tsv.0123456789abcdef.tmp").touch()  # of a run killed while it wrote
+    opened = tmp_path / "opened"
+    again = PATIENT.replace("(time.sleep(0.1), ", f"(open({str(opened)!r}, 'a').write('part\\n'), ")
+    for code, out in ((again, "killed"), (PATIENT.replace("0.1", "0"), "alone")):
+        subprocess.run(
+            [sys.executable, "-c", "import colld_command\n" + code, *words, str(tmp_path / out)],
+            env=environment(PYTHONPATH=str(REPOSITORY)), check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+    assert contents(tmp_path / "killed") == contents(tmp_path / "alone")
+    assert opened.read_text().count("part") == 12 - len(done)
+    assert len(rows_of(tmp_path / "killed/train.tsv")) == 59
+    rows = rows_of(tmp_path / "killed/train.tsv")
+    waveform, _ = soundfile.read(tmp_path / "cv/de/clips/de_4.wav", dtype="float32")
+    assert (read_audio(next(row for row in rows if row.id == "de_4").audio, RATE) == waveform).all()
+
+
+def test_a_journal_of_another_plan_begins_anew(tmp_path):
+    common_voice(tmp_path / "cv", de="Ja")
+    (tmp_path / "data").mkdir()
+    for content in (b"", b"no journal", b'{"plan": "of another"}\n{"part": 0, "results": []}\n', b'{"plan": 1}\n[1]\n'):
+        (tmp_path / "data/prepared.partial").write_bytes(content)
+        assert prepare("common-voice", tmp_path / "cv", tmp_path / "data") == 0
+        assert len(rows_of(tmp_path / "data/train.tsv")) == 6
