@@ -27,8 +27,6 @@ WORDS = {
 }
 VARIABLES = {"number": "index", "place": "position", "found": "result", "heard": "input"}
 ALLOWED = (
-    "examples/colld/make_manifests.py",  # Common Voice has a folder of that name
-    "tests/examples/test_make_manifests.py",
     "colld_fairseq/deprecated.py",
     "tests/test_deprecated.py",
     "tests/test_words.py",

@@ -11,6 +11,7 @@ from colld_fairseq.corpora.request import Request, parse_names, parse_splits
 from colld_fairseq.data.manifest_writer import checked_name
 from colld_fairseq.data.text import TextNormalizer
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.files import printable
 from colld_fairseq.named_values import split_named
 
 
@@ -76,7 +77,7 @@ def report(console: Console, out: Path, prepared: Prepared) -> None:
         kinds = ", ".join(f"{count} {kind}" for kind, count in prepared.kinds().items())
         console.say(f"{len(prepared.left_out)} left out: {kinds} (all of them: left_out.tsv)", style="yellow")
         for one in prepared.left_out[:SHOWN]:
-            console.say(f"  {one.id}: {one.kind}: {one.reason}", style="yellow")
+            console.say(printable(f"  {one.id}: {one.kind}: {one.reason}"), style="yellow")
 
 
 def make_vocabulary(args: argparse.Namespace, prepared: Prepared, normalizer: TextNormalizer, console: Console) -> None:

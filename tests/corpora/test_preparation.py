@@ -120,6 +120,16 @@ def test_audio_alone_becomes_audio_only_manifests(tmp_path):
     assert (read_audio(packed.audio_path(0)) == read_audio(str(tmp_path / "radio/train/a.wav"))).all()
 
 
+def test_names_that_no_manifest_can_hold(tmp_path, capsys):
+    for name in ("a.wav", "tab\t.wav", os.fsdecode(b"caf\xe9.wav")):
+        sound(tmp_path / "source.wav").rename(tmp_path / name)
+        (tmp_path / "radio").mkdir(exist_ok=True)
+        (tmp_path / name).rename(tmp_path / "radio" / name)
+    assert prepare("folder", tmp_path / "radio", tmp_path / "data", "--max-bad", 1) == 0
+    assert read_manifest(str(tmp_path / "data/train.tsv")).ids == ["a.wav"]
+    assert "2 left out: 2 name that no manifest can hold" in capsys.readouterr().out
+
+
 def test_vocabulary_along_with_the_manifests(tmp_path):
     common_voice(tmp_path / "cv", de="Ja", fr="Oui")
     assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", "--lowercase", "--vocab-kind", "char") == 0
