@@ -75,7 +75,9 @@ def report(console: Console, out: Path, prepared: Prepared) -> None:
         )
     if prepared.left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in prepared.kinds().items())
-        console.say(f"{len(prepared.left_out)} left out: {kinds} (all of them: left_out.tsv)", style="yellow")
+        console.say(
+            f"{len(prepared.left_out)} left out: {kinds} (all of them: {prepared.left_out_path})", style="yellow"
+        )
         for one in prepared.left_out[:SHOWN]:
             console.say(printable(f"  {one.id}: {one.kind}: {one.reason}"), style="yellow")
 

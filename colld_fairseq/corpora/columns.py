@@ -53,6 +53,14 @@ def resolve(names: Sequence[str], given: Mapping[str, str], where: str) -> Dict[
     return uses
 
 
+def check_uses(given: Mapping[str, str], uses: Sequence[str], layout: str) -> None:
+    """ConfigError for a use in --columns, besides translation_XX, that a layout does not have."""
+    for use, name in given.items():
+        if use not in uses and not use.startswith(TRANSLATION):
+            there = ", ".join([*uses, TRANSLATION + "XX"])
+            raise ConfigError(f"--columns {use}={name}: of {layout} there is no {use!r} to name, only {there}")
+
+
 def translations_of(values: Mapping[str, str]) -> Dict[str, str]:
     """{language: translation} of the uses `translation_XX` that have a value."""
     return {use[len(TRANSLATION) :]: text for use, text in values.items() if use.startswith(TRANSLATION) and text}

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Dict, Iterator, Optional
 
-from colld_fairseq.corpora.columns import TRANSLATION
+from colld_fairseq.corpora.columns import TRANSLATION, check_uses
 from colld_fairseq.corpora.reading import is_text
 from colld_fairseq.corpora.request import Request, nothing_there
 from colld_fairseq.corpora.utterance import LeftOut, Listed, Utterance
@@ -20,6 +20,7 @@ _SPLIT = re.compile(r"(train|dev|valid|test)([-_.].*)?")
 
 
 def read(request: Request) -> Iterator[Listed]:
+    check_uses(request.columns, ["text"], "folder")
     root = request.folder
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     if not paths:

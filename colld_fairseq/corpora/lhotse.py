@@ -10,7 +10,7 @@ perturbation are left out, as is one channel of several.
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Union
 
-from colld_fairseq.corpora.columns import TRANSLATION
+from colld_fairseq.corpora.columns import TRANSLATION, check_uses
 from colld_fairseq.corpora.reading import json_records, seconds
 from colld_fairseq.corpora.request import Request, nothing_there
 from colld_fairseq.corpora.timed import span
@@ -20,6 +20,7 @@ PATTERNS = ("*cuts*.jsonl.gz", "*cuts*.jsonl")
 
 
 def read(request: Request) -> Iterator[Listed]:
+    check_uses(request.columns, [], "lhotse")
     for path in _files(request.folder):
         split = _split(path)
         if request.wants_split(split):

@@ -57,10 +57,11 @@ class Totals:
 
 @dataclass
 class Prepared:
-    """What was written: totals by manifest, and what was left out."""
+    """What was written: totals by manifest, and what was left out, with the file that lists it."""
 
     manifests: Dict[str, Totals]
     left_out: List[LeftOut]
+    left_out_path: Path
 
     def kinds(self) -> Dict[str, int]:
         """How many were left out, by kind."""
@@ -151,8 +152,8 @@ class Preparation:
         if not manifests:
             first = left_out[0]
             raise AudioError(f"{self.folder}: nothing can be used; the first: {first.id}: {first.kind}: {first.reason}")
-        prepared = Prepared(manifests, left_out)
-        _write_left_out(self._path("left_out.tsv"), left_out)
+        prepared = Prepared(manifests, left_out, self._path("left_out.tsv"))
+        _write_left_out(prepared.left_out_path, left_out)
         totals = {name: asdict(total) for name, total in manifests.items()}
         record = {**self._origin(), "manifests": totals, "left_out": prepared.kinds()}
         write_atomically(self._path("prepared.json"), json.dumps(record, ensure_ascii=False, indent=1).encode())

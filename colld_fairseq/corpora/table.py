@@ -39,16 +39,23 @@ def split_of(path: Path) -> str:
 
 
 def _table(path: Path, split: str, request: Request) -> Iterator[Listed]:
-    uses: Dict[str, str] = {}
+    names = _names(path)
+    uses = columns.resolve(names, request.columns, str(path)) if names else {}
     for record in _records(path):
         if isinstance(record, LeftOut):
             yield record
             continue
         where, fields = record
-        if not uses or ".json" in path.name:  # objects may have other fields each
-            uses = columns.resolve(list(fields), request.columns, str(path))
         values = {use: _plain(fields.get(name)) for use, name in uses.items()}
         yield from utterance_of(where, values, split, path.parent, request)
+
+
+def _names(path: Path) -> List[str]:
+    """Of the columns; of JSON objects, which may have other fields each, the fields of any."""
+    rows = (record[1] for record in _records(path) if not isinstance(record, LeftOut))
+    if ".json" in path.name:
+        return list(dict.fromkeys(name for fields in rows for name in fields))
+    return list(next(rows, {}))
 
 
 def _records(path: Path) -> Iterator[Union[Tuple[str, Dict[str, Any]], LeftOut]]:

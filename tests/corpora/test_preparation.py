@@ -12,7 +12,7 @@ import time
 import pytest
 import soundfile
 from commands import REPOSITORY, environment
-from miniatures import CV_HEADER, RATE, cv_row, kaldi, librispeech, sound, write
+from miniatures import CV_HEADER, RATE, cv_row, hub_dataset, kaldi, librispeech, sound, write
 
 from colld_fairseq.cli import main as colld
 from colld_fairseq.corpora.normalization import normalized
@@ -75,6 +75,23 @@ def test_what_is_not_there_is_told_with_what_is(tmp_path, capsys):
 def test_an_option_that_would_do_nothing(tmp_path, capsys):
     assert prepare("librispeech", tmp_path, tmp_path / "data", "--translate-into", "de") == 2
     assert "--translate-into says nothing about librispeech" in capsys.readouterr().err
+    for layout, use in (("folder", "audio"), ("lhotse", "text"), ("table", "txt")):
+        write(tmp_path / "a.csv", "path,text"), write(tmp_path / "b.csv", "path,text", "a.wav,A")
+        assert prepare(layout, tmp_path, tmp_path / "data", "--columns", f"{use}=x") == 2
+        assert f"--columns {use}=x: " in capsys.readouterr().err
+
+
+def test_columns_that_could_be_several_things_or_none(tmp_path, capsys):
+    sound(tmp_path / "a.wav")
+    table = write(tmp_path / "train.csv", "recording,text,sentence", "a.wav,A,B")
+    assert prepare("table", table, tmp_path / "data") == 2
+    assert "text and sentence could both be the text; say --columns text=NAME" in capsys.readouterr().err
+    assert prepare("table", table, tmp_path / "data", "--columns", "text=sentence") == 2
+    assert "no column with audio among recording, text, sentence" in capsys.readouterr().err
+    assert prepare("table", table, tmp_path / "data", "--columns", "text=sentence,audio=recordings") == 2
+    assert "no column 'recordings'" in capsys.readouterr().err
+    assert prepare("table", table, tmp_path / "data", "--columns", "text=sentence,audio=recording") == 0
+    assert [row.tgt_text for row in rows_of(tmp_path / "data/train.tsv")] == ["B"]
 
 
 def test_languages_are_chosen(tmp_path):
@@ -157,11 +174,13 @@ def test_files_of_another_origin_are_not_overwritten(tmp_path, capsys):
 def test_the_number_of_processes_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("colld_fairseq.corpora.preparation.PART", 2)
     common_voice(tmp_path / "cv", count=9, de="Ja")
-    for workers in (1, 3):
-        out = tmp_path / f"workers{workers}"
-        assert prepare("common-voice", tmp_path / "cv", out, "--zip", "--workers", workers) == 0
-    assert contents(tmp_path / "workers1") == contents(tmp_path / "workers3")
-    assert len(list((tmp_path / "workers1/audio").iterdir())) == 5
+    hub = hub_dataset(tmp_path / "hub").folder
+    for layout, folder, parts in (("common-voice", tmp_path / "cv", 5), ("huggingface", hub, 3)):
+        for workers in (1, 3):
+            out = tmp_path / layout / str(workers)
+            assert prepare(layout, folder, out, "--zip", "--workers", workers, "--max-bad", 1) == 0
+            assert len(list((out / "audio").iterdir())) == parts
+        assert contents(tmp_path / layout / "1") == contents(tmp_path / layout / "3")
 
 
 def test_a_file_that_was_mended_is_tried_again(tmp_path, capsys):
