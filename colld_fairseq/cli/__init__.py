@@ -31,6 +31,7 @@ SUBCOMMANDS = {
     "join": Command("utterances joined to longer ones, as audio files and a manifest: for `colld features`"),
     "features": Command("write a teacher's features of a manifest once, to train from them"),
     "cluster": Command("k-means codes of a teacher layer, and frame labels to pre-train HuBERT on"),
+    "codebooks": Command("a residual quantizer of a teacher layer, and its indexes: a teacher in bytes per frame"),
     "average": Command("the mean of several checkpoints of a run, to decode with or to train on from"),
     "assemble": Command("a student encoder and a pretrained decoder as one model, ready to decode without training"),
     "transcribe": Command("transcripts of audio files, folders or manifests: recognition, translation, pseudo-labels"),

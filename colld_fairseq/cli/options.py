@@ -15,6 +15,7 @@ TEACHER = "hf:DIR, fairseq:FILE.pt, fairseq2:FILE.pt, colld:FILE.pt, onnx:FILE.o
 ENCODERS = "hf:DIR (transformers), fairseq:FILE.pt, fairseq2:FILE.pt or colld:FILE.pt (a checkpoint of this project)"
 VARIANCE = Number(low=0, high=1, above=True)
 SOME_AUDIO = Number(low=0.1)
+CODES = Number(whole=True, low=2, high=256)  # of a byte
 # As in modules/input_config.py, teachers/base.py, teachers/cache_storage.py and tasks/multilingual_speech_to_text.py,
 # which import torch or lie beside what does.
 FBANKS = ("kaldi", "icefall")
@@ -219,6 +220,32 @@ def cluster(add: Add) -> None:
     add("--kind", choices=KINDS, help="block or feed-forward outputs; default: layer, or --cache's")
     add("--labels", metavar="DIR", help="also write labels for fairseq's hubert_pretraining here")
     add("--label-manifests", nargs="+", default=[], metavar=f"SPLIT={MANIFESTS}", help="the utterances to label")
+    _audio_root(add)
+    _precision(add)
+    _batches(add)
+    _max_bad(add)
+
+
+def codebooks(add: Add) -> None:
+    add("--layer", type=COUNT_OR_NONE, required=True, help="of the teacher; 0 = input of block 1")
+    add("--out", required=True, metavar="FILE.safetensors", help="the codebooks; kept if they are there")
+    add("--num-codebooks", type=COUNT, default=8, help="bytes per frame")
+    add("--num-codes", type=CODES, default=256, help="entries of a codebook")
+    _manifest(add, "utterances to fit on; default: all of --cache", required=False)
+    add(
+        "--max-seconds",
+        type=NOT_NEGATIVE,
+        default=3600.0,
+        help="audio of utterances drawn at random for the fit; 0 = all (our choice)",
+    )
+    _seed(add, "of the draw and the fit")
+    add("--teacher", metavar="SPEC", help=f"{TEACHER}; with --cache it is checked")
+    add("--cache", metavar="DIR", help="features of `colld features`, in place of a teacher")
+    add("--kind", choices=KINDS, help="block or feed-forward outputs; default: layer, or --cache's")
+    add("--indexes", metavar="DIR", help="also write indexes here, for --teacher-cache; finished if begun")
+    add("--index-manifest", metavar=MANIFESTS, help="utterances of --indexes; default: those of the fit, all of them")
+    add("--num-shards", type=COUNT, help="processes that share --indexes (default: torchrun's, or 1)")
+    add("--shard", type=COUNT_OR_NONE, help="which of them this is, from 0 (default: torchrun's, or 0)")
     _audio_root(add)
     _precision(add)
     _batches(add)

@@ -5,6 +5,7 @@ weighs and logs. Arithmetic is done in float32 (float64 stays float64, but for C
 """
 
 # ruff: noqa: F401
+from .codebooks import CodebookOutput, codebook_loss
 from .contrastive import ContrastiveOutput, NegativePlan, contrastive_loss, sample_negatives
 from .discriminative import DiscriminativeOutput, cosine_logits, discriminative_loss
 from .joiner_tiles import JoinerParts

@@ -25,7 +25,8 @@ def align_frames(
     """Teacher features at the student's rate, trimmed to the frames both have.
 
     Args:
-        features [B, T, D] at source_hz, lengths int64 [B]; target_lengths int64 [B] at target_hz.
+        features [B, T, D] at source_hz (of "none" and "stack" also whole numbers), lengths int64 [B]; target_lengths
+            int64 [B] at target_hz.
         rule: "none" (equal rates), or for source_hz = n * target_hz "average" (mean of n neighbors; of a
             trailing incomplete group the mean of what is there) or "stack" (n neighbors side by side, width
             n * D; a trailing incomplete group is dropped).
@@ -53,7 +54,7 @@ def align_frames(
     lengths = torch.minimum(lengths, target_lengths)
     longest = int(lengths.max())
     padding = lengths_to_padding_mask(lengths, longest)
-    return features[:, :longest].masked_fill(padding.unsqueeze(-1), 0.0), lengths
+    return features[:, :longest].masked_fill(padding.unsqueeze(-1), 0), lengths
 
 
 def _factor(source_hz: float, target_hz: float, rule: str, names: Tuple[str, str]) -> int:

@@ -53,10 +53,13 @@ class FeatureCache:
         teacher: Optional[str] = None,
         layers: Optional[Sequence[int]] = None,
         kind: Optional[str] = None,
+        codebooks: str = "",
     ) -> "FeatureCache":
         """The cache in `directory`, to be read as `layers` (all, if None) of `teacher` (a spec).
 
-        Raises TeacherError: it is of another teacher or kind, lacks a layer, or is not complete.
+        codebooks: content hash of those whose indexes are welcome in the place of features.
+
+        Raises TeacherError: it is of another teacher, kind or codebooks, lacks a layer, or is not complete.
         """
         directory = Path(directory)
         header = CacheHeader.load(directory)
@@ -69,6 +72,8 @@ class FeatureCache:
             differences.append(f"lacks layers {_listed(missing)} (has {_listed(header.layers)})")
         if kind is not None and kind != header.kind:
             differences.append(f"is of kind {header.kind!r}, not {kind!r}")
+        if header.codebooks not in ("", codebooks):
+            differences.append(f"holds indexes into {'other ' if codebooks else ''}codebooks, not features")
         if differences:
             reason = "; ".join(differences)
             raise TeacherError(f"teacher cache {directory} {reason}. Make another with `colld features`")

@@ -23,7 +23,7 @@ from torch import Tensor
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError, TeacherError
 from colld_fairseq.files import write_atomically
-from colld_fairseq.teachers.cache_storage import STORAGES, Piece, Storage, StorageLoss
+from colld_fairseq.teachers.cache_storage import STORAGES, Indexes, Piece, Storage, StorageLoss
 
 PART_SECONDS = 600.0  # of audio in a part; what a stopped run has to do again at most
 
@@ -46,11 +46,17 @@ class CacheHeader:
     part_seconds: float = PART_SECONDS
     tail_seconds: float = 0.0  # of silence behind each utterance that gave features too
     least_seconds: float = 0.0  # that an utterance with its silence has
+    codebooks: str = ""  # content hash of those whose indexes these are; the width is then their number
 
     @property
     def command(self) -> str:
         """The command that makes or completes this cache, up to its folder."""
         layers = ",".join(map(str, self.layers))
+        if self.codebooks:
+            return (
+                f"colld codebooks --index-manifest {self.manifest} --teacher {self.teacher} --layer {layers} "
+                f"--kind {self.kind} --out CODEBOOKS.safetensors --indexes"
+            )
         return (
             f"colld features --manifest {self.manifest} --teacher {self.teacher} --layers {layers} "
             f"--kind {self.kind} --dtype {self.teacher_dtype} --storage {self.dtype} "
@@ -61,7 +67,7 @@ class CacheHeader:
 
     @property
     def storage(self) -> Storage:
-        return STORAGES[self.dtype]
+        return Indexes() if self.codebooks else STORAGES[self.dtype]
 
     def layer_bytes(self, frames: int) -> int:
         """Size of one layer of an utterance."""

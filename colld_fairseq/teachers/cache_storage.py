@@ -4,6 +4,8 @@ float16   as they are, beyond +-65504 cut to it
 uint8     256 even steps from the lowest to the highest value that a channel has in the utterance: half the space.
           Steps of a channel's own, because channels of one layer can differ a hundredfold in range.
 
+Indexes into codebooks (quantizer.py), which are no features, are stored as they are, a byte for each codebook.
+
 An utterance's features [layers, T, D] are stored layer after layer, each layer as its pieces one after another.
 """
 
@@ -65,7 +67,20 @@ class ByteSteps:
         return numbers.float().mul_(step).add_(lowest)
 
 
-STORAGES: Dict[str, Storage] = {"float16": HalfPrecision(), "uint8": ByteSteps()}
+class Indexes:
+    """uint8, as they are: what comes and goes are whole numbers from 0 to 255."""
+
+    def pieces(self, frames: int) -> List[Piece]:
+        return [Piece("uint8", frames)]
+
+    def encode(self, features: Tensor) -> Tuple[Tensor, ...]:
+        return (features.to(torch.uint8),)
+
+    def decode(self, pieces: Sequence[Tensor]) -> Tensor:
+        return pieces[0].float()
+
+
+STORAGES: Dict[str, Storage] = {"float16": HalfPrecision(), "uint8": ByteSteps()}  # of features
 
 
 class StorageLoss:
