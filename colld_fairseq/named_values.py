@@ -42,3 +42,13 @@ def value_of_each(text: str, names: Sequence[str], option: str, default: Optiona
     if missing and default is None:
         raise ConfigError(f"{option} {text!r} gives {missing[0]!r} no value")
     return {name: values.get(name, default) for name in names}
+
+
+def choice_of_each(text: str, names: Sequence[str], option: str, allowed: Sequence[str]) -> Dict[str, str]:
+    """{name: one of `allowed`} for all `names`; for those left out the first, the option's default. Raises ConfigError
+    for a value that is not among them."""
+    values = value_of_each(text, names, option, default=allowed[0])
+    for value in values.values():
+        if value not in allowed:
+            raise ConfigError(f"{option} {text!r}: {value!r} is not one of {', '.join(allowed)}")
+    return values

@@ -123,15 +123,34 @@ def compare(moments: SecondMoments, variance: float = 0.99, on_pair: Optional[Ca
     for i, (row, row_basis) in enumerate(zip(moments.row_scatter, row_bases)):
         for j, (column, column_basis) in enumerate(zip(moments.column_scatter, column_bases)):
             cross = moments.cross_of(i, j)
-            norms = row.norm() * column.norm()
-            cka[i, j] = cross.square().sum() / norms
-            cka_chance[i, j] = row.trace() * column.trace() / norms / degrees
+            cka[i, j] = linear_cka(row, cross, column)
+            cka_chance[i, j] = row.trace() * column.trace() / (row.norm() * column.norm()) / degrees
             correlations = torch.linalg.svdvals(row_basis.T @ cross @ column_basis)
             cca[i, j] = correlations.clamp(max=1.0).mean()  # as many as the smaller number of components
             cca_chance[i, j] = (max(row_ranks[i], column_ranks[j]) / degrees) ** 0.5
             if on_pair is not None:
                 on_pair()
     return Similarity(moments.count, cka, cca, cka_chance.clamp(max=1.0), cca_chance, row_ranks, column_ranks)
+
+
+def linear_cka(row: Tensor, cross: Tensor, column: Tensor) -> Tensor:
+    """Of the scatter matrices [D_r, D_r], [D_r, D_c] and [D_c, D_c] of two layers; NaN where one is constant."""
+    return cross.square().sum() / (row.norm() * column.norm())
+
+
+def frame_moments(rows: Tensor, columns: Tensor) -> Tensor:
+    """Sum over frames of z z^T, z = (1, row, column): float64 [1 + D_r + D_c, 1 + D_r + D_c] of rows [n, D_r] and
+    columns [n, D_c]. Such sums add up over batches and workers to what `cka_of_moments` takes."""
+    frames = torch.cat([rows.new_ones(len(rows), 1), rows, columns.to(rows)], 1).double()
+    return frames.T @ frames
+
+
+def cka_of_moments(moments: Tensor, row_width: int) -> float:
+    """Linear CKA of two layers, the first of width `row_width`, from a sum of `frame_moments`."""
+    frames, mean = moments[0, 0], moments[0, 1:] / moments[0, 0]
+    scatter = moments[1:, 1:] - frames * torch.outer(mean, mean)
+    row, column = scatter[:row_width, :row_width], scatter[row_width:, row_width:]
+    return float(linear_cka(row, scatter[:row_width, row_width:], column))
 
 
 def _whitening(scatter: Tensor, variance: float) -> Tensor:

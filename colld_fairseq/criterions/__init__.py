@@ -5,6 +5,7 @@ from colld_fairseq.criterions import (  # noqa: F401
     ctc_attention,
     feature_regression,
     hubert_distillation,
+    multi_codebook,
     multi_teacher,
     transducer,
 )

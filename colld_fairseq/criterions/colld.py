@@ -17,7 +17,7 @@ from fairseq.criterions import register_criterion
 from fairseq.logging import metrics
 from torch import Tensor
 
-from colld_fairseq.criterions.distillation import Frames, TargetNorm
+from colld_fairseq.criterions.distillation import Frames
 from colld_fairseq.criterions.feature_regression import FeatureRegressionConfig, FeatureRegressionCriterion
 from colld_fairseq.criterions.logs import sum_logs
 from colld_fairseq.losses.contrastive import contrastive_loss, sample_negatives
@@ -38,8 +38,10 @@ class ColldConfig(FeatureRegressionConfig):
     logit_temp: float = option(0.1, "temperature dividing the cosines (w2v-BERT: 0.1)", POSITIVE)
     l1_weight: float = option(0.0, "weight of the mean absolute difference", NOT_NEGATIVE)
     log_sigmoid_cosine_weight: float = option(0.0, "weight of -log sigmoid(cos)", NOT_NEGATIVE)
-    target_norm: TargetNorm = option(
-        "instance", "teacher features: none, per channel over the utterance (our choice), or affine-free LayerNorm"
+    target_norm: str = option(
+        "instance",
+        "teacher features: none (as they are), instance (per channel over the utterance, our choice) or layer"
+        " (affine-free LayerNorm)",
     )
 
 

@@ -19,16 +19,17 @@ from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.regression import regression_loss
 from colld_fairseq.losses.targets import NORMALIZATIONS, average_layers, normalize_alike, normalize_targets
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
+from colld_fairseq.named_values import choice_of_each
 from colld_fairseq.numbers import NOT_NEGATIVE, option
-
-TargetNorm = ChoiceEnum(list(NORMALIZATIONS))
 
 
 @dataclass
 class DistillationConfig(FairseqDataclass):
     layer_weights: str = option("", "weights of the layer pairs, comma-separated (default: 1/K each)")
-    target_norm: TargetNorm = option(
-        "none", "teacher features: as they are, per channel over the utterance, or affine-free LayerNorm"
+    target_norm: str = option(
+        "none",
+        "teacher features: none (as they are), instance (per channel over the utterance) or layer (affine-free"
+        " LayerNorm); one value for all teachers, or NAME=VALUE,NAME=VALUE",
     )
     decoder_weight: float = option(
         0.0,
@@ -62,8 +63,8 @@ class Frames(NamedTuple):
     """A teacher and the student on the frames that both have, T of them in the longest utterance.
 
     predictions, targets: K tensors [B, T, D]; weights: of the K layer pairs; valid, masked: bool [B, T], the frames
-    that count and those of them whose input was masked; features: teacher layer -> [B, T, D]; output: the student's,
-    of the whole batch.
+    that count and those of them whose input was masked; features: teacher layer -> [B, T, D]; layers: of the student,
+    K [B, T, D], not in training; output: the student's, of the whole batch.
     """
 
     predictions: List[Tensor]
@@ -72,11 +73,21 @@ class Frames(NamedTuple):
     valid: Tensor
     masked: Tensor
     features: Dict[int, Tensor]
+    layers: List[Tensor]
     output: Any
+
+
+class Loss(NamedTuple):
+    """What a criterion computes for a teacher: the loss summed over frames, their number [0-dim], terms for the log."""
+
+    loss_sum: Tensor
+    frames: Tensor
+    terms: Dict[str, Tensor]
 
 
 class DistillationCriterion(FairseqCriterion):
     logged_terms = ("restored",)  # what `compute_loss` logs as sums over frames; subclasses add theirs
+    of_codebooks = False  # whether targets are indexes into --teacher-codebooks
     several_teachers = False  # whether more than one is meant to be used
     without_heads = False  # whether the student's features are to equal the teacher's as they are
     target_shift = 0  # student frames by which predictions come after their targets
@@ -87,11 +98,18 @@ class DistillationCriterion(FairseqCriterion):
         self.given_weights = [
             NOT_NEGATIVE.read(part, "--layer-weights") for part in cfg.layer_weights.split(",") if part
         ]
+        self.target_norms = choice_of_each(cfg.target_norm, list(task.teachers), "--target-norm", NORMALIZATIONS)
 
     @classmethod
     def build_criterion(cls, cfg, task):
         if len(task.teachers) > 1 and not cls.several_teachers:
             raise ConfigError(f"this criterion is for one teacher, not {len(task.teachers)}: --criterion multi_teacher")
+        with_codebooks = [name for name, source in task.teachers.items() if source.codebooks]
+        if with_codebooks and not cls.of_codebooks:
+            raise ConfigError("--teacher-codebooks: this criterion learns features; take --criterion multi_codebook")
+        if cls.of_codebooks and with_codebooks != list(task.teachers):
+            missing = next(name for name in task.teachers if name not in with_codebooks)
+            raise ConfigError(f"--teacher-codebooks has none of teacher {missing!r}: make some with `colld codebooks`")
         criterion = cls(cfg, task)
         criterion.without_heads = task.student.head == "none"
         criterion.check_decoder(task)
@@ -110,26 +128,38 @@ class DistillationCriterion(FairseqCriterion):
         """Loss summed over frames, number of frames [0-dim], the terms for the log."""
         raise NotImplementedError
 
+    def loss_scales(self, losses: Dict[str, Loss]) -> Dict[str, float]:
+        """What the teachers' losses are divided by; names without a value: 1."""
+        return {}
+
+    def log_teacher(self, name: str, frames: Frames, own: Loss, part: Tensor) -> Dict[str, Tensor]:
+        """What else the log gets of one teacher; part: of the loss, its weight included."""
+        return {}
+
+    def after_update(self, logging_outputs: List[Dict[str, Any]]) -> None:
+        """Called by the task after every update, with the logging outputs of its batches, of all workers."""
+
     def forward(self, model, sample: Dict, reduce: bool = True):
         """Returns (loss summed over frames, number of frames, logging output)."""
         self.check_distributed(model)
         output = model(**sample["net_input"])
         teachers, restored = self.targets(model, sample, output)
-        loss, log, sizes = (restored if self.training else 0.0), {}, []
-        valid, masked = 0, 0
+        met = {teacher.name: self.meet(teacher, output) for teacher in teachers}
+        losses = {name: Loss(*self.compute_loss(frames)) for name, frames in met.items()}
+        scales = self.loss_scales(losses)
+        loss, log = (restored if self.training else 0.0), {}
         for teacher in teachers:
-            frames = self.meet(teacher, output)
-            term, size, terms = self.compute_loss(frames)
-            loss = loss + teacher.weight * term
-            for name, value in terms.items():
+            own = losses[teacher.name]
+            part = teacher.weight * own.loss_sum / scales.get(teacher.name, 1.0)
+            loss = loss + part
+            for name, value in own.terms.items():
                 log[name] = log.get(name, 0.0) + teacher.weight * value
-            if self.several_teachers:
-                log[f"loss_{teacher.name}"], log[f"frames_{teacher.name}"] = term, size
-            sizes.append(size)
-            valid, masked = valid + frames.valid.sum(), masked + frames.masked.sum()
+            log.update(self.log_teacher(teacher.name, met[teacher.name], own, part))
+        valid, masked = (sum(getattr(frames, name).sum() for frames in met.values()) for name in ("valid", "masked"))
         if model.heads.adapters:
             log["restored"] = restored
         # The same utterances for every teacher, or each utterance for one of them.
+        sizes = [own.frames for own in losses.values()]
         size = sizes[0] if teachers[0].rows is None else sum(sizes)
         if self.cfg.decoder_weight:
             term, tokens = self.decoder_term(model, sample, output, teachers[0])
@@ -147,10 +177,9 @@ class DistillationCriterion(FairseqCriterion):
         common = min(frames.size(1), targets.size(1))
         return decoder.divergence(frames[:, :common], targets[:, :common], teacher.lengths, sample)
 
-    @property
-    def target_norm(self) -> str:
-        """How targets are normalized before they are averaged; without heads, targets and predictions are later."""
-        return "none" if self.without_heads else str(self.cfg.target_norm)
+    def norm_of(self, name: str) -> str:
+        """How targets of a teacher, or of an average of them, are normalized."""
+        return self.target_norms.get(name) or next(iter(self.target_norms.values()))
 
     def check_decoder(self, task) -> None:
         """Raises ConfigError unless --decoder-weight and --teacher-decoder are given together, with what they need."""
@@ -187,20 +216,22 @@ class DistillationCriterion(FairseqCriterion):
         teachers, restored = [], 0.0
         for name, (features, lengths) in aligned.items():
             heads = [index for index, pair in enumerate(model.pairs) if pair.teacher == name]
-            targets, distance = self.make_targets(model, heads, features, lengths)
+            # Without heads, targets and predictions are normalized alike, later.
+            norm = "none" if self.without_heads else self.norm_of(name)
+            targets, distance = self.make_targets(model, heads, features, lengths, norm)
             # What is drawn with its weight as probability is not weighed again.
             weight = 1.0 if drawn else weights[name]
             teachers.append(Targets(name, weight, heads, targets, lengths, features, drawn.get(name)))
             restored = restored + distance
         return ([average(teachers)] if self.task.combination == "average" else teachers), restored
 
-    def make_targets(self, model, heads: List[int], features: Dict[int, Tensor], lengths: Tensor):
+    def make_targets(self, model, heads: List[int], features: Dict[int, Tensor], lengths: Tensor, norm: str):
         """Targets [B, T, D] of the pairs `heads`, and how far their adapters, if any, are from restoring the frames."""
         padding = lengths_to_padding_mask(lengths)
         features = {layer: value[:, : padding.size(1)] for layer, value in features.items()}
         targets, distance = [], 0.0
         for index in heads:
-            target = self.target(features, model.pairs[index].teacher_layers, padding)
+            target = self.target(features, model.pairs[index].teacher_layers, padding, norm)
             if str(index) in model.heads.adapters:
                 stacked = target
                 target, restored = model.heads.adapters[str(index)](stacked)
@@ -208,10 +239,10 @@ class DistillationCriterion(FairseqCriterion):
             targets.append(target)
         return targets, distance
 
-    def target(self, features: Dict[int, Tensor], layers, padding: Tensor) -> Tensor:
+    def target(self, features: Dict[int, Tensor], layers, padding: Tensor, norm: str) -> Tensor:
         if len(layers) == 1:
-            return normalize_targets(features[layers[0]], padding, self.target_norm)
-        return average_layers([features[layer] for layer in layers], padding, self.target_norm)
+            return normalize_targets(features[layers[0]], padding, norm)
+        return average_layers([features[layer] for layer in layers], padding, norm)
 
     def meet(self, teacher: Targets, output) -> Frames:
         """The frames on which predictions and targets meet, the predictions `target_shift` later.
@@ -229,7 +260,7 @@ class DistillationCriterion(FairseqCriterion):
         predictions = [later(output.predictions[head]) for head in teacher.heads]
         targets = [target[:, :frames] for target in teacher.targets]
         if self.without_heads:
-            how = str(self.cfg.target_norm)
+            how = self.norm_of(teacher.name)
             alike = [normalize_alike(*pair, ~valid, how) for pair in zip(predictions, targets)]
             predictions, targets = map(list, zip(*alike))
         return Frames(
@@ -239,6 +270,7 @@ class DistillationCriterion(FairseqCriterion):
             valid=valid,
             masked=valid if output.mask is None else later(output.mask) & valid,
             features=teacher.features,
+            layers=[] if output.layers is None else [later(output.layers[head]) for head in teacher.heads],
             output=output,
         )
 
@@ -271,10 +303,6 @@ class DistillationCriterion(FairseqCriterion):
         log_means(totals, "sample_size", "loss", *cls.logged_terms)
         if totals.get("decoder_tokens"):
             log_means(totals, "decoder_tokens", "decoder")
-        for name in [name for name in totals if name.startswith("loss_")]:
-            frames = name.replace("loss_", "frames_", 1)
-            if totals[frames]:  # of a teacher that was drawn
-                log_means(totals, frames, name)
         frames = max(totals["sample_size"], 1)
         metrics.log_scalar("masked", totals["masked_frames"] / max(totals["valid_frames"], 1), frames, round=3)
         log_speed(totals)

@@ -6,9 +6,11 @@
     random     loss = l_k, k drawn for each utterance with probability lambda_k; only that teacher runs on it
     average    loss = l with z = sum_k lambda_k z_k        one head for all teachers' p-th pairs
 
-lambda_k are --teacher-weights, scaled to sum 1. An utterance has the frames that the student shares with all its
-teachers. Validation of `random` is its expectation, the loss of `sum`. With --target-shift s the student's frame t + s
-predicts the teacher's frame t, which gives a streaming student s frames of look-ahead.
+lambda_k are --teacher-weights, scaled to sum 1; --balance-updates first divides each l_k by its own running mean, and
+--target-norm may differ between teachers (`several_teachers`, with what is logged). An utterance has the frames that
+the student shares with all its teachers. Validation of `random` is its expectation, the loss of `sum`. With
+--target-shift s the student's frame t + s predicts the teacher's frame t, which gives a streaming student s frames of
+look-ahead.
 
 Learnt frame adapters (--frame-rule concat_tanh) add to the training loss how badly they restore the teacher's frames;
 that reaches nothing but the adapters.
@@ -19,22 +21,15 @@ from dataclasses import dataclass
 from fairseq.criterions import register_criterion
 
 from colld_fairseq.criterions.feature_regression import FeatureRegressionConfig, FeatureRegressionCriterion
-from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, option
+from colld_fairseq.criterions.several_teachers import SeveralTeachersConfig, SeveralTeachersCriterion
+from colld_fairseq.numbers import NOT_NEGATIVE, option
 
 
 @dataclass
-class MultiTeacherConfig(FeatureRegressionConfig):
+class MultiTeacherConfig(SeveralTeachersConfig, FeatureRegressionConfig):
     log_sigmoid_cosine_weight: float = option(0.0, "weight of -log sigmoid(cos)", NOT_NEGATIVE)
-    target_shift: int = option(
-        0, "student frames by which predictions come after their targets (streaming: > 0)", COUNT_OR_NONE
-    )
 
 
 @register_criterion("multi_teacher", dataclass=MultiTeacherConfig)
-class MultiTeacherCriterion(FeatureRegressionCriterion):
+class MultiTeacherCriterion(SeveralTeachersCriterion, FeatureRegressionCriterion):
     cfg: MultiTeacherConfig
-    several_teachers = True
-
-    def __init__(self, cfg: MultiTeacherConfig, task) -> None:
-        super().__init__(cfg, task)
-        self.target_shift = cfg.target_shift

@@ -81,7 +81,8 @@ class StudentOutput(NamedTuple):
     predictions: one [B, T, D_teacher] for each head; lengths [B] of them; mask [B, T] (True = predicted
     from masked input) or None when nothing is masked. code_output: [B, T, C] logits of the linear code head,
     [B, T, E] of the cosine one, or None. front_end: [B, T, D_teacher], the teacher's layer 0 as predicted from
-    the front-end; in training only with front_end_only, when there is nothing else.
+    the front-end; in training only with front_end_only, when there is nothing else. layers: what each head is fed,
+    [B, T, D_student], at the rate of the predictions; None in training.
     """
 
     predictions: List[Tensor]
@@ -89,6 +90,7 @@ class StudentOutput(NamedTuple):
     mask: Optional[Tensor]
     code_output: Optional[Tensor] = None
     front_end: Optional[Tensor] = None
+    layers: Optional[List[Tensor]] = None
 
 
 @register_model("colld_student", dataclass=ColldStudentConfig)
@@ -119,7 +121,8 @@ class ColldStudent(BaseFairseqModel):
         teachers = task.teachers
         depths = {name: source.info.num_layers for name, source in teachers.items()}
         pairs = layer_map.parse_layer_maps(cfg.layer_map, encoder.num_layers, depths)
-        if cfg.head == "none" and any(teachers[pair.teacher].info.width != encoder.width for pair in pairs):
+        learned = [teachers[pair.teacher] for pair in pairs]
+        if cfg.head == "none" and any(one.quantizer or one.info.width != encoder.width for one in learned):
             raise ConfigError(f"--head none: a student of width {encoder.width} cannot equal its teacher; take linear")
         if cfg.head == "shared" and len({pair.student_layer for pair in pairs}) > 1:
             raise ConfigError(
@@ -134,7 +137,7 @@ class ColldStudent(BaseFairseqModel):
         freeze_unreached(encoder, pairs, masked=cfg.mask_prob > 0)
         upsample = encoder.config.time_reduction if cfg.upsample_heads else 1
         rate_hz = encoder.frame_rate_hz * upsample
-        widths = [teachers[pair.teacher].target_width(rate_hz) for pair in pairs]
+        widths = [one.target_width(rate_hz) for one in learned]
         if task.combination == "average":
             widths = layer_map.averaged_widths(pairs, widths, len(teachers))
         heads = DistillationHeads(
@@ -166,9 +169,9 @@ class ColldStudent(BaseFairseqModel):
         layers = [pair.student_layer for pair in self.pairs[: len(self.heads.heads)]]
         mask = self.mask if self.cfg.mask_prob > 0 else None
         output = self.encoder(src_tokens, src_lengths, mask=mask, layers=layers)
-        features = [output.features[layer] for layer in layers]
-        if self.cfg.head == "shared":
-            features = features[:1]  # one trunk, fed by one layer
+        fed = [output.features[layer] for layer in layers]
+        # Shared: one trunk, fed by one layer.
+        predictions = self.heads(fed[:1] if self.cfg.head == "shared" else fed)
         factor = self.heads.upsample_factor
         mask = output.mask
         if mask is not None and factor > 1:
@@ -179,7 +182,8 @@ class ColldStudent(BaseFairseqModel):
         # Not in training: what a model returns and no loss uses would keep distributed training waiting.
         if self.heads.front_end is not None and not self.training:
             front_end = self.heads.front_end(output.front_end)
-        return StudentOutput(self.heads(features), output.lengths * factor, mask, code_output, front_end)
+        seen = None if self.training else [layer.repeat_interleave(factor, dim=1) for layer in fed]
+        return StudentOutput(predictions, output.lengths * factor, mask, code_output, front_end, layers=seen)
 
     def mask(self, lengths: Tensor) -> Tensor:
         """Spans to mask, bool [B, T], for frame counts `lengths` [B]."""

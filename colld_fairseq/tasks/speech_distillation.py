@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
@@ -15,6 +15,7 @@ from colld_fairseq.data.joining import JoinedUtterances, Joining
 from colld_fairseq.data.manifest import require_waveforms
 from colld_fairseq.data.perturbation import Perturbation
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.losses.balance import LossScales
 from colld_fairseq.models.colld_student import ColldStudentConfig
 from colld_fairseq.numbers import NOT_NEGATIVE, SHARE, option
 from colld_fairseq.tasks.frozen_decoder import FrozenDecoder
@@ -58,6 +59,11 @@ class SpeechDistillationConfig(SpeechTaskConfig):
         "codebook written by `colld cluster`, for --code-head; default: the code classes of the teacher's own"
         " pre-training head (fairseq checkpoints of HuBERT have it)",
     )
+    teacher_codebooks: str = option(
+        "",
+        "file written by `colld codebooks`, for --criterion multi_codebook; of several teachers NAME=FILE,NAME=FILE."
+        " --teacher-cache may then also be its folder of --indexes",
+    )
     frame_rule: str = option(
         "average",
         "how teacher frames meet a slower student: average neighbors, stack their channels, or concat_tanh"
@@ -90,13 +96,21 @@ class SpeechDistillationTask(SpeechTask):
         super().__init__(cfg)
         self.student: Optional[ColldStudentConfig] = None
         """The options of the student, which criterions look at. Set by build_model alone."""
+        self.loss_scales = LossScales()
+        """Of the teachers' losses, for --balance-updates. Here, because checkpoints keep the state of tasks."""
 
     @cached_property
     def teachers(self) -> Teachers:
         """The teachers by name; loaded once the model is built."""
         cfg = self.cfg
         return Teachers.from_options(
-            cfg.teacher, cfg.teacher_kind, cfg.teacher_dtype, cfg.teacher_cache, cfg.frame_rule, cfg.teacher_weights
+            cfg.teacher,
+            cfg.teacher_kind,
+            cfg.teacher_dtype,
+            cfg.teacher_cache,
+            cfg.frame_rule,
+            cfg.teacher_weights,
+            cfg.teacher_codebooks,
         )
 
     @cached_property
@@ -212,6 +226,18 @@ class SpeechDistillationTask(SpeechTask):
                     " the teacher runs along)"
                 )
 
-    def state_dict(self) -> Dict[str, str]:
-        """Kept in every checkpoint: which teachers it learned from."""
-        return self.teachers.record()
+    def reduce_metrics(self, logging_outputs, criterion) -> None:
+        super().reduce_metrics(logging_outputs, criterion)
+        if criterion.training:
+            criterion.after_update(logging_outputs)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Kept in every checkpoint: which teachers it learned from, and how large their losses were."""
+        scales = {"loss_scales": self.loss_scales.state()} if self.loss_scales.counts else {}
+        return {**self.teachers.record(), **scales}
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        self.loss_scales.restore(state_dict.get("loss_scales", {}))
+
+    def go_on_from(self, saved, cfg, file: str) -> None:
+        self.load_state_dict(saved.state)  # fairseq-train itself does not

@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterable, List, Sequence
 
 from colld_fairseq.checkpoints.encoder import TEACHERS, hash_of, usage
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.named_values import split_named, value_of_each
+from colld_fairseq.named_values import choice_of_each, split_named, value_of_each
 from colld_fairseq.teachers.base import DTYPES, KINDS
 from colld_fairseq.teachers.cache import FeatureCache
 from colld_fairseq.teachers.source import FRAME_RULES, TeacherSource
@@ -33,21 +33,27 @@ class Teachers(Dict[str, TeacherSource]):
         cache: str = "",
         frame_rule: str = "average",
         weights: str = "",
+        codebooks: str = "",
     ) -> "Teachers":
         """From the values of the options --teacher, --teacher-kind, ... (see above). Raises ConfigError."""
         if not teacher:
             raise ConfigError(f"--teacher is missing: write {usage(TEACHERS)}")
         specs = split_named(teacher, "--teacher") or {ALONE: teacher}
         names = list(specs)
-        kinds = choices(kind, names, "--teacher-kind", KINDS)
-        dtypes = choices(dtype, names, "--teacher-dtype", list(DTYPES))
-        rules = choices(frame_rule, names, "--frame-rule", FRAME_RULES)
+        kinds = choice_of_each(kind, names, "--teacher-kind", KINDS)
+        dtypes = choice_of_each(dtype, names, "--teacher-dtype", list(DTYPES))
+        rules = choice_of_each(frame_rule, names, "--frame-rule", FRAME_RULES)
         caches = value_of_each(cache, names, "--teacher-cache", default="")
         if len(names) > 1 and cache and not split_named(cache, "--teacher-cache"):
             raise ConfigError(f"--teacher-cache {cache}: a cache is of one teacher; write {names[0]}={cache},...")
+        books = value_of_each(codebooks, names, "--teacher-codebooks", default="")
+        if len(names) > 1 and codebooks and not split_named(codebooks, "--teacher-codebooks"):
+            raise ConfigError(
+                f"--teacher-codebooks {codebooks}: they are of one teacher; write {names[0]}={codebooks},..."
+            )
         shares = teacher_weights(weights, names)
         return cls(
-            TeacherSource(name, spec, kinds[name], dtypes[name], caches[name], rules[name], shares[name])
+            TeacherSource(name, spec, kinds[name], dtypes[name], caches[name], rules[name], shares[name], books[name])
             for name, spec in specs.items()
         )
 
@@ -78,15 +84,6 @@ class Teachers(Dict[str, TeacherSource]):
         if list(self) == [ALONE]:
             return value(self.first)
         return ",".join(f"{name}={value(source)}" for name, source in self.items())
-
-
-def choices(text: str, names: Sequence[str], option: str, allowed: Sequence[str]) -> Dict[str, str]:
-    """One of `allowed` for each name; for names left out the first, the option's default."""
-    values = value_of_each(text, names, option, default=allowed[0])
-    for value in values.values():
-        if value not in allowed:
-            raise ConfigError(f"{option} {text!r}: {value!r} is not one of {', '.join(allowed)}")
-    return values
 
 
 def teacher_weights(text: str, names: Sequence[str]) -> Dict[str, float]:

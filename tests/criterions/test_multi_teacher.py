@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from torch import nn
 
 from colld_fairseq.criterions.distillation import draw_rows
 from colld_fairseq.criterions.multi_teacher import MultiTeacherConfig, MultiTeacherCriterion
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.losses.balance import LossScales
 from colld_fairseq.models.colld_student import StudentOutput
 from colld_fairseq.models.layer_map import LayerPair
 from colld_fairseq.modules.heads import ConcatTanh
@@ -71,9 +74,11 @@ def world(combination="sum", pairs=PAIRS, widths=WIDTHS, masked=False, adapters=
             )
             self.heads = SimpleNamespace(adapters=nn.ModuleDict({str(n): value for n, value in adapters.items()}))
             self.pairs = pairs
+            self.layers = [torch.randn(len(STUDENT), max(STUDENT), 5).double() for _ in heads]
 
         def forward(self, src_tokens, src_lengths):
-            return StudentOutput(list(self.predictions), lengths, mask)
+            layers = None if self.training else self.layers
+            return StudentOutput(list(self.predictions), lengths, mask, layers=layers)
 
     sample = {
         "net_input": {"src_tokens": torch.zeros(len(STUDENT), max(STUDENT), 80), "src_lengths": lengths},
@@ -81,13 +86,21 @@ def world(combination="sum", pairs=PAIRS, widths=WIDTHS, masked=False, adapters=
         "nsentences": len(STUDENT),
         "audio_seconds": sum(STUDENT) / 25,
     }
-    task = SimpleNamespace(teachers=sources, combination=combination)
+    task = SimpleNamespace(teachers=sources, combination=combination, loss_scales=LossScales())
     return SimpleNamespace(model=Student(), task=task, sample=sample, mask=mask, sources=sources)
 
 
 def run(here, training=True, **cfg):
     criterion = MultiTeacherCriterion(MultiTeacherConfig(**cfg), here.task).train(training)
+    here.model.train(training)
     return criterion(here.model, here.sample)
+
+
+def logged(*logs):
+    """What fairseq prints of the logging outputs of some batches."""
+    with metrics.aggregate(new_root=True) as totals:
+        MultiTeacherCriterion.reduce_metrics(logs)
+        return totals.get_smoothed_values()
 
 
 def l1(p, z):
@@ -188,9 +201,7 @@ def test_a_teacher_that_nobody_drew_still_gives_its_heads_a_gradient(monkeypatch
     for parameter in (here.model.predictions[2], *here.model.heads.adapters.parameters()):
         assert torch.equal(parameter.grad, torch.zeros_like(parameter))
     assert here.model.predictions[0].grad.abs().sum() > 0
-    with metrics.aggregate(new_root=True) as totals:
-        MultiTeacherCriterion.reduce_metrics([log])
-    assert "loss_wide" in totals and "loss_narrow" not in totals
+    assert "loss_wide" in logged(log) and "loss_narrow" not in logged(log)
 
 
 def test_draws_follow_the_weights_and_the_seed():
@@ -253,3 +264,111 @@ def test_learned_adapter_is_the_target_and_learns_to_restore():
 def test_utterances_shorter_than_the_shift_carry_nothing():
     loss, sample_size, _ = run(world(), target_shift=100)
     assert float(loss) == 0.0 and int(sample_size) == 0
+
+
+# -- teachers of unlike worth ------------------------------------------------------------------------------------------
+
+
+def test_each_teacher_has_a_normalization_of_its_own():
+    here = world(pairs=SAME)
+    loss, _, _ = run(here, target_norm="wide=layer,narrow=instance")
+    expected = 0.0
+    for row in range(4):
+        frames = common(None, row)
+        wide = F.layer_norm(here.sources["wide"].features[4][row, :frames], (10,))
+        narrow = here.sources["narrow"].features[6][row, :frames].numpy()
+        narrow = torch.from_numpy((narrow - narrow.mean(0)) / np.sqrt(narrow.var(0) + 1e-5))
+        for index, (target, weight) in enumerate(((wide, 0.75), (narrow, 0.25))):
+            expected += weight * float((here.model.predictions[index][row, :frames] - target).abs().mean(-1).sum())
+    assert float(loss) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("norm, message", [("wide=x", "'x' is not one of none, instance, layer"), ("big=layer", "big")])
+def test_a_normalization_that_there_is_not(norm, message):
+    with pytest.raises(ConfigError, match=f"--target-norm.*{message}"):
+        run(world(), target_norm=norm)
+
+
+def test_share_of_the_loss():
+    here = world()
+    loss, _, log = run(here)
+    values = logged(log, log)
+    for name in WEIGHTS:
+        part = WEIGHTS[name] * float(log[f"loss_{name}"])
+        assert values[f"share_{name}"] == pytest.approx(part / float(loss), abs=1e-3)
+        assert values[f"loss_{name}"] == pytest.approx(float(log[f"loss_{name}"] / log[f"frames_{name}"]), abs=1e-4)
+
+
+def test_losses_are_divided_by_their_own_running_means():
+    """Every update's divisor is made of the updates before; the first one, before which there are none, has its own."""
+    here = world(widths={"wide": 10, "narrow": 6})
+    here.sources["wide"].features = {layer: 50 * value for layer, value in here.sources["wide"].features.items()}
+    plain, expected = [], []
+    for update in range(5):
+        here.model.predictions[0].data.mul_(0.5)
+        _, size, log = run(here)
+        means = {name: float(log[f"loss_{name}"] / size) for name in WEIGHTS}
+        running = {name: np.mean([one[name] for one in plain[-2:]]) for name in WEIGHTS} if plain else means
+        if len(plain) > 2:  # the mean over two updates, of which the older ones fade out
+            running = {name: (expected[-1][name] + plain[-1][name]) / 2 for name in WEIGHTS}
+        expected.append(running)
+        plain.append(means)
+        loss, size, log = run(here, balance_updates=2)
+        wanted = sum(WEIGHTS[name] * means[name] / running[name] for name in WEIGHTS)
+        assert float(loss / size) == pytest.approx(wanted, rel=1e-9)
+        criterion = MultiTeacherCriterion(MultiTeacherConfig(balance_updates=2), here.task)
+        halves = [{name: value / 2 for name, value in log.items()}] * 2  # of two batches, or two workers
+        criterion.after_update(halves)
+        if not update:
+            share = logged(log)["share_wide"]
+            assert share == 0.75 and logged(run(here)[2])["share_wide"] > 0.95
+    assert here.task.loss_scales.start == pytest.approx(plain[0], rel=1e-9)
+
+
+def test_validation_is_in_terms_of_the_first_update():
+    """Whose losses never change: by a running mean every validation would be 1."""
+    here = world()
+    for name, start, now in (("wide", 4.0, 0.5), ("narrow", 2.0, 0.1)):
+        for mean in (start, now):
+            here.task.loss_scales.add(name, mean, updates=1)
+    loss, size, log = run(here, training=False, balance_updates=1)
+    means = {name: float(log[f"loss_{name}"] / size) for name in WEIGHTS}
+    assert float(loss / size) == pytest.approx(0.75 * means["wide"] / 4 + 0.25 * means["narrow"] / 2, rel=1e-9)
+
+
+def test_an_average_has_nothing_to_balance():
+    with pytest.raises(ConfigError, match="--balance-updates: --teacher-combination average has one loss"):
+        run(world("average", SAME, {"wide": 6, "narrow": 6}), balance_updates=9)
+
+
+def center(features):
+    return features - features.mean(0)
+
+
+def cka_by_hand(x, y):
+    """By Gram matrices of all frames (Kornblith et al. 2019, equation 3)."""
+    x, y = center(x), center(y)
+    x, y = x @ x.T, y @ y.T
+    return np.sum(x * y) / np.sqrt(np.sum(x * x) * np.sum(y * y))
+
+
+def test_what_the_student_keeps_of_each_teacher():
+    """Over the frames of all batches and workers; of two layer pairs the mean; nothing in training."""
+    here, other = world(), world()
+    assert not any(name.startswith("_") for name in run(here)[2])
+    logs = [run(one, training=False)[2] for one in (here, other)]
+    values = logged(*logs)
+    # Two workers' sums are added up by fairseq, in one vector with all else.
+    together = logged({name: logs[0][name] + logs[1][name] for name in logs[0]})
+    sizes = [common(None, row) for row in range(4)]
+    expected = {"wide": [], "narrow": []}
+    for index, pair in enumerate(PAIRS):
+        x, y = [], []
+        for one in (here, other):
+            for row, frames in enumerate(sizes):
+                x.append(one.model.layers[index][row, :frames].numpy())
+                y += [feature(one, pair, row, t).numpy()[None] for t in range(frames)]
+        expected[pair.teacher].append(cka_by_hand(np.concatenate(x), np.concatenate(y)))
+    for name, pairs in expected.items():
+        assert values[f"cka_{name}"] == pytest.approx(np.mean(pairs), abs=1e-4)
+        assert together[f"cka_{name}"] == values[f"cka_{name}"]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from commands import log_records, losses
+from commands import call, log_records, losses
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from workers import WORKERS, train_distributed
@@ -52,6 +52,27 @@ def test_two_workers_draw_teachers_of_their_own(backend, two_teachers, tmp_path)
     one, two = (torch.load(tmp_path / f"worker{rank}.pt", weights_only=True) for rank in range(WORKERS))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert all(float(record["bsz"]) == WORKERS for record in records)
+
+
+def test_balanced_losses_of_two_workers_are_those_of_one(two_teachers, corpus, tmp_path):
+    """Each worker has one utterance of two, one worker both: every update divides by the means over both of them."""
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = (corpus / "train.tsv").read_text().splitlines(keepends=True)
+    (data / "train.tsv").write_text("".join(lines[:3]))
+    (data / "valid.tsv").write_text((corpus / "valid.tsv").read_text())
+    options = [data, *two_teachers[1:], "--audio-root", corpus, "--balance-updates", "2", "--max-update", "3"]
+    options += ["--dropout", "0"]
+    one = call("train", *options, "--batch-size", "2", "--save-dir", tmp_path / "alone")
+    two = train_distributed([*options, "--batch-size", "1"], tmp_path)
+    expected, records = log_records(one, "train_inner"), log_records(two, "train_inner")
+    assert len(records) == len(expected) == 3
+    for record, other in zip(records, expected):
+        for key in ("loss", "gnorm", "loss_slow", "loss_fast", "share_slow"):
+            assert float(record[key]) == pytest.approx(float(other[key]), abs=2e-3), key
+    expected, record = log_records(one, "valid")[-1], log_records(two, "valid")[-1]
+    for key in ("valid_loss", "valid_cka_slow", "valid_cka_fast"):
+        assert float(record[key]) == pytest.approx(float(expected[key]), abs=2e-3), key
 
 
 def test_features_under_torchrun(corpus, teacher, teacher_cache, tmp_path):
