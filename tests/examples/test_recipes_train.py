@@ -8,6 +8,7 @@ from commands import log_records, spawn
 from recipes import EXAMPLES, NARROW, RECIPES, TWO_STEPS, full_config, train
 
 from colld_fairseq import load_student
+from colld_fairseq.cli import main as colld
 
 DISTILLATION = {
     **{
@@ -25,6 +26,7 @@ FINE_TUNING = (
     *(f"hubert_asr/finetune_{labels}" for labels in ("10min", "1h", "10h", "100h")),
 )
 SEVERAL_TEACHERS = "multi_teacher_transducer/stage1"
+CODEBOOKS = "multi_teacher_transducer/stage1_codebooks"
 QUICKSTART = "quickstart/distil"  # trained in test_quickstart_jobs.py
 # Trained with all that comes before and after them in test_librispeech_recipe.py.
 TRANSDUCERS = ("multi_teacher_transducer/stage2", "multi_teacher_transducer/stage2_kd")
@@ -37,7 +39,7 @@ def finite_losses(log):
 
 
 def test_no_recipe_is_left_out():
-    assert RECIPES == {*DISTILLATION, *FINE_TUNING, SEVERAL_TEACHERS, QUICKSTART, *TRANSDUCERS}
+    assert RECIPES == {*DISTILLATION, *FINE_TUNING, SEVERAL_TEACHERS, CODEBOOKS, QUICKSTART, *TRANSDUCERS}
 
 
 @pytest.mark.parametrize("name", DISTILLATION)
@@ -75,6 +77,18 @@ def test_several_teachers(combination, corpus, hubert, w2v_bert, tmp_path):
     expected = {"average"} if combination == "average" else {"hubert", "bert"}
     # "random" draws a teacher per utterance, and one that two small batches did not draw has no loss
     assert logged == expected or (combination == "random" and logged and logged < expected)
+
+
+def test_codebooks(corpus, hubert, tmp_path):
+    command = (
+        f"codebooks --teacher {hubert} --layer 9 --manifest {corpus}/valid.tsv --out {tmp_path}/books --device cpu"
+    )
+    assert colld([*command.split(), "--num-codebooks", "2", "--num-codes", "8"]) == 0
+    overrides = [f"task.data={corpus}", f"checkpoint.save_dir={tmp_path}", "++task.max_seconds=0.6"]
+    overrides += ["task.cmvn=utterance", f"task.teacher='hubert={hubert}'", f"task.teacher_codebooks={tmp_path}/books"]
+    overrides += ["++model.encoder_layers=2", "model.layer_map='2:9'"]
+    log = train(EXAMPLES / f"{CODEBOOKS}.yaml", [*NARROW, *TWO_STEPS, *overrides])
+    assert finite_losses(log)[0] == pytest.approx(math.log(8), abs=0.5)
 
 
 @pytest.fixture(scope="module")
