@@ -141,7 +141,8 @@ def linear_cka(row: Tensor, cross: Tensor, column: Tensor) -> Tensor:
 def frame_moments(rows: Tensor, columns: Tensor) -> Tensor:
     """Sum over frames of z z^T, z = (1, row, column): float64 [1 + D_r + D_c, 1 + D_r + D_c] of rows [n, D_r] and
     columns [n, D_c]. Such sums add up over batches and workers to what `cka_of_moments` takes."""
-    frames = torch.cat([rows.new_ones(len(rows), 1), rows, columns.to(rows)], 1).double()
+    rows = rows.double()
+    frames = torch.cat([rows.new_ones(len(rows), 1), rows, columns.to(rows)], 1)
     return frames.T @ frames
 
 
