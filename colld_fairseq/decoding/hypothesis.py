@@ -34,7 +34,7 @@ class Hypothesis:
     """ln p of the most probable path (CTC, transducer), or of the tokens and the end of sentence (attention)."""
 
     lm_score: float = 0.0
-    """ln p by the language model, 0 without one."""
+    """ln p by the language model, 0 without one; with hot words, weighted, and their bonuses with it."""
 
     frames: List[int] = field(default_factory=list)
     """Encoder frame at which each token begins on the most probable path; empty for attention decoders."""

@@ -36,6 +36,7 @@ from colld_fairseq.data.rows import PathRows
 from colld_fairseq.decoding.attention import AttentionDecoder, AttentionGenerator
 from colld_fairseq.decoding.ctc import CtcDecoder
 from colld_fairseq.decoding.generators import Decoder, FairseqGenerator
+from colld_fairseq.decoding.hotwords import HotwordScorer, read_hotwords
 from colld_fairseq.decoding.kenlm_scorer import TokenKenlm, WordKenlm
 from colld_fairseq.decoding.neural_lm import NeuralLm
 from colld_fairseq.decoding.prefix_tree import LanguageModel
@@ -43,7 +44,7 @@ from colld_fairseq.decoding.transducer import GreedySearch, TransducerDecoder
 from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import record
-from colld_fairseq.numbers import COUNT, FINITE, NOT_NEGATIVE, option
+from colld_fairseq.numbers import COUNT, FINITE, NOT_NEGATIVE, POSITIVE, option
 from colld_fairseq.scoring.sentences import HYPOTHESIS_UNKNOWN
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig, check_stored
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
@@ -107,6 +108,10 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     ngram_lm_weight: float = option(0.0, "weight of the n-gram model (natural logarithms)", NOT_NEGATIVE)
     length_bonus: float = option(
         0.0, "added in a CTC or transducer beam for each token (word, with a model of words)", FINITE
+    )
+    hotwords: str = option("", "file of words and phrases, one a line, that CTC and transducer beams prefer")
+    hotword_bonus: float = option(
+        1.5, "added for each token of a hot word (natural logarithm), where its line has no <TAB>NUMBER", POSITIVE
     )
 
 
@@ -307,7 +312,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
     ) -> Decoder:
         """Of kind `ctc` or `transducer`; lm_model: fairseq's of --lm-path, in place of the n-gram model."""
         cfg, dictionary = self.cfg, self.target_dictionary
-        lm, lm_weight = self.fusion(lm_model, lm_weight)
+        lm, lm_weight = self.with_hotwords(*self.fusion(lm_model, lm_weight))
         fusion = dict(lm=lm, lm_weight=lm_weight, length_bonus=cfg.length_bonus)
         blank = dictionary.bos()
         specials = {dictionary.pad(), dictionary.eos(), *self.vocabulary.tag_ids}
@@ -339,6 +344,14 @@ class MultilingualSpeechToTextTask(SpeechTask):
         word = cfg.ngram_lm_unit == "word"
         lm = WordKenlm(path, symbols, self.vocabulary.tag_ids) if word else TokenKenlm(path, symbols)
         return lm, cfg.ngram_lm_weight
+
+    def with_hotwords(self, lm: Optional[LanguageModel], lm_weight: float) -> Tuple[Optional[LanguageModel], float]:
+        """The same with --hotwords beside it."""
+        if not self.cfg.hotwords:
+            return lm, lm_weight
+        phrases = read_hotwords(absolute_path(self.cfg.hotwords), self.vocabulary, self.cfg.hotword_bonus)
+        symbols, boundary = self.target_dictionary.symbols, self.vocabulary.codec.boundary
+        return HotwordScorer(phrases, symbols, boundary, lm, lm_weight), 1.0
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
         """Called by fairseq; the language tag is forced whether or not --prefix-size was given."""
