@@ -131,7 +131,7 @@ def read_hotwords(path: str, vocabulary: Vocabulary, bonus: float) -> List[Phras
         tokens = tuple(vocabulary.encode(text, append_eos=False).tolist())
         if unknown in tokens or not tokens:
             raise ConfigError(
-                f"{path}:{line_number}: {text!r} has letters that the vocabulary lacks; spell it otherwise"
+                f"{path}:{line_number}: {text!r} has letters that the vocabulary lacks; write it with others"
             )
         phrases.append(Phrase(tokens, chosen))
     if not phrases:
