@@ -5,8 +5,10 @@ Inputs are the projected outputs of encoder and predictor and the joiner's outpu
 time, and its peak of memory above the inputs. The losses take turns, medians are compared as in the losses' own table.
 Gradients are compared with those of today's way, the joiner's packed logits that the loss overwrites.
 
+With --lattice-kd every loss has the divergence from a second joiner at all nodes besides; only ours have that.
+
 Targets, for batches whose logits take more than 2 GB: at most 400 MB and 1.3 times the time of today's way for the
-tiled loss; and, where today's does not fit into memory, less than 2 GB.
+tiled loss (1.5 times with --lattice-kd); and, where today's does not fit into memory, less than 2 GB.
 """
 
 import json
@@ -17,7 +19,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Callable, Dict, NamedTuple, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -25,13 +27,17 @@ from transducer_peers import PRUNE_RANGE, Case, Inputs, load_peers, make_inputs
 
 from colld_fairseq.losses import (
     JoinerParts,
+    LatticeTeacher,
+    Nodes,
     gather_ranges,
+    lattice_divergence,
     prune_ranges,
     pruned_transducer_loss,
     simple_transducer_loss,
     tiled_transducer_loss,
     transducer_loss,
 )
+from colld_fairseq.losses.transducer_arcs import LogitLayout
 from colld_fairseq.modules.transducer import Joiner, SimpleJoiner
 
 CASES = [
@@ -41,11 +47,11 @@ CASES = [
 ]
 QUICK = [Case("short", [40] * 2, [8] * 2, 50), Case("speech", [30, 22, 9], [8, 7, 2], 40)]
 TODAY, TILED = "ours", "ours, tiled"
-MOST_TIME, MOST_MB, MOST_MB_ALONE, LARGE_MB = 1.3, 400, 2000, 2000
+MOST_TIME, MOST_TIME_KD, MOST_MB, MOST_MB_ALONE, LARGE_MB = 1.3, 1.5, 400, 2000, 2000
 
 
 class Joined(NamedTuple):
-    """A joiner and what it joins; all that `leaves` are get a gradient."""
+    """A joiner and what it joins; all that `leaves` are get a gradient. teacher: logits at nodes, with --lattice-kd."""
 
     joiner: Joiner
     simple: SimpleJoiner
@@ -53,6 +59,7 @@ class Joined(NamedTuple):
     symbols: Tensor
     labels: Tensor
     lengths: Tuple[Tensor, Tensor]
+    teacher: Optional[Callable[[Nodes], Tensor]]
 
     @property
     def leaves(self) -> Tuple[Tensor, ...]:
@@ -67,22 +74,44 @@ class System(NamedTuple):
     slow: bool = False
 
 
-def make_joined(case: Case, width: int, device: str) -> Joined:
+def make_joined(case: Case, args) -> Joined:
     """Random parts, logits of about unit variance."""
+    width, like = args.joiner, dict(device=args.device, dtype=getattr(torch, args.dtype))
     torch.manual_seed(0)
-    joiner = Joiner(1, 1, width, case.vocabulary, "tanh").to(device)
-    simple = SimpleJoiner(width, width, case.vocabulary).to(device)
+    joiner = Joiner(1, 1, width, case.vocabulary, "tanh").to(**like)
+    simple = SimpleJoiner(width, width, case.vocabulary).to(**like)
     shapes = (max(case.frames), max(case.counts) + 1)
-    frames, symbols = (torch.randn(len(case.frames), n, width, device=device).requires_grad_() for n in shapes)
+    frames, symbols = (torch.randn(len(case.frames), n, width, **like).requires_grad_() for n in shapes)
     torch.nn.init.normal_(joiner.output.weight, std=(2 / width) ** 0.5)
-    given = make_inputs(case._replace(vocabulary=2), "padded", device, torch.float32)
-    labels = torch.randint(1, case.vocabulary, given.labels.shape, device=device)
-    return Joined(joiner, simple, frames, symbols, labels, (given.frames, given.counts))
+    given = make_inputs(case._replace(vocabulary=2), "padded", args.device, torch.float32)
+    labels = torch.randint(1, case.vocabulary, given.labels.shape, device=args.device)
+    teacher = make_teacher(frames, symbols, joiner) if args.lattice_kd else None
+    return Joined(joiner, simple, frames, symbols, labels, (given.frames, given.counts), teacher)
+
+
+def make_teacher(frames: Tensor, symbols: Tensor, joiner: Joiner) -> Callable[[Nodes], Tensor]:
+    """Another joiner of the same size, and other outputs of encoder and predictor."""
+    frames, symbols = torch.randn_like(frames), torch.randn_like(symbols)
+    weight, bias = (
+        torch.randn_like(joiner.output.weight).mul_((2 / frames.shape[2]) ** 0.5),
+        joiner.output.bias.detach(),
+    )
+
+    def logits(nodes: Nodes) -> Tensor:
+        text, frame, label = torch.broadcast_tensors(*nodes)
+        return torch.nn.functional.linear(torch.tanh(frames[text, frame] + symbols[text, label]), weight, bias)
+
+    return logits
 
 
 def today(given: Joined) -> Tensor:
     logits = given.joiner.lattice(given.frames, given.symbols, *(lengths.tolist() for lengths in given.lengths))
-    return transducer_loss(logits, given.labels, *given.lengths, overwrite_logits=True).loss_sum
+    loss = transducer_loss(logits, given.labels, *given.lengths, overwrite_logits=True).loss_sum
+    if given.teacher is None:
+        return loss
+    frames, counts = (lengths.tolist() for lengths in given.lengths)
+    layout = LogitLayout(frames, [count + 1 for count in counts], packed=True)
+    return loss + lattice_divergence(logits, layout, given.teacher, frames).losses.sum()
 
 
 def pruned(given: Joined) -> Tensor:
@@ -94,14 +123,17 @@ def pruned(given: Joined) -> Tensor:
     return simple.loss_sum + pruned_transducer_loss(logits, *arguments, overwrite_logits=True).loss_sum
 
 
-def systems(device: str, threads: int, budget_mb: float) -> Tuple[Dict[str, System], Dict[str, str]]:
+def systems(args) -> Tuple[Dict[str, System], Dict[str, str]]:
     """(what is compared, reasons why others are missing)."""
-    peers, missing = load_peers(device, threads)
+    peers, missing = load_peers(args.device, args.threads)
 
     def tiled(given: Joined) -> Tensor:
         output = given.joiner.output
         parts = JoinerParts(given.frames, given.symbols, output.weight, output.bias, given.joiner.activation)
-        return tiled_transducer_loss(parts, given.labels, *given.lengths, budget_mb=budget_mb).loss_sum
+        teacher = LatticeTeacher(given.teacher, given.lengths[0].tolist()) if given.teacher else None
+        options = dict(budget_mb=args.budget_mb, teacher=teacher)
+        out = tiled_transducer_loss(parts, given.labels, *given.lengths, **options)
+        return out.loss_sum if teacher is None else out.loss_sum + out.divergences.sum()
 
     def padded(peer) -> Callable[[Joined], Tensor]:
         def step(given: Joined) -> Tensor:
@@ -110,6 +142,8 @@ def systems(device: str, threads: int, budget_mb: float) -> Tuple[Dict[str, Syst
 
         return step
 
+    if args.lattice_kd:
+        return {TODAY: System(today, 3), TILED: System(tiled, 0)}, missing
     both = {TODAY: System(today, 1), TILED: System(tiled, 0), "ours, pruned": System(pruned, 0.25)}
     for name in ("autograd wavefront", "warprnnt_numba", "torchaudio"):
         if name in peers:
@@ -117,16 +151,16 @@ def systems(device: str, threads: int, budget_mb: float) -> Tuple[Dict[str, Syst
     return both, missing
 
 
-def logit_mb(case: Case) -> float:
-    return 4e-6 * case.padded_nodes * case.vocabulary
+def logit_mb(case: Case, args) -> float:
+    return 1e-6 * getattr(torch, args.dtype).itemsize * case.padded_nodes * case.vocabulary
 
 
-def applicable(case: Case, compared: Dict[str, System], free_mb: float, slow_runs: int):
+def applicable(case: Case, compared: Dict[str, System], free_mb: float, args):
     """(names of the systems that run on a case, reasons why others do not)."""
     names, reasons = [], {}
     for name, system in compared.items():
-        needed = 1.2 * system.copies * logit_mb(case)
-        if system.slow and not slow_runs:
+        needed = 1.2 * system.copies * logit_mb(case, args)
+        if system.slow and not args.slow_runs:
             reasons[name] = "takes minutes (--slow-runs 0)"
         elif needed > 0.8 * free_mb:
             reasons[name] = f"would need {needed / 1000:.1f} GB of memory"
@@ -137,9 +171,9 @@ def applicable(case: Case, compared: Dict[str, System], free_mb: float, slow_run
 
 def measure_here(name: str, case: Case, args, kilobytes) -> Dict:
     """One step in this process: seconds, MB above the inputs, loss; gradients go to the file `args.gradients`."""
-    system, cuda = systems(args.device, args.threads, args.budget_mb)[0][name], args.device.startswith("cuda")
-    system.step(make_joined(QUICK[1], args.joiner, args.device)).backward()  # libraries, compiled code
-    given = make_joined(case, args.joiner, args.device)
+    system, cuda = systems(args)[0][name], args.device.startswith("cuda")
+    system.step(make_joined(QUICK[1], args)).backward()  # libraries, compiled code
+    given = make_joined(case, args)
     if cuda:
         torch.cuda.synchronize(args.device)
         torch.cuda.reset_peak_memory_stats(args.device)
@@ -164,8 +198,10 @@ def measure(name: str, case: Case, args, gradients: str = "") -> Dict:
     """`measure_here` in a process of its own."""
     script = str(Path(__file__).with_name("transducer_loss.py"))
     command = [sys.executable, script, "--device", args.device, "--joiner", str(args.joiner)]
-    command += ["--budget-mb", str(args.budget_mb), "--threads", str(args.threads), "--peak-of", name, case.name]
-    command += ["--quick"] * args.quick + (["--gradients", gradients] if gradients else [])
+    command += ["--dtype", args.dtype, "--budget-mb", str(args.budget_mb), "--threads", str(args.threads)]
+    command += ["--peak-of", name, case.name]
+    command += ["--quick"] * args.quick + ["--lattice-kd"] * args.lattice_kd
+    command += ["--gradients", gradients] if gradients else []
     completed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(completed.stdout.splitlines()[-1])
 
@@ -178,7 +214,7 @@ def differences(path: str, reference: str) -> Dict[str, float]:
 
 
 def run_case(case: Case, compared: Dict[str, System], args, free_mb: float) -> Dict:
-    names, skipped = applicable(case, compared, free_mb, args.slow_runs)
+    names, skipped = applicable(case, compared, free_mb, args)
     rounds, errors = defaultdict(list), {}
     with tempfile.TemporaryDirectory() as folder:
         files = {name: str(Path(folder) / f"{index}.pt") for index, name in enumerate(names)}
@@ -194,13 +230,14 @@ def run_case(case: Case, compared: Dict[str, System], args, free_mb: float) -> D
     seconds = {name: statistics.median(run["seconds"][clock] for run in runs) for name, runs in rounds.items()}
     return {
         "case": case._asdict(),
-        "logits_mb": logit_mb(case),
+        "logits_mb": logit_mb(case, args),
         "seconds": seconds,
         "peak_mb": {name: statistics.median(run["peak_mb"] for run in runs) for name, runs in rounds.items()},
         "losses": {name: runs[0]["loss"] for name, runs in rounds.items()},
         "gradient_errors": errors,
         "all": dict(rounds),
         "skipped": skipped,
+        "lattice_kd": args.lattice_kd,
     }
 
 
@@ -211,8 +248,8 @@ def missed_targets(result: Dict) -> Dict[str, float]:
         return {}
     if TODAY not in seconds:
         return {"MB": peak} if peak > MOST_MB_ALONE else {}
-    ratio = seconds[TILED] / seconds[TODAY]
-    return {**({"time": ratio} if ratio > MOST_TIME else {}), **({"MB": peak} if peak > MOST_MB else {})}
+    ratio, most = seconds[TILED] / seconds[TODAY], MOST_TIME_KD if result["lattice_kd"] else MOST_TIME
+    return {**({"time": ratio} if ratio > most else {}), **({"MB": peak} if peak > MOST_MB else {})}
 
 
 def print_case(result: Dict) -> None:
@@ -237,11 +274,19 @@ def print_case(result: Dict) -> None:
 
 
 def run(args, hardware: str, free_mb: float) -> Dict:
-    compared, missing = systems(args.device, args.threads, args.budget_mb)
-    print(f"{hardware}, torch {torch.__version__}, joiner of {args.joiner}, budget {args.budget_mb:g} MB")
+    compared, missing = systems(args)
+    print(f"{hardware}, torch {torch.__version__}, joiner of {args.joiner}, {args.dtype}, budget {args.budget_mb:g} MB")
+    if args.lattice_kd:
+        print("beside each loss the full-lattice distillation from another joiner")
     for name, reason in missing.items():
         print(f"{name} is left out: {reason}")
-    result = {"hardware": hardware, "torch": torch.__version__, "joiner": args.joiner, "budget_mb": args.budget_mb}
+    result = {
+        "hardware": hardware,
+        "torch": torch.__version__,
+        "joiner": args.joiner,
+        "dtype": args.dtype,
+        "budget_mb": args.budget_mb,
+    }
     result.update(runs=args.runs, missing=missing, cases=[])
     for case in args.cases:
         result["cases"].append(run_case(case, compared, args, free_mb))

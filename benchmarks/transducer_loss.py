@@ -1,7 +1,7 @@
 """Transducer losses side by side: time of forward + backward, and peak memory.
 
     python benchmarks/transducer_loss.py [--quick] [--cases short,...] [--runs 5] [--json FILE]
-    python benchmarks/transducer_loss.py --joiner 512 [--budget-mb 64] ...
+    python benchmarks/transducer_loss.py --joiner 512 [--budget-mb 64] [--lattice-kd] ...
 
 The second form times a joiner together with the losses (`transducer_joiner.py`). In the first every loss gets the
 same random logits and gives the summed -log P and its gradient; the joiner, which makes the logits, is not timed
@@ -73,6 +73,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     parser.add_argument("--joiner", type=int, metavar="WIDTH", help="time a joiner of that width and the losses")
     parser.add_argument("--budget-mb", type=float, default=64.0, help="of the tiled loss, with --joiner")
+    parser.add_argument("--lattice-kd", action="store_true", help="with --joiner: distillation at all nodes besides")
     parser.add_argument("--peak-of", nargs=2, metavar=("LOSS", "CASE"), help=argparse.SUPPRESS)
     parser.add_argument("--gradients", metavar="FILE", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)

@@ -78,29 +78,18 @@ def test_joiner_and_loss_benchmark(load, monkeypatch, tmp_path, capsys):
         return joined.measure_here(name, case, args, benchmark.kilobytes)
 
     monkeypatch.setattr(joined, "measure", measure)
-    options = [
-        "--device",
-        "cpu",
-        "--quick",
-        "--joiner",
-        "24",
-        "--budget-mb",
-        "0.01",
-        "--runs",
-        "1",
-        "--json",
-        str(path),
-    ]
-    monkeypatch.setattr(sys, "argv", ["transducer_loss.py", *options])
-    assert benchmark.main() == 0
-    result = json.loads(path.read_text(encoding="utf-8"))
-    for case in result["cases"]:
-        losses, base = case["losses"], case["losses"]["ours"]
-        assert losses["ours, tiled"] == pytest.approx(base, rel=1e-6)
-        assert losses["autograd wavefront"] == pytest.approx(base, rel=1e-5)
-        assert set(case["gradient_errors"]) >= {"ours, tiled", "autograd wavefront"}
-        assert 0 < max(case["gradient_errors"]["ours, tiled"].values()) < 1e-5
-        assert min(case["seconds"].values()) > 0 and "ours, pruned" in case["seconds"]
+    options = "--device cpu --quick --joiner 24 --budget-mb 0.01 --runs 1 --json".split() + [str(path)]
+    for more in (["--lattice-kd"], []):
+        monkeypatch.setattr(sys, "argv", ["transducer_loss.py", *options, *more])
+        assert benchmark.main() == 0
+        result = json.loads(path.read_text(encoding="utf-8"))
+        for case in result["cases"]:
+            losses, base = case["losses"], case["losses"]["ours"]
+            assert losses["ours, tiled"] == pytest.approx(base, rel=1e-6)
+            assert 0 < max(case["gradient_errors"]["ours, tiled"].values()) < 1e-5
+            assert min(case["seconds"].values()) > 0 and case["lattice_kd"] == bool(more)
+            assert more or losses["autograd wavefront"] == pytest.approx(base, rel=1e-5)
+            assert more or {"autograd wavefront", "ours, pruned"} <= set(case["seconds"])
     assert "gradients by" in capsys.readouterr().out
     large = {**result["cases"][0], "logits_mb": 3000.0, "seconds": {"ours": 1.0, "ours, tiled": 1.4}}
     large["peak_mb"] = {"ours, tiled": 500.0}
