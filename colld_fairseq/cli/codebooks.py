@@ -143,7 +143,7 @@ class IndexWriter:
 
     def write(self, shard: Shard, console: Console) -> None:
         """The parts of this process that are not there yet; the index, once all of them are."""
-        self.header.save(self.directory)
+        self.header.save(self.directory, "--indexes")
         mine = range(shard.index, len(self.parts), shard.total)
         todo = [part for part in mine if finished_part(self.directory, part, self.header) is None]
         bad = BadUtterances(len(self.corpus.rows), self.max_bad)

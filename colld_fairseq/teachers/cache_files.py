@@ -79,13 +79,13 @@ class CacheHeader:
     def utterance_bytes(self, frames: int) -> int:
         return len(self.layers) * self.layer_bytes(frames)
 
-    def save(self, directory: Path) -> None:
-        """Writes header.json; where there is one already it has to say the same."""
+    def save(self, directory: Path, option: str = "--out") -> None:
+        """Writes header.json; where there is one already it has to say the same. option: that names the directory."""
         path = directory / "header.json"
         if path.is_file():
             # Hash and digest tell more than the paths do.
             compared = [name for name in asdict(self) if name not in ("teacher", "manifest")]
-            check_equal(self, CacheHeader.load(directory), compared, f"{directory} holds a cache")
+            check_equal(self, CacheHeader.load(directory), compared, f"{directory} holds a cache", option)
             return
         write_atomically(path, json.dumps(asdict(self), indent=1).encode())
 
@@ -103,12 +103,12 @@ class CacheHeader:
         return header
 
 
-def check_equal(wanted: Any, there: Any, names: Iterable[str], what: str) -> None:
+def check_equal(wanted: Any, there: Any, names: Iterable[str], what: str, option: str = "--out") -> None:
     """Raises ConfigError naming the first of these attributes that differs in what is there already."""
     for name in names:
         value, other = getattr(wanted, name), getattr(there, name)
         if value != other:
-            raise ConfigError(f"{what} with another {name} ({other}, not {value}); give another --out or delete it")
+            raise ConfigError(f"{what} with another {name} ({other}, not {value}); give another {option} or delete it")
 
 
 @dataclass

@@ -151,7 +151,7 @@ def test_codebooks_that_are_there_are_kept(codebooks, online, tmp_path, capsys):
     with pytest.raises(ConfigError, match="has codebooks with another seed .1, not 2."):
         codebooks(*online, "--seed", 2)
     codebooks(*online, out="other", num_codebooks=3)
-    with pytest.raises(ConfigError, match="holds a cache with another width"):
+    with pytest.raises(ConfigError, match="holds a cache with another width .4, not 3.; give another --indexes"):
         codebooks(*online, "--indexes", tmp_path / "indexes", out="other", num_codebooks=3)
 
 
