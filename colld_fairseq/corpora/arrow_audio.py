@@ -51,10 +51,12 @@ def open_arrow(file: str) -> pa.Table:
     """A file of Arrow's stream format, as `datasets` writes it, or of its file format; mapped, not read."""
     source = pa.memory_map(file)
     try:
-        return pa.ipc.open_stream(source).read_all()
+        table = pa.ipc.open_stream(source).read_all()
     except pa.ArrowInvalid:
         source.seek(0)
-        return pa.ipc.open_file(source).read_all()
+        table = pa.ipc.open_file(source).read_all()
+    table.validate(full=True)  # a damaged file must not be read outside its bounds
+    return table
 
 
 @functools.lru_cache(maxsize=2)

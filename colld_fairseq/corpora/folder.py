@@ -49,7 +49,7 @@ def _utterance(root: Path, path: Path, split: str, language: str, endings: Dict)
 def _content(path: Path, endings: list) -> Optional[str]:
     """What the file beside the audio says, all of it in one line; None where there is none."""
     for ending in endings:
-        beside = path.with_name(f"{path.stem}.{ending}")
+        beside = path.parent / f"{path.stem}.{ending}"
         if beside.is_file():
             return " ".join(beside.read_bytes().decode("utf-8-sig", errors="surrogateescape").split())
     return None

@@ -5,6 +5,7 @@ Audio is a column of {bytes, path}. Bytes are written into zip archives, paths a
 by their usual names, or by --columns.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
@@ -110,4 +111,4 @@ def _text_columns(
 
 
 def _is_file(path: Any) -> bool:
-    return Path(path).is_file()
+    return os.path.isfile(path)

@@ -40,7 +40,7 @@ def _directory(folder: Path, request: Request) -> Iterator[Listed]:
         language = languages.get(name) or request.unsaid_language
         if not request.wants_language(language):
             continue
-        recording, *times = rest.split() if segments else [name]
+        recording, *times = rest.split() or [""] if segments else [name]
         between = _between(name, times) if segments else (0.0, None)
         audio = _audio(name, recordings.get(recording), recording, folder, request)
         problem = next((one for one in (between, audio) if isinstance(one, LeftOut)), None)

@@ -28,5 +28,5 @@ def _chapter(transcripts: Path, split: str, request: Request) -> Iterator[Listed
             yield entry
             continue
         _, name, text = entry
-        audio = str(transcripts.with_name(f"{name}.flac"))
+        audio = str(transcripts.parent / f"{name}.flac")
         yield Utterance(name, audio, text, language, split, speaker=name.split("-")[0])

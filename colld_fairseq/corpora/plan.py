@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from typing import Iterator, List, Sequence, Set
 
@@ -67,10 +68,13 @@ def _listed(layout: str, request: Request, normalizer: TextNormalizer) -> Iterat
 
 def _as_written(one: Utterance, request: Request, normalizer: TextNormalizer) -> Listed:
     """The utterance as manifests can hold it: names checked, paths absolute, text normalized, wanted translations."""
+    split = request.splits.get(one.split, one.split)
     audio = os.path.abspath(one.audio) if isinstance(one.audio, str) else one.audio
     try:
         checked_name(one.id, "id")
         checked_name(audio if isinstance(audio, str) else audio.file, "audio file")
+        if re.search("[/\0]", checked_name(split, "split")):
+            raise ManifestError(f"the split {split!r} cannot be the name of a file; name it by --splits NAME={split}")
         for language in filter(None, [one.language, *one.translations]):
             checked_name(language, "language")
     except ManifestError as error:
@@ -83,7 +87,6 @@ def _as_written(one: Utterance, request: Request, normalizer: TextNormalizer) ->
         if target in request.translate_into and text.strip()
     }
     text = normalized(one.text, one.language, normalizer)
-    split = request.splits.get(one.split, one.split)
     return one._replace(audio=audio, text=text, translations=translations, split=split)
 
 

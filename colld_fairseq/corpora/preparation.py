@@ -182,9 +182,6 @@ class Preparation:
 
     def _check_names(self, plan: Plan, splits: Sequence[str]) -> None:
         """ConfigError where a file of another origin has the name of one that is to be written."""
-        for split in splits:
-            if "/" in split:
-                raise ConfigError(f"the split {split!r} cannot be the name of a file; name it by --splits NAME={split}")
         suffixes = ("", "_asr", "_st") if any(one.translations for one in plan.utterances) else ("",)
         paths = [self.out / f"{self._stem(split)}{suffix}.tsv" for split in splits for suffix in suffixes]
         paths.append(self._path("left_out.tsv"))

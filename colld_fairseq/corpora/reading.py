@@ -69,7 +69,7 @@ def table(
     csv.field_size_limit(sys.maxsize)  # the default limits a field to 128 KiB
     with _opened(path) as handle:
         reader = csv.reader(handle, **how)
-        names = list(columns) if columns else [name.strip() for name in next(reader, [])]
+        names = list(columns) if columns else _header(path, reader)
         missing = [name for name in required if name not in names]
         if missing or not names:
             raise ManifestError(
@@ -77,6 +77,7 @@ def table(
                 "copy the table again, or see whether the layout is another"
             )
         while True:
+            before = reader.line_num
             try:
                 values = next(reader)
             except StopIteration:
@@ -84,8 +85,18 @@ def table(
             except csv.Error as error:
                 yield LeftOut(f"{path}:{reader.line_num}", "malformed row", f"cannot be parsed ({error})")
                 continue
-            if values:
-                yield _record(f"{path}:{reader.line_num}", names, values)
+            record = _record(f"{path}:{reader.line_num}", names, values) if values else None
+            if isinstance(record, LeftOut):  # a quote without its end joins lines: each is counted
+                yield from (record._replace(id=f"{path}:{line}") for line in range(before + 1, reader.line_num + 1))
+            elif record:
+                yield record
+
+
+def _header(path: Path, reader: Iterator[List[str]]) -> List[str]:
+    try:
+        return [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise ManifestError(f"{path}:1: cannot be parsed ({error}); copy the table again") from error
 
 
 def _record(where: str, names: Sequence[str], values: Sequence[str]) -> Union[Record, LeftOut]:
@@ -114,7 +125,7 @@ def seconds(value: Any) -> Optional[float]:
     """A time in seconds, or None for what is none."""
     try:
         time = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return time if 0 <= time < 1e9 else None
 

@@ -4,6 +4,7 @@ They lie in the folder (`dev.stm`: its name is the split) or below it (`SPLIT/st
 in `sph/`, `wav/` or `audio/` beside their folder. Of the text, events (`{NOISE}`, `<unk>`) are not kept.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Set, Tuple
@@ -80,4 +81,4 @@ def _audio(path: Path, recording: str) -> Optional[str]:
     folders = [path.parent, *(base / name for base in (path.parent, path.parent.parent) for name in AUDIO_FOLDERS)]
     names = [recording, *(recording + suffix for suffix in (".sph", *AUDIO_SUFFIXES))]
     candidates = (folder / name for folder in folders for name in names)
-    return next((str(candidate) for candidate in candidates if candidate.is_file()), None)
+    return next((str(candidate) for candidate in candidates if os.path.isfile(candidate)), None)

@@ -5,6 +5,7 @@ The folder holds these somewhere below; several pairs of languages (`en-de/data/
 first language of such a name is the one that is spoken; where no name tells it, --languages does.
 """
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -96,7 +97,7 @@ def _segments(path: Path) -> List[Any]:
     content = "\n".join(text_lines(path))
     try:
         segments = yaml.load(content, _LOADER)
-    except (yaml.YAMLError, UnicodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: of what looks like a date
         segments = [_entry(line) for line in content.split("\n") if line.strip()]
     if not isinstance(segments, list) or not any(segments):
         raise ManifestError(f"{path}: no list of segments; copy the file again")
@@ -106,7 +107,7 @@ def _segments(path: Path) -> List[Any]:
 def _entry(line: str) -> Optional[Dict]:
     try:
         entry = yaml.load(line, _LOADER)
-    except (yaml.YAMLError, UnicodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: of what looks like a date
         return None
     return entry[0] if isinstance(entry, list) and entry else None
 
@@ -124,5 +125,5 @@ def _parallel(path: Path, language: str, count: int) -> List[str]:
 def _audio(path: Path, wav: str) -> str:
     """mTEDx names .wav what is .flac."""
     folder = path.parent.parent / "wav" if (path.parent.parent / "wav").is_dir() else path.parent
-    flac = folder / Path(wav).with_suffix(".flac")
-    return str(flac if flac.is_file() and not (folder / wav).is_file() else folder / wav)
+    flac = folder / f"{os.path.splitext(wav)[0]}.flac"
+    return str(flac if os.path.isfile(flac) and not os.path.isfile(folder / wav) else folder / wav)
