@@ -24,6 +24,8 @@ PUBLISHED = {
     (96, 2048, 8192, True): ("5b", 16),
     (128, 2048, 8192, True): ("7b", 16),
 }
+#: Name -> width of what pre-training compares, where that is not 1024; "" = no published shape: fairseq2's default.
+PRETRAINING_WIDTHS = {"": 256, "base": 256, "large": 768, "large_lv60k": 768, "3.25b": 1280, "4b": 1280}
 KERNELS, STRIDES = ([layer[index] for layer in WAV2VEC_CONV_LAYERS] for index in (1, 2))
 VARIANCE_FLOOR = 1e-5  # fairseq2 normalizes waveforms with torch's layer_norm
 TRAINING = ("dropout", "attention_dropout", "activation_dropout", "dropout_input", "layerdrop")
@@ -109,6 +111,11 @@ def settle(seen: Mapping[str, Any], given: Description, origin: str, described: 
 def published(seen: Mapping[str, Any]) -> Tuple[str, Optional[int]]:
     """Name and heads of a published shape; "" and None for others."""
     return PUBLISHED.get(tuple(seen[name] for name in ("layers", "embed_dim", "ffn_dim", "norm_first")), ("", None))
+
+
+def pretraining_width(seen: Mapping[str, Any]) -> int:
+    """`quantized_dim` and `final_dim` of the architecture that fairseq2 will be told."""
+    return PRETRAINING_WIDTHS.get(published(seen)[0], 1024)
 
 
 def check_heads(seen: Mapping[str, Any], given: Optional[int], origin: str) -> None:

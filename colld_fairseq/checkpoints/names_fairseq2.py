@@ -29,6 +29,7 @@ from colld_fairseq.checkpoints.fairseq2_config import (
     check_heads,
     config_of,
     describe,
+    pretraining_width,
     settings_of,
     settle,
 )
@@ -41,6 +42,7 @@ from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.modules.encoder_config import EncoderConfig
 
 DESCRIPTION = "colld_fairseq"  # of a file that `write` wrote, beside its "model"
+CODEBOOK_ENTRIES = 640  # of both codebooks together, fairseq2's default
 
 FRONT_END = "encoder_frontend."
 EXTRACTOR = f"{FRONT_END}feature_extractor.layers."
@@ -257,7 +259,26 @@ def write(path: Path, checkpoint: EncoderCheckpoint) -> None:
     seen, described = settings_of(config)
     check_heads(seen, config.attention_heads, "fairseq2:FILE.pt")
     weights = without_identity_projection(checkpoint.weights, config, "fairseq2's wav2vec 2.0")
-    torch.save({"model": names_of(config).to_theirs(weights), DESCRIPTION: described}, path)
+    model = {**names_of(config).to_theirs(weights), **untrained_heads(config, pretraining_width(seen))}
+    torch.save({"model": model, DESCRIPTION: described}, path)
+
+
+def untrained_heads(config: EncoderConfig, width: int) -> StateDict:
+    """What fairseq2's class has behind the encoder in any case, for its pre-training; features do not pass it.
+
+    width: of what it compares, quantized inputs and outputs.
+    """
+    shapes = {
+        "quantizer.entries": (1, CODEBOOK_ENTRIES, width // 2),
+        "quantizer.entry_proj.weight": (CODEBOOK_ENTRIES, config.conv_layers[-1][0]),
+        "quantizer.entry_proj.bias": (CODEBOOK_ENTRIES,),
+        "final_proj.weight": (width, config.embed_dim),
+        "final_proj.bias": (width,),
+        "final_target_proj.weight": (width, width),
+        "final_target_proj.bias": (width,),
+    }
+    heads = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    return {**heads, "quantizer.num_updates": torch.zeros((), dtype=torch.int64)}
 
 
 # The same model in transformers, to compare with: fairseq2 cannot be installed beside this package
