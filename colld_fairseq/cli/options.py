@@ -302,6 +302,8 @@ def transcribe(add: Add) -> None:
         default="",
         help="more, as of fairseq-generate: blank_penalty, max_symbols, ngram_lm, ...",
     )
+    cut = "recordings longer than this are cut where they are quietest and transcribed in pieces (default: never)"
+    add("--cut-seconds", type=POSITIVE, default=0.0, metavar="SECONDS", help=cut)
     _batches(add)
     _max_bad(add, 1.0)
     add(

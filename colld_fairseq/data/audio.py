@@ -134,6 +134,28 @@ def read_audio(path_spec: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
+def audio_blocks(path_spec: str, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+    """What `read_audio` gives, in order and in blocks float32 [N] of some seconds: of a file of hours only those are in
+    memory, unless its container does not tell its length. Raises AudioError as `read_audio` does."""
+    path_spec, segment = _segment_of(path_spec)
+    with _opened(path_spec) as sounds:
+        start, end = (0, None) if segment is None else _inside(path_spec, segment, sounds)
+        for sound in sounds:
+            resampler = None
+            if sound.samplerate != sample_rate:
+                resampler = soxr.ResampleStream(sound.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
+            for block in sound.blocks():
+                wanted = block[start : None if end is None else max(end, 0)]
+                start, end = max(0, start - len(block)), None if end is None else end - len(block)
+                check_samples(wanted, printable(path_spec))
+                if len(wanted):
+                    yield wanted if resampler is None else resampler.resample_chunk(wanted)
+                if end is not None and end <= 0:
+                    break
+            if resampler is not None:
+                yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+
+
 def check_samples(waveform: np.ndarray, name: str) -> None:
     """AudioError, which begins with `name`, if samples of [N] are NaN, infinite, or so large that features overflow."""
     # comparisons with NaN are false
@@ -224,6 +246,22 @@ class _Sound:
                 "copy or encode the file again"
             )
         return _mono(samples[skipped:])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The mean of the channels from the beginning to the end, float32 [N] each."""
+        if self.decoded is not None:
+            yield self.decoded
+            return
+        left = self.frames
+        while left > 0:
+            block = _mono(self._read(min(left, _BLOCK)))
+            if not len(block):
+                raise AudioError(
+                    f"{printable(self.path_spec)}: truncated, {self.frames - left} of {self.frames} samples are there; "
+                    "copy or encode the file again"
+                )
+            left -= len(block)
+            yield block
 
     def _decode(self) -> np.ndarray:
         blocks = []

@@ -65,3 +65,19 @@ class Hypothesis:
 
 
 NBest = List[List[Hypothesis]]  # of each utterance its hypotheses, best first
+
+
+def joined(parts: Sequence[List[Hypothesis]], nbest: int) -> List[Hypothesis]:
+    """Parts of one recording, an n-best list each, one after the other: the best ways of taking one hypothesis of each,
+    best first. Frames and scores of tokens, which are those of each part, are left out."""
+    best = [Hypothesis([], 0.0, 0.0)]
+    for hypotheses in parts:
+        longer = [_followed_by(before, one) for before in best for one in hypotheses]
+        best = sorted(longer, key=lambda hypothesis: -hypothesis.score)[:nbest]
+    return best
+
+
+def _followed_by(before: Hypothesis, one: Hypothesis) -> Hypothesis:
+    text = " ".join(part for part in (before.text, one.text) if part)
+    score, log_prob = before.score + one.score, before.log_prob + one.log_prob
+    return Hypothesis(before.tokens + one.tokens, score, log_prob, text=text, words=before.words + one.words)

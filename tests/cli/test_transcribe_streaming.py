@@ -5,7 +5,6 @@ import itertools
 import random
 import re
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,10 +12,10 @@ import soundfile
 from checkpoints import save_transducer
 
 from colld_fairseq.cli import main
-from colld_fairseq.cli.transcribe.streaming import StreamPrinter, joined
+from colld_fairseq.cli.transcribe.streaming import StreamPrinter
 from colld_fairseq.data.hypotheses import hypotheses_path, read_entries
 from colld_fairseq.data.manifest import read_manifest
-from colld_fairseq.decoding.hypothesis import Hypothesis
+from colld_fairseq.decoding.hypothesis import Hypothesis, joined
 from colld_fairseq.decoding.streaming import StreamingResult
 
 SPEAKS = ["--options", "blank_penalty=0.5,max_symbols=1"]  # an untrained model would say little else than blanks
@@ -137,13 +136,11 @@ def test_hypotheses_of_a_recording_combine_those_of_its_utterances():
 
     def utterance(letters):
         scores = sorted((draw.uniform(-9, 0) for _ in letters), reverse=True)
-        each = [StreamingResult([ord(letter)], score, score - 1, text=letter) for letter, score in zip(letters, scores)]
-        return replace(each[0], alternatives=each[1:])
+        return [StreamingResult([ord(letter)], score, score - 1, text=letter) for letter, score in zip(letters, scores)]
 
     utterances = [utterance(letters) for letters in ("abc", "def", "g", "hij")]
     every = [
-        (" ".join(one.text for one in way), sum(one.score for one in way))
-        for way in itertools.product(*([one, *one.alternatives] for one in utterances))
+        (" ".join(one.text for one in way), sum(one.score for one in way)) for way in itertools.product(*utterances)
     ]
     expected = sorted(every, key=lambda way: -way[1])[:3]
     best = joined(utterances, 3)
@@ -151,7 +148,7 @@ def test_hypotheses_of_a_recording_combine_those_of_its_utterances():
     assert [one.score for one in best] == pytest.approx([score for _, score in expected])
     assert [one.log_prob + 4 for one in best] == pytest.approx([one.score for one in best])
     assert best[0].tokens == [ord(letter) for letter in "adgh"]
-    silence = StreamingResult([], -1.0, -1.0)
+    silence = [StreamingResult([], -1.0, -1.0)]
     assert joined([silence, utterances[2], silence], 1)[0].text == "g"
     assert joined([], 2)[0].text == ""
 

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.cli.transcribe import streaming
 from colld_fairseq.cli.transcribe.inputs import Utterances, read_files, read_utterances_of_manifests
+from colld_fairseq.cli.transcribe.long import transcribe_recording
 from colld_fairseq.cli.transcribe.output import Journal, Result, check_places, write_results
 from colld_fairseq.cli.transcribe.words import Timed, parse_formats, write_words
 from colld_fairseq.data.audio import SAMPLE_RATE
@@ -54,13 +55,15 @@ def run(args: argparse.Namespace) -> int:
         recogniser.limit_context(args.chunk_ms, args.left_context)
     elif args.left_context != TRAINED:
         raise ConfigError("--left-context says nothing without --chunk-ms or --streaming")
-    work = partial(transcribe, recogniser, args.batch_seconds)
+    work = partial(transcribe, recogniser, args.batch_seconds, args.cut_seconds)
     run_utterances(args, recogniser, work, Printer(args.nbest), console)
     return 0
 
 
 def run_streaming(args: argparse.Namespace, recogniser: Recogniser, console: Console) -> int:
     """Streams from files or standard input; ends with what a listener would have waited for."""
+    if args.cut_seconds:
+        raise ConfigError("--cut-seconds: a stream needs no cutting, --endpoint ends its utterances")
     live = streaming.streaming_recogniser(args, recogniser)
     if args.audio == [STANDARD_INPUT]:
         streaming.from_standard_input(live, console)
@@ -83,10 +86,10 @@ def run_utterances(
     bad.update(unreadable)
     longest = recogniser.task.cfg.max_seconds
     long = int((utterances.rows.n_samples[utterances.todo] > longest * SAMPLE_RATE).sum())
-    if long and not args.streaming:
+    if long and not args.streaming and not args.cut_seconds:
         console.say(
             f"{long} of {len(utterances)} utterances are longer than the {longest:g} s up to which the model was"
-            " trained: cut them, or use --streaming with a model that can"
+            f" trained: give --cut-seconds {longest:g}, or --streaming with a model that can"
         )
     if args.out:
         with only_run(args.out):
@@ -134,10 +137,19 @@ def audio_bar(display: Progress, utterances: Utterances) -> AudioBar:
 
 
 def transcribe(
-    recogniser: Recogniser, batch_seconds: float, utterances: Utterances, bad: BadUtterances, bar: AudioBar
+    recogniser: Recogniser,
+    batch_seconds: float,
+    cut_seconds: float,
+    utterances: Utterances,
+    bad: BadUtterances,
+    bar: AudioBar,
 ) -> Iterator[Dict[str, Result]]:
-    """Results by id, batch by batch; utterances that cannot be used go to `bad`."""
-    windows = np.split(utterances.todo, range(WINDOW, len(utterances), WINDOW))
+    """Results by id, batch by batch, then those of recordings longer than `cut_seconds` (0: none), piece by piece;
+    utterances that cannot be used go to `bad`."""
+    lengths = utterances.rows.n_samples[utterances.todo]
+    is_long = lengths > (cut_seconds or np.inf) * SAMPLE_RATE
+    usual = utterances.todo[~is_long]
+    windows = np.split(usual, range(WINDOW, len(usual), WINDOW))
     batches = (
         batch
         for rows in windows
@@ -151,6 +163,8 @@ def transcribe(
             [waveform.numpy() for waveform in waveforms], languages, source_languages=utterances.spoken(names)
         )
         yield {name: Result(len(wave), best) for name, wave, best in zip(names, waveforms, n_best)}
+    for row in utterances.todo[is_long].tolist():
+        yield from transcribe_recording(recogniser, cut_seconds, batch_seconds, utterances, row, bad, bar)
 
 
 class Printer:
@@ -181,10 +195,12 @@ def to_manifest(
     refuse_inputs(args.out, "--out", (utterances.rows.audio_path(row) for row in utterances.todo.tolist()))
     journal = Journal(f"{args.out}.partial", settings(args, utterances))
     try:
-        if journal.results:
-            console.say(f"{len(journal.results)} of {len(utterances)} utterances are there already")
         left = [row for row in utterances.todo.tolist() if utterances.ids[row] not in journal.results]
-        rest = replace(utterances, todo=np.array(left, dtype=np.int64))
+        there = len(utterances) - len(left)
+        if journal.results:
+            parts = f", and {len(journal.results) - there} parts of others" * (len(journal.results) > there)
+            console.say(f"{there} of {len(utterances)} utterances are there already{parts}")
+        rest = replace(utterances, todo=np.array(left, dtype=np.int64), known=dict(journal.results))
         with progress(console, "transcribing") as display:
             bar = audio_bar(display, rest)
             for results in work(rest, bad, bar):
@@ -213,7 +229,7 @@ def settings(args: argparse.Namespace, utterances: Utterances) -> Dict[str, str]
     for path in split_paths(args.checkpoint, ":"):
         with open(path, "rb") as file:
             models.update(hashlib.file_digest(file, "sha256").digest())
-    context = [args.streaming, args.chunk_ms, args.left_context, args.endpoint]
+    context = [args.streaming, args.chunk_ms, args.left_context, args.endpoint, args.cut_seconds]
     names = json.dumps([(utterances.ids[row], utterances.rows.audio_path(row)) for row in utterances.todo.tolist()])
     return {
         "checkpoint": models.hexdigest(),

@@ -2,8 +2,8 @@
 
 import functools
 import os
-from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Utterances:
     ids: Sequence[str]
     todo: np.ndarray
     describe: Callable[[Row], Row]  # fills in the languages
+    known: Mapping[str, Any] = field(default_factory=dict)  # results of an earlier run, of parts of recordings too
 
     def __len__(self) -> int:
         return len(self.todo)

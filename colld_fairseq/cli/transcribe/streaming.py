@@ -14,7 +14,7 @@ from colld_fairseq.cli.transcribe.inputs import Utterances
 from colld_fairseq.cli.transcribe.output import Result
 from colld_fairseq.data.text_files import STANDARD_INPUT
 from colld_fairseq.data.utterances import BadUtterances, usable_batches
-from colld_fairseq.decoding.hypothesis import Hypothesis
+from colld_fairseq.decoding.hypothesis import joined
 from colld_fairseq.decoding.real_time import PIECE, Latency, cut, listen
 from colld_fairseq.decoding.streaming import EndpointRules, StreamingRecogniser, StreamingResult
 from colld_fairseq.errors import AudioError, ConfigError
@@ -84,7 +84,9 @@ def stream_utterances(
         if recogniser.needs_language:
             tags = [recogniser.vocabulary.tag_id(language) for language in utterances.languages(names)]
         latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], finals, tags)
-        lists = [joined(results, recogniser.nbest) for results in finals.of.values()]
+        lists = [
+            joined([[one, *one.alternatives] for one in results], recogniser.nbest) for results in finals.of.values()
+        ]
         yield {name: Result(len(waveform), n_best) for name, waveform, n_best in zip(names, waveforms, lists)}
 
 
@@ -100,22 +102,6 @@ class Finals:
             self.of[self.names[index]].append(result)
         if self.printer is not None:
             self.printer(self.names[index], result, final)
-
-
-def joined(utterances: Sequence[StreamingResult], nbest: int) -> List[Hypothesis]:
-    """The utterances of one audio file, one after the other: the best ways of taking one hypothesis of each, best
-    first."""
-    best = [Hypothesis([], 0.0, 0.0)]
-    for utterance in utterances:
-        longer = [followed_by(before, one) for before in best for one in (utterance, *utterance.alternatives)]
-        best = sorted(longer, key=lambda hypothesis: -hypothesis.score)[:nbest]
-    return best
-
-
-def followed_by(before: Hypothesis, one: Hypothesis) -> Hypothesis:
-    text = " ".join(part for part in (before.text, one.text) if part)
-    score, log_prob = before.score + one.score, before.log_prob + one.log_prob
-    return Hypothesis(before.tokens + one.tokens, score, log_prob, text=text, words=before.words + one.words)
 
 
 def from_standard_input(streaming: StreamingRecogniser, console: Console) -> None:
