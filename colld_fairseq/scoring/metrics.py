@@ -110,15 +110,25 @@ class Scores:
     chrf: float
 
 
-def _chrf(statistics: np.ndarray) -> float:
-    """chrF from summed counts: precision and recall averaged over the orders both sides have, then F-beta."""
-    hyp, ref, match = statistics.reshape(CHRF_ORDER, 3).T
+def error_rates_of(statistics: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """WER and CER in percent, each [...], from summed counts [..., STATISTICS_SIZE]; NaN where there is no word."""
+    word_edits, words, character_edits, characters = np.moveaxis(statistics[..., 3:_BLEU_AT], -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rates = 100 * word_edits / words, 100 * character_edits / characters
+    return np.where(words > 0, rates[0], np.nan), np.where(characters > 0, rates[1], np.nan)
+
+
+def chrf_of(statistics: np.ndarray) -> np.ndarray:
+    """chrF [...] from summed counts [..., STATISTICS_SIZE]: precision and recall averaged over the orders both sides
+    have, then F-beta."""
+    ngrams = statistics[..., _CHRF_AT:]
+    hyp, ref, match = np.moveaxis(ngrams.reshape(*ngrams.shape[:-1], CHRF_ORDER, 3), -1, 0)
     used = (hyp > 0) & (ref > 0)
-    if not used.any():
-        return 0.0
-    precision, recall = (match[used] / hyp[used]).mean(), (match[used] / ref[used]).mean()
-    denominator = CHRF_BETA**2 * precision + recall
-    return float(100 * (1 + CHRF_BETA**2) * precision * recall / denominator) if denominator > 0 else 0.0
+    orders = np.maximum(used.sum(-1), 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision, recall = (np.where(used, match / total, 0.0).sum(-1) / orders for total in (hyp, ref))
+        score = 100 * (1 + CHRF_BETA**2) * precision * recall / (CHRF_BETA**2 * precision + recall)
+    return np.where(precision + recall > 0, score, 0.0)
 
 
 def compute_scores(statistics: np.ndarray) -> Scores:
@@ -128,7 +138,7 @@ def compute_scores(statistics: np.ndarray) -> Scores:
     cer = 100 * character_edits / characters if characters else None
     sys_len, ref_len, *ngrams = (int(n) for n in statistics[_BLEU_AT:_CHRF_AT])
     bleu = BLEU.compute_bleu(ngrams[:BLEU_ORDER], ngrams[BLEU_ORDER:], sys_len, ref_len, smooth_method="exp").score
-    chrf = _chrf(statistics[_CHRF_AT:])
+    chrf = float(chrf_of(statistics))
     counts = (int(n) for n in (sentences, empty, overlong, words, characters))
     return Scores(*counts, wer, cer, bleu, chrf)
 

@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from omegaconf import OmegaConf
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from colld_fairseq.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
+WATCH_SECONDS = 10.0  # between two looks of `watch` at a job
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Job:
     """One command, run in the root of the clone.
 
     name: unique; below the output folder NAME.log is its output, NAME.done the note that it is finished, NAME.failed
-        that it is not and why, and NAME.yaml its `config`, if it has one.
+        that it is not and why, NAME.stopped that it was stopped for good and why, NAME.spent what an unfinished one has
+        cost so far, and NAME.yaml its `config`, if it has one.
     needs: names of the jobs that must be finished first.
     updates: length of a training run, for the progress bar.
     """
@@ -38,6 +40,10 @@ class Job:
     config: Optional[Dict[str, Any]] = None
 
 
+# (output folder, a running job) -> why it is to be stopped for good, or None.
+Watch = Callable[[Path, Job], Optional[str]]
+
+
 class _Running(NamedTuple):
     job: Job
     process: subprocess.Popen
@@ -46,11 +52,18 @@ class _Running(NamedTuple):
     bar: Any
 
 
-def run_jobs(out: Path, jobs: Sequence[Job], parallel: int) -> None:
+def run_jobs(
+    out: Path, jobs: Sequence[Job], parallel: int, watch: Optional[Watch] = None, deadline: Optional[float] = None
+) -> bool:
     """Run what is not finished yet, `parallel` jobs at a time, each with its share of the cores; of those that may
     start, the earlier in the list first. Leaves `commands.sh` in `out`. Exits with the log's end at the first job that
     fails, after stopping the others; the same call goes on where it was. Exits before anything runs where a job was
-    finished with another command or configuration."""
+    finished with another command or configuration.
+
+    watch: looks at running jobs every few seconds; what it calls hopeless is stopped for good, and what needs it is
+    left out. deadline: a time.time() at which everything is stopped, to go on with the same call. Returns False where
+    that time came, else True.
+    """
     known = {job.name for job in jobs}
     for job in jobs:
         assert known.issuperset(job.needs), f"{job.name} needs {sorted(set(job.needs) - known)}, which no job makes"
@@ -65,11 +78,24 @@ def run_jobs(out: Path, jobs: Sequence[Job], parallel: int) -> None:
     running: List[_Running] = []
     with _progress() as progress:
         try:
-            waiting = [job for job in jobs if not finished(out, job.name)]
+            waiting = [job for job in jobs if not (finished(out, job.name) or stopped(out, job.name))]
+            looked = time.time()
             while waiting or running:
-                for one in [one for one in running if one.process.poll() is not None]:
-                    running.remove(one)
-                    _finish(out, one, progress)
+                if deadline is not None and time.time() >= deadline:
+                    return False
+                for one in list(running):
+                    spent = _core_seconds(one.process)
+                    if spent is not None:
+                        running.remove(one)
+                        _finish(out, one, spent, progress)
+                if watch is not None and time.time() - looked >= WATCH_SECONDS:
+                    looked = time.time()
+                    for one in list(running):
+                        reason = watch(out, one.job)
+                        if reason is not None:
+                            running.remove(one)
+                            _stop(out, one, reason, progress)
+                waiting = _possible(out, waiting)
                 for job in list(waiting):
                     if len(running) < parallel and all(finished(out, need) for need in job.needs):
                         waiting.remove(job)
@@ -82,12 +108,28 @@ def run_jobs(out: Path, jobs: Sequence[Job], parallel: int) -> None:
             for one in running:  # none, unless we were stopped
                 one.process.terminate()
             for one in running:
-                one.process.wait()
+                _write_spent(out, one, _core_seconds(one.process, wait=True))
                 one.log.close()
+    return True
 
 
 def finished(out: Path, name: str) -> bool:
     return (out / f"{name}.done").is_file()
+
+
+def stopped(out: Path, name: str) -> bool:
+    """For good: by `watch`."""
+    return (out / f"{name}.stopped").is_file()
+
+
+def spent(out: Path, name: str) -> Dict[str, float]:
+    """What a job has cost, all its starts together: `seconds` of wall clock, `core_seconds` of processor time."""
+    for ending in ("done", "stopped", "spent"):
+        path = out / f"{name}.{ending}"
+        if path.is_file():
+            note = json.loads(path.read_text())
+            return {"seconds": note["seconds"], "core_seconds": note.get("core_seconds", 0.0)}
+    return {"seconds": 0.0, "core_seconds": 0.0}
 
 
 def failures(out: Path) -> List[str]:
@@ -107,13 +149,24 @@ def _content(out: Path, job: Job) -> Any:
 
 def _check_finished(out: Path, jobs: Sequence[Job]) -> None:
     for job in jobs:
-        if finished(out, job.name):
-            content = json.loads((out / f"{job.name}.done").read_text()).get("content")
+        for ending in ("done", "stopped"):
+            note = out / f"{job.name}.{ending}"
+            content = json.loads(note.read_text()).get("content") if note.is_file() else None
             if content is not None and content != _content(out, job):
                 sys.exit(
                     f"{job.name} was finished with other options in {out}: give the same ones, choose another folder,"
-                    f" or delete {out / job.name}.done (and what it wrote) to run it again"
+                    f" or delete {note} (and what it wrote) to run it again"
                 )
+
+
+def _possible(out: Path, waiting: Sequence[Job]) -> List[Job]:
+    """Those that wait neither for a stopped job nor for one that does."""
+    lost = {need for job in waiting for need in job.needs if stopped(out, need)}
+    while True:
+        more = {job.name for job in waiting if lost.intersection(job.needs)} - lost
+        if not more:
+            return [job for job in waiting if job.name not in lost]
+        lost |= more
 
 
 def _start(out: Path, job: Job, threads: int, progress: Progress) -> _Running:
@@ -130,16 +183,51 @@ def _start(out: Path, job: Job, threads: int, progress: Progress) -> _Running:
     return _Running(job, process, log, time.time(), progress.add_task(job.name, total=job.updates, note=""))
 
 
-def _finish(out: Path, one: _Running, progress: Progress) -> None:
+def _finish(out: Path, one: _Running, core_seconds: float, progress: Progress) -> None:
     one.log.close()
     name, seconds, code = one.job.name, time.time() - one.started, one.process.returncode
     if code:
+        _write_spent(out, one, core_seconds)
         write_atomically(out / f"{name}.failed", json.dumps({"seconds": seconds, "code": code}).encode())
         sys.exit(f"{name} failed, see {out / name}.log:\n{_tail(out / f'{name}.log')}")
-    note = {"seconds": seconds, "content": _content(out, one.job)}
+    note = {**_all_spent(out, one, core_seconds), "content": _content(out, one.job)}
     write_atomically(out / f"{name}.done", json.dumps(note, indent=1).encode())
+    (out / f"{name}.spent").unlink(missing_ok=True)
     progress.remove_task(one.bar)  # a long list of finished bars would push the others off the screen
     progress.console.print(f"{name}: {seconds / 60:.1f} min", highlight=False)
+
+
+def _stop(out: Path, one: _Running, reason: str, progress: Progress) -> None:
+    """For good; what needs it is left out."""
+    one.process.terminate()
+    core_seconds = _core_seconds(one.process, wait=True)
+    one.log.close()
+    note = {"reason": reason, **_all_spent(out, one, core_seconds), "content": _content(out, one.job)}
+    write_atomically(out / f"{one.job.name}.stopped", json.dumps(note, indent=1).encode())
+    (out / f"{one.job.name}.spent").unlink(missing_ok=True)
+    progress.remove_task(one.bar)
+    progress.console.print(f"{one.job.name}: stopped, {reason}", highlight=False)
+
+
+def _core_seconds(process: subprocess.Popen, wait: bool = False) -> Optional[float]:
+    """Processor time of a process that has ended, that of its own processes included; None where it still runs."""
+    pid, status, usage = os.wait4(process.pid, 0 if wait else os.WNOHANG)
+    if not pid:
+        return None
+    process.returncode = os.waitstatus_to_exitcode(status)  # Popen itself would throw the usage away
+    return usage.ru_utime + usage.ru_stime
+
+
+def _all_spent(out: Path, one: _Running, core_seconds: float) -> Dict[str, float]:
+    before = spent(out, one.job.name)
+    return {
+        "seconds": before["seconds"] + time.time() - one.started,
+        "core_seconds": before["core_seconds"] + core_seconds,
+    }
+
+
+def _write_spent(out: Path, one: _Running, core_seconds: float) -> None:
+    write_atomically(out / f"{one.job.name}.spent", json.dumps(_all_spent(out, one, core_seconds)).encode())
 
 
 def _progress() -> Progress:

@@ -5,7 +5,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 
@@ -38,7 +38,7 @@ class Plan:
     """What is compared; left in OUT/plan.json.
 
     comparisons: [question, system, [baselines]]; of several baselines the best counts.
-    encoders: name -> checkpoint (relative) or spec of what OUT/profile.json measures.
+    encoders: name -> checkpoint (relative) or spec of what OUT/profile.json measures; None = nothing is profiled.
     average: of headline scores, "mean" (every language alike) or "all" (every utterance alike).
     notes: paragraphs above the tables.
     settings: of the command line, for the record.
@@ -48,7 +48,7 @@ class Plan:
     title: str
     results: List[Result]
     comparisons: List[List[Any]]
-    encoders: Dict[str, str]
+    encoders: Optional[Dict[str, str]]
     average: str = "mean"
     notes: List[str] = field(default_factory=list)
     settings: Dict[str, Any] = field(default_factory=dict)

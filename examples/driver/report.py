@@ -40,7 +40,7 @@ def main(argv: List[str]) -> int:
 def write_report(out: Path) -> int:
     """Writes and prints the report; 1 if something is missing, else 0."""
     report = collect(out)
-    page, content = markdown(report), json.dumps(_without_nan(report), indent=2, ensure_ascii=False) + "\n"
+    page, content = markdown(report), json.dumps(without_nan(report), indent=2, ensure_ascii=False) + "\n"
     write_atomically(out / "report.json", content.encode())
     write_atomically(out / "report.md", page.encode())
     save_plot(report, out / "report.png")
@@ -216,21 +216,26 @@ def hardware(report: Report) -> str:
 def markdown(report: Report) -> str:
     """The page: notes, tables, the plot and what is missing."""
     parts = [f"# {report['title']}", *report["notes"], hardware(report), RTF_NOTE]
-    for title, header, rows in build_tables(report):
-        sides = ["left"] + ["right"] * (len(header) - 1)
-        parts.append(f"## {title}\n\n" + tabulate(rows, header, "pipe", disable_numparse=True, colalign=sides))
+    parts += [markdown_table(table) for table in build_tables(report)]
     parts.append("![test scores and validation curves](report.png)")
     if report["missing"]:
         parts.append("\n".join(["## Missing", "", *(f"- {item}" for item in report["missing"])]))
     return "\n\n".join(parts) + "\n"
 
 
-def _without_nan(value: Any) -> Any:
+def markdown_table(table: Table, heading: str = "##") -> str:
+    """The first column to the left, figures to the right."""
+    sides = ["left"] + ["right"] * (len(table.header) - 1)
+    rows = tabulate(table.rows, table.header, "pipe", disable_numparse=True, colalign=sides)
+    return f"{heading} {table.title}\n\n{rows}"
+
+
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: null instead."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

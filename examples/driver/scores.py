@@ -19,11 +19,16 @@ LOWER_IS_BETTER = {"wer": True, "cer": True, "bleu": False, "chrf": False}
 Scores = Dict[str, Dict[str, Dict[str, float]]]  # "asr" or "st" -> "de", "de → en", "mean" or "all" -> measure
 
 
-def collect(out: Path) -> Dict[str, Any]:
-    """Everything the report says, ready for JSON; `missing` names what failed or could not be read."""
+def collect(out: Path, plan_file: Optional[Path] = None) -> Dict[str, Any]:
+    """Everything the report says, ready for JSON; `missing` names what failed or could not be read.
+
+    plan_file: OUT/plan.json by default; where its `encoders` are None, they were not profiled.
+    """
     missing = failures(out)
-    plan = read_json(out / "plan.json")
-    profile = _attempt(missing, lambda: read_profile(out / "profile.json", plan["encoders"])) or {}
+    plan = read_json(plan_file or out / "plan.json")
+    profile: Dict[str, Any] = {}
+    if plan["encoders"] is not None:
+        profile = _attempt(missing, lambda: read_profile(out / "profile.json", plan["encoders"])) or {}
     results = [_collect_result(out, result, missing) for result in plan["results"]]
     groups = dict.fromkeys(result["group"] for result in results)
     summary = {group: summarize([result for result in results if result["group"] == group]) for group in groups}

@@ -9,7 +9,8 @@ import time
 import pytest
 from commands import REPOSITORY, binary
 
-from examples.driver.jobs import Job, failures, run_jobs
+from examples.driver import jobs
+from examples.driver.jobs import Job, failures, run_jobs, spent
 
 
 def write(path, text, seconds=0.2):
@@ -119,3 +120,44 @@ def test_the_note_of_a_finished_job_has_its_time_and_what_it_was(tmp_path):
     note = json.loads((tmp_path / "a.done").read_text())
     assert note["seconds"] >= 0 and note["content"] == [["true"], {"task": {"data": "OUT"}}]
     assert f"data: {tmp_path}" in (tmp_path / "a.yaml").read_text()
+
+
+def test_what_the_watch_calls_hopeless_is_stopped_for_good(tmp_path, monkeypatch):
+    """With what needs it, however far behind; the others run, and the next call does not try it again."""
+    monkeypatch.setattr(jobs, "WATCH_SECONDS", 0.2)
+    trace = tmp_path / "trace"
+    many = [
+        Job("dead", write(trace, "d", 60)),
+        Job("behind", write(trace, "b"), needs=["dead"]),
+        Job("far", write(trace, "f"), needs=["behind"]),
+        Job("other", write(trace, "o")),
+    ]
+    watch = lambda out, job: "it learns nothing" if job.name == "dead" else None  # noqa: E731
+    started = time.time()
+    assert run_jobs(tmp_path / "out", many, 2, watch) and time.time() - started < 30
+    note = json.loads((tmp_path / "out" / "dead.stopped").read_text())
+    assert note["reason"] == "it learns nothing" and note["seconds"] > 0
+    assert trace.read_text() == "o" and failures(tmp_path / "out") == []
+    assert run_jobs(tmp_path / "out", many, 2) and trace.read_text() == "o"
+    with pytest.raises(SystemExit, match="dead was finished with other options.*dead.stopped"):
+        run_jobs(tmp_path / "out", [Job("dead", ["true"])], 1)
+
+
+def test_at_the_deadline_everything_stops_and_goes_on_later(tmp_path):
+    trace = tmp_path / "trace"
+    slow = [Job("first", write(trace, "1", 0)), Job("second", write(trace, "2", 2), needs=["first"])]
+    assert run_jobs(tmp_path / "out", slow, 1, deadline=time.time() + 1) is False
+    assert trace.read_text() == "1" and not (tmp_path / "out" / "second.done").exists()
+    before = spent(tmp_path / "out", "second")["seconds"]
+    assert before > 0
+    assert run_jobs(tmp_path / "out", slow, 1, deadline=time.time() + 60) is True
+    assert trace.read_text() == "12" and spent(tmp_path / "out", "second")["seconds"] > before + 2
+
+
+def test_processor_time_is_that_of_the_job_and_its_own_processes(tmp_path):
+    """A sleeper takes none, one that computes in a process of its own about as long as it says."""
+    burn = "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}], check=True)"
+    run_jobs(tmp_path, [Job("busy", [sys.executable, "-c", child]), Job("idle", ["sleep", "0.5"])], parallel=2)
+    assert 0.5 < spent(tmp_path, "busy")["core_seconds"] < 3
+    assert spent(tmp_path, "idle")["core_seconds"] < 0.3 and spent(tmp_path, "idle")["seconds"] >= 0.5
