@@ -1,7 +1,7 @@
 """Criterion `colld`: masked prediction and contrastive layer-to-layer distillation (CoLLD-style, reconstructed).
 
 For every masked frame t and layer pair k the head's prediction p_kt must pick the teacher's frame z_kt out of N other
-masked frames of the same utterance (Chang et al. 2023, 2309.07707, described in USAD 2506.18843):
+masked frames of the same utterance (Chang et al. 2023, 2309.07707, described in USAD 2506.18843), or of the batch:
 
     l_kt = -log exp(cos(p_kt, z_kt) / temp) / ( exp(cos(p_kt, z_kt) / temp) + sum_n exp(cos(p_kt, z_kn) / temp) )
 
@@ -14,6 +14,7 @@ from typing import List, Optional
 
 import torch
 from fairseq.criterions import register_criterion
+from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from colld_fairseq.criterions.distillation import Frames
 from colld_fairseq.criterions.feature_regression import FeatureRegressionConfig, FeatureRegressionCriterion
 from colld_fairseq.criterions.logs import sum_logs
 from colld_fairseq.losses.contrastive import contrastive_loss, sample_negatives
-from colld_fairseq.numbers import COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, option
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, option
 
 # Validation draws its negatives with this seed, so that losses of different checkpoints are comparable.
 VALID_NEGATIVES_SEED = 1
@@ -32,8 +33,16 @@ class ColldConfig(FeatureRegressionConfig):
     contrastive_weight: float = option(1.0, "weight of the contrastive term", NOT_NEGATIVE)
     num_negatives: int = option(
         100,
-        "negatives per frame, from the same utterance; 0 = all its other masked frames (w2v-BERT: 100)",
+        "negatives per frame, from --negatives-from; 0 = all its other masked frames (w2v-BERT: 100)",
         COUNT_OR_NONE,
+    )
+    negatives_from: ChoiceEnum(["utterance", "batch"]) = option(
+        "utterance",
+        "whose masked frames are negatives: those of the same utterance (w2v-BERT), or of all utterances of the batch;"
+        " in validation always the former",
+    )
+    negatives_distance: int = option(
+        1, "frames that a negative of the same utterance is away at least; 1 = the next ones, too", COUNT
     )
     logit_temp: float = option(0.1, "temperature dividing the cosines (w2v-BERT: 0.1)", POSITIVE)
     l1_weight: float = option(0.0, "weight of the mean absolute difference", NOT_NEGATIVE)
@@ -82,7 +91,8 @@ class ColldCriterion(FeatureRegressionCriterion):
 
     def contrast(self, predictions, targets, weights, masked: Tensor, seed: Optional[int] = None):
         generator = None if seed is None else torch.Generator(masked.device).manual_seed(seed)
-        plan = sample_negatives(masked, self.cfg.num_negatives, generator)
+        from_batch = str(self.cfg.negatives_from) == "batch"
+        plan = sample_negatives(masked, self.cfg.num_negatives, generator, self.cfg.negatives_distance, from_batch)
         loss, correct = 0.0, 0
         for prediction, target, weight in zip(predictions, targets, weights):
             term = contrastive_loss(prediction, target, plan, self.cfg.logit_temp)

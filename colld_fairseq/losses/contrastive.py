@@ -25,7 +25,8 @@ from torch import Tensor
 class NegativePlan(NamedTuple):
     """Which frames are contrasted with which: made once per batch by `sample_negatives`, for all pairs.
 
-    M is the largest number of masked frames in an utterance (1 if nothing is masked).
+    M is the largest number of masked frames in an utterance (1 if nothing is masked). With negatives from the whole
+    batch that is one long utterance: then B is 1 in all shapes here but for `shape`.
 
     - `rows` `[B * M]` int64: position of the packed frames in a tensor `[B * T, ...]`.
     - `labels` `[B * M]` int64: own column of each packed frame, -100 where there is none (padding of the packing).
@@ -51,23 +52,34 @@ class ContrastiveOutput(NamedTuple):
 
 
 def sample_negatives(
-    mask: Tensor, num_negatives: int = 100, generator: Optional[torch.Generator] = None
+    mask: Tensor,
+    num_negatives: int = 100,
+    generator: Optional[torch.Generator] = None,
+    min_distance: int = 1,
+    from_batch: bool = False,
 ) -> NegativePlan:
-    """Draw the negatives of every masked frame from the other masked frames of its utterance.
+    """Draw the negatives of every masked frame from the other masked frames of its utterance, or of the batch.
 
     Args:
         mask: `[B, T]` bool, True on the frames that carry loss (never on padding). An utterance with fewer than two of
             them has no negatives and contributes nothing.
         num_negatives: N drawn uniformly with replacement; 0 takes every other masked frame once.
         generator: of the device of `mask`; torch's default one if not given.
+        min_distance: frames that a negative of the same utterance is away at least; 1 takes the next ones, too. Of the
+            N drawn those that are nearer are left out.
+        from_batch: whether other utterances' masked frames are negatives as well.
 
-    Raises ValueError if `mask` is not a bool matrix or `num_negatives` is negative.
+    Raises ValueError if `mask` is not a bool matrix, `num_negatives` is negative or `min_distance` below 1.
     """
     if mask.dim() != 2 or mask.dtype != torch.bool:
         raise ValueError(f"the mask must be [B, T] bool, not {tuple(mask.shape)} {mask.dtype}")
     if num_negatives < 0:
         raise ValueError(f"num_negatives={num_negatives}: must be positive, or 0 for all others")
-    (batch, frames), device = mask.shape, mask.device
+    if min_distance < 1:
+        raise ValueError(f"min_distance={min_distance}: must be 1 or more, for a frame is no negative of itself")
+    shape, device = mask.shape, mask.device
+    mask = mask.reshape(1, -1) if from_batch else mask
+    batch, frames = mask.shape
     mask = mask & (mask.sum(1, keepdim=True) >= 2)
     masked = mask.sum(1)  # [B]
     most = max(int(masked.max()) if batch else 0, 1)
@@ -93,8 +105,13 @@ def sample_negatives(
         counts = torch.zeros(batch, most, most, device=device)
         counts.scatter_add_(2, drawn, torch.ones((), device=device).expand_as(drawn))
         counts *= present[:, :, None]
+    if min_distance > 1:
+        # With a gap between utterances, whose frames are never near each other's.
+        position = packed + packed // max(shape[1], 1) * min_distance
+        near = (position[:, :, None] - position[:, None, :]).abs() < min_distance
+        counts.masked_fill_(near, 0.0)
     log_counts = counts.log_().masked_fill_(diagonal, 0.0)
-    return NegativePlan(rows, labels, log_counts, masked.sum(), mask.shape)
+    return NegativePlan(rows, labels, log_counts, masked.sum(), shape)
 
 
 def contrastive_loss(

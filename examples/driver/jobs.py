@@ -201,6 +201,7 @@ def _stop(out: Path, one: _Running, reason: str, progress: Progress) -> None:
     """For good; what needs it is left out."""
     one.process.terminate()
     core_seconds = _core_seconds(one.process, wait=True)
+    one.log.write(f"\nstopped: {reason}\n")
     one.log.close()
     note = {"reason": reason, **_all_spent(out, one, core_seconds), "content": _content(out, one.job)}
     write_atomically(out / f"{one.job.name}.stopped", json.dumps(note, indent=1).encode())

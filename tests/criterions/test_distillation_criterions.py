@@ -102,6 +102,25 @@ def test_colld(training, given, weights):
     assert float(log["contrastive"]) == pytest.approx(contrastive, rel=1e-6)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_negatives_of_the_batch(training):
+    """In training as if its utterances were one; in validation each is by itself, whatever its batch."""
+    stub = distillation(LENGTHS)
+    cfg = ColldConfig(num_negatives=0, logit_temp=0.2, negatives_from="batch")
+    loss, sample_size, log = ColldCriterion(cfg, stub.task).train(training)(stub.model, stub.sample)
+    expected = 0.0
+    for k, layer in enumerate((2, 4)):
+        rows = [
+            (stub.predictions[k][row, :n], instance_norm(stub.features[layer][row, :n]), stub.mask[row, :n])
+            for row, n in enumerate(LENGTHS)
+        ]
+        together = [tuple(torch.cat(parts) for parts in zip(*rows))]
+        expected += sum(contrastive_of_utterance(*one, 0.2)[0] for one in (together if training else rows)) / 2
+    assert float(loss) == pytest.approx(expected, rel=1e-6) and int(sample_size) == int(stub.mask.sum())
+    far = ColldConfig(num_negatives=0, logit_temp=0.2, negatives_from="batch", negatives_distance=4)
+    assert float(ColldCriterion(far, stub.task).train(training)(stub.model, stub.sample)[0]) < float(loss)
+
+
 @pytest.mark.parametrize("shared", [[16, 9, 24], [15, 7, 23]])
 def test_frames_that_the_teacher_lacks_do_not_count(shared):
     """A student may have a frame or two more than its teacher, and masks on them."""

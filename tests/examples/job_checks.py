@@ -36,7 +36,7 @@ def check_command(job, out: str) -> str:
     elif program == "fairseq-generate":
         parser = options.get_generation_parser()
         parser.add_argument("--arch", default="wav2vec2")  # as fairseq-generate itself does
-        assert options.parse_args_and_arch(parser, words).gen_subset.startswith("test")
+        assert options.parse_args_and_arch(parser, words).gen_subset.startswith(("test", "dev"))
     elif program == "colld":
         assert words[0] in SUBCOMMANDS
         parser = argparse.ArgumentParser()

@@ -137,6 +137,7 @@ def test_what_the_watch_calls_hopeless_is_stopped_for_good(tmp_path, monkeypatch
     assert run_jobs(tmp_path / "out", many, 2, watch) and time.time() - started < 30
     note = json.loads((tmp_path / "out" / "dead.stopped").read_text())
     assert note["reason"] == "it learns nothing" and note["seconds"] > 0
+    assert "stopped: it learns nothing" in (tmp_path / "out" / "dead.log").read_text()
     assert trace.read_text() == "o" and failures(tmp_path / "out") == []
     assert run_jobs(tmp_path / "out", many, 2) and trace.read_text() == "o"
     with pytest.raises(SystemExit, match="dead was finished with other options.*dead.stopped"):

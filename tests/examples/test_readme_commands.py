@@ -123,6 +123,7 @@ OTHERS = [
     words
     for folder in (
         "baselines",
+        "campaign",
         "colld",
         "colld/prompts",
         "device",

@@ -64,6 +64,33 @@ def test_equals_brute_force(num_negatives):
     assert 0 < correct < count
 
 
+@pytest.mark.parametrize("from_batch", [False, True])
+@pytest.mark.parametrize("min_distance", [1, 3])
+def test_whose_frames_are_negatives(min_distance, from_batch):
+    """Of all pairs of masked frames, by their definition: the loss too, with the terms of all pairs written out."""
+    torch.manual_seed(4)
+    predictions, targets, mask = batch(3, 9, 5)
+    mask[1] = False
+    mask[1, 4] = True  # alone in its utterance, not in the batch
+    mask[0, -1] = mask[2, 0] = True  # neighbors in memory, not in time
+    plan = sample_negatives(mask, 0, min_distance=min_distance, from_batch=from_batch)
+    expected, count = 0.0, 0
+    frames = [(u, t) for u in range(3) for t in range(9) if mask[u, t]]
+    similarity = torch.nn.functional.normalize(predictions, dim=-1), torch.nn.functional.normalize(targets, dim=-1)
+    for u, t in frames:
+        negatives = [
+            (v, s) for v, s in frames if (v == u and abs(s - t) >= min_distance and s != t) or (v != u and from_batch)
+        ]
+        counted = from_batch or mask[u].sum() > 1
+        terms = [math.exp(float(similarity[0][u, t] @ similarity[1][v, s]) / 0.3) for v, s in [(u, t), *negatives]]
+        expected += -math.log(terms[0] / sum(terms)) if counted else 0.0
+        count += bool(counted)
+    out = contrastive_loss(predictions, targets, plan, logit_temp=0.3)
+    assert out.loss_sum.item() == pytest.approx(expected, rel=1e-6) and out.count.item() == count
+    drawn = sample_negatives(mask, 40, min_distance=min_distance, from_batch=from_batch)
+    assert ((negative_counts(drawn) > 0) <= (negative_counts(plan) > 0)).all()
+
+
 @pytest.mark.parametrize("num_negatives", [0, 6])
 def test_gradcheck(num_negatives):
     torch.manual_seed(2)
@@ -242,5 +269,7 @@ def test_bad_arguments():
         sample_negatives(mask, -1)
     with pytest.raises(ValueError, match="bool"):
         sample_negatives(mask.long(), 2)
+    with pytest.raises(ValueError, match="min_distance"):
+        sample_negatives(mask, 2, min_distance=0)
     with pytest.raises(ValueError, match="shape of the mask"):
         contrastive_loss(torch.randn(1, 5, 2), torch.randn(1, 5, 2), sample_negatives(mask, 2))
