@@ -18,6 +18,7 @@ from examples.driver import recipes
 from examples.driver.jobs import Job
 from examples.driver.recipes import SMALL, Config, override, read_yaml
 
+NGRAM_ORDER = "3"  # a few hours of transcripts have no use for more
 CMVN_HOURS = "2"  # drawn at random: a mean of 80 numbers needs no more
 TEST_SHARE = 0.1  # of a corpus whose manifests are not there yet
 DECODING = "decoding"
@@ -122,6 +123,16 @@ class Builder:
         folder = self.data(name)
         command = ["colld", "cmvn", "--manifest", str(folder / "audio.tsv"), "--max-hours", CMVN_HOURS]
         return self.add(Job(f"data/{name}/cmvn", [*command, "--out", str(folder / "cmvn.npz")], [f"data/{name}"]))
+
+    def words(self, name: str) -> Tuple[str, List[str]]:
+        """The n-gram model that recognition is also decoded with, and the job that makes it of the training
+        transcripts, if one does."""
+        if self.inputs.ngram_lm:
+            return self.inputs.ngram_lm, []
+        needs, folder = self.prepare(name), self.data(name)
+        command = ["colld", "ngram", "--vocab", str(folder / "vocab"), "--manifest", str(folder / "train_asr.tsv")]
+        command += ["--order", NGRAM_ORDER, "--out", str(folder / "words.arpa")]
+        return str(folder / "words.arpa"), [self.add(Job(f"data/{name}/words", command, needs))]
 
     def features(self, claim: Claim, teacher: str, kind: str) -> str:
         """The job that caches a teacher's features, in the folder of its name; "" where the teacher runs along."""
@@ -290,12 +301,13 @@ class Builder:
     def decode(self, claim: Claim, system: System, run: Run) -> Dict[str, str]:
         """Test -> the job that scores it. Scores lie in OUT/LAST/TEST.json, hypotheses in the folder OUT/LAST/TEST."""
         scored = {}
-        for test, how in self.tests(system).items():
-            options = [*how.options, *(["--ngram-lm", self.inputs.ngram_lm] if how.ngram_lm else [])]
+        for test, how in system.tests.items():
+            lm, needs = self.words(claim.data) if how.ngram_lm else ("", [])
+            options = [*how.options, *(["--ngram-lm", lm] if lm else [])]
             pretrained = system.stages[-1].set.get("model", {}).get("decoder_from")
             decode, score = recipes.decoding_jobs(
                 self.out, f"{run.last}/{test}", self.data(claim.data), how.subset,
-                Path(run.checkpoint(self.out, "best")), options, [run.last], how.scoring,
+                Path(run.checkpoint(self.out, "best")), options, [run.last, *needs], how.scoring,
                 vocab="" if pretrained else f"data/{claim.data}/vocab",
             )  # fmt: skip
             corpora = self.campaign.data[claim.data].corpora
@@ -303,10 +315,6 @@ class Builder:
             self.add(decode, Work(seconds, self.campaign.speeds[DECODING]))
             scored[test] = self.add(score)
         return scored
-
-    def tests(self, system: System):
-        """Those that can be done here."""
-        return {name: how for name, how in system.tests.items() if self.inputs.ngram_lm or not how.ngram_lm}
 
 
 # -- choices ----------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Decoding:
     scoring: Tuple[str, ...] = ()
     """Of colld score."""
     ngram_lm: bool = False
-    """Decoded with the model of --ngram-lm; left out where there is none."""
+    """Decoded with an n-gram model of words: that of the training transcripts, or --ngram-lm."""
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ def arguments(argv: List[str]) -> argparse.Namespace:
     add("--teachers", default="", metavar="NAME=SPEC,...", help="such as hubert=onnx:wakehubert.onnx")
     add("--corpora", default="", metavar="NAME=DIR,...", help="folders with train.tsv, dev.tsv and test.tsv")
     add("--unlabeled", default="", metavar="NAME=A.tsv,...", help="manifests of further audio")
-    add("--ngram-lm", type=resolved, help="n-gram model (ARPA or KenLM) of words: recognition is also decoded with it")
+    add("--ngram-lm", type=resolved, help="n-gram model of words (ARPA or KenLM) in place of the transcripts' own")
     add("--precision", choices=("auto", "float32", "bfloat16"), help="of training (default: bfloat16 where it is fast)")
     add("--jobs", type=int, help="parallel jobs (default: one a core, or one with a GPU)")
     return parser.parse_args(argv)

@@ -53,7 +53,6 @@ def inputs(tmp_path_factory):
         {"whisper": "hf:W", "hubert": f"onnx:{folder / 'hubert.onnx'}", "whisper_decoder": "hf:DIR"},
         {name: str(folder / name) for name in ("german_english", "mboshi")},
         {name: str(folder / "more.tsv") for name in ("librispeech", "further")},
-        ngram_lm="/nowhere/lm.arpa",
         bfloat16=True,
     )
 
@@ -445,6 +444,7 @@ stages:
     set: {{model: {{decoder_layers: 1, decoder_embed_dim: 16, decoder_ffn_embed_dim: 20}}}}
 tests:
   asr: {{subset: test_asr, options: [--decoder, ctc, --beam, "1", --post-process, letter, --max-tokens, "480000"]}}
+  asr_lm: {{subset: test_asr, ngram_lm: true, options: [--decoder, ctc, --beam, "2", --ngram-lm-weight, "0.5"]}}
 systems:
   mix: {{label: mix}}
   scratch: {{label: from scratch, stages: {{distil: null, finetune: {{updates: sum}}}}}}
