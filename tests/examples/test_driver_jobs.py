@@ -145,14 +145,17 @@ def test_what_the_watch_calls_hopeless_is_stopped_for_good(tmp_path, monkeypatch
 
 
 def test_at_the_deadline_everything_stops_and_goes_on_later(tmp_path):
-    trace = tmp_path / "trace"
-    slow = [Job("first", write(trace, "1", 0)), Job("second", write(trace, "2", 2), needs=["first"])]
-    assert run_jobs(tmp_path / "out", slow, 1, deadline=time.time() + 1) is False
-    assert trace.read_text() == "1" and not (tmp_path / "out" / "second.done").exists()
-    before = spent(tmp_path / "out", "second")["seconds"]
-    assert before > 0
-    assert run_jobs(tmp_path / "out", slow, 1, deadline=time.time() + 60) is True
-    assert trace.read_text() == "12" and spent(tmp_path / "out", "second")["seconds"] > before + 2
+    """The second job ends when there is a file `go`."""
+    out, trace, go = tmp_path / "out", tmp_path / "trace", tmp_path / "go"
+    code = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)"
+    two = [Job("first", write(trace, "1", 0)), Job("second", [sys.executable, "-c", code], needs=["first"])]
+    assert run_jobs(out, two[:1], 1) is True
+    assert run_jobs(out, two, 1, deadline=time.time() + 1) is False
+    assert trace.read_text() == "1" and not (out / "second.done").exists()
+    before = spent(out, "second")["seconds"]
+    go.touch()
+    assert before > 0 and run_jobs(out, two, 1, deadline=time.time() + 600) is True
+    assert trace.read_text() == "1" and spent(out, "second")["seconds"] > before
 
 
 def test_processor_time_is_that_of_the_job_and_its_own_processes(tmp_path):
