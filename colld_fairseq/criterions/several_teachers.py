@@ -67,7 +67,8 @@ class SeveralTeachersCriterion(DistillationCriterion):
     # -- the log -------------------------------------------------------------------------------------------------------
     def log_teacher(self, name: str, frames: Frames, own: Loss, part: Tensor) -> Dict[str, Tensor]:
         log = {f"loss_{name}": own.loss_sum, f"frames_{name}": own.frames, f"part_{name}": part}
-        for pair, (layer, target) in enumerate(zip(frames.layers, self.cka_targets(name, frames))):
+        targets = self.cka_targets(name, frames) if frames.layers else []  # in training there is no need of them
+        for pair, (layer, target) in enumerate(zip(frames.layers, targets)):
             log[f"{MOMENTS}.{name}.{pair}.{layer.size(-1)}"] = frame_moments(layer[frames.valid], target[frames.valid])
         return log
 
