@@ -11,6 +11,7 @@ Files of a preparation into OUT (with a name, `_NAME` follows the split and the 
 """
 
 import contextlib
+import glob
 import json
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ import signal
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.corpora.arrow_audio import ArrowAudio
@@ -33,6 +34,7 @@ from colld_fairseq.files import write_atomically, written_atomically
 from colld_fairseq.outputs import check_folder, only_run
 
 SHOWN = 10  # examples in messages
+Task = Tuple[int, Sequence[Source], Optional[Path]]  # a part, its audio, the archive to pack it into
 
 
 @dataclass
@@ -104,6 +106,8 @@ class Preparation:
             )
             with contextlib.closing(journal):
                 if pack:
+                    if not journal.begun:
+                        self._withdraw()
                     self._clear_archives(len(parts))
                 self._measure(plan, parts, pack, journal, run_parts, on_progress)
                 results = [result for part in range(len(parts)) for result in journal.results[part]]
@@ -111,7 +115,16 @@ class Preparation:
             journal.path.unlink()
         return prepared
 
-    def _measure(self, plan, parts, pack, journal: Journal, run_parts, on_progress) -> None:
+    def _measure(
+        self,
+        plan: Plan,
+        parts: Sequence[Sequence[Source]],
+        pack: bool,
+        journal: Journal,
+        run_parts: Callable[[Iterable[Task]], Iterable[Tuple[int, List[Result]]]],
+        on_progress: Callable[[int, int, float], None],
+    ) -> None:
+        """Opens the audio of all parts that the journal does not have yet."""
         bad = Faults(plan, self.max_bad)
         opened, seconds = 0, 0.0
 
@@ -131,8 +144,6 @@ class Preparation:
             note(part, results)
 
     def _write(self, plan: Plan, results: Sequence[Result], splits: Sequence[str], pack: bool) -> Prepared:
-        for stale in self.out.glob(".*.tsv.*.tmp"):  # of a run that was killed
-            stale.unlink(missing_ok=True)
         left_out = plan.left_out + [one for one in results if isinstance(one, LeftOut)]
         manifests: Dict[str, Totals] = {}
         for split in splits:
@@ -143,6 +154,8 @@ class Preparation:
             ]
             for suffix, rows in self._rows(usable, plan.has_text, pack):
                 path = self.out / f"{self._stem(split)}{suffix}.tsv"
+                for stale in self.out.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a run that was killed
+                    stale.unlink(missing_ok=True)
                 if not rows:
                     path.unlink(missing_ok=True)  # of an earlier run, which had some
                     continue
@@ -194,11 +207,24 @@ class Preparation:
 
     def _is_mine(self) -> bool:
         """Whether the last preparation under this name was of the same corpus."""
+        record = self._record()
+        if not record:
+            return self._path("prepared.partial").exists()  # stopped between its manifests and its record
+        return self._origin().items() <= record.items()
+
+    def _record(self) -> Dict[str, Any]:
+        """What prepared.json says; nothing where there is none."""
         try:
             record = json.loads(self._path("prepared.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return self._path("prepared.partial").exists()  # stopped between its manifests and its record
-        return isinstance(record, dict) and self._origin().items() <= record.items()
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def _withdraw(self) -> None:
+        """Removes the manifests of an earlier preparation: the archives that they name are about to be replaced."""
+        for name in self._record().get("manifests", {}):
+            (self.out / os.path.basename(name)).unlink(missing_ok=True)
+        self._path("prepared.json").unlink(missing_ok=True)
 
     def _origin(self) -> Dict[str, str]:
         return {"layout": self.layout, "folder": os.path.abspath(self.folder)}
@@ -260,9 +286,6 @@ def _write_left_out(path: Path, left_out: Sequence[LeftOut]) -> None:
         for line in [LeftOut("id", "kind", "reason"), *left_out]:
             fields = (" ".join(value.split()) for value in line)
             handle.write("\t".join(fields).encode("utf-8", "backslashreplace") + b"\n")
-
-
-Task = Tuple[int, Sequence[Source], Optional[Path]]
 
 
 def _run_part(task: Task) -> Tuple[int, List[Result]]:

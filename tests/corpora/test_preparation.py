@@ -195,6 +195,16 @@ def test_a_file_that_was_mended_is_tried_again(tmp_path, capsys):
     assert [row.n_samples for row in rows_of(tmp_path / "data/train.tsv")] == [4800, 4800, 3200, 3200, 3200, 3200]
 
 
+def test_no_manifest_names_archives_that_were_replaced(tmp_path, capsys):
+    """A second preparation of a corpus that grew is stopped half-way: the old manifests must not be read any more."""
+    common_voice(tmp_path / "cv", de="Ja")
+    assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", "--zip") == 0
+    for i in range(6):
+        (tmp_path / f"cv/de/clips/de_{i}.wav").write_bytes(b"RIFF")
+    assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", "--zip") == 2
+    assert not (tmp_path / "data/train.tsv").exists()
+
+
 def test_a_full_disk_is_one_line(tmp_path):
     common_voice(tmp_path / "cv", count=30, de="Ja")
     done = subprocess.run(
