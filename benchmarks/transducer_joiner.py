@@ -43,6 +43,7 @@ from colld_fairseq.modules.transducer import Joiner, SimpleJoiner
 CASES = [
     Case("medium", [200] * 8, [40] * 8, 500),
     Case("large vocabulary", [250] * 8, [50] * 8, 8000),
+    Case("first tenth of huge", [75] * 8, [120] * 8, 32000),
     Case("huge", [750] * 8, [120] * 8, 32000),
 ]
 QUICK = [Case("short", [40] * 2, [8] * 2, 50), Case("speech", [30, 22, 9], [8, 7, 2], 40)]

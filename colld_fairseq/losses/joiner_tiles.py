@@ -79,19 +79,27 @@ class OutputLayer:
     """The joiner's last layer on some nodes at a time; adds up the gradients of its parameters.
 
     `grad_weight` and `grad_bias` are float32 at least. Only one tile's logits exist at any time, in the same memory.
+    On a CPU, products in half precision are given zeros up to one of 16 sizes: oneDNN compiles code for every size,
+    and keeps it for 1024 of them, about a megabyte each.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, rows: int, with_gradient: bool = False):
+    def __init__(
+        self, weight: Tensor, bias: Tensor, dtype: torch.dtype, rows: int, needed: int, with_gradient: bool = False
+    ):
+        """rows: most nodes of a tile; needed: of the tiles that there are."""
         self.dtype, self.exact = dtype, torch.promote_types(dtype, torch.float32)
         self.weight, self.bias = weight.detach().to(dtype), bias.detach().to(dtype)
-        self.memory = self.weight.new_empty(rows, len(weight))
+        few_sizes = dtype != self.exact and weight.device.type == "cpu"
+        self.rows, self.step = rows, max(rows // 16, 1) if few_sizes else 1
+        self.memory = self.weight.new_empty(self._size(min(rows, needed)), len(weight))
         if with_gradient:
             self.grad_weight = torch.zeros_like(weight, dtype=self.exact)
             self.grad_bias = torch.zeros_like(bias, dtype=self.exact)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[R, J]` -> `[R, V]`, until the next call."""
-        return torch.addmm(self.bias, hidden.to(self.dtype), self.weight.T, out=self.memory[: len(hidden)])
+        given = self._given(hidden)
+        return torch.addmm(self.bias, given, self.weight.T, out=self.memory[: len(given)])[: len(hidden)]
 
     def softmax(self, logits: Tensor) -> Tensor:
         """Probabilities `[R, V]`, float32 at least, in the memory of the logits where that is their type."""
@@ -103,13 +111,25 @@ class OutputLayer:
 
     def backward(self, gradient: Tensor, hidden: Tensor) -> Tensor:
         """From the gradient of the logits `[R, V]` that were made of `hidden` to that of `hidden` `[R, J]`."""
-        gradient, hidden = gradient.to(self.dtype), hidden.to(self.dtype)
+        self.grad_bias.add_(gradient.sum(0))
+        given, gradient = self._given(hidden), self._given(gradient)
         if self.dtype == self.exact:
-            self.grad_weight.addmm_(gradient.T, hidden)
+            self.grad_weight.addmm_(gradient.T, given)
         else:
-            self.grad_weight.add_(gradient.T @ hidden)
-        self.grad_bias.add_(gradient.sum(0, dtype=self.exact))
-        return gradient @ self.weight
+            self.grad_weight.add_(gradient.T @ given)
+        return (gradient @ self.weight)[: len(hidden)]
+
+    def _size(self, rows: int) -> int:
+        return min(-(-rows // self.step) * self.step, self.rows)
+
+    def _given(self, rows: Tensor) -> Tensor:
+        """`[R, D]` as a product takes them: in its type, and followed by zeros."""
+        size = self._size(len(rows))
+        if size == len(rows):
+            return rows.to(self.dtype)
+        given = rows.new_zeros(size, rows.shape[1], dtype=self.dtype)
+        given[: len(rows)] = rows
+        return given
 
     def _memory_of(self, logits: Tensor):
         return logits if self.dtype == self.exact else None

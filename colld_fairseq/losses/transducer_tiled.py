@@ -112,8 +112,9 @@ class _Lattice(NamedTuple):
         return [(t, u + 1) for t, u in zip(self.targets.frames, self.targets.label_counts)]
 
     @property
-    def most_rows(self) -> int:
-        return min(self.rows, max((t * w for t, w in self.sizes), default=1))
+    def most_nodes(self) -> int:
+        """Of an utterance."""
+        return max((t * w for t, w in self.sizes), default=1)
 
     def tiles(self) -> Iterator[Tile]:
         """All nodes."""
@@ -178,7 +179,7 @@ class _TiledLattice(torch.autograd.Function):
     def forward(ctx, frames, symbols, weight, bias, lattice: _Lattice):
         ctx.save_for_backward(frames, symbols, weight, bias)
         ctx.lattice = lattice
-        output = OutputLayer(weight, bias, lattice.dtype, lattice.most_rows)
+        output = OutputLayer(weight, bias, lattice.dtype, lattice.rows, lattice.most_nodes)
         shape = (len(lattice.sizes), *(max((size[i] for size in lattice.sizes), default=i) for i in (0, 1)))
         blank_arcs, label_arcs = (frames.new_zeros(shape, dtype=output.exact) for _ in range(2))
         divergences = frames.new_zeros(shape[0], dtype=output.exact)
@@ -212,7 +213,7 @@ def _gradients(
     grad_divergence: Tensor,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of frames, symbols, weight and bias, from those of arcs `[B, T, U+1]` and divergences `[B]`."""
-    output = OutputLayer(weight, bias, lattice.dtype, lattice.most_rows, with_gradient=True)
+    output = OutputLayer(weight, bias, lattice.dtype, lattice.rows, lattice.most_nodes, with_gradient=True)
     grad_frames, grad_symbols = (torch.zeros_like(part, dtype=output.exact) for part in (frames, symbols))
     total = grad_blank + grad_label
     for tile in lattice.tiles_with_gradient(grad_blank, grad_label, grad_divergence):

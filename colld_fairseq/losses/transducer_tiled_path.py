@@ -65,10 +65,10 @@ class _TiledDivergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, teacher: _Teacher, dtype: torch.dtype, rows: int):
         ctx.save_for_backward(hidden, weight, bias)
-        ctx.teacher, ctx.dtype, ctx.rows = teacher, dtype, min(rows, max(len(hidden), 1))
-        output = OutputLayer(weight, bias, dtype, ctx.rows)
+        ctx.teacher, ctx.dtype, ctx.rows = teacher, dtype, rows
+        output = OutputLayer(weight, bias, dtype, rows, len(hidden))
         divergence = hidden.new_zeros(len(hidden), dtype=output.exact)
-        for piece in torch.arange(len(hidden), device=hidden.device).split(ctx.rows):
+        for piece in torch.arange(len(hidden), device=hidden.device).split(rows):
             logits = output.logits(hidden[piece]).to(output.exact)
             log_q = torch.log_softmax(logits / teacher.temperature, -1)
             log_p = torch.log_softmax(teacher.at(piece, output.exact), -1)
@@ -80,7 +80,7 @@ class _TiledDivergence(torch.autograd.Function):
         refuse_second_derivative()
         hidden, weight, bias = ctx.saved_tensors
         with torch.autocast(hidden.device.type, enabled=False):  # the caller may be inside one
-            output = OutputLayer(weight, bias, ctx.dtype, ctx.rows, with_gradient=True)
+            output = OutputLayer(weight, bias, ctx.dtype, ctx.rows, len(hidden), with_gradient=True)
             grad_hidden = torch.zeros_like(hidden)
             for piece in grad.nonzero()[:, 0].split(ctx.rows):
                 logits = output.logits(hidden[piece]).to(output.exact)

@@ -323,6 +323,32 @@ def test_half_precision_and_autocast_as_of_whole_logits(dtype):
         assert error < max(1.5 * usual, 1e-6)
 
 
+class Products(TorchDispatchMode):
+    """The numbers of rows with which the output layer is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.addmm.out:
+            self.rows.add(len(args[1]))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype, most", [(torch.float32, 100), (torch.bfloat16, 16)])
+def test_few_sizes_of_products_in_half_precision(dtype, most):
+    """oneDNN keeps code for every size that it has seen; utterances have as many sizes as they have lengths."""
+    counts, products = list(range(20)), Products()
+    for first in range(0, 20, 5):
+        frames, labels = [3 * u + 5 for u in counts[first : first + 5]], counts[first : first + 5]
+        made = make_batch(frames, labels, width=8, vocabulary=12, dtype=dtype)
+        with products:
+            loss = tiled_transducer_loss(*made, budget_mb=0.1).loss_sum
+            torch.autograd.grad(loss, made.leaves)
+    assert 8 < len(products.rows) <= most and (dtype == torch.bfloat16 or len(products.rows) > 20)
+
+
 def test_utterances_without_a_path():
     batch = make_batch([5, 2, 6], [2, 3, 1])
     with pytest.raises(ValueError, match="utterance de_17: no path, 3 labels in 2 frames.*regular topology"):
