@@ -20,8 +20,13 @@ FORMAT = 1
 # What a checkpoint needs of its task to be decoded as before; the rest belongs to a run, and names its files.
 TASK = {"_name": "multilingual_speech_to_text", "data": "", "seed": 1}
 TASK_OPTIONS = ("decoder", "ctc_target", "tgt_lang", "src_lang", "max_symbols", "blank_penalty", "allow_unk")
-FILES = ("student", "init_from")  # options of models that name files, not needed where the encoder is recorded
-CRITERIONS = {"student_ctc": "ctc_attention", "transducer_student": "transducer"}  # that checkpoints of a model name
+# Options of models that name files, not needed where the encoder is recorded and the vocabulary is copied.
+FILES = ("student", "init_from", "decoder_from", "decoder_tokens_from")
+CRITERIONS = {  # that checkpoints of a model name
+    "student_ctc": "ctc_attention",
+    "student_s2t": "ctc_attention",
+    "transducer_student": "transducer",
+}
 INT8 = ".int8.onnx"
 
 

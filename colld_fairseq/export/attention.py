@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from colld_fairseq.export.symbols import tokens_file
 from colld_fairseq.recogniser import Recogniser
 
 ENCODER, DECODER, PROMPTS = "encoder", "decoder", "decoding.json"
+TEXT = "text of ONNX Runtime"  # a stage
 EXAMPLE_FRAMES = 200  # input frames at 100 Hz, to trace with
 SAMPLES = 160  # of one
 
@@ -33,6 +34,9 @@ class Output(NamedTuple):
     logits: np.ndarray
     tokens: List[int]
     text: str
+
+
+Runtime = Callable[[np.ndarray, List[int]], Output]  # of a waveform [N] and tokens to give logits for
 
 
 class Attention(Family):
@@ -51,6 +55,20 @@ class Attention(Family):
         self.source = options.src_lang or recogniser.task.cfg.src_lang
         self.target = options.tgt_lang or recogniser.task.cfg.tgt_lang or self.source
         self.prompt = self.prompt_for(self.source, self.target) if self.target or not self.vocabulary.uses_tags else []
+
+    def without_client(self) -> "Attention":
+        """Compared in the first of its languages where none was named."""
+        if not self.prompt:
+            self.source = self.target = self.written_languages[0]
+            self.prompt = self.prompt_for(self.source, self.target)
+        super().without_client()
+        return self
+
+    @property
+    def task_settings(self) -> Mapping[str, Any]:
+        """Without the languages that this one comparison was told: the graphs know all of them."""
+        told = ("src_lang", "tgt_lang") if self.vocabulary.uses_tags else ()
+        return {name: value for name, value in super().task_settings.items() if name not in told}
 
     @cached_property
     def rules(self) -> Rules:
@@ -78,10 +96,10 @@ class Attention(Family):
 
     @property
     def limits(self) -> Dict[str, Any]:
-        """What `longest` is computed of."""
-        generator = self.recogniser.search.generator
-        given = {"tokens_per_input": generator.max_len_a, "tokens_more": generator.max_len_b}
-        return {**given, "tokens_at_most": self.decoder.max_positions() - 1}
+        """What `longest` is computed of. A tag that fairseq's own decoder writes first is one of the tokens there."""
+        generator, tag = self.recogniser.search.generator, self.recogniser.task.prefix_size
+        given = {"tokens_per_input": generator.max_len_a, "tokens_more": generator.max_len_b - tag}
+        return {**given, "tokens_at_most": self.decoder.max_positions() - 1 - tag}
 
     # -- what is written -----------------------------------------------------------------------------------------------
     def graphs(self) -> List[Graph]:
@@ -174,7 +192,8 @@ class Attention(Family):
             stages += self.runtime_stages(exported, waveform, ours)
         except ConfigError as error:
             return [*stages, Stage("graphs", False, str(error))]
-        stages += self.client_stages(exported, waveform, ours)
+        if self.client:
+            stages += self.client_stages(exported, waveform, ours)
         if exported.int8:
             try:
                 text = self.runtime_output(exported, waveform, ours.tokens, int8=True).text
@@ -193,11 +212,11 @@ class Attention(Family):
         return [
             difference_stage("encoder output", theirs.keys, ours.keys),
             difference_stage("decoder logits", theirs.logits[allowed], ours.logits[allowed]),
-            text_stage("text of ONNX Runtime", theirs.text, ours.text, theirs.tokens == ours.tokens),
+            text_stage(TEXT, theirs.text, ours.text, theirs.tokens == ours.tokens),
         ]
 
     def client_stages(self, exported: Exported, waveform: np.ndarray, ours: Output) -> List[Stage]:
-        """What the real client makes of it, where there is one."""
+        """What the real client makes of it."""
         return []
 
     def student_output(self, waveform: np.ndarray) -> Output:
@@ -228,16 +247,28 @@ class Attention(Family):
 
     def runtime_output(self, exported: Exported, waveform: np.ndarray, tokens: List[int], int8: bool = False) -> Output:
         """What ONNX Runtime makes of a waveform: a greedy search, and logits for `tokens`. Raises ConfigError."""
-        source = self.plain_input(waveform)[None]
+        return self.runtime(exported, int8)(waveform, tokens)
+
+    def runtime(self, exported: Exported, int8: bool = False) -> Runtime:
+        """The graphs of a folder, opened for any number of utterances. Raises ConfigError, and so does what it gives.
+
+        What lies between two steps stays in ONNX Runtime.
+        """
         encoder, decoder = (Session(exported.graph(name, int8)) for name in (ENCODER, DECODER))
-        keys, values, frames = encoder(source, np.array([source.shape[1]]))
-        past = np.zeros((len(keys), 1, 0, keys.shape[-1]), dtype=np.float32)
 
-        def step(given: List[int], cache: Tuple[np.ndarray, ...]) -> Tuple[np.ndarray, Tuple[np.ndarray, ...]]:
-            logits, *cache = decoder(np.array([given]), *cache, keys, values, frames)
-            return logits[0], tuple(cache)
+        def output(waveform: np.ndarray, tokens: List[int]) -> Output:
+            source = self.plain_input(waveform)[None]
+            keys, values, frames = encoder.values(source, np.array([source.shape[1]]))
+            layers, *_, width = keys.shape()
+            past = np.zeros((layers, 1, 0, width), dtype=np.float32)
 
-        return self.search(step, (past, past), keys[:, 0], tokens, self.longest(source.shape[1]))
+            def step(given: List[int], cache: Tuple) -> Tuple[np.ndarray, Tuple]:
+                logits, *cache = decoder.values(np.array([given]), *cache, keys, values, frames)
+                return logits.numpy()[0], tuple(cache)
+
+            return self.search(step, (past, past), keys.numpy()[:, 0], tokens, self.longest(source.shape[1]))
+
+        return output
 
     def search(self, step: Any, empty: Any, keys: np.ndarray, tokens: List[int], longest: int) -> Output:
         """Greedy search with `step(tokens, cache) -> logits [U, V], cache`; and logits for `tokens`."""

@@ -8,7 +8,6 @@ under the same names, so there is one graph.
 from typing import List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
-from fairseq.models.transformer import TransformerDecoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,7 +90,8 @@ class DecoderSteps(nn.Module):
         self.register_buffer("head", None if head is None else head.detach().t().contiguous())
         bias = getattr(decoder, "logits_bias", None)
         self.register_buffer("bias", None if bias is None else bias.detach().reshape(-1))
-        self.register_buffer("positions", positions_of(decoder).detach().clone())
+        positions, self.first_position = positions_of(decoder)
+        self.register_buffer("positions", positions.detach().clone())
         self.prefix = rules.prefix
         self.register_buffer("forbidden", rules.table(len(table)))
 
@@ -120,17 +120,22 @@ class DecoderSteps(nn.Module):
     def width(self) -> int:
         return self.table.size(0)
 
+    @property
+    def longest(self) -> int:
+        """Tokens that there are positions for, the prompt's included."""
+        return len(self.positions) - self.first_position
+
     def embed(self, tokens: Tensor, here: Tensor) -> Tensor:
         """Embeddings [N, U, D] of tokens [N, U] at positions [U]."""
         rows = self.table.index_select(1, tokens.flatten())  # one operator in every exporter: see `onnx_file.quantize`
-        x = rows.reshape(-1, *tokens.shape).permute(1, 2, 0) * self.scale + self.positions[here]
+        x = rows.reshape(-1, *tokens.shape).permute(1, 2, 0) * self.scale + self.positions[here + self.first_position]
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def logits(self, x: Tensor, here: Tensor) -> Tensor:
         logits = x @ (self.table if self.head is None else self.head)
         if self.bias is not None:
             logits = logits + self.bias
-        row = (here > 0).long() + (here >= self.prefix).long() + (here >= len(self.positions) - 1).long()
+        row = (here > 0).long() + (here >= self.prefix).long() + (here >= self.longest - 1).long()
         if self.prefix == 1:
             row = row.clamp(min=1)
         return logits.masked_fill(self.forbidden[row], -torch.inf)
@@ -162,19 +167,18 @@ def head_of(decoder: nn.Module) -> Optional[Tensor]:
     return None if shared else decoder.output_projection.weight
 
 
-def positions_of(decoder: nn.Module) -> Tensor:
-    """What is added to the embedding of the i-th token, [P, D]."""
-    if isinstance(decoder, TransformerDecoder):
-        embedding, longest = decoder.embed_positions, decoder.max_target_positions
-        first = embedding.padding_idx + 1
-        return embedding.get_embedding(first + longest, embedding.embedding_dim, embedding.padding_idx)[first:]
-    embedding, longest = decoder.network.embed_positions, decoder.network.max_target_positions
-    if decoder.family == "whisper":
-        return embedding.weight
-    if decoder.family == "mbart":
-        return embedding.weight[embedding.offset :]
+def positions_of(decoder: nn.Module) -> Tuple[Tensor, int]:
+    """What is added to embeddings of tokens, as a table [R, D], and the row of the first token in it.
+
+    Learned tables are kept complete, so that `colld import` finds them in the graph.
+    """
+    network = decoder.network if isinstance(decoder, PretrainedDecoder) else decoder
+    embedding = network.embed_positions
+    if isinstance(embedding, nn.Embedding):  # of Whisper and mBART
+        return embedding.weight, getattr(embedding, "offset", 0)
     first = embedding.padding_idx + 1
-    return embedding.weights[first : first + longest]
+    size = first + network.max_target_positions
+    return embedding.get_embedding(size, embedding.embedding_dim, embedding.padding_idx), first
 
 
 class AttendedGraph(nn.Module):

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import List, Sequence
+from typing import Any, List, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,10 @@ def run_in_runtime(model: Path, given: Sequence[np.ndarray]) -> List[np.ndarray]
 
 
 class Session:
-    """A graph in ONNX Runtime: inputs in its order -> outputs. Raises ConfigError as `run_in_runtime`."""
+    """A graph in ONNX Runtime: inputs in its order -> outputs. Raises ConfigError as `run_in_runtime`.
+
+    Inputs are arrays, or what `values` gave.
+    """
 
     def __init__(self, model: Path) -> None:
         import onnxruntime
@@ -36,11 +39,21 @@ class Session:
             raise ConfigError(f"{model} does not load in ONNX Runtime: {error}") from error
         self.inputs = [value.name for value in self._session.get_inputs()]
 
-    def __call__(self, *given: np.ndarray) -> List[np.ndarray]:
+    def __call__(self, *given: Any) -> List[np.ndarray]:
+        return [value.numpy() for value in self.values(*given)]
+
+    def values(self, *given: Any) -> List[Any]:
+        """Outputs as ONNX Runtime holds them (OrtValue), to be given to the next step without a copy."""
+        import onnxruntime
+
         if len(self.inputs) != len(given):
             raise ConfigError(f"{self.model} takes {', '.join(self.inputs)}; it is given {len(given)} inputs")
+        values = [
+            onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(one, order="C")) if isinstance(one, np.ndarray) else one
+            for one in given
+        ]
         try:
-            return self._session.run(None, dict(zip(self.inputs, given)))
+            return list(self._session.run_with_ort_values(None, dict(zip(self.inputs, values))))
         except Exception as error:
             raise ConfigError(f"{self.model} does not run in ONNX Runtime: {error}") from error
 

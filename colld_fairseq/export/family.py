@@ -23,7 +23,9 @@ from colld_fairseq.recogniser import TRAINED, Recogniser
 FORMAT = "1"  # of our own metadata
 ENCODER = "colld_encoder"  # its key for the configuration of the encoder
 TARGET = "colld_target"  # its key for ExportOptions.target
+SLOT = "colld_slot"  # its key for what a client calls this kind of model
 STREAM = "colld_stream"  # its key for the chunk and left context of streams
+WHISPER = "whisper"  # that of models whose log-mels, tokens and decoder are Whisper's
 TARGETS = ("onnx", "sherpa-onnx", "onnx-asr")
 TOKENS, CARD = "tokens.txt", "README.md"
 
@@ -136,7 +138,12 @@ class Family(ABC):
     def own_metadata(self) -> Dict[str, str]:
         """What we write into the graph that holds the encoder."""
         config = json.dumps(self.student.config.to_dict())
-        return {"colld_format": FORMAT, TARGET: self.options.target, "colld_slot": self.slot, ENCODER: config}
+        return {"colld_format": FORMAT, TARGET: self.options.target, SLOT: self.slot, ENCODER: config}
+
+    @property
+    def task_settings(self) -> Mapping[str, Any]:
+        """Options of the task that belong to what is exported."""
+        return self.recogniser.settings["task"]
 
     def without_client(self) -> "Family":
         """The same, whose stages are those of the graphs alone."""

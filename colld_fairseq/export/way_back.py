@@ -14,7 +14,7 @@ def keep_checkpoint(family: Family, folder: Path) -> None:
     recogniser = family.recogniser
     text = onnx_folder.describe(
         recogniser.settings["model"],
-        recogniser.settings["task"],
+        family.task_settings,
         recogniser.task.state_dict()[vocabulary_copy.NAME],
         family.model.state_dict(),
         {path.name: path for path in paths},

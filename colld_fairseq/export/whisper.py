@@ -11,11 +11,11 @@ from torch import Tensor
 
 from colld_fairseq.data.log_mel import HOP, LogMel
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.export.attention import DECODER, ENCODER, Attention, Output
+from colld_fairseq.export.attention import DECODER, ENCODER, TEXT, Attention, Output, Runtime
 from colld_fairseq.export.byte_tokens import base64_tokens
 from colld_fairseq.export.clients import ClientError, ClientModel, run_client
 from colld_fairseq.export.comparison import Session, difference_stage, text_stage
-from colld_fairseq.export.family import TOKENS, Exported, ExportOptions, Graph, Stage, display
+from colld_fairseq.export.family import TOKENS, WHISPER, Exported, ExportOptions, Graph, Stage, display
 from colld_fairseq.export.silence import WINDOW, ZEROS, Filling, TrainedSilence
 from colld_fairseq.export.whisper_graphs import OnnxAsrDecoder, OnnxAsrEncoder, SherpaDecoder, SherpaEncoder
 from colld_fairseq.recogniser import Recogniser
@@ -60,7 +60,10 @@ class WhisperClient(Attention):
         return TrainedSilence(self.student.config.input, self.filling)(mel)[0]
 
     def runtime_stages(self, exported: Exported, waveform: np.ndarray, ours: Output) -> List[Stage]:
-        return [self.log_mel_stage(waveform), *super().runtime_stages(exported, waveform, ours)]
+        stages = super().runtime_stages(exported, waveform, ours)
+        if not self.client:  # then it is of no matter what a client makes of the audio
+            return [stage for stage in stages if stage.name != TEXT]
+        return [self.log_mel_stage(waveform), *stages]
 
     def log_mel_stage(self, waveform: np.ndarray) -> Stage:
         """The client's log-mels beside ours. Those at the ends of the utterance may differ: clients mirror it there,
@@ -89,7 +92,7 @@ class WhisperClient(Attention):
 class SherpaWhisper(WhisperClient):
     """Slot `whisper` of sherpa-onnx."""
 
-    slot, client, filling = "whisper", "sherpa_onnx", ZEROS
+    slot, client, filling = WHISPER, "sherpa_onnx", ZEROS
 
     def graphs(self) -> List[Graph]:
         encoder = SherpaEncoder(self.student, self.decoder).eval()
@@ -99,7 +102,7 @@ class SherpaWhisper(WhisperClient):
         metadata = {**self.own_metadata, **self.metadata()}
         first = Graph(ENCODER, encoder, {"mel": mel}, list(cross), {"mel": {2: "length"}, **cross}, metadata)
         module = SherpaDecoder(self.decoder, self.rules).eval()
-        cache = torch.zeros(len(module.steps.layers), 1, len(module.steps.positions), module.steps.width)
+        cache = torch.zeros(len(module.steps.layers), 1, module.steps.longest, module.steps.width)
         keys, values = self.traced(encoder, {"mel": mel})
         inputs = {
             "tokens": torch.full((1, 3), self.vocabulary.dictionary.bos()),
@@ -162,21 +165,24 @@ class SherpaWhisper(WhisperClient):
     def client_mel(self, waveform: np.ndarray) -> np.ndarray:
         return client_log_mels(lead_in(waveform), self.student.config.input.bins)
 
-    def runtime_output(self, exported: Exported, waveform: np.ndarray, tokens: List[int], int8: bool = False) -> Output:
-        mel = np.ascontiguousarray(self.client_mel(waveform).T[None])
+    def runtime(self, exported: Exported, int8: bool = False) -> Runtime:
         encoder, decoder = (Session(exported.graph(name, int8)) for name in (ENCODER, DECODER))
-        keys, values = encoder(mel)
         size = len(self.decoder.network.embed_positions.weight)
-        cache = np.zeros((len(keys), 1, size, keys.shape[-1]), dtype=np.float32)
 
-        def step(given: List[int], state: Tuple) -> Tuple[np.ndarray, Tuple]:
-            self_keys, self_values, offset = state
-            logits, *caches = decoder(np.array([given]), self_keys, self_values, keys, values, np.array([offset]))
-            return logits[0], (*caches, offset + len(given))
+        def output(waveform: np.ndarray, tokens: List[int]) -> Output:
+            keys, values = encoder.values(self.client_mel(waveform).T[None])
+            layers, *_, width = keys.shape()
+            cache = np.zeros((layers, 1, size, width), dtype=np.float32)
 
-        return self.search(
-            step, (cache, cache, 0), keys[:, 0], tokens, self.longest(len(self.recogniser.input(waveform)))
-        )
+            def step(given: List[int], state: Tuple) -> Tuple[np.ndarray, Tuple]:
+                *past, offset = state
+                logits, *caches = decoder.values(np.array([given]), *past, keys, values, np.array([offset]))
+                return logits.numpy()[0], (*caches, offset + len(given))
+
+            longest = self.longest(len(self.recogniser.input(waveform)))
+            return self.search(step, (cache, cache, 0), keys.numpy()[:, 0], tokens, longest)
+
+        return output
 
     def client_stages(self, exported: Exported, waveform: np.ndarray, ours: Output) -> List[Stage]:
         name, given = f"text of {display(self.client)}", lead_in(waveform)
@@ -195,7 +201,7 @@ class SherpaWhisper(WhisperClient):
 class OnnxAsrWhisper(WhisperClient):
     """Type `whisper` of onnx-asr."""
 
-    slot, client, filling = "whisper", "onnx_asr", WINDOW
+    slot, client, filling = WHISPER, "onnx_asr", WINDOW
 
     def __init__(self, recogniser: Recogniser, options: ExportOptions) -> None:
         super().__init__(recogniser, options)
@@ -254,19 +260,23 @@ class OnnxAsrWhisper(WhisperClient):
         arguments = {"model": "whisper", "path": str(exported.folder), "language": self.language}
         return ClientModel(self.client, "load_model", {**arguments, **({"quantization": "int8"} if int8 else {})})
 
-    def runtime_output(self, exported: Exported, waveform: np.ndarray, tokens: List[int], int8: bool = False) -> Output:
-        whole = self.client_mel(waveform)
+    def runtime(self, exported: Exported, int8: bool = False) -> Runtime:
         encoder, decoder = (Session(exported.graph(name, int8)) for name in ("encoder_model", "decoder_model_merged"))
-        (encoded,) = encoder(np.ascontiguousarray(whole.T[None]))
         layers, width = len(self.decoder.network.layers), self.decoder.width
         empty = np.zeros((0, layers, 0, width), dtype=np.float32)
 
-        def step(given: List[int], cache: Tuple) -> Tuple[np.ndarray, Tuple]:
-            logits, *cache = decoder(np.array([given]), encoded, np.array([cache[0].size > 0]), *cache)
-            return logits[0], tuple(cache)
+        def output(waveform: np.ndarray, tokens: List[int]) -> Output:
+            (encoded,) = encoder.values(self.client_mel(waveform).T[None])
 
-        keys = encoded[0, :, : layers * width].reshape(-1, layers, width).transpose(1, 0, 2)
-        return self.search(step, (empty, empty), keys, tokens, self.longest(len(self.recogniser.input(waveform))))
+            def step(given: List[int], cache: Tuple) -> Tuple[np.ndarray, Tuple]:
+                logits, *caches = decoder.values(np.array([given]), encoded, np.array([cache is not start]), *cache)
+                return logits.numpy()[0], caches
+
+            start = (empty, empty)
+            keys = encoded.numpy()[0, :, : layers * width].reshape(-1, layers, width).transpose(1, 0, 2)
+            return self.search(step, start, keys, tokens, self.longest(len(self.recogniser.input(waveform))))
+
+        return output
 
     def client_stages(self, exported: Exported, waveform: np.ndarray, ours: Output) -> List[Stage]:
         name = f"text of {display(self.client)}"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import synthetic
-from students import CORPUS_CMVN, MORE_UPDATES, SHAPES, TAGGED, TRANSDUCERS, UPDATES, train, write_statistics
+from students import ARCHITECTURES, CORPUS_CMVN, MORE_UPDATES, TAGGED, UPDATES, train, write_statistics
 
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import ExportOptions
@@ -25,10 +25,11 @@ def checkpoint(corpus, vocab, tagged_vocab, waveforms, tmp_path_factory):
     def make(shape):
         if shape not in made:
             folder = tmp_path_factory.mktemp(shape)
-            options = [*SHAPES.get(shape, []), *TRANSDUCERS.get(shape, [])]
+            options = next(kind[shape] for kind in ARCHITECTURES.values() if shape in kind)
             if shape in CORPUS_CMVN:
-                options += ["--cmvn", write_statistics(folder / "cmvn.npz", waveforms, CORPUS_CMVN[shape])]
-            arch = "transducer_student" if shape in TRANSDUCERS else "student_ctc"
+                statistics = write_statistics(folder / "cmvn.npz", waveforms, CORPUS_CMVN[shape])
+                options = [*options, "--cmvn", statistics]
+            arch = next(arch for arch, kind in ARCHITECTURES.items() if shape in kind)
             symbols = tagged_vocab if shape in TAGGED else vocab
             updates = MORE_UPDATES if shape in TAGGED else UPDATES
             made[shape] = train(folder / "model.pt", corpus, symbols, *options, arch=arch, updates=updates)

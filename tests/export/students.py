@@ -39,13 +39,19 @@ TRANSDUCERS = {
     "chunks": ["--front-end", "conv2d", *ICEFALL, *CHUNKS, *STATELESS, "--predictor-context", "3", *MODIFIED],
     "causal": ["--front-end", "conv2d", "--cmvn", "none", *CAUSAL, *LSTM, *MODIFIED],
 }
-TAGGED = ("lstm",)  # those that are told the target language
+DECODER = ["--decoder-layers", "2", "--decoder-embed-dim", "24", "--decoder-ffn-embed-dim", "40"]
+ATTENTION = {
+    "attention": [*DECODER, "--decoder-attention-heads", "2"],
+    "attention_tags": [*DECODER, "--decoder-attention-heads", "3", "--adaptor-layers", "2"],
+}
+ARCHITECTURES = {"student_ctc": SHAPES, "transducer_student": TRANSDUCERS, "student_s2t": ATTENTION}
+TAGGED = ("lstm", "attention_tags")  # those that are told the target language
 CORPUS_CMVN = {"subsampled": "kaldi", "chunks": "icefall"}  # filterbanks of those normalized with statistics
 
 
 def train(path, corpus, vocab, *options, arch="student_ctc", updates=UPDATES):
     """A student after `updates` updates on 12 utterances, saved as fairseq does; returns its path."""
-    criterion = {"student_ctc": "ctc_attention", "transducer_student": "transducer"}[arch]
+    criterion = "transducer" if arch == "transducer_student" else "ctc_attention"
     arguments = [corpus, "--task", "multilingual_speech_to_text", "--criterion", criterion, "--vocab", vocab]
     torch.manual_seed(1)
     run = set_up(*arguments, "--arch", arch, *TINY_ENCODER, *options)
@@ -59,10 +65,15 @@ def train(path, corpus, vocab, *options, arch="student_ctc", updates=UPDATES):
         (loss / size).backward()
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
         optimizer.step()
+    return save(run, path, updates)
+
+
+def save(run, path, updates=0):
+    """What `set_up` returned, as fairseq saves it; returns the path."""
     cfg = OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True)
     history = [{"criterion_name": "none", "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": updates}]
     extra = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
-    state = {"args": None, "cfg": cfg, "model": run.model.state_dict()}
+    state = {"args": None, "cfg": cfg, "model": run.model.state_dict(), "task_state": run.task.state_dict()}
     torch.save({**state, "optimizer_history": history, "extra_state": extra}, path)
     return str(path)
 

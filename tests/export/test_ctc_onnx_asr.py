@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from spoiling import copied
 
 from colld_fairseq.decoding.ctc import greedy_ctc
 from colld_fairseq.export.clients import run_client
@@ -48,10 +49,7 @@ def test_all_stages_agree_and_what_was_spoiled_is_named(exported, waveforms, tmp
     names = [stage.name for stage in stages]
     assert first_difference(stages) is None and "text of onnx-asr" in names and "8 bits, onnx-asr" in names
     assert "onnx_asr.load_model(" in (folder.folder / "README.md").read_text()
-    copy = folder._replace(folder=tmp_path / "copy")
-    (copy.folder / "model").mkdir(parents=True)
-    for path in folder.folder.rglob("*.*"):
-        (copy.folder / path.relative_to(folder.folder)).write_bytes(path.read_bytes())
+    copy = copied(folder, tmp_path)
     joiner = onnx.load(copy.graph("model/joiner"))
     for value in [*joiner.graph.initializer]:  # repetitions are not made blanks any more
         value.CopyFrom(onnx.numpy_helper.from_array(0 * onnx.numpy_helper.to_array(value), value.name))

@@ -1,4 +1,4 @@
-"""`colld import`: export, lose the checkpoint, import: equal, ready to train on from, to decode and to export anew."""
+"""`colld import`: the same weights and text, ready to decode; folders that are no way back. Training: test_way_back."""
 
 import json
 import re
@@ -7,15 +7,12 @@ import onnx
 import pytest
 import soundfile
 import torch
-from commands import PACKAGE, TRAINING, call, log_records
+from commands import PACKAGE, call
+from spoiling import copied
 
 from colld_fairseq.checkpoints.onnx_folder import KEY
 from colld_fairseq.checkpoints.onnx_reading import read_metadata
 from colld_fairseq.cli import main
-from colld_fairseq.export.clients import run_client
-from colld_fairseq.export.families import family_of
-from colld_fairseq.export.family import ExportOptions
-from colld_fairseq.export.folder import write_folder
 from colld_fairseq.export.onnx_file import add_metadata
 from colld_fairseq.recogniser import load_recogniser
 
@@ -50,25 +47,6 @@ def test_the_same_model_comes_back(shape, target, recogniser, exported, waveform
         assert torch.equal(weight, theirs[name]) or "pos_conv.weight_" in name, name
 
 
-def trained_on(start, corpus, vocab, folder):
-    """Losses of three epochs of fine-tuning, and its checkpoint."""
-    go_on = ["--arch", "student_ctc", "--student", start, "--finetune-from-model", start, "--save-dir", folder]
-    task = ["--task", "multilingual_speech_to_text", "--criterion", "ctc_attention", "--vocab", vocab]
-    output = call("train", corpus, *TRAINING, *task, *go_on, "--max-epoch", 3, "--disable-validation")
-    losses = [float(record["train_loss"]) for record in log_records(output, "train")]
-    return losses, str(folder / "checkpoint_last.pt")
-
-
-def test_training_goes_on_and_the_result_is_exported_again(exported, corpus, vocab, waveforms, tmp_path):
-    start = imported(exported("conformer", "sherpa-onnx").folder, tmp_path)
-    losses, path = trained_on(start, corpus, vocab, tmp_path / "run")
-    assert losses[-1] < 0.5 * losses[0]
-    ours = load_recogniser(path, device="cpu")
-    again = write_folder(tmp_path / "again", family_of(ours, ExportOptions("sherpa-onnx")), False, "torchscript")
-    hypotheses = [result.text.strip() for result in run_client(again.family.client_model(again), waveforms)]
-    assert hypotheses == [best.text for (best,) in ours.transcribe(waveforms)] and any(hypotheses)
-
-
 def test_fairseq_generate_and_transcribe_take_it(exported, recogniser, corpus, waveforms, tmp_path, capsys):
     """Without the vocabulary's folder, of which the metadata hold a copy."""
     path = imported(exported("icefall", "sherpa-onnx").folder, tmp_path)
@@ -84,13 +62,6 @@ def test_fairseq_generate_and_transcribe_take_it(exported, recogniser, corpus, w
 def test_no_path_of_the_machine_that_trained_it_is_exported(exported, tmp_path_factory):
     content = read_metadata(exported("subsampled", "sherpa-onnx").graph("model"))[KEY]
     assert str(tmp_path_factory.getbasetemp()) not in content and "/" not in json.dumps(json.loads(content)["model"])
-
-
-def copied(folder, tmp_path):
-    (tmp_path / "copy").mkdir()
-    for path in folder.iterdir():
-        (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
-    return tmp_path / "copy"
 
 
 def only_eight_bits(folder):
@@ -147,7 +118,7 @@ def nothing(folder):
     ],
 )
 def test_what_is_refused(spoil, reason, exported, tmp_path, capsys):
-    folder = copied(exported("conformer", "sherpa-onnx").folder, tmp_path)
+    folder = copied(exported("conformer", "sherpa-onnx"), tmp_path).folder
     spoil(folder)
     assert main(["import", f"onnx:{folder}", "--out", str(tmp_path / "o.pt")]) == 2
     assert re.search(reason, capsys.readouterr().err)
@@ -156,7 +127,7 @@ def test_what_is_refused(spoil, reason, exported, tmp_path, capsys):
 
 def test_a_changed_graph_is_not_imported(exported, tmp_path, capsys):
     """Its weights are read as they are; what else it does is not, and shows in its output."""
-    folder = copied(exported("conformer", "onnx").folder, tmp_path)
+    folder = copied(exported("conformer", "onnx"), tmp_path).folder
     model = onnx.load(folder / "model.onnx")
     node = next(node for node in model.graph.node if node.op_type == "LogSoftmax")
     node.op_type = "Softmax"

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import onnx
+import pretrained
 import pytest
 import torch
 
@@ -11,6 +12,11 @@ from colld_fairseq.cli import main
 from colld_fairseq.cli.profile.exported import exported_loaders
 from colld_fairseq.cli.profile.plot import Plot
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.export.families import family_of
+from colld_fairseq.export.family import ExportOptions
+from colld_fairseq.export.folder import write_folder
+from colld_fairseq.models.assembly import assemble
+from colld_fairseq.recogniser import load_recogniser
 
 CPU = torch.device("cpu")
 QUICK = ["--seconds", "0.5", "--runs", "3", "--batch-sizes", "1,2", "--threads", "1", "--device", "cpu"]
@@ -34,7 +40,38 @@ def test_a_checkpoint_beside_its_export(checkpoint, exported, tmp_path, capsys):
             assert speed["rtf"] == pytest.approx(np.median(speed["seconds"]) / (0.5 * speed["batch_size"]))
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert "MB as float16" in printed and "ONNX, 8 bits" in printed and "CTC layer included" in printed
+    assert "MB as float16" in printed and "ONNX, 8 bits" in printed and "behind the encoder: CTC layer" in printed
+
+
+@pytest.mark.parametrize("shape, target", [("icefall", "onnx-asr"), ("stateless", "onnx-asr"), ("attention", "onnx")])
+def test_folders_of_several_graphs(shape, target, exported, tmp_path):
+    """onnx-asr's, whose graphs lie in a folder of their own; encoders are measured, decoders are not."""
+    folder, out = exported(shape, target).folder, tmp_path / "p.json"
+    assert main(["profile", *QUICK, "--exported", f"onnx:{folder}", "--json", str(out)]) == 0
+    models = json.loads(out.read_text())["models"]
+    assert [model["role"] for model in models] == ["PyTorch", "ONNX, 32 bits", "ONNX, 8 bits"]
+    graphs = [next(folder.rglob(name)) for name in ("encoder.onnx", "encoder.int8.onnx")]
+    assert [model["mb_stored"] for model in models[1:]] == [path.stat().st_size / 1e6 for path in graphs]
+    assert all(speed["rtf"] > 0 for model in models for speed in model["speed"])
+
+
+@pytest.mark.parametrize("target, batches", [("onnx", [1, 2]), ("sherpa-onnx", [1]), ("onnx-asr", [1, 2])])
+def test_whisper_s_encoders_get_the_log_mels_of_their_client(target, batches, tmp_path):
+    """Keys that the decoder attends to, of the frames that the student has: its silence is made in the graph."""
+    pretrained.write_whisper(tmp_path / "whisper")
+    source = f"hf:{tmp_path / 'whisper'}"
+    torch.save(assemble(source, source, silence=dict(tail_seconds=0.5, least_seconds=2.0)), tmp_path / "model.pt")
+    ours = load_recogniser(str(tmp_path / "model.pt"), device="cpu")
+    write_folder(tmp_path / "m", family_of(ours, ExportOptions(target)), False, "torchscript")
+    spec, waveform = str(tmp_path / "m"), np.random.default_rng(0).standard_normal(40000).astype(np.float32)
+    in_torch, graph = [load(spec, CPU) for load in exported_loaders(spec)]
+    assert [size for size in (1, 2) if graph.largest_batch is None or size <= graph.largest_batch] == batches
+    for size in batches:
+        frames = in_torch.run(np.stack([waveform] * size))
+        projection = ours.models[0].decoder.network.layers[0].encoder_attn.k_proj
+        theirs = torch.from_numpy(graph.run(np.stack([waveform] * size))[0])
+        first = theirs[..., : projection.out_features] if target == "onnx-asr" else theirs[0]
+        torch.testing.assert_close(first, projection(frames).detach(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape, target", [("conformer", "onnx"), ("hubert", "sherpa-onnx")])

@@ -1,11 +1,10 @@
 """The wheel of sherpa-onnx on exported folders, in a process of its own: greedy text is the student's."""
 
-import json
-
 import numpy as np
 import onnx
 import pytest
 import soundfile
+from spoiling import change_input, change_weights, copied, drop_metadata
 
 from colld_fairseq.checkpoints.onnx_folder import KEY
 from colld_fairseq.checkpoints.onnx_reading import read_metadata
@@ -14,7 +13,6 @@ from colld_fairseq.export.clients import ClientError, run_client
 from colld_fairseq.export.ctc_slots import ZIPFORMER
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import Exported, ExportOptions, first_difference
-from colld_fairseq.export.folder import exported_in
 from colld_fairseq.export.onnx_file import add_metadata
 
 CLIENT_SHAPES = ["conformer", "subsampled", "icefall", "hubert"]
@@ -63,15 +61,6 @@ def test_eight_bits_are_signed_and_of_reduced_range(exported):
     assert any(node.op_type == "ConvInteger" for node in waveform.graph.node)
 
 
-def copied(folder, tmp_path):
-    """A copy of an exported folder that may be spoiled."""
-    target = tmp_path / "copy"
-    target.mkdir()
-    for path in folder.folder.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
-    return exported_in(target, folder.family)
-
-
 def statistics(folder):
     """A client that normalizes what the graph normalizes as well: other features."""
     for path in (folder.graph("model"), folder.graph("model", int8=True)):
@@ -79,17 +68,20 @@ def statistics(folder):
 
 
 def no_model_type(folder):
-    model = onnx.load(folder.graph("model"))
-    kept = [item for item in model.metadata_props if item.key != "model_type"]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    onnx.save(model, folder.graph("model"))
+    drop_metadata(folder.graph("model"), "model_type")
 
 
-def other_input(folder):
-    values = json.loads(read_metadata(folder.graph("model"))["colld_encoder"])
-    values["input"]["normalization"] = "none"
-    add_metadata(folder.graph("model"), {"colld_encoder": json.dumps(values)})
+def other_model_type(folder):
+    """Of a slot whose features are others."""
+    add_metadata(folder.graph("model"), {"model_type": "wenet_ctc"})
+
+
+def not_normalized(folder):
+    change_input(folder.graph("model"), normalization="none")
+
+
+def other_fbank(folder):
+    change_input(folder.graph("model"), fbank="kaldi")
 
 
 def other_blank(folder):
@@ -98,52 +90,32 @@ def other_blank(folder):
 
 
 def other_weights(folder):
-    model = onnx.load(folder.graph("model"))
-    largest = max(model.graph.initializer, key=lambda value: int(np.prod(value.dims)))
-    largest.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(largest) * 1.5, largest.name))
-    onnx.save(model, folder.graph("model"))
+    change_weights(folder.graph("model"))
 
 
-def other_fbank(folder):
-    values = json.loads(read_metadata(folder.graph("model"))["colld_encoder"])
-    values["input"]["fbank"] = "kaldi"
-    add_metadata(folder.graph("model"), {"colld_encoder": json.dumps(values)})
-
-
-def other_model_type(folder):
-    """Of a slot whose features are others."""
-    add_metadata(folder.graph("model"), {"model_type": "wenet_ctc"})
-
-
-@pytest.mark.parametrize(
-    "spoil, stage, detail",
-    [
+BY_SHAPE = {
+    "conformer": [
         (statistics, "metadata of model.onnx", "cmvn_mean"),
         (no_model_type, "metadata of model.onnx", "model_type is None"),
-        (other_input, "input of model.onnx", "'normalization': 'none'"),
+        (not_normalized, "input of model.onnx", "'normalization': 'none'"),
         (other_blank, "tokens.txt", "line 1 is '<s> 0'"),
         (other_weights, "log-probabilities", "largest difference"),
     ],
-)
-def test_what_was_spoiled_is_named_first(spoil, stage, detail, exported, waveforms, tmp_path):
-    folder = copied(exported("conformer", "sherpa-onnx"), tmp_path)
-    spoil(folder)
-    wrong = first_difference(folder.family.stages(folder, waveforms[1]))
-    assert wrong.name == stage and detail in wrong.detail
-
-
-@pytest.mark.parametrize(
-    "spoil, stage, detail",
-    [
+    "icefall": [
         (no_model_type, "metadata of model.onnx", "model_type is None"),
         (other_model_type, "metadata of model.onnx", "'wenet_ctc', not 'zipformer2_ctc'"),
         (other_fbank, "input of model.onnx", "'fbank': 'kaldi'"),
         (other_blank, "tokens.txt", "line 1 is '<s> 0'"),
         (other_weights, "log-probabilities", "largest difference"),
     ],
+}
+
+
+@pytest.mark.parametrize(
+    "shape, spoil, stage, detail", [(shape, *case) for shape, cases in BY_SHAPE.items() for case in cases]
 )
-def test_of_icefall_s_filterbanks_too(spoil, stage, detail, exported, waveforms, tmp_path):
-    folder = copied(exported("icefall", "sherpa-onnx"), tmp_path)
+def test_what_was_spoiled_is_named_first(shape, spoil, stage, detail, exported, waveforms, tmp_path):
+    folder = copied(exported(shape, "sherpa-onnx"), tmp_path)
     spoil(folder)
     wrong = first_difference(folder.family.stages(folder, waveforms[1]))
     assert wrong.name == stage and detail in wrong.detail

@@ -1,11 +1,9 @@
 """Streaming transducers: chunk by chunk beside PyTorch's streams, greedy text of sherpa-onnx, what was spoiled."""
 
-import json
-
 import numpy as np
-import onnx
 import pytest
 import soundfile
+from spoiling import change_input, change_weights, copied, drop_metadata
 
 from colld_fairseq.checkpoints.onnx_reading import read_metadata
 from colld_fairseq.cli import main
@@ -13,7 +11,6 @@ from colld_fairseq.export.clients import ClientError, run_client
 from colld_fairseq.export.comparison import Session, client_stage
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import Exported, ExportOptions, first_difference
-from colld_fairseq.export.folder import exported_in
 from colld_fairseq.export.onnx_file import add_metadata
 
 STREAMS = {
@@ -102,26 +99,8 @@ def test_kaldi_s_filterbanks_are_set_in_python_alone(streaming):
     assert "Kotlin" in (streaming("chunks").folder / "README.md").read_text()
 
 
-def copied(folder, tmp_path):
-    """A copy of an exported folder that may be spoiled."""
-    target = tmp_path / "copy"
-    target.mkdir()
-    for path in folder.folder.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
-    return exported_in(target, folder.family)
-
-
-def without(name):
-    """Drops a key of the encoder's metadata."""
-
-    def spoil(folder):
-        model = onnx.load(folder.graph("encoder"))
-        kept = [item for item in model.metadata_props if item.key != name]
-        del model.metadata_props[:]
-        model.metadata_props.extend(kept)
-        onnx.save(model, folder.graph("encoder"))
-
-    return spoil
+def no_left_context(folder):
+    drop_metadata(folder.graph("encoder"), "left_context")
 
 
 def other_chunk(folder):
@@ -129,27 +108,17 @@ def other_chunk(folder):
 
 
 def other_features(folder):
-    values = json.loads(read_metadata(folder.graph("encoder"))["colld_encoder"])
-    values["input"]["fbank"] = "kaldi"
-    add_metadata(folder.graph("encoder"), {"colld_encoder": json.dumps(values)})
+    change_input(folder.graph("encoder"), fbank="kaldi")
 
 
 def other_weights(graph):
-    """Changes the largest weight of a graph."""
-
-    def spoil(folder):
-        model = onnx.load(folder.graph(graph))
-        largest = max(model.graph.initializer, key=lambda value: int(np.prod(value.dims)))
-        largest.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(largest) * 1.5, largest.name))
-        onnx.save(model, folder.graph(graph))
-
-    return spoil
+    return lambda folder: change_weights(folder.graph(graph))
 
 
 @pytest.mark.parametrize(
     "spoil, stage, detail",
     [
-        (without("left_context"), "metadata of encoder.onnx", "left_context is None"),
+        (no_left_context, "metadata of encoder.onnx", "left_context is None"),
         (other_chunk, "metadata of encoder.onnx", "T is '67', not '35'"),
         (other_features, "input of encoder.onnx", "'fbank': 'kaldi'"),
         (other_weights("encoder"), "encoder", "from chunk 1 of"),
@@ -185,7 +154,7 @@ def test_a_client_with_other_features_is_caught_by_its_text(streaming, waveforms
 
 def test_a_client_that_ends_its_process_is_an_error(streaming, waveforms, tmp_path):
     folder = copied(streaming("chunks"), tmp_path)
-    without("T")(folder)
+    drop_metadata(folder.graph("encoder"), "T")
     with pytest.raises(ClientError, match="ended with exit code .*encoder.onnx.*'T' does not exist"):
         run_client(folder.family.client_model(folder), waveforms[:1])
 

@@ -1,5 +1,6 @@
 """Whisper's decoder behind a student: graphs in ONNX Runtime, and in the clients that know Whisper."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,9 @@ import pretrained
 import pytest
 import soundfile
 import torch
+from spoiling import change_weights, copied
 
+from colld_fairseq.checkpoints import onnx_folder
 from colld_fairseq.checkpoints.onnx_reading import read_metadata
 from colld_fairseq.cli import main
 from colld_fairseq.data.inputs import StudentInput
@@ -165,11 +168,7 @@ def test_eight_bits_run_in_the_clients(folders):
 
 
 def other_weights(folder):
-    model = onnx.load(folder.graph("decoder"))
-    name = next(node.input[1] for node in model.graph.node if node.op_type == "MatMul" and len(node.input[1]) > 3)
-    value = next(value for value in model.graph.initializer if value.name == name)
-    value.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(value) * 1.5, value.name))
-    onnx.save(model, folder.graph("decoder"))
+    change_weights(folder.graph("decoder"))
 
 
 def other_tokens(folder):
@@ -190,13 +189,23 @@ def no_layers(folder):
     ],
 )
 def test_what_was_spoiled_is_named_first(spoil, stage, detail, folders, tmp_path):
-    folder = told(folders("sherpa-onnx"), "en", "en")
-    for path in folder.folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    folder = folder._replace(folder=tmp_path)
+    folder = copied(told(folders("sherpa-onnx"), "en", "en"), tmp_path)
     spoil(folder)
     wrong = first_difference(folder.family.stages(folder, quiet_ends(WAVEFORMS[0])))
     assert wrong.name == stage and detail in wrong.detail
+
+
+@pytest.mark.parametrize("target", ["onnx", "sherpa-onnx", "onnx-asr"])
+def test_the_checkpoint_comes_back(target, recognisers, folders, tmp_path):
+    out = str(tmp_path / "imported.pt")
+    assert main(["import", f"onnx:{folders(target).folder}", "--out", out]) == 0
+    before, after = recognisers(), load_recogniser(out, device="cpu")
+    ours, theirs = (one.models[0].state_dict() for one in (before, after))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert written_by(after, WAVEFORMS, "es", "en") == written_by(before, WAVEFORMS, "es", "en")
+    noted = json.loads(read_metadata(onnx_folder.graph_of(folders(target).folder))[onnx_folder.KEY])
+    assert [name for name, note in noted["weights"].items() if "values" in note] == ["encoder.student.mask_emb"]
+    assert not noted["model"]["decoder_from"] and str(tmp_path.parent) not in json.dumps(noted)
 
 
 def test_the_command(recognisers, tmp_path, capsys):

@@ -197,7 +197,10 @@ def print_report(report: Dict[str, Any]) -> None:
         "working memory"
     )
     if any(model["gmacs_per_10s"] is None for model in report["models"]):
-        console.say("ONNX: the file as it is, and the time of its graph in ONNX Runtime, the CTC layer included")
+        console.say(
+            "ONNX: the file as it is, and the time of its graph in ONNX Runtime, with what it holds behind the encoder:"
+            " CTC layer, projections, keys and values of a decoder"
+        )
     console.say(
         f"{machine['gpu'] or machine['cpu']}, {report['threads']} threads on {machine['cores']} cores, "
         f"torch {machine['torch']}"

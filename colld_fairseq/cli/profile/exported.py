@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Tuple
 
 import numpy as np
 import torch
@@ -15,13 +15,17 @@ from colld_fairseq.checkpoints.names_colld import PREFIXES
 from colld_fairseq.checkpoints.onnx_reading import check_installed, read_metadata
 from colld_fairseq.cli.profile.subject import Subject
 from colld_fairseq.compat import absolute_path
+from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.data.inputs import StudentInput
+from colld_fairseq.data.log_mel import HOP, LogMel
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.export.family import ENCODER
+from colld_fairseq.export.family import ENCODER, SLOT, TARGET, WHISPER
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.modules.input_config import InputConfig
 
 Loader = Callable[[str, torch.device], Subject]
+Prepare = Callable[[np.ndarray], Tuple[np.ndarray, ...]]  # waveforms [B, N] -> inputs of a graph
 
 
 def exported_loaders(spec: str) -> List[Loader]:
@@ -66,23 +70,44 @@ def load_graph(path: Path, spec: str, device: torch.device) -> Subject:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    if len(names) > 2:
+    inputs, metadata = session.get_inputs(), read_metadata(path)
+    if len(inputs) > 2:
         raise ConfigError(f"--exported {spec}: {path.name} runs chunk by chunk, which is not measured here")
-    config = EncoderConfig.from_dict(json.loads(read_metadata(path)[ENCODER]))
-    plain = replace(config.input, normalization="none", mean=[], std=[])
-    prepare = StudentInput(config.input if len(names) == 1 else plain)  # one input: the client normalizes
+    config = EncoderConfig.from_dict(json.loads(metadata[ENCODER]))
+    if metadata.get(SLOT) == WHISPER:
+        prepare = partial(client_log_mels, metadata[TARGET], config.input)
+    else:
+        prepare = plain_inputs(config.input, lengths=len(inputs) == 2)
 
     def run(waveforms: np.ndarray) -> Any:
-        source = np.stack([prepare(waveform) for waveform in waveforms])
-        lengths = np.full(len(source), source.shape[1], dtype=np.int64)
-        return session.run(None, dict(zip(names, (source, lengths))))
+        return session.run(None, dict(zip((value.name for value in inputs), prepare(waveforms))))
 
     with torch.device("meta"):
         student = StudentEncoder(config)
     subject = _subject(f"ONNX, {8 if '.int8.' in path.name else 32} bits", spec, run, student, path.stat().st_size)
-    subject.in_torch, subject.largest_batch = False, 1 if len(names) == 1 else None
+    subject.in_torch, subject.largest_batch = False, 1 if inputs[0].shape[0] == 1 else None
     return subject
+
+
+def plain_inputs(config: InputConfig, lengths: bool) -> Prepare:
+    """What makes filterbanks or samples of waveforms, with lengths or (from clients that normalize) without."""
+    prepare = StudentInput(replace(config, normalization="none", mean=[], std=[]) if lengths else config)
+
+    def inputs(waveforms: np.ndarray) -> Tuple[np.ndarray, ...]:
+        source = np.stack([prepare(waveform) for waveform in waveforms])
+        return (source, np.full(len(source), source.shape[1])) if lengths else (source,)
+
+    return inputs
+
+
+def client_log_mels(target: str, config: InputConfig, waveforms: np.ndarray) -> Tuple[np.ndarray]:
+    """Log-mels [B, bins, T] as clients of Whisper give them to the encoder: onnx-asr those of 30 s, with silence behind
+    the utterance; sherpa-onnx those of the utterance."""
+    window = round(config.window_seconds * SAMPLE_RATE)
+    frames = (window if target == "onnx-asr" else waveforms.shape[1]) // HOP
+    log_mels = LogMel(config.bins, window)(torch.from_numpy(waveforms), min(frames + 3, window // HOP))
+    kept = frames if target == "onnx-asr" else frames + 1
+    return (log_mels[:, :kept].transpose(1, 2).contiguous().numpy(),)
 
 
 def _subject(role: str, spec: str, run: Callable, student: StudentEncoder, stored: int) -> Subject:
