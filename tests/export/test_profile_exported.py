@@ -64,6 +64,8 @@ def test_whisper_s_encoders_get_the_log_mels_of_their_client(target, batches, tm
     ours = load_recogniser(str(tmp_path / "model.pt"), device="cpu")
     write_folder(tmp_path / "m", family_of(ours, ExportOptions(target)), False, "torchscript")
     spec, waveform = str(tmp_path / "m"), np.random.default_rng(0).standard_normal(40000).astype(np.float32)
+    if target == "sherpa-onnx":  # which has no frame that reaches beyond the end
+        waveform[-300:] = 0
     in_torch, graph = [load(spec, CPU) for load in exported_loaders(spec)]
     assert [size for size in (1, 2) if graph.largest_batch is None or size <= graph.largest_batch] == batches
     for size in batches:
