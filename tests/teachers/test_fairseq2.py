@@ -1,5 +1,6 @@
 """fairseq2's encoders on our modules: transformers' hidden states, whatever heads, shards and heads of training."""
 
+import json
 import logging
 
 import pytest
@@ -161,6 +162,16 @@ def test_among_several_and_in_a_cache(tmp_path, corpus):
     assert TeacherSource("omni", spec).info.width == 24
     words = ["features", "--manifest", str(corpus / "test.tsv"), "--teacher", spec, "--layers", "1,3"]
     assert colld([*words, "--out", str(tmp_path / "features")]) == 0
+
+
+def test_is_profiled(tmp_path, capsys):
+    """Without its weights being read a second time for their precision."""
+    state = {name: value.half() for name, value in state_of(omniasr(12)).items()}
+    spec = save(tmp_path / "half.pt", state, attention_heads=2)
+    words = ["profile", "--teacher", spec, "--seconds", "0.5", "--runs", "1", "--batch-sizes", "1", "--device", "cpu"]
+    assert colld([*words, "--json", str(tmp_path / "x.json")]) == 0, capsys.readouterr().err
+    (model,) = json.loads((tmp_path / "x.json").read_text())["models"]
+    assert model["mb_stored"] == model["mb_float16"] > 0
 
 
 def encoder_in(path):
