@@ -24,6 +24,7 @@ from examples.campaign.plan import Comparison, Plateau, every_claim, read_campai
 from examples.campaign.plateau import plateau
 from examples.campaign.report import write_report
 from examples.campaign.run import arguments, resolve
+from examples.campaign.run import run as run_campaign
 from examples.campaign.tune import pick, tuning_runs
 from examples.campaign.verdict import FAILS, HOLDS, UNDECIDED, Decoded, decide, judge
 from examples.driver.jobs import ROOT
@@ -465,7 +466,7 @@ optimizer: {optimizer: {_name: fused_adam, adam_betas: "(0.9,0.98)", adam_eps: 1
 """
 
 
-def test_a_claim_in_miniature(corpus_folder, teacher, tmp_path, monkeypatch):
+def test_a_claim_in_miniature(corpus_folder, teacher, tmp_path, monkeypatch, capsys):
     """Manifests, vocabulary, features, both stages, decoding, scores; verdict, costs, and where figures come from."""
     monkeypatch.chdir(REPOSITORY)
     (tmp_path / "campaign.yaml").write_text(COMMON)
@@ -522,3 +523,11 @@ def test_a_claim_in_miniature(corpus_folder, teacher, tmp_path, monkeypatch):
     (judged,) = write_report(builder, campaign.claims, MACHINE)
     assert judged.verdicts[0].verdict == UNDECIDED
     assert "scratch was stopped (seed 3" in (out / "report.md").read_text()
+
+    # The command itself, when nothing is left to do; what was given once need not be given again.
+    assert run_campaign(args) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"claim1 +2 +1 +3 +0\.\d +0\.0 +0\.0", told) and "**undecided here**" in told
+    assert run_campaign(arguments([str(args.plan), str(out), "--report-only"])) == 0
+    assert run_campaign(arguments([str(args.plan), str(out), "--dry-run"])) == 0
+    assert "written" not in capsys.readouterr().out.partition("speeds:")[2]
