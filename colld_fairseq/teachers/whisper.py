@@ -49,7 +49,7 @@ class WhisperTeacher(Teacher):
     def __init__(self, checkpoint: EncoderCheckpoint, **description: Any):
         config = checkpoint.config
         super().__init__(
-            checkpoint.build(min(max(1, *description["layers"]), config.layers)),
+            checkpoint.build(min(max(description["layers"]), config.layers)),
             num_layers=config.layers,
             width=config.embed_dim,
             frame_rate_hz=float(FRAMES_PER_SECOND),

@@ -84,6 +84,14 @@ def test_short_utterance_enters_the_blocks_as_in_the_window(whisper, samples):
     torch.testing.assert_close(output.features[0][0], expected[0][:frames], atol=1e-4, rtol=0)
 
 
+def test_the_input_of_the_blocks_needs_none_of_them(whisper):
+    """Layer 0 alone, as an adapted front-end learns it: no block's weights are read."""
+    directory = whisper[0]
+    waveform, length = torch.randn(1, 8000), torch.tensor([8000])
+    alone, among = (load_teacher(f"hf:{directory}", layers)(waveform, length).features[0] for layers in ([0], [0, 2]))
+    assert torch.equal(alone, among) and alone.shape[1] == 25
+
+
 @pytest.mark.parametrize("kind", ["layer", "ffn"])
 def test_padding_changes_no_valid_frame(whisper, kind):
     directory, _ = whisper
