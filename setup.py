@@ -30,10 +30,11 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["colld_fairseq", "colld_fairseq.*"]),
     py_modules=["colld_command"],
-    package_data={"colld_fairseq": ["py.typed"]},
+    package_data={"colld_fairseq": ["py.typed", "report/page.html", "report/page.css"]},
     install_requires=FAIRSEQ_NEEDS
     + [
         "torch>=2.4",
+        "jinja2>=3",  # `colld report`; torch brings it
         "numpy",
         "kaldi-native-fbank>=1.20",
         "matplotlib",

@@ -36,6 +36,7 @@ SUBCOMMANDS = {
     "assemble": Command("a student encoder and a pretrained decoder as one model, ready to decode without training"),
     "transcribe": Command("transcripts of audio files, folders or manifests: recognition, translation, pseudo-labels"),
     "score": Command("WER, CER, BLEU and chrF per language of fairseq-generate's output", models=False),
+    "report": Command("a page of one experiment or several: scores, curves, utterances with audio", models=False),
     "similarity": Command("CKA and CCA between the layers of a student and a teacher, as numbers and as a heat map"),
     "convert": Command("an encoder between transformers, fairseq and this project, with the difference per layer"),
     "export": Command("a trained model as a folder for ONNX Runtime, sherpa-onnx or onnx-asr, compared with the model"),

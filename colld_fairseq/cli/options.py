@@ -16,6 +16,7 @@ ENCODERS = "hf:DIR (transformers), fairseq:FILE.pt, fairseq2:FILE.pt or colld:FI
 VARIANCE = Number(low=0, high=1, above=True)
 SOME_AUDIO = Number(low=0.1)
 CODES = Number(whole=True, low=2, high=256)  # of a byte
+DRAWS = Number(whole=True, low=100)  # an interval of 95 % leaves out 2 of them on either side
 # As in modules/input_config.py, teachers/base.py, teachers/cache_storage.py and tasks/multilingual_speech_to_text.py,
 # which import torch or lie beside what does.
 FBANKS = ("kaldi", "icefall")
@@ -349,6 +350,21 @@ def score(add: Add) -> None:
     )
     _text_options(add, "on both sides, before scoring")
     add("--json", metavar="FILE", help="also write everything to this file")
+
+
+def report(add: Add) -> None:
+    folders = "output folders of recipes, or of your own runs: generate-*.txt, colld score --json, training logs"
+    add("folders", nargs="*", metavar="DIR", help=folders)
+    add("--out", metavar="PAGE.html", help="the page; default: report.html in DIR, if there is one DIR")
+    _manifest(
+        add, "of what was decoded, where it is not in DIR; by name: test.tsv of generate-test.txt", required=False
+    )
+    _audio_root(add)
+    add("--baseline", default="", metavar="SYSTEM", help="compare all systems with it; default: what the recipes ask")
+    listed = "of each test set, so many of the worst and of the most changed"
+    add("--utterances", type=COUNT_OR_NONE, default=6, metavar="N", help=listed)
+    add("--audio-mb", type=NOT_NEGATIVE, default=8.0, metavar="MB", help="audio in the page, at most (10^6 bytes)")
+    add("--resamples", type=DRAWS, default=1000, metavar="N", help="draws of the bootstrap; default: 1000, sacrebleu's")
 
 
 def similarity(add: Add) -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from colld_fairseq.data.manifest import AnyManifest, read_manifest
 from colld_fairseq.data.text_files import text_lines
@@ -42,24 +42,7 @@ def read_generate_output(path: str, manifest: AnyManifest, manifest_references: 
     Raises ColldError: a row without hypothesis or reference line, an id beyond the manifest or twice in the
     file, references that are not those of the manifest.
     """
-    references: Dict[int, str] = {}
-    hypotheses: Dict[int, str] = {}
-    for line_number, line in enumerate(text_lines(path), start=1):
-        match = _LINE.match(line)
-        if match is None:
-            continue
-        row, rest = int(match[2]), match[3]
-        if row >= len(manifest):
-            raise ColldError(
-                f"{path}:{line_number}: id {row}, but {manifest.path} has {len(manifest)} rows; give the "
-                "manifest(s) that were decoded"
-            )
-        if match[1] == "T":
-            if row in references:
-                raise ColldError(f"{path}:{line_number}: id {row} occurs twice; the file holds more than one decoding")
-            references[row] = rest
-        else:  # n-best lists are best first
-            hypotheses.setdefault(row, rest.partition("\t")[2])
+    references, hypotheses = _generate_lines(path, manifest)
     remedy = "decode again with --required-batch-size-multiple 1 and without --skip-invalid-size-inputs-valid-test"
     _require_all(path, manifest, hypotheses, "D- line", remedy)
     if not manifest_references:
@@ -71,6 +54,40 @@ def read_generate_output(path: str, manifest: AnyManifest, manifest_references: 
         pair = _with_unknowns(hypotheses[row], reference)
         sentences.append(Sentence(*pair, manifest.text("src_lang", row), manifest.text("tgt_lang", row)))
     return sentences
+
+
+def read_generate_lines(path: str) -> Dict[int, Tuple[str, str]]:
+    """Best hypothesis and reference of every row of fairseq-generate's output, by row, without a manifest.
+
+    Raises ColldError: no row, one without hypothesis or reference line, an id twice.
+    """
+    references, hypotheses = _generate_lines(path, None)
+    if not hypotheses or references.keys() != hypotheses.keys():
+        raise ColldError(f"{path}: has {len(hypotheses)} D- lines and {len(references)} T- lines; give its manifest")
+    return {row: _with_unknowns(hypotheses[row], references[row]) for row in sorted(references)}
+
+
+def _generate_lines(path: str, manifest: Optional[AnyManifest]) -> Tuple[Dict[int, str], Dict[int, str]]:
+    """References and best hypotheses by row. ColldError: an id beyond the manifest, or twice."""
+    references: Dict[int, str] = {}
+    hypotheses: Dict[int, str] = {}
+    for line_number, line in enumerate(text_lines(path), start=1):
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        row, rest = int(match[2]), match[3]
+        if manifest is not None and row >= len(manifest):
+            raise ColldError(
+                f"{path}:{line_number}: id {row}, but {manifest.path} has {len(manifest)} rows; give the "
+                "manifest(s) that were decoded"
+            )
+        if match[1] == "T":
+            if row in references:
+                raise ColldError(f"{path}:{line_number}: id {row} occurs twice; the file holds more than one decoding")
+            references[row] = rest
+        else:  # n-best lists are best first
+            hypotheses.setdefault(row, rest.partition("\t")[2])
+    return references, hypotheses
 
 
 def read_transcripts(path: str, manifest: AnyManifest) -> List[Sentence]:

@@ -14,9 +14,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from tabulate import tabulate
 
 from colld_fairseq.files import write_atomically
+from colld_fairseq.scoring.measures import LOWER_IS_BETTER, MEASURES, NAMES
 from colld_fairseq.scoring.metrics import OVERLONG
 from examples.driver.plot import save_plot
-from examples.driver.scores import LOWER_IS_BETTER, MEASURES, NAMES, collect, relative_gain
+from examples.driver.scores import collect, relative_gain
 
 AVERAGES = {"mean": "mean over languages", "all": "over all utterances"}
 Report = Dict[str, Any]

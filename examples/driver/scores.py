@@ -7,15 +7,12 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 
+from colld_fairseq.report.training_log import LogError, read_log
+from colld_fairseq.scoring.measures import LOWER_IS_BETTER, MEASURES, kind_of, pair_name
 from examples.driver.jobs import failures
 from examples.driver.shown import shown_utterances
-from examples.driver.training_log import LogError, read_log
 
-# What is scored how: recognition by errors, translation by matches.
-MEASURES = {"asr": ("wer", "cer"), "st": ("bleu", "chrf")}
 COUNTS = ("sentences", "overlong")
-NAMES = {"wer": "WER", "cer": "CER", "bleu": "BLEU", "chrf": "chrF"}
-LOWER_IS_BETTER = {"wer": True, "cer": True, "bleu": False, "chrf": False}
 Scores = Dict[str, Dict[str, Dict[str, float]]]  # "asr" or "st" -> "de", "de → en", "mean" or "all" -> measure
 
 
@@ -102,9 +99,8 @@ def read_scores(path: Path) -> Scores:
     try:
         for pair in content["pairs"]:
             source, target = pair["src_lang"], pair["tgt_lang"]
-            kind = "asr" if source in ("", target) else "st"
-            name = target if kind == "asr" else f"{source} → {target}"
-            kinds.setdefault(kind, {})[name] = {key: pair[key] for key in (*measures, *COUNTS)}
+            scores = kinds.setdefault(kind_of(source, target), {})
+            scores[pair_name(source, target)] = {key: pair[key] for key in (*measures, *COUNTS)}
         for scores in kinds.values():
             scores["mean"] = {key: statistics.fmean(one[key] for one in scores.values()) for key in measures}
         if len(kinds) == 1:

@@ -6,12 +6,12 @@ import statistics
 import pytest
 import torch
 
+from colld_fairseq.report.training_log import LogError, read_log
 from colld_fairseq.scoring.report import build_report
 from colld_fairseq.scoring.sentences import Sentence
 from examples.driver import report
 from examples.driver.plan import Plan, Result, write_plan
 from examples.driver.scores import _collect_result, collect, job_seconds, read_scores, relative_gain, validation_curve
-from examples.driver.training_log import LogError, read_log
 
 REFERENCE = "one two three four"
 LANGUAGES = (("de", "de", 2), ("en", "en", 4), ("de", "en", 5))

@@ -1,5 +1,6 @@
 """Reads what fairseq-train writes with --log-format json, whether by --log-file or on standard output."""
 
+import ast
 import json
 import math
 import re
@@ -7,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from colld_fairseq.errors import ColldError
+
 # Of lines on standard output, as fairseq and as hydra's logging write them.
 _PREFIX = re.compile(r"^(?:[\d-]+ [\d:]+ \| [A-Z]+ \| [\w.]+ \| |\[[\d-]+ [\d:,]+\]\[[\w.]+\]\[[A-Z]+\] - )")
 
 
-class LogError(ValueError):
+class LogError(ColldError):
     """A log that cannot be used; the message says which and why."""
 
 
@@ -22,11 +25,15 @@ class TrainingLog:
     updates: done in all; seconds: of wall clock, validation included.
     validations: one dictionary a validation, by rising `num_updates`: the metrics without the subset's name,
         as floats, and the `seconds` at the last line of training before it.
+    training: one dictionary per line of training, likewise; of an epoch as a whole only where it has no other line.
+    config: fairseq's configuration by groups, of the last start; empty where the log does not tell it.
     """
 
     updates: int = 0
     seconds: float = 0.0
     validations: List[Dict[str, float]] = field(default_factory=list)
+    training: List[Dict[str, float]] = field(default_factory=list)
+    config: Dict[str, Any] = field(default_factory=dict)
 
     def _add(self, record: Dict[str, Any]) -> None:
         """A line of training (with or without `train_` before its metrics), or of a validation (with the subset)."""
@@ -35,8 +42,13 @@ class TrainingLog:
             return
         metrics = {key.removeprefix(prefix): _number(value) for key, value in record.items() if key.startswith(prefix)}
         training = prefix in ("", "train_")
+        if not math.isfinite(metrics["num_updates"]):
+            return
         self._progress(metrics["num_updates"], metrics.get("wall") if training else None)
-        if not training:
+        if training:
+            if prefix == "" or not self.training or self.training[-1]["num_updates"] < metrics["num_updates"]:
+                self.training.append(metrics)
+        else:
             if self.validations and self.validations[-1]["num_updates"] == metrics["num_updates"]:
                 self.validations.pop()
             self.validations.append({**metrics, "seconds": self.seconds})
@@ -46,6 +58,7 @@ class TrainingLog:
         updates = int(updates)
         if updates < self.updates:
             self.validations = [v for v in self.validations if v["num_updates"] < updates]
+            self.training = [v for v in self.training if v["num_updates"] < updates]
         self.updates = updates
         if wall is not None:
             self.seconds = wall
@@ -67,9 +80,31 @@ def read_log(path: Path) -> TrainingLog:
                 continue
             log._add(record)
             any_line = True
+        elif line.startswith("{'_name': "):
+            log.config = _configuration(line) or log.config
     if not any_line:
         raise LogError(f"{path}: holds no figures; train with --log-format json --log-file {path}")
     return log
+
+
+def _configuration(line: str) -> Dict[str, Any]:
+    """The configuration that fairseq logs as Python's literals, but for choices, which are bare words; empty where it
+    holds anything else."""
+    try:
+        config = _literal(ast.parse(line.strip(), mode="eval").body)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _literal(node: ast.AST) -> Any:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Dict):
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True)}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(one) for one in node.elts]
+    return ast.literal_eval(node)
 
 
 def _number(value: Any) -> float:

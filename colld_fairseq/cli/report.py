@@ -1,0 +1,34 @@
+"""`colld report`: one HTML page of an experiment, or of several side by side, that asks for nothing from anywhere."""
+
+import argparse
+from pathlib import Path
+
+from colld_fairseq.cli.terminal import Console
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.files import split_paths, write_atomically
+from colld_fairseq.outputs import check_output
+from colld_fairseq.report.experiments import read_experiment
+from colld_fairseq.report.files import Problems
+from colld_fairseq.report.page import render
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the page; 1 if something is missing in it, else 0. Raises ColldError."""
+    if not args.folders:
+        raise ConfigError("give the output folder of a recipe or of a run, or several of them")
+    if not args.out and len(args.folders) > 1:
+        raise ConfigError("give --out PAGE.html: of several folders none is the page's own")
+    out = Path(args.out or Path(args.folders[0]) / "report.html")
+    manifests = split_paths(args.manifest or "") if args.manifest else []
+    if Path(args.folders[0]).is_dir():
+        check_output(out, "--out", manifests)
+    problems = Problems()
+    folders = [Path(folder) for folder in args.folders]
+    experiments = [read_experiment(folder, problems, manifests, args.audio_root) for folder in folders]
+    page = render(experiments, problems, args.baseline, args.utterances, args.audio_mb, args.resamples).encode()
+    write_atomically(out, page)
+    console = Console()
+    for problem in problems:
+        console.say(f"missing: {problem}", style="yellow")
+    console.say(f"{out}: {len(page) / 1e6:.1f} MB")
+    return 1 if problems else 0

@@ -1,0 +1,363 @@
+"""The page of `colld report`: figures as scored, intervals as drawn by hand, text as text, and nothing from outside."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import jiwer
+import miniature_run
+import numpy as np
+import pytest
+import soundfile
+from lxml import html
+from miniature_run import ASR, HOSTILE, LABELS, SYSTEMS
+
+from colld_fairseq.cli import main as colld
+from colld_fairseq.report.utterances import differences, units
+from colld_fairseq.scoring.sacrebleu_bootstrap import SEED
+
+FEW = ("--resamples", "100")
+VOID = {"meta", "link", "br", "img", "input", "hr", "source", "wbr"}
+MEASURES = {"asr": {"WER": "wer", "CER": "cer"}, "st": {"BLEU": "bleu", "chrF": "chrf"}}
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    return miniature_run.write_run(tmp_path_factory.mktemp("run") / "prompts")
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    """A copy to spoil."""
+    return shutil.copytree(original, tmp_path / "prompts")
+
+
+def page_of(*arguments, code=0):
+    """The page that these folders and options make."""
+    out = next((one for before, one in zip(arguments, arguments[1:]) if before == "--out"), None)
+    assert colld(["report", *map(str, arguments), *(() if "--resamples" in arguments else FEW)]) == code
+    return (out or arguments[0] / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def text(original, tmp_path_factory):
+    return page_of(original, "--out", tmp_path_factory.mktemp("page") / "page.html", "--resamples", 1000)
+
+
+@pytest.fixture(scope="session")
+def page(text):
+    return html.fromstring(text)
+
+
+class Nesting(HTMLParser):
+    """Fails where an element is closed that was not opened last; SVG and all."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], set()
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.add(tag)
+        assert len(dict(attributes)) == len(attributes), f"{tag} has an attribute twice"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"{tag} closed at {self.getpos()}"
+
+
+def tables_of(page, section):
+    """caption -> {row's name: {column's name: (figure, words beside it)}} below a heading."""
+    (inside,) = [one for one in page.iter("section") if one.findtext("h2") == section]
+    tables = {}
+    for table in inside.iter("table"):
+        header = [cell.text_content() for cell in table.iter("th") if cell.get("scope") == "col"]
+        rows = {}
+        for row in table.find("tbody"):
+            cells = {
+                name: (cell.find(".//bdi").text_content(), cell.findtext(".//small") or "")
+                for name, cell in zip(header[1:], row.findall("td"), strict=True)
+            }
+            rows.setdefault(row.find("th/bdi").text_content(), []).append(cells)
+        tables[table.findtext("caption")] = rows
+    return tables
+
+
+def scores_of(folder, system, way):
+    seeds = [seed for name, seed in SYSTEMS if name == system]
+    return [json.loads((folder / system / f"seed{seed}" / f"{way}.json").read_text()) for seed in seeds]
+
+
+TITLES = {"asr": "Held-out prompts · recognition · test_asr", "st": "Held-out prompts · translation · test_st"}
+
+
+def test_well_formed_and_nothing_from_outside(text, page):
+    parser = Nesting()
+    parser.feed(text)
+    assert not parser.open
+    assert {"svg", "audio", "table", "polyline"} <= parser.seen
+    assert not parser.seen & {"script", "img", "iframe", "link", "object", "form"}
+    for element in page.iter():
+        for name, value in element.attrib.items():
+            assert not name.startswith("on") and name not in ("srcset", "action", "style", "background"), name
+            if name in ("src", "href", "xlink:href", "data", "poster"):
+                assert value.startswith(("#", "data:audio/")), value[:80]
+    assert not re.search(r"url\(|@import", text.split("</style>")[0])
+    anchors = {element.get("id") for element in page.iter() if element.get("id")}
+    assert {link.get("href")[1:] for link in page.iter("a")} <= anchors
+    assert "default-src 'none'" in page.find(".//meta[@http-equiv]").get("content")
+
+
+def test_hostile_text_is_text(text, page):
+    assert page.findtext(".//title") == f"Prompts {HOSTILE}" and "<script" not in text and "<img" not in text
+    labels = {one.text_content() for one in page.iter("bdi")}
+    assert LABELS["small"] in labels
+    assert any(HOSTILE.lower() in one.text_content() for one in page.iter("dd"))
+    assert "{{ 7*7 }}" in text
+
+
+@pytest.mark.parametrize("way", ["asr", "st"])
+def test_figures_are_those_of_the_score_files(original, page, way):
+    tables = tables_of(page, TITLES[way])
+    overall = tables["Percent, all utterances"]
+    for system in LABELS:
+        seeds = scores_of(original, system, way)
+        for name, measure in MEASURES[way].items():
+            values = [one["overall"][measure] for one in seeds]
+            expected = f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+            (row,) = overall[LABELS[system]]
+            assert row[name][0] == expected
+            for index, pair in enumerate(seeds[0]["pairs"]):
+                language = pair["tgt_lang"] if way == "asr" else f"{pair['src_lang']} → {pair['tgt_lang']}"
+                value = np.mean([one["pairs"][index][measure] for one in seeds])
+                (row,) = tables[f"{name} by language"][language]
+                assert row[LABELS[system]][0].split(" ")[0] == f"{value:.2f}"
+
+
+def test_signatures_are_there(original, page):
+    notes = [note.text_content() for note in page.iter("p")]
+    for way in TITLES:
+        for signature in scores_of(original, "cut", way)[0]["signatures"].values():
+            assert any(signature in note for note in notes)
+    assert any(f"bs:1000|seed:{SEED}" in note for note in notes)
+
+
+def errors(folder, system, seed):
+    """Word errors and words of every utterance by jiwer, in the order of the manifest."""
+    lines = (folder / system / f"seed{seed}" / "asr" / "generate-test_asr.txt").read_text(encoding="utf-8")
+    hypotheses = {int(row): text.lower() for row, text in re.findall(r"^D-(\d+)\t\S+\t(.*)$", lines, re.MULTILINE)}
+    counts = []
+    for index, (_, reference, _, _) in enumerate(ASR):
+        result = jiwer.process_words(reference.lower(), hypotheses[index])
+        counts.append((result.substitutions + result.deletions + result.insertions, len(reference.split())))
+    return np.array(counts)
+
+
+def drawn(counts, seed, rows):
+    """WER of a thousand draws from these rows, sorted, drawn one by one."""
+    generator = np.random.default_rng(seed)
+    draws = []
+    for _ in range(1000):
+        edits, words = counts[rows][generator.choice(len(rows), size=len(rows), replace=True)].sum(0)
+        draws.append(100 * edits / words)
+    return np.array(draws)
+
+
+def test_intervals_and_comparisons_by_hand(original, page):
+    tables = tables_of(page, TITLES["asr"])
+    everything = np.arange(len(ASR))
+    counts = {key: errors(original, *key) for key in SYSTEMS}
+    for system in ("teacher", "cut"):
+        ordered = np.sort(drawn(counts[system, 1], SEED, everything))
+        (row,) = tables["Percent, all utterances"][LABELS[system]]
+        assert row["WER"][1] == f"{ordered[25]:.1f}–{ordered[974]:.1f}"
+    for index, language in enumerate(("ar", "en", "zh"), 1):
+        rows = np.array([row for row, one in enumerate(ASR) if one[3] == language])
+        ordered = np.sort(drawn(counts["cut", 1], SEED + index, rows))
+        (row,) = tables["WER by language"][language]
+        assert row[LABELS["cut"]][1] == f"{ordered[25]:.1f}–{ordered[974]:.1f}"
+    small = np.mean([drawn(counts["small", seed], SEED, everything) for seed in (1, 2)], axis=0)
+    difference = small - drawn(counts["cut", 1], SEED, everything)
+    whole = [100 * one[:, 0].sum() / one[:, 1].sum() for one in counts.values()]
+    value = (whole[1] + whole[2]) / 2 - whole[3]
+    (row,) = tables["Paired comparisons"]["small over the cut"]
+    ordered = np.sort(difference)
+    p = 2 * ((difference >= 0).sum() + 1) / 1001
+    bounds = f"{ordered[25]:+.2f} to {ordered[974]:+.2f}, p {p:.3f}"
+    assert row["WER"] == (f"{value:+.2f} better", bounds)
+
+
+def test_utterances_are_written_as_they_were(page):
+    """Of every card: the pieces of a hypothesis without what is missing are the hypothesis, in both directions."""
+    cards = list(page.iter("article"))
+    assert len(cards) > 6
+    for card in cards:
+        reference, *written = card.iter("dd")
+        assert len(written) == len(LABELS) and all(one.get("dir") == "auto" for one in card.iter("dd"))
+        for one in written:
+            joined = "".join(one.itertext())
+            assert ("  " not in joined) and "\n" not in joined
+        assert reference.text_content()
+    ids = [card.find("h4").text_content() for card in cards]
+    assert len(ids) == len(set(ids)) and "ar-1" in ids
+    assert any("much better than cut only" in card.text_content() for card in cards)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_differences_give_both_sides_again(language):
+    generator = np.random.default_rng(0)
+    separator = "" if language == "zh" else " "
+    for _ in range(200):
+        reference, hypothesis = (
+            separator.join(generator.choice(list("abcd"), size=generator.integers(0, 8))) for _ in range(2)
+        )
+        pieces = differences(reference, hypothesis, language)
+        after = separator.join(one.text for one in pieces if one.kind != "delete")
+        before = separator.join(
+            one.reference if one.kind == "replace" else one.text for one in pieces if one.kind != "insert"
+        )
+        assert (before, after) == (reference, hypothesis)
+        largest = sum(
+            max(len(units(one.text, language)), len(units(one.reference, language)))
+            for one in pieces
+            if one.kind != "equal"
+        )
+        result = jiwer.process_words(" ".join(units(reference, language)) or "x", " ".join(units(hypothesis, language)))
+        if reference:
+            assert largest == result.substitutions + result.deletions + result.insertions
+
+
+def test_audio_is_the_utterance_and_no_more_than_allowed(original, page, tmp_path):
+    for card in page.iter("article"):
+        (audio,) = card.iter("audio")
+        content = base64.b64decode(audio.get("src").partition(",")[2])
+        waveform, rate = soundfile.read(io.BytesIO(content))
+        source, _ = soundfile.read(original / "data" / f"{card.find('h4').text_content()}.wav")
+        assert rate == 16000 and abs(len(waveform) - len(source)) <= 2400
+        spectra = [np.abs(np.fft.rfft(one[2000:6000])).argmax() for one in (waveform, source)]
+        assert abs(spectra[0] - spectra[1]) <= 1  # the tone of this utterance
+    small = html.fromstring(page_of(original, "--out", tmp_path / "a.html", "--audio-mb", "0.01"))
+    sizes = [len(audio.get("src")) for audio in small.iter("audio")]
+    assert sizes and sum(sizes) <= 10000
+    assert "audio left out" in small.text_content()
+    none = html.fromstring(page_of(original, "--out", tmp_path / "b.html", "--audio-mb", "0", "--utterances", "1"))
+    assert not list(none.iter("audio")) and 2 <= len(list(none.iter("article"))) <= 4
+
+
+def test_training_settings_sizes_and_layers(page):
+    training = tables_of(page, "Training")["Updates, and wall clock with validation"]
+    assert training["cut only"][0]["distillation"][0] == "500 updates, 8.3 min"  # the log says more than the job
+    titles = [one.text_content() for one in page.iter("figcaption")]
+    for title in ("loss in training", "l1 in training", "CER in validation", "linear CKA", "WER, percent"):
+        assert title in titles
+    assert "WER and million parameters of the model" in titles and "WER and real-time factor of the encoder" in titles
+    (settings,) = tables_of(page, "Settings that differ").values()
+    assert list(settings) == ["optimization.lr"]
+    assert [cell[0] for cell in settings["optimization.lr"][0].values()] == ["[0.001]", "[0.002]"]
+    encoders = tables_of(page, "Size and speed")["Encoders, as measured"]
+    assert encoders["teacher"][0]["real-time factor"][0] == "0.0200"
+
+
+def test_several_experiments_side_by_side(original, folder, tmp_path):
+    """The same recipe with other options: namesakes are compared, and what was asked for differs."""
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["settings"]["updates"] = 900
+    (folder / "plan.json").write_text(json.dumps(plan))
+    folder = folder.rename(folder.with_name("longer"))
+    page = html.fromstring(page_of(original, folder, "--out", tmp_path / "page.html"))
+    tables = tables_of(page, TITLES["asr"])
+    assert len(tables["Percent, all utterances"]) == 2 * len(LABELS)
+    (row,) = tables["Paired comparisons"]["cut only (longer) beside cut only (prompts)"]
+    assert row["WER"] == ("+0.00 not told apart", "+0.00 to +0.00, p 1.000")
+    lines = tables_of(page, "Settings that differ")
+    assert [cell[0] for cell in lines[""]["updates"][0].values()] == ["500", "900"]
+
+
+def test_plain_folders(original, tmp_path, capsys):
+    """Outputs and scores of one's own, the manifest named, beside each other; without scores they are made."""
+    folders = []
+    for system in ("teacher", "cut"):
+        folder = tmp_path / f"my_{system}"
+        shutil.copytree(original / system / "seed1" / "asr", folder / "decoded")
+        shutil.copy(original / "cut" / "seed1" / "distil.log", folder / "train.log")
+        folders.append(folder)
+    shutil.copy(original / "cut" / "seed1" / "asr.json", folders[1] / "any_name.json")
+    out = tmp_path / "page.html"
+    named = ["--manifest", original / "data" / "test_asr.tsv", "--out", out]
+    page = html.fromstring(page_of(*folders, *named))
+    tables = tables_of(page, "Recognition · test_asr")
+    rows = tables["Percent, all utterances"]
+    assert list(rows) == ["my_teacher", "my_cut"]
+    scores = json.loads((folders[1] / "any_name.json").read_text())
+    assert rows["my_cut"][0]["WER"][0] == f"{scores['overall']['wer']:.2f}" and rows["my_cut"][0]["WER"][1]
+    assert tables_of(page, "Training")["Updates, and wall clock with validation"]["my_cut"]
+    assert list(page.iter("audio"))
+    capsys.readouterr()
+    assert colld(["report", *map(str, [*folders, *named]), "--baseline", "no"]) == 2
+    assert "--baseline 'no'" in capsys.readouterr().err
+    assert "Not compared: my_cut and my_teacher" in page.text_content()  # one is scored in lower case
+    shutil.copy(original / "teacher" / "seed1" / "asr.json", folders[0] / "scores.json")
+    page = html.fromstring(page_of(*folders, *named, "--baseline", "my_cut"))
+    (name,) = tables_of(page, "Recognition · test_asr")["Paired comparisons"]
+    assert name == "my_teacher beside my_cut"
+
+
+def test_what_is_missing_is_named_and_the_rest_shown(folder, capsys):
+    (folder / "teacher" / "seed1" / "st.json").write_text("{")
+    (folder / "cut" / "seed1" / "distil.log").unlink()
+    (folder / "profile.json").write_text("{}")
+    (folder / "data" / "en-1.wav").unlink()
+    scores = folder / "cut" / "seed1" / "asr.json"
+    wrong = json.loads(scores.read_text())
+    wrong["overall"]["wer"] += 0.5
+    scores.write_text(json.dumps(wrong))
+    (folder / "layers.tsv").write_text("\n".join((folder / "layers.tsv").read_text().split("\n")[:7]))
+    page = html.fromstring(page_of(folder, code=1))
+    assert "missing: " in capsys.readouterr().out
+    (missing,) = [one for one in page.iter("section") if one.get("id") == "missing"]
+    for words in (
+        "st.json: is not JSON",
+        "distil.log: cannot be read",
+        "profile.json: lacks 'machine'",
+        "asr.json: is not the score of",
+        "layers.tsv: is no complete table",
+    ):
+        assert words in missing.text_content()
+    tables = tables_of(page, TITLES["asr"])
+    (row,) = tables["Percent, all utterances"]["cut only"]
+    assert row["WER"] == (f"{wrong['overall']['wer']:.2f}", "")  # the figure, and no interval
+    assert "small over the cut" not in tables["Paired comparisons"]
+    assert "en-1.wav: cannot be read" in page.text_content()
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda plan: plan["results"][0].update(scores=["../outside.json"]), "outside of"),
+        (lambda plan: plan["results"][0].pop("label"), "lacks 'label'"),
+        (lambda plan: plan.update(results=7), "is not what a recipe writes"),
+        (lambda plan: plan.update(results=[]), "give a folder that has"),
+    ],
+)
+def test_plans_that_are_none(folder, capsys, spoil, message):
+    for table in folder.glob("*.tsv"):
+        table.unlink()
+    plan = json.loads((folder / "plan.json").read_text())
+    spoil(plan)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert colld(["report", str(folder)]) == 2
+    assert message in capsys.readouterr().err and not (folder / "report.html").exists()
+
+
+def test_folders_that_are_none(tmp_path, capsys):
+    for arguments, message in (
+        ([], "give the output folder"),
+        ([tmp_path / "no"], "is no folder"),
+        ([tmp_path], "no generate-*.txt"),
+        ([tmp_path, tmp_path], "give --out"),
+    ):
+        assert colld(["report", *map(str, arguments)]) == 2
+        assert message in capsys.readouterr().err
