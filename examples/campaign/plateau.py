@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Dict, Optional
 
+from colld_fairseq.report.training_log import LogError, read_log
 from examples.campaign.plan import Plateau
 from examples.driver.jobs import Job
-from examples.driver.training_log import LogError, read_log
 
 BLANK_CER, BLANK_CHRF = 0.05, 0.05  # hypotheses without a character: CER so near to 100, chrF so near to 0
 

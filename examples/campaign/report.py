@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from colld_fairseq.files import write_atomically
+from colld_fairseq.scoring.measures import NAMES
 from examples.campaign import verdict
 from examples.campaign.build import Builder, Run
 from examples.campaign.plan import Claim, System
@@ -17,7 +18,7 @@ from examples.driver.jobs import finished, spent, stopped
 from examples.driver.plan import Plan, Result
 from examples.driver.plot import save_plot
 from examples.driver.report import Table, build_tables, markdown_table, without_nan
-from examples.driver.scores import NAMES, collect
+from examples.driver.scores import collect
 
 UNEQUAL = 1.1  # ratio of core-hours from which two systems have had unequal compute
 

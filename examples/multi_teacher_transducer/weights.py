@@ -23,10 +23,11 @@ import torch
 from tabulate import tabulate
 
 from colld_fairseq.files import write_atomically
+from colld_fairseq.report.training_log import read_log
+from colld_fairseq.scoring.measures import LOWER_IS_BETTER, MEASURES, NAMES
 from examples.driver.jobs import run_jobs, usable_cores
 from examples.driver.plan import Result
-from examples.driver.scores import LOWER_IS_BETTER, MEASURES, NAMES, read_scores
-from examples.driver.training_log import read_log
+from examples.driver.scores import read_scores
 from examples.multi_teacher_transducer import run
 from examples.multi_teacher_transducer.run import Comparison, System
 
