@@ -73,8 +73,7 @@ def compare(system: np.ndarray, baseline: np.ndarray, difference: float) -> Comp
     """Two systems by their scores of the same draws, [resamples] each; `difference`: of their scores on the test set.
 
     p, two-sided: twice the share of draws whose difference has the other sign or is 0 (of either sign, whichever has
-    fewer); one draw is added to both counts, so that it is never 0. It agrees with the interval: about 0.05 and below where that
-    does not hold 0.
+    fewer); one draw is added to both counts, so that it is never 0. It agrees with the interval.
     """
     differences = system - baseline
     differences = differences[np.isfinite(differences)]
