@@ -432,8 +432,8 @@ def export(add: Add) -> None:
     add("--wav", metavar="FILE", help="run it in ONNX Runtime and in the client, and name what differs from PyTorch")
     add("--src-lang", default="", help="language spoken in --wav, where a Whisper translates (default: --lang)")
     add("--vocab", metavar="DIR", default="", help="vocabulary folder, if it has moved since training")
-    exporter = "of torch: dynamo (supported), or torchscript (deprecated, faster)"
-    add("--exporter", choices=EXPORTERS, default="dynamo", help=exporter)
+    exporter = "of torch: dynamo (supported), or torchscript (deprecated, faster); default: what suits the model"
+    add("--exporter", choices=EXPORTERS, default="", help=exporter)
     add("--overwrite", action="store_true", help="replace DIR if it exists")
 
 

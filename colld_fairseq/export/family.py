@@ -115,10 +115,12 @@ class Family(ABC):
         recogniser: whose single model is exported.
         slot: what the client calls this kind of model.
         client: package that runs it, "" for none.
+        exporter: of torch, unless another one is asked for; see `onnx_file.write_graph`.
     """
 
     slot: str
     client: str = ""
+    exporter: str = "dynamo"
 
     def __init__(self, recogniser: Recogniser, options: ExportOptions) -> None:
         """Raises ConfigError where the client would give other text."""

@@ -221,6 +221,12 @@ def test_the_command(recognisers, tmp_path, capsys):
     assert 'task="transcribe"' in (tmp_path / "m" / "README.md").read_text()
 
 
+def test_onnx_asr_s_graphs_are_written_without_naming_an_exporter(recognisers, tmp_path, capsys):
+    """torch.export cannot follow its encoder, whose number of frames depends on the samples."""
+    assert main(["export", "--checkpoint", recognisers().path, "--to", "onnx-asr", str(tmp_path / "m")]) == 0
+    assert (tmp_path / "m" / "encoder_model.onnx").is_file() and "onnx-asr" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "target, changes, reason",
     [
