@@ -66,6 +66,13 @@ def step(run, sample, device, dtype=torch.float32):
     return float(loss.detach()) / float(size), norms, valid
 
 
+@pytest.fixture(autouse=True)
+def same_weights():
+    """Whatever tests ran before: of other weights a frame may be contrasted almost as well with two others, and the
+    devices' rounding decides."""
+    torch.manual_seed(1)
+
+
 def check(run):
     run.task.load_dataset("test")
     dataset = run.task.dataset("test")
