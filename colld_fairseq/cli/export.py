@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         exported = exported_in(folder, family)
         console.say(f"{folder} is there already, and is compared; --overwrite writes it again")
     else:
-        exported = write_folder(folder, family, args.int8, args.exporter or family.exporter)
+        exported = write_folder(folder, family, args.int8, family.exporter(args.exporter))
         console.say("\n".join([describe(exported), *family.notes()]))
     return compare_on(args.wav, exported, console) if args.wav else 0
 

@@ -48,6 +48,8 @@ class Attention(Family):
     """
 
     slot = "attention"
+    # What torch.export makes of a decoder's steps loses the caches between them, or cannot be made at all.
+    exporters = ("torchscript",)
 
     def __init__(self, recogniser: Recogniser, options: ExportOptions) -> None:
         super().__init__(recogniser, options)

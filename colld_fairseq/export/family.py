@@ -115,12 +115,12 @@ class Family(ABC):
         recogniser: whose single model is exported.
         slot: what the client calls this kind of model.
         client: package that runs it, "" for none.
-        exporter: of torch, unless another one is asked for; see `onnx_file.write_graph`.
+        exporters: of torch that write the graphs as they are, the usual one first; see `onnx_file.write_graph`.
     """
 
     slot: str
     client: str = ""
-    exporter: str = "dynamo"
+    exporters: Sequence[str] = ("dynamo", "torchscript")
 
     def __init__(self, recogniser: Recogniser, options: ExportOptions) -> None:
         """Raises ConfigError where the client would give other text."""
@@ -130,6 +130,14 @@ class Family(ABC):
             )
         self.recogniser, self.options = recogniser, options
         self.model = recogniser.models[0].float()
+
+    def exporter(self, asked_for: str = "") -> str:
+        """The exporter to use, "": the usual one. Raises ConfigError for one that would write other graphs."""
+        if asked_for and asked_for not in self.exporters:
+            raise ConfigError(
+                f"--exporter {asked_for} writes graphs of this model that give other text: leave the option out"
+            )
+        return asked_for or self.exporters[0]
 
     @property
     def student(self) -> StudentEncoder:

@@ -202,7 +202,6 @@ class OnnxAsrWhisper(WhisperClient):
     """Type `whisper` of onnx-asr."""
 
     slot, client, filling = WHISPER, "onnx_asr", WINDOW
-    exporter = "torchscript"  # torch.export cannot follow a number of frames that depends on the samples
 
     def __init__(self, recogniser: Recogniser, options: ExportOptions) -> None:
         super().__init__(recogniser, options)

@@ -225,10 +225,8 @@ def test_clients_that_know_whisper_alone(target, paths):
         family_of(load_recogniser(paths("attention"), device="cpu"), ExportOptions(target))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["attention_tags", "mbart50"])
-def test_the_exporter_that_torch_supports(kind, paths, waveforms, tmp_path):
-    family = family_of(load_recogniser(paths(kind), device="cpu"), ExportOptions("onnx"))
-    folder = in_one_language(kind, write_folder(tmp_path / "m", family, False, "dynamo"))
-    for waveform in waveforms[:2]:
-        assert first_difference(folder.family.stages(folder, waveform)) is None
+def test_the_exporter_that_loses_the_caches_is_refused(paths, tmp_path, capsys):
+    command = ["export", "--checkpoint", str(paths("attention")), "--to", "onnx", str(tmp_path / "m")]
+    assert main([*command, "--exporter", "dynamo"]) == 2
+    assert "--exporter dynamo writes graphs of this model that give other text" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
