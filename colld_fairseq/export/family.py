@@ -135,7 +135,7 @@ class Family(ABC):
         """The exporter to use, "": the usual one. Raises ConfigError for one that would write other graphs."""
         if asked_for and asked_for not in self.exporters:
             raise ConfigError(
-                f"--exporter {asked_for} writes graphs of this model that give other text: leave the option out"
+                f"--exporter {asked_for} writes graphs of this model that give other text, or fails: leave it out"
             )
         return asked_for or self.exporters[0]
 

@@ -9,9 +9,11 @@ import torch
 from spoiling import copied
 
 from colld_fairseq.decoding.ctc import greedy_ctc
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.clients import run_client
 from colld_fairseq.export.ctc_onnx_asr import BlankRepeats, MarkedCtc, Silent
-from colld_fairseq.export.family import first_difference
+from colld_fairseq.export.families import family_of
+from colld_fairseq.export.family import ExportOptions, first_difference
 
 
 class Given(torch.nn.Module):
@@ -58,3 +60,10 @@ def test_all_stages_agree_and_what_was_spoiled_is_named(exported, waveforms, tmp
     config = json.loads((copy.folder / "config.json").read_text())
     (copy.folder / "config.json").write_text(json.dumps({**config, "subsampling_factor": 2}, indent=2))
     assert first_difference(folder.family.stages(copy, waveforms[0])).name == "config.json"
+
+
+def test_the_exporter_that_fails_is_not_the_usual_one(recogniser):
+    family = family_of(recogniser("icefall"), ExportOptions("onnx-asr"))
+    assert family.exporter() == "torchscript"
+    with pytest.raises(ConfigError, match="--exporter dynamo"):
+        family.exporter("dynamo")
