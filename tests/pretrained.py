@@ -24,6 +24,12 @@ BYTES = [
 ]
 
 
+def random_model(kind, config, ends=4.0):
+    """The same weights in every process, and `loud` ones."""
+    torch.manual_seed(7)
+    return loud(kind(config), ends)
+
+
 def loud(model, ends=4.0):
     """Weights that make the input matter: a fresh model writes nearly the same for everything. ends: added to the logit
     of the end of text."""
@@ -70,9 +76,8 @@ def write_whisper(folder: Path, multilingual: bool = True, layers: int = 2, ends
         eos_token_id=end,
         decoder_start_token_id=end + 1,
     )
-    model = loud(
-        transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**{**settings, **changes})), ends
-    )
+    config = transformers.WhisperConfig(**{**settings, **changes})
+    model = random_model(transformers.WhisperForConditionalGeneration, config, ends)
     model.generation_config.update(
         suppress_tokens=tokenizer.convert_tokens_to_ids(["!", "<|startoftranscript|>", "<|nospeech|>"]),
         begin_suppress_tokens=[tokenizer.convert_tokens_to_ids("Ġ"), end],
@@ -119,7 +124,7 @@ def learned_pieces(folder: Path) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
 
 
-def write_m2m100(folder: Path, **changes) -> str:
+def write_m2m100(folder: Path, ends: float = 4.0, **changes) -> str:
     """A random M2M-100 whose configuration has ids beyond its tokenizer, as the published ones have."""
     pieces = learned_pieces(folder)
     names = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, len(pieces)))]
@@ -129,7 +134,7 @@ def write_m2m100(folder: Path, **changes) -> str:
     tokenizer.save_pretrained(folder)
     size = max(tokenizer.lang_code_to_id.values()) + 9
     config = transformers.M2M100Config(**{**TEXT_DECODER, "vocab_size": size, **changes})
-    loud(transformers.M2M100ForConditionalGeneration(config)).save_pretrained(folder)
+    random_model(transformers.M2M100ForConditionalGeneration, config, ends).save_pretrained(folder)
     return str(folder)
 
 
@@ -149,11 +154,11 @@ def write_nllb(folder: Path, **changes) -> str:
     )
     tokenizer.save_pretrained(folder)
     config = transformers.M2M100Config(**{**TEXT_DECODER, "vocab_size": len(tokenizer) + 2, **changes})
-    loud(transformers.M2M100ForConditionalGeneration(config)).save_pretrained(folder)
+    random_model(transformers.M2M100ForConditionalGeneration, config).save_pretrained(folder)
     return str(folder)
 
 
-def write_mbart50(folder: Path, **changes) -> str:
+def write_mbart50(folder: Path, ends: float = 4.0, **changes) -> str:
     """A random mBART-50 with a bias of the logits."""
     pieces = learned_pieces(folder)
     names = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, len(pieces)))]
@@ -162,7 +167,7 @@ def write_mbart50(folder: Path, **changes) -> str:
     (folder / "sentencepiece.bpe.model").unlink()
     tokenizer.save_pretrained(folder)
     config = transformers.MBartConfig(**{**TEXT_DECODER, "vocab_size": len(tokenizer), **changes})
-    model = loud(transformers.MBartForConditionalGeneration(config))
+    model = random_model(transformers.MBartForConditionalGeneration, config, ends)
     torch.manual_seed(8)
     model.final_logits_bias.copy_(torch.randn_like(model.final_logits_bias))
     model.save_pretrained(folder)

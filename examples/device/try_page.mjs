@@ -55,7 +55,9 @@ function browse(profile) {
       waiting.set(++id, { done, failed });
       browser.stdio[3].write(JSON.stringify({ id, method, params, sessionId }) + "\0");
     });
-  return { send, end: () => new Promise((done) => (browser.on("exit", done), browser.kill())) };
+  // Closed rather than killed, so that none of its processes still writes to the profile.
+  const close = () => send("Browser.close").catch(() => browser.kill());
+  return { send, end: () => new Promise((done) => (browser.on("exit", done), close())) };
 }
 
 /** Text and status of the page once it is done, or has failed. */
@@ -90,5 +92,5 @@ try {
 } finally {
   await end();
   server.close();
-  rmSync(profile, { recursive: true, force: true });
+  rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
 }

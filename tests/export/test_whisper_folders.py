@@ -163,9 +163,8 @@ def test_eight_bits_run_in_the_clients(folders):
         tables = [value for value in onnx.load(folder.graph(name, True)).graph.initializer if "table" in value.name]
         assert [value.data_type for value in tables if len(value.dims) == 2] == [onnx.TensorProto.INT8]
         if target == "sherpa-onnx":
-            # The text of random weights may be nothing but spaces: tokenizers that are trained anew differ.
             results = run_client(folder.family.client_model(folder, int8=True), WAVEFORMS[:2])
-            assert [type(result.text) for result in results] == [str, str]
+            assert all(result.text.strip() for result in results)
 
 
 def other_weights(folder):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
+from peak_memory import PeakMemory
 from torch.utils._python_dispatch import TorchDispatchMode
 from transducer_reference import batch_losses, enumerated_loss, pack
 
@@ -201,24 +201,6 @@ def test_rectangles_of_whole_frames_have_nothing_else():
     assert list(rectangles([0] * 5, [4] * 5, 8)) == [(slice(t, min(t + 2, 5)), slice(0, 4)) for t in (0, 2, 4)]
     assert list(rectangles([0], [5], 2)) == [(slice(0, 1), slice(u, min(u + 2, 5))) for u in (0, 2, 4)]
     assert list(rectangles([9, 9], [0, 0], 4)) == list(rectangles([], [], 4)) == []
-
-
-class PeakMemory(TorchDispatchMode):
-    """Most bytes at any time in tensors that operations made, forward or backward."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.peak = {}, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                self.alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self.alive = {key: storage for key, storage in self.alive.items() if not storage[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return out
 
 
 @pytest.mark.parametrize("distilled", [False, True])

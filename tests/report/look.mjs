@@ -77,7 +77,8 @@ async function seen(look) {
   await ask("Emulation.setDeviceMetricsOverride", { width: +width, height: 900, deviceScaleFactor: 1, mobile: phone });
   const features = [{ name: "prefers-color-scheme", value: kind === "dark" ? "dark" : "light" }];
   await ask("Emulation.setEmulatedMedia", { media: kind === "print" ? "print" : "screen", features });
-  await ask("Page.navigate", { url: pathToFileURL(resolve(page)).href });
+  const { errorText } = await ask("Page.navigate", { url: pathToFileURL(resolve(page)).href });
+  if (errorText) throw new Error(`${page}: ${errorText}`);
   for (let state = ""; state !== "complete"; ) {
     await new Promise((done) => setTimeout(done, 50));
     const expression = "location.protocol === 'file:' ? document.readyState : ''";
@@ -97,6 +98,7 @@ async function seen(look) {
 try {
   for (const look of looks) console.log(JSON.stringify(await seen(look)));
 } finally {
-  await new Promise((done) => (browser.on("exit", done), browser.kill()));
-  rmSync(profile, { recursive: true, force: true });
+  // Closed rather than killed, so that none of its processes still writes to the profile.
+  await new Promise((done) => (browser.on("exit", done), send("Browser.close").catch(() => browser.kill())));
+  rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
 }

@@ -25,7 +25,6 @@ def page(tmp_path_factory):
 LOOKS = ("400", "1600", "400-dark", "760-print")
 
 
-@pytest.mark.slow  # a browser beside a full suite: it failed once there, and passes by itself
 def test_nothing_is_cut_and_nothing_is_fetched(page, tmp_path):
     command = [NODE, str(Path(__file__).with_name("look.mjs")), str(page), str(tmp_path), *LOOKS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
