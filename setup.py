@@ -20,6 +20,12 @@ FAIRSEQ_NEEDS = [
 # `colld export`: graphs of ONNX, and the clients that they are compared in.
 EXPORT_NEEDS = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.5", "sherpa-onnx>=2.0,<3", "onnx-asr>=0.12"]
 
+# `colld transcribe --vad`: its graphs lie in the wheel.
+VAD_NEEDS = ["silero-vad>=5", "onnxruntime>=1.18"]
+
+# m4a, mp4, webm, ...: PyAV, whose wheels bring FFmpeg's libraries.
+MEDIA_NEEDS = ["av>=12"]
+
 setup(
     name="colld_fairseq",
     version="0.1.0",
@@ -54,6 +60,8 @@ setup(
     extras_require={
         "lm": ["kenlm"],
         "export": EXPORT_NEEDS,
+        "vad": VAD_NEEDS,
+        "media": MEDIA_NEEDS,
         # faster-whisper brings CTranslate2: clients of the Whisper directories that `colld convert` writes
         "test": [
             "pytest",
@@ -63,6 +71,8 @@ setup(
             "warprnnt_numba",
             "faster-whisper>=1.1",
             *EXPORT_NEEDS,
+            *VAD_NEEDS,
+            *MEDIA_NEEDS,
         ],
     },
     entry_points={"console_scripts": ["colld = colld_command:main"]},

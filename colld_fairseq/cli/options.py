@@ -305,6 +305,10 @@ def transcribe(add: Add) -> None:
     )
     cut = "recordings longer than this are cut where they are quietest and transcribed in pieces (default: never)"
     add("--cut-seconds", type=POSITIVE, default=0.0, metavar="SECONDS", help=cut)
+    voice = (
+        "cut around speech, which silero-vad finds (extra [vad]), and leave silence out; default of --cut-seconds then"
+    )
+    add("--vad", action="store_true", help=f"{voice}: the longest of the training")
     _batches(add)
     _max_bad(add, 1.0)
     add(

@@ -1,4 +1,5 @@
-"""Audio of any format libsndfile reads (wav, flac, ogg, opus, mp3, ...) as 16 kHz mono float32.
+"""Audio of any format libsndfile reads (wav, flac, ogg, opus, mp3, ...) as 16 kHz mono float32, and of those that PyAV
+or ffmpeg read where one is installed (m4a, mp4, webm, ...; media.py).
 
 A path is a file; `archive.zip:offset:length`, the bytes of an uncompressed ("stored") zip member; or
 `file:offset:length`, a segment in samples at the file's own rate (as in fairseq's raw-audio manifests). A file that
@@ -6,18 +7,20 @@ really has such a name comes first. A file is read to its end, or AudioError nam
 """
 
 import contextlib
+import functools
 import io
 import os
 import re
 import struct
 import zipfile
-from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import soundfile
 import soxr
 
 from colld_fairseq.constants import SAMPLE_RATE
+from colld_fairseq.data import media
 from colld_fairseq.data.containers import find_streams, foreign_format
 from colld_fairseq.data.containers.stream import Stream
 from colld_fairseq.errors import AudioError
@@ -114,13 +117,13 @@ def read_audio(path_spec: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     path_spec, segment = _segment_of(path_spec)
     with _opened(path_spec) as sounds:
         if segment is None:
-            waveforms = [(sound.read(0, sound.frames), sound.samplerate) for sound in sounds]
+            waveforms = [(sound.all(), sound.samplerate) for sound in sounds]
         else:
             start, end = _inside(path_spec, segment, sounds)
             if len(sounds) == 1:
                 waveform = sounds[0].read(start, end)
             else:
-                waveform = np.concatenate([sound.read(0, sound.frames) for sound in sounds])[start:end]
+                waveform = np.concatenate([sound.all() for sound in sounds])[start:end]
             waveforms = [(waveform, sounds[0].samplerate)]
     for waveform, _ in waveforms:
         check_samples(waveform, printable(path_spec))
@@ -247,6 +250,12 @@ class _Sound:
             )
         return _mono(samples[skipped:])
 
+    def all(self) -> np.ndarray:
+        return self.read(0, self.frames)
+
+    def close(self) -> None:
+        self.file.close()
+
     def blocks(self) -> Iterator[np.ndarray]:
         """The mean of the channels from the beginning to the end, float32 [N] each."""
         if self.decoded is not None:
@@ -285,6 +294,45 @@ class _Sound:
             ) from error
 
 
+class _MediaSound:
+    """The audio of a container that libsndfile does not read, with the interface of `_Sound`."""
+
+    def __init__(self, path_spec: str, handle: BinaryIO) -> None:
+        self.path_spec = path_spec
+        with self._named():
+            self.track = media.Track(handle)
+        self.samplerate, self.channels, _ = self.track.properties
+
+    @functools.cached_property
+    def frames(self) -> int:
+        """Containers round it: it is counted."""
+        return sum(map(len, self.blocks()))
+
+    def all(self) -> np.ndarray:
+        return np.concatenate([np.zeros(0, dtype=np.float32), *self.blocks()])
+
+    def read(self, start: int, end: int) -> np.ndarray:
+        return self.all()[start:end]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        with self._named():
+            for block in self.track.blocks():
+                yield _mono(block)
+
+    def close(self) -> None:
+        """Nothing is open between calls."""
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except AudioError as error:
+            raise AudioError(f"{printable(self.path_spec)}: {error}") from error
+
+
+_AnySound = Union[_Sound, _MediaSound]
+
+
 def _mono(samples: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # check_samples reports it
         return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
@@ -301,7 +349,7 @@ def _segment_of(path_spec: str) -> Tuple[str, Optional[Tuple[int, int]]]:
     return (parts[0], parts[1:]) if parts else (path_spec, None)
 
 
-def _inside(path_spec: str, segment: Tuple[int, int], sounds: List[_Sound]) -> Tuple[int, int]:
+def _inside(path_spec: str, segment: Tuple[int, int], sounds: List[_AnySound]) -> Tuple[int, int]:
     """First sample of a segment and that behind it. AudioError: not inside the file, or of no single rate."""
     start, length = segment
     total = sum(sound.frames for sound in sounds)
@@ -317,13 +365,16 @@ def _inside(path_spec: str, segment: Tuple[int, int], sounds: List[_Sound]) -> T
 
 
 @contextlib.contextmanager
-def _opened(path_spec: str) -> Iterator[List[_Sound]]:
+def _opened(path_spec: str) -> Iterator[List[_AnySound]]:
     with open_bytes(path_spec) as handle, _sounds(path_spec, handle) as sounds:
         yield sounds
 
 
 @contextlib.contextmanager
-def _sounds(path_spec: str, handle: BinaryIO) -> Iterator[List[_Sound]]:
+def _sounds(path_spec: str, handle: BinaryIO) -> Iterator[List[_AnySound]]:
+    if media.media_format(handle.read(16)):
+        yield [_MediaSound(path_spec, handle)]
+        return
     sounds: List[_Sound] = []
     try:
         try:
@@ -336,7 +387,7 @@ def _sounds(path_spec: str, handle: BinaryIO) -> Iterator[List[_Sound]]:
         yield sounds
     finally:
         for sound in sounds:
-            sound.file.close()
+            sound.close()
 
 
 def open_bytes(path_spec: str) -> BinaryIO:
@@ -371,7 +422,8 @@ def _explain_unreadable(path_spec: str, handle: BinaryIO, error: Exception) -> s
     what = f"it is {foreign}" if foreign else getattr(error, "error_string", error)
     reason = f"{name}: not audio that can be read ({what})"
     if split_zip_spec(path_spec) is None:
-        return f"{reason}; accepted are wav, flac, ogg, opus and mp3: convert it, or copy it again if it is one of them"
+        accepted = "accepted are wav, flac, ogg, opus, mp3, and with PyAV or ffmpeg m4a, mp4, webm and their kin"
+        return f"{reason}; {accepted}: convert it, or copy it again if it is one of them"
     return reason + explain_member(path_spec, "is no wav, flac, ogg, opus or mp3 file")
 
 

@@ -1,7 +1,7 @@
 """What every search finds: one type from the searches to the Python API."""
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from torch import nn
 
@@ -70,14 +70,29 @@ NBest = List[List[Hypothesis]]  # of each utterance its hypotheses, best first
 def joined(parts: Sequence[List[Hypothesis]], nbest: int) -> List[Hypothesis]:
     """Parts of one recording, an n-best list each, one after the other: the best ways of taking one hypothesis of each,
     best first. Frames and scores of tokens, which are those of each part, are left out."""
-    best = [Hypothesis([], 0.0, 0.0)]
+    best: List[Tuple[float, Chain]] = [(0.0, None)]
     for hypotheses in parts:
-        longer = [_followed_by(before, one) for before in best for one in hypotheses]
-        best = sorted(longer, key=lambda hypothesis: -hypothesis.score)[:nbest]
-    return best
+        longer = [(score + one.score, (before, one)) for score, before in best for one in hypotheses]
+        best = sorted(longer, key=lambda scored: -scored[0])[:nbest]
+    return [_one_after_the_other(score, in_order(chain)) for score, chain in best]
 
 
-def _followed_by(before: Hypothesis, one: Hypothesis) -> Hypothesis:
-    text = " ".join(part for part in (before.text, one.text) if part)
-    score, log_prob = before.score + one.score, before.log_prob + one.log_prob
-    return Hypothesis(before.tokens + one.tokens, score, log_prob, text=text, words=before.words + one.words)
+Chain = Optional[Tuple["Chain", Hypothesis]]  # hypotheses of parts: the last one, behind those before it
+
+
+def in_order(chain: Chain) -> List[Hypothesis]:
+    result = []
+    while chain is not None:
+        chain, one = chain
+        result.append(one)
+    return result[::-1]
+
+
+def _one_after_the_other(score: float, parts: List[Hypothesis]) -> Hypothesis:
+    return Hypothesis(
+        [token for one in parts for token in one.tokens],
+        score,
+        sum((one.log_prob for one in parts), 0.0),
+        text=" ".join(one.text for one in parts if one.text),
+        words=[word for one in parts for word in one.words],
+    )

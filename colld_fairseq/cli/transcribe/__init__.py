@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from functools import partial
-from typing import Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from rich.progress import Progress
@@ -14,13 +14,14 @@ from rich.progress import Progress
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.cli.transcribe import streaming
 from colld_fairseq.cli.transcribe.inputs import Utterances, read_files, read_utterances_of_manifests
-from colld_fairseq.cli.transcribe.long import transcribe_recording
+from colld_fairseq.cli.transcribe.long import Cutting, transcribe_recording
 from colld_fairseq.cli.transcribe.output import Journal, Result, check_places, write_results
 from colld_fairseq.cli.transcribe.words import Timed, parse_formats, write_words
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.text_files import STANDARD_INPUT
 from colld_fairseq.data.utterances import BadUtterances, plan_batches, usable_batches
+from colld_fairseq.data.voice_activity import VoiceActivity
 from colld_fairseq.decoding.real_time import Latency
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.files import split_paths
@@ -55,15 +56,16 @@ def run(args: argparse.Namespace) -> int:
         recogniser.limit_context(args.chunk_ms, args.left_context)
     elif args.left_context != TRAINED:
         raise ConfigError("--left-context says nothing without --chunk-ms or --streaming")
-    work = partial(transcribe, recogniser, args.batch_seconds, args.cut_seconds)
+    work = partial(transcribe, recogniser, args.batch_seconds, cutting(args, recogniser))
     run_utterances(args, recogniser, work, Printer(args.nbest), console)
     return 0
 
 
 def run_streaming(args: argparse.Namespace, recogniser: Recogniser, console: Console) -> int:
     """Streams from files or standard input; ends with what a listener would have waited for."""
-    if args.cut_seconds:
-        raise ConfigError("--cut-seconds: a stream needs no cutting, --endpoint ends its utterances")
+    if args.cut_seconds or args.vad:
+        option = "--cut-seconds" if args.cut_seconds else "--vad"
+        raise ConfigError(f"{option}: a stream needs no cutting, --endpoint ends its utterances")
     live = streaming.streaming_recogniser(args, recogniser)
     if args.audio == [STANDARD_INPUT]:
         streaming.from_standard_input(live, console)
@@ -77,6 +79,14 @@ def run_streaming(args: argparse.Namespace, recogniser: Recogniser, console: Con
     return 0
 
 
+def cutting(args: argparse.Namespace, recogniser: Recogniser) -> Optional[Cutting]:
+    """How long recordings are cut; None: they are not. Raises ConfigError."""
+    if not args.cut_seconds and not args.vad:
+        return None
+    detector = VoiceActivity() if args.vad else None
+    return Cutting(args.cut_seconds or recogniser.task.cfg.max_seconds, detector)
+
+
 def run_utterances(
     args: argparse.Namespace, recogniser: Recogniser, work: Work, show: Callable, console: Console
 ) -> None:
@@ -86,10 +96,10 @@ def run_utterances(
     bad.update(unreadable)
     longest = recogniser.task.cfg.max_seconds
     long = int((utterances.rows.n_samples[utterances.todo] > longest * SAMPLE_RATE).sum())
-    if long and not args.streaming and not args.cut_seconds:
+    if long and not args.streaming and not args.cut_seconds and not args.vad:
         console.say(
             f"{long} of {len(utterances)} utterances are longer than the {longest:g} s up to which the model was"
-            f" trained: give --cut-seconds {longest:g}, or --streaming with a model that can"
+            f" trained: give --vad or --cut-seconds {longest:g}, or --streaming with a model that can"
         )
     if args.out:
         with only_run(args.out):
@@ -139,22 +149,30 @@ def audio_bar(display: Progress, utterances: Utterances) -> AudioBar:
 def transcribe(
     recogniser: Recogniser,
     batch_seconds: float,
-    cut_seconds: float,
+    cut: Optional[Cutting],
     utterances: Utterances,
     bad: BadUtterances,
     bar: AudioBar,
 ) -> Iterator[Dict[str, Result]]:
-    """Results by id, batch by batch, then those of recordings longer than `cut_seconds` (0: none), piece by piece;
-    utterances that cannot be used go to `bad`."""
-    lengths = utterances.rows.n_samples[utterances.todo]
-    is_long = lengths > (cut_seconds or np.inf) * SAMPLE_RATE
-    usual = utterances.todo[~is_long]
-    windows = np.split(usual, range(WINDOW, len(usual), WINDOW))
-    batches = (
-        batch
-        for rows in windows
-        for batch in plan_batches(rows, utterances.rows.n_samples, batch_seconds * SAMPLE_RATE)
-    )
+    """Results by id, batch by batch, and of recordings that are to be cut piece by piece before their own; utterances
+    that cannot be used go to `bad`."""
+    for rows in np.split(utterances.todo, range(WINDOW, len(utterances), WINDOW)):
+        is_long = utterances.rows.n_samples[rows] > (cut.longest_seconds if cut else np.inf) * SAMPLE_RATE
+        yield from transcribe_utterances(recogniser, batch_seconds, utterances, rows[~is_long], bad, bar)
+        for row in rows[is_long].tolist():
+            yield from transcribe_recording(recogniser, cut, batch_seconds, utterances, row, bad, bar)
+
+
+def transcribe_utterances(
+    recogniser: Recogniser,
+    batch_seconds: float,
+    utterances: Utterances,
+    rows: np.ndarray,
+    bad: BadUtterances,
+    bar: AudioBar,
+) -> Iterator[Dict[str, Result]]:
+    """Of whole utterances, those of similar length together."""
+    batches = plan_batches(rows, utterances.rows.n_samples, batch_seconds * SAMPLE_RATE)
     for names, waveforms in usable_batches(
         utterances.rows, utterances.ids, batches, recogniser.output_lengths, bad, bar.advance
     ):
@@ -163,12 +181,11 @@ def transcribe(
             [waveform.numpy() for waveform in waveforms], languages, source_languages=utterances.spoken(names)
         )
         yield {name: Result(len(wave), best) for name, wave, best in zip(names, waveforms, n_best)}
-    for row in utterances.todo[is_long].tolist():
-        yield from transcribe_recording(recogniser, cut_seconds, batch_seconds, utterances, row, bad, bar)
 
 
 class Printer:
-    """Prints `id<TAB>text` in the order of the input; with --nbest `id<TAB>score<TAB>text` for each hypothesis."""
+    """Prints `id<TAB>text` in the order of the input; with --nbest `id<TAB>score<TAB>text` for each hypothesis. Keeps
+    those for which an earlier one is waited for, at most a WINDOW; pieces of recordings not at all."""
 
     def __init__(self, nbest: int) -> None:
         self.scores = nbest > 1
@@ -177,7 +194,8 @@ class Printer:
         self.next = 0
 
     def __call__(self, utterances: Utterances, results: Dict[str, Result], bad: BadUtterances) -> None:
-        self.waiting.update(results)
+        rows = utterances.row_of_id
+        self.waiting.update((name, result) for name, result in results.items() if name in rows)
         while self.next < len(utterances):
             name = utterances.ids[utterances.todo[self.next]]
             if name not in self.waiting and name not in bad.reasons:
@@ -200,7 +218,7 @@ def to_manifest(
         if journal.results:
             parts = f", and {len(journal.results) - there} parts of others" * (len(journal.results) > there)
             console.say(f"{there} of {len(utterances)} utterances are there already{parts}")
-        rest = replace(utterances, todo=np.array(left, dtype=np.int64), known=dict(journal.results))
+        rest = replace(utterances, todo=np.array(left, dtype=np.int64), known=journal.results)
         with progress(console, "transcribing") as display:
             bar = audio_bar(display, rest)
             for results in work(rest, bad, bar):
@@ -213,14 +231,17 @@ def to_manifest(
         for path in write_results(args.out, rows, journal.results, args.nbest):
             console.say(bar.summary(path))
         if formats := parse_formats(args.words):
-            console.say(f"words with their times: {write_words(args.out, formats, timed(rows, journal.results))}")
+            folder = write_words(args.out, formats, timed(rows, journal.results))
+            console.say(f"words with their times: {folder}")
     journal.remove()
 
 
-def timed(rows: Sequence[Row], results: Dict[str, Result]) -> List[Timed]:
-    """What there is of the rows."""
-    there = ((row.id, results[row.id]) for row in rows if row.id in results)
-    return [Timed(name, result.samples / SAMPLE_RATE, result.hypotheses[0]) for name, result in there]
+def timed(rows: Sequence[Row], results: Mapping[str, Result]) -> Iterator[Timed]:
+    """What there is of the rows, one at a time."""
+    for row in rows:
+        if row.id in results:
+            result = results[row.id]
+            yield Timed(row.id, result.samples / SAMPLE_RATE, result.hypotheses[0])
 
 
 def settings(args: argparse.Namespace, utterances: Utterances) -> Dict[str, str]:
@@ -229,7 +250,7 @@ def settings(args: argparse.Namespace, utterances: Utterances) -> Dict[str, str]
     for path in split_paths(args.checkpoint, ":"):
         with open(path, "rb") as file:
             models.update(hashlib.file_digest(file, "sha256").digest())
-    context = [args.streaming, args.chunk_ms, args.left_context, args.endpoint, args.cut_seconds]
+    context = [args.streaming, args.chunk_ms, args.left_context, args.endpoint, args.cut_seconds, args.vad]
     names = json.dumps([(utterances.ids[row], utterances.rows.audio_path(row)) for row in utterances.todo.tolist()])
     return {
         "checkpoint": models.hexdigest(),

@@ -7,6 +7,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 import numpy as np
 
+from colld_fairseq.data import media
 from colld_fairseq.data.audio import AUDIO_SUFFIXES, audio_info, find_zip_members, split_zip_spec
 from colld_fairseq.data.manifest import AnyManifest, Row, read_manifests
 from colld_fairseq.data.manifest_writer import checked_name
@@ -15,6 +16,8 @@ from colld_fairseq.data.utterances import distinct_rows
 from colld_fairseq.errors import AudioError, ConfigError, ManifestError
 
 Rows = Union[AnyManifest, PathRows]
+
+SUFFIXES = (*AUDIO_SUFFIXES, *media.SUFFIXES)  # looked for in folders and archives
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def find_audio(names: Sequence[str]) -> Tuple[List[str], List[str]]:
         for short, path in _audio_of(name):
             ids_by_path.setdefault(path, short)
         if len(ids_by_path) == before and not os.path.isfile(name) and split_zip_spec(name) is None:
-            raise ConfigError(f"{name}: no audio ({', '.join(AUDIO_SUFFIXES)}) there")
+            raise ConfigError(f"{name}: no audio ({', '.join(SUFFIXES)}) there")
     if not ids_by_path:
         raise ConfigError("nothing to transcribe: name files or folders, or give --manifest")
     paths, ids = list(ids_by_path), list(ids_by_path.values())
@@ -71,12 +74,12 @@ def _audio_of(name: str) -> Iterator[Tuple[str, str]]:
         for folder, folders, files in os.walk(name):
             folders.sort()
             for file in sorted(files):
-                if file.lower().endswith(AUDIO_SUFFIXES):
+                if file.lower().endswith(SUFFIXES):
                     path = os.path.join(folder, file)
                     yield os.path.relpath(path, name), path
     elif name.lower().endswith(".zip"):
         members = find_zip_members(name)
-        yield from ((member, path) for member, path in members.items() if member.lower().endswith(AUDIO_SUFFIXES))
+        yield from ((member, path) for member, path in members.items() if member.lower().endswith(SUFFIXES))
     else:
         yield name, name
 

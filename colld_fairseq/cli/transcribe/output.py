@@ -4,8 +4,9 @@ import contextlib
 import json
 import os
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from colld_fairseq.data.hypotheses import hypotheses_path, write_hypotheses
 from colld_fairseq.data.manifest import Row
@@ -13,7 +14,7 @@ from colld_fairseq.data.manifest_writer import write_manifest
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import errors_name, split_paths
-from colld_fairseq.json_lines import json_line, read_json_lines
+from colld_fairseq.json_lines import json_line
 from colld_fairseq.outputs import check_output
 
 CONFIDENCE = "mean_log_prob"  # the column that manifests of transcripts have and others do not
@@ -30,6 +31,33 @@ class Result:
         return {"samples": self.samples, "transcripts": [hypothesis.to_json() for hypothesis in self.hypotheses]}
 
 
+class Kept(Mapping[str, Result]):
+    """Results by id, which lie in a file: in memory is where their lines begin."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lines: Dict[str, int] = {}
+
+    def __getitem__(self, name: str) -> Result:
+        with open(self.path, "rb") as file:
+            file.seek(self.lines[name])
+            return result_of(json.loads(file.readline()))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.lines
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.lines)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+
+def result_of(entry: Dict[str, Any]) -> Result:
+    """Of a line of a journal. Raises KeyError and TypeError for others."""
+    return Result(entry["samples"], [Hypothesis.from_json(fields) for fields in entry["transcripts"]])
+
+
 class Journal:
     """Results by id, each kept in a file as soon as it is known: a run that is stopped goes on where it was.
 
@@ -39,16 +67,16 @@ class Journal:
 
     def __init__(self, path: str, settings: Dict[str, str]) -> None:
         self.path = path
-        self.results: Dict[str, Result] = {}
+        self.results = Kept(path)
         begun = os.path.exists(path) and self._read(settings)
         self._file = open(path, "ab")
         if not begun:
-            self._append([settings])
+            self._append(settings)
 
     def add(self, results: Dict[str, Result]) -> None:
         """Note finished utterances."""
-        self.results.update(results)
-        self._append({"id": name, **result.to_json()} for name, result in results.items())
+        for name, result in results.items():
+            self.results.lines[name] = self._append({"id": name, **result.to_json()})
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what could not be written has been told when it was tried
@@ -59,31 +87,51 @@ class Journal:
         self.close()
         os.unlink(self.path)
 
-    def _append(self, entries: Iterable[Dict]) -> None:
+    def _append(self, entry: Dict[str, Any]) -> int:
+        """Where its line begins."""
         with errors_name(self.path):
-            self._file.write(b"".join(map(json_line, entries)))
+            start = self._file.seek(0, os.SEEK_END)
+            self._file.write(json_line(entry))
             self._file.flush()
+        return start
 
     def _read(self, settings: Dict[str, str]) -> bool:
-        """Whether the file holds something; its results."""
+        """Whether the file holds something; where its results are."""
+        begun, start = None, 0
         with open(self.path, "rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)  # the line that was being written when the run was killed
-        try:
-            begun, *entries = [entry for _, entry in read_json_lines(self.path)] or [None]
-            differ = [name for name in settings if begun is not None and begun[name] != settings[name]]
-            if differ:
+            truncate_to_lines(file)
+            try:
+                for line in file:
+                    entry = json.loads(line) if line.strip() else None
+                    if begun is not None and entry is not None:
+                        result_of(entry)
+                        self.results.lines[entry["id"]] = start
+                    elif entry is not None:
+                        self._check(entry, settings)
+                        begun = entry
+                    start += len(line)
+            except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise ConfigError(
-                    f"{self.path} was begun with other {', '.join(differ)}: finish that run with what it was begun"
-                    " with, or remove the file to start again"
-                )
-            for entry in entries:
-                hypotheses = [Hypothesis.from_json(fields) for fields in entry["transcripts"]]
-                self.results[entry["id"]] = Result(entry["samples"], hypotheses)
-        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"{self.path}: no journal of this version, or damaged; remove it to start again"
-            ) from error
+                    f"{self.path}: no journal of this version, or damaged; remove it to start again"
+                ) from error
         return begun is not None
+
+    def _check(self, begun: Dict[str, str], settings: Dict[str, str]) -> None:
+        differ = [name for name in settings if begun[name] != settings[name]]
+        if differ:
+            raise ConfigError(
+                f"{self.path} was begun with other {', '.join(differ)}: finish that run with what it was begun"
+                " with, or remove the file to start again"
+            )
+
+
+def truncate_to_lines(file: BinaryIO) -> None:
+    """Drops the line that was being written when a run was killed, the last one without an end."""
+    end = 0
+    for line in file:
+        end += len(line) if line.endswith(b"\n") else 0
+    file.truncate(end)
+    file.seek(0)
 
 
 def check_places(out: str, inputs: Sequence[str], manifests: Optional[str]) -> None:
@@ -104,23 +152,23 @@ def check_places(out: str, inputs: Sequence[str], manifests: Optional[str]) -> N
         )
 
 
-def write_results(path: str, rows: Sequence[Row], results: Dict[str, Result], nbest: int) -> List[str]:
+def write_results(path: str, rows: Sequence[Row], results: Mapping[str, Result], nbest: int) -> List[str]:
     """The files written: the manifest `path` and, of several hypotheses, `hypotheses_path(path)`; lists of an earlier
     manifest of that name are removed. rows: all that is known of the utterances, in order; those without a result are
-    left out."""
+    left out. One result at a time is asked for."""
     rows = [row for row in rows if row.id in results]
-    folder = os.path.dirname(os.path.abspath(path))
-    best = [results[row.id].hypotheses[0] for row in rows]
-    written = (
-        row._replace(audio=_from(folder, row.audio), n_samples=results[row.id].samples, tgt_text=hypothesis.text)
-        for row, hypothesis in zip(rows, best)
-    )
     lists = hypotheses_path(path)
     if nbest > 1:
         write_hypotheses(lists, ((row.id, [h.to_json() for h in results[row.id].hypotheses]) for row in rows))
     else:
         Path(lists).unlink(missing_ok=True)
-    write_manifest(path, written, more={CONFIDENCE: [f"{one.mean_log_prob:.4f}" for one in best]})
+    mine, of_scores = tee(results[row.id] for row in rows)
+    folder = os.path.dirname(os.path.abspath(path))
+    written = (
+        row._replace(audio=_from(folder, row.audio), n_samples=one.samples, tgt_text=one.hypotheses[0].text)
+        for row, one in zip(rows, mine)
+    )
+    write_manifest(path, written, more={CONFIDENCE: (f"{one.hypotheses[0].mean_log_prob:.4f}" for one in of_scores)})
     return [lists, path] if nbest > 1 else [path]
 
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence
 
 from colld_fairseq.decoding.hypothesis import Hypothesis, Word
 from colld_fairseq.errors import ConfigError
@@ -138,7 +138,7 @@ def words_folder(out: str) -> Path:
     return Path(out).with_suffix(".words")
 
 
-def write_words(out: str, formats: Sequence[str], utterances: Sequence[Timed]) -> Path:
+def write_words(out: str, formats: Sequence[str], utterances: Iterable[Timed]) -> Path:
     """One file per utterance and format, `ID.srt`, below the folder, which is returned."""
     folder = words_folder(out)
     for one in utterances:

@@ -16,11 +16,6 @@ from colld_fairseq.data.containers.ogg import ogg_streams
 from colld_fairseq.data.containers.stream import Stream, after_id3
 
 _FOREIGN = {
-    b"....ftyp": "MP4 (m4a)",
-    b"\x1aE\xdf\xa3": "WebM or Matroska",
-    b"#!AMR": "AMR",
-    b"0&\xb2u": "WMA",
-    rb"\xff[\xf0\xf1\xf8\xf9]": "AAC",
     rb"\s*<": "a web page or another text",
     rb"\s*\{": "a text (JSON)",
     b"PK\x03\x04": "a zip archive",
