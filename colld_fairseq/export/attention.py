@@ -13,7 +13,7 @@ from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.pretrained_vocabulary import PretrainedVocabulary
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.attention_card import attention_card
-from colld_fairseq.export.attention_graphs import AttendedGraph, CrossProjections, Rules, StepsGraph
+from colld_fairseq.export.attention_graphs import AttendedGraph, CrossProjections, Rules, StepsGraph, sensitive_products
 from colld_fairseq.export.byte_tokens import base64_tokens
 from colld_fairseq.export.comparison import Session, difference_stage, files_stages, metadata_stages, text_stage
 from colld_fairseq.export.family import TOKENS, Exported, ExportOptions, Family, Graph, Stage
@@ -116,7 +116,16 @@ class Attention(Family):
         inputs = {name: source, "lengths": torch.tensor([frames, frames * 3 // 4])}
         outputs = {"cross_keys": {1: "batch", 2: "frames"}, "cross_values": {1: "batch", 2: "frames"}}
         axes = {name: {0: "batch", 1: "length"}, "lengths": {0: "batch"}, **outputs, "frames": {0: "batch"}}
-        first = Graph(ENCODER, encoder, inputs, [*outputs, "frames"], axes, self.own_metadata, waveforms)
+        first = Graph(
+            ENCODER,
+            encoder,
+            inputs,
+            [*outputs, "frames"],
+            axes,
+            self.own_metadata,
+            every_operator=waveforms,
+            in_32_bits=sensitive_products(config),
+        )
         return [first, self.steps_graph(*self.traced(encoder, inputs))]
 
     def steps_graph(self, keys: Tensor, values: Tensor, frames: Tensor) -> Graph:

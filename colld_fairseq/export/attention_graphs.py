@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colld_fairseq.models.pretrained_decoder import PretrainedDecoder
+from colld_fairseq.modules.encoder_config import EncoderConfig
 
 
 class Frames(NamedTuple):
@@ -179,6 +180,14 @@ def positions_of(decoder: nn.Module) -> Tuple[Tensor, int]:
     first = embedding.padding_idx + 1
     size = first + network.max_target_positions
     return embedding.get_embedding(size, embedding.embedding_dim, embedding.padding_idx), first
+
+
+def sensitive_products(config: EncoderConfig) -> str:
+    """Products of an encoder that do not bear 8 bits, see `onnx_file.quantize`.
+
+    Of Whisper's log-mels the first attention: in 8 bits it alone is most of the encoder's error (RESULTS.md).
+    """
+    return r"/blocks\.0/attention/" if config.input.kind == "log_mel" else ""
 
 
 class AttendedGraph(nn.Module):

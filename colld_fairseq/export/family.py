@@ -65,7 +65,7 @@ class Graph:
         outputs: their names.
         axes: of inputs and outputs, see `onnx_file.Axes`.
         metadata: keys and values in the file.
-        every_operator: how it is quantized, see `onnx_file.quantize`.
+        every_operator, in_32_bits: how it is quantized, see `onnx_file.quantize`.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Graph:
     axes: Axes
     metadata: Mapping[str, str] = field(default_factory=dict)
     every_operator: bool = False
+    in_32_bits: str = ""
 
     def write(self, path: Path, exporter: str) -> None:
         """Into a file, without metadata; exporter: see `onnx_file.write_graph`."""
@@ -86,7 +87,7 @@ class BuiltGraph:
     """A graph that is made without torch.
 
     Attributes:
-        name, metadata, every_operator: as of `Graph`.
+        name, metadata, every_operator, in_32_bits: as of `Graph`.
         model: of ONNX.
     """
 
@@ -94,6 +95,7 @@ class BuiltGraph:
     model: Any
     metadata: Mapping[str, str] = field(default_factory=dict)
     every_operator: bool = False
+    in_32_bits: str = ""
 
     def write(self, path: Path, exporter: str) -> None:
         """Into a file, without metadata."""

@@ -83,7 +83,7 @@ def write_files(folder: Path, family: Family, int8: bool, exporter: str) -> None
         graph.write(path, exporter)
         add_metadata(path, graph.metadata)
         if int8:
-            quantize(path, folder / graph_file(graph.name, True), graph.every_operator)
+            quantize(path, folder / graph_file(graph.name, True), graph.every_operator, graph.in_32_bits)
     keep_checkpoint(family, folder)
     sizes = {name: (folder / name).stat().st_size for name in content_of(folder) if name.endswith(".onnx")}
     (folder / CARD).write_text(family.card(sizes), encoding="utf-8")

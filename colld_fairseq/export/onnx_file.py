@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Iterator, Mapping, Sequence
@@ -62,13 +63,14 @@ def add_metadata(path: Path, values: Mapping[str, str]) -> None:
     onnx.save(model, path)
 
 
-def quantize(path: Path, target: Path, every_operator: bool) -> None:
+def quantize(path: Path, target: Path, every_operator: bool, in_32_bits: str = "") -> None:
     """Write the weights in 8 bits; activations follow at run time. Metadata stays.
 
     Matrix products alone, in signed integers of 7 bits: those of 8 overflow on processors without VNNI, ten times the
     error. Each output channel has a scale of its own, which takes a third of the error that is left; shapes of what
     lies between operators are left out to make up for that size. `every_operator`: convolutions too, in unsigned
-    integers, which waveform students need to become smaller.
+    integers, which waveform students need to become smaller. `in_32_bits`: regular expression; what it matches in the
+    name of an operator (a module's path) stays as it is.
 
     A table that is looked up in and multiplied with as well (embeddings) is stored once, in 8 bits.
     """
@@ -79,6 +81,8 @@ def quantize(path: Path, target: Path, every_operator: bool) -> None:
         how = dict(weight_type=QuantType.QUInt8)
     else:
         how = dict(weight_type=QuantType.QInt8, reduce_range=True, per_channel=True, op_types_to_quantize=["MatMul"])
+    if in_32_bits:
+        how["nodes_to_exclude"] = [node.name for node in onnx.load(path).graph.node if re.search(in_32_bits, node.name)]
     root, level = logging.getLogger(), logging.getLogger().level
     try:
         root.setLevel(logging.ERROR)  # it advises every time to prepare the model

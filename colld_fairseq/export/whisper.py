@@ -12,6 +12,7 @@ from torch import Tensor
 from colld_fairseq.data.log_mel import HOP, LogMel
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.attention import DECODER, ENCODER, TEXT, Attention, Output, Runtime
+from colld_fairseq.export.attention_graphs import sensitive_products
 from colld_fairseq.export.byte_tokens import base64_tokens
 from colld_fairseq.export.clients import ClientError, ClientModel, run_client
 from colld_fairseq.export.comparison import Session, difference_stage, text_stage
@@ -100,7 +101,8 @@ class SherpaWhisper(WhisperClient):
         mel[:, :, EXAMPLE // 2 :] = 0
         cross = {"n_layer_cross_k": {2: "frames"}, "n_layer_cross_v": {2: "frames"}}
         metadata = {**self.own_metadata, **self.metadata()}
-        first = Graph(ENCODER, encoder, {"mel": mel}, list(cross), {"mel": {2: "length"}, **cross}, metadata)
+        axes, sensitive = {"mel": {2: "length"}, **cross}, sensitive_products(self.student.config)
+        first = Graph(ENCODER, encoder, {"mel": mel}, list(cross), axes, metadata, in_32_bits=sensitive)
         module = SherpaDecoder(self.decoder, self.rules).eval()
         cache = torch.zeros(len(module.steps.layers), 1, module.steps.longest, module.steps.width)
         keys, values = self.traced(encoder, {"mel": mel})
@@ -217,7 +219,9 @@ class OnnxAsrWhisper(WhisperClient):
         mel = torch.randn(2, self.student.config.input.bins, round(SECONDS * 100))
         mel[0, :, EXAMPLE:], mel[1, :, EXAMPLE + 200 :] = -9.0, -9.0
         axes = {"input_features": {0: "batch"}, "last_hidden_state": {0: "batch", 1: "frames"}}
-        first = Graph("encoder_model", encoder, {"input_features": mel}, ["last_hidden_state"], axes, self.own_metadata)
+        sensitive = sensitive_products(self.student.config)
+        outputs, inputs = ["last_hidden_state"], {"input_features": mel}
+        first = Graph("encoder_model", encoder, inputs, outputs, axes, self.own_metadata, in_32_bits=sensitive)
         return [first, self.decoder_graph(self.traced(encoder, {"input_features": mel}))]
 
     def decoder_graph(self, encoded: Tensor) -> Graph:

@@ -167,6 +167,16 @@ def test_eight_bits_run_in_the_clients(folders):
             assert all(result.text.strip() for result in results)
 
 
+@pytest.mark.parametrize(("target", "name"), [("sherpa-onnx", "encoder"), ("onnx-asr", "encoder_model")])
+def test_the_first_attention_stays_in_32_bits(target, name, folders):
+    """Of 8 bits in it comes most of an encoder's error."""
+    graph = onnx.load(folders(target).graph(name, True)).graph
+    weights = {value.name for value in graph.initializer}
+    products = [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    assert len(products) == 2 and all("blocks.0/attention" in product for product in products)
+    assert sum(node.op_type == "MatMulInteger" for node in graph.node) > 2
+
+
 def other_weights(folder):
     change_weights(folder.graph("decoder"))
 
