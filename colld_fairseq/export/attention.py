@@ -13,9 +13,10 @@ from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.pretrained_vocabulary import PretrainedVocabulary
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.attention_card import attention_card
-from colld_fairseq.export.attention_graphs import AttendedGraph, CrossProjections, Rules, StepsGraph, sensitive_products
+from colld_fairseq.export.attention_graphs import AttendedGraph, CrossProjections, Rules, StepsGraph
 from colld_fairseq.export.byte_tokens import base64_tokens
 from colld_fairseq.export.comparison import Session, difference_stage, files_stages, metadata_stages, text_stage
+from colld_fairseq.export.eight_bits import IN_BLOCKS, encoder_in_eight_bits
 from colld_fairseq.export.family import TOKENS, Exported, ExportOptions, Family, Graph, Stage
 from colld_fairseq.export.normalization import Unchanged, normalization_of
 from colld_fairseq.export.symbols import tokens_file
@@ -123,8 +124,7 @@ class Attention(Family):
             [*outputs, "frames"],
             axes,
             self.own_metadata,
-            every_operator=waveforms,
-            in_32_bits=sensitive_products(config),
+            encoder_in_eight_bits(config),
         )
         return [first, self.steps_graph(*self.traced(encoder, inputs))]
 
@@ -151,7 +151,7 @@ class Attention(Family):
             "keys": {1: "batch", 2: "all"},
             "values": {1: "batch", 2: "all"},
         }
-        return Graph(DECODER, module, inputs, ["logits", "keys", "values"], axes)
+        return Graph(DECODER, module, inputs, ["logits", "keys", "values"], axes, eight_bits=IN_BLOCKS)
 
     @staticmethod
     def traced(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tuple[Tensor, ...]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colld_fairseq.models.pretrained_decoder import PretrainedDecoder
-from colld_fairseq.modules.encoder_config import EncoderConfig
 
 
 class Frames(NamedTuple):
@@ -128,7 +127,7 @@ class DecoderSteps(nn.Module):
 
     def embed(self, tokens: Tensor, here: Tensor) -> Tensor:
         """Embeddings [N, U, D] of tokens [N, U] at positions [U]."""
-        rows = self.table.index_select(1, tokens.flatten())  # one operator in every exporter: see `onnx_file.quantize`
+        rows = self.table.index_select(1, tokens.flatten())  # one operator in every exporter: see `eight_bits`
         x = rows.reshape(-1, *tokens.shape).permute(1, 2, 0) * self.scale + self.positions[here + self.first_position]
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
@@ -180,14 +179,6 @@ def positions_of(decoder: nn.Module) -> Tuple[Tensor, int]:
     first = embedding.padding_idx + 1
     size = first + network.max_target_positions
     return embedding.get_embedding(size, embedding.embedding_dim, embedding.padding_idx), first
-
-
-def sensitive_products(config: EncoderConfig) -> str:
-    """Products of an encoder that do not bear 8 bits, see `onnx_file.quantize`.
-
-    Of Whisper's log-mels the first attention: in 8 bits it alone is most of the encoder's error (RESULTS.md).
-    """
-    return r"/blocks\.0/attention/" if config.input.kind == "log_mel" else ""
 
 
 class AttendedGraph(nn.Module):

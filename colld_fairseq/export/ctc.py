@@ -23,6 +23,7 @@ from colld_fairseq.export.comparison import (
 from colld_fairseq.export.ctc_card import ctc_card
 from colld_fairseq.export.ctc_graph import CtcGraph
 from colld_fairseq.export.ctc_slots import example_of, slot_for
+from colld_fairseq.export.eight_bits import EightBits
 from colld_fairseq.export.family import Exported, ExportOptions, Family, Graph, Stage, display
 from colld_fairseq.export.normalization import AfterClient
 from colld_fairseq.export.symbols import client_symbols, never_emitted
@@ -57,7 +58,17 @@ class Ctc(Family):
         module = CtcGraph(self.model, normalization, never_emitted(self.recogniser.vocabulary)).eval()
         metadata = {**self.own_metadata, **self.kind.metadata(self.student)}
         waveforms = self.student.config.input.kind == "waveform"
-        return [Graph(MODEL, module, example, list(outputs), {**axes, **outputs}, metadata, every_operator=waveforms)]
+        return [
+            Graph(
+                MODEL,
+                module,
+                example,
+                list(outputs),
+                {**axes, **outputs},
+                metadata,
+                EightBits(every_operator=waveforms),
+            )
+        ]
 
     def card(self, sizes: Mapping[str, int]) -> str:
         return ctc_card(self.kind, self.student, sizes)

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.export.eight_bits import EightBits
 from colld_fairseq.export.onnx_file import Axes, write_graph
 from colld_fairseq.export.symbols import client_symbols, tokens_file
 from colld_fairseq.modules.encoder import StudentEncoder
@@ -65,7 +66,7 @@ class Graph:
         outputs: their names.
         axes: of inputs and outputs, see `onnx_file.Axes`.
         metadata: keys and values in the file.
-        every_operator, in_32_bits: how it is quantized, see `onnx_file.quantize`.
+        eight_bits: how it is quantized.
     """
 
     name: str
@@ -74,8 +75,7 @@ class Graph:
     outputs: Sequence[str]
     axes: Axes
     metadata: Mapping[str, str] = field(default_factory=dict)
-    every_operator: bool = False
-    in_32_bits: str = ""
+    eight_bits: EightBits = EightBits()
 
     def write(self, path: Path, exporter: str) -> None:
         """Into a file, without metadata; exporter: see `onnx_file.write_graph`."""
@@ -87,15 +87,14 @@ class BuiltGraph:
     """A graph that is made without torch.
 
     Attributes:
-        name, metadata, every_operator, in_32_bits: as of `Graph`.
+        name, metadata, eight_bits: as of `Graph`.
         model: of ONNX.
     """
 
     name: str
     model: Any
     metadata: Mapping[str, str] = field(default_factory=dict)
-    every_operator: bool = False
-    in_32_bits: str = ""
+    eight_bits: EightBits = EightBits()
 
     def write(self, path: Path, exporter: str) -> None:
         """Into a file, without metadata."""

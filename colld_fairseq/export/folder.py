@@ -7,8 +7,9 @@ from typing import List, Set
 
 from colld_fairseq.checkpoints.onnx_reading import check_installed
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.export.eight_bits import quantize
 from colld_fairseq.export.family import CARD, Exported, Family, graph_file
-from colld_fairseq.export.onnx_file import add_metadata, quantize
+from colld_fairseq.export.onnx_file import add_metadata
 from colld_fairseq.export.way_back import keep_checkpoint
 
 
@@ -83,7 +84,7 @@ def write_files(folder: Path, family: Family, int8: bool, exporter: str) -> None
         graph.write(path, exporter)
         add_metadata(path, graph.metadata)
         if int8:
-            quantize(path, folder / graph_file(graph.name, True), graph.every_operator, graph.in_32_bits)
+            quantize(path, folder / graph_file(graph.name, True), graph.eight_bits)
     keep_checkpoint(family, folder)
     sizes = {name: (folder / name).stat().st_size for name in content_of(folder) if name.endswith(".onnx")}
     (folder / CARD).write_text(family.card(sizes), encoding="utf-8")

@@ -12,10 +12,10 @@ from torch import Tensor
 from colld_fairseq.data.log_mel import HOP, LogMel
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.attention import DECODER, ENCODER, TEXT, Attention, Output, Runtime
-from colld_fairseq.export.attention_graphs import sensitive_products
 from colld_fairseq.export.byte_tokens import base64_tokens
 from colld_fairseq.export.clients import ClientError, ClientModel, run_client
 from colld_fairseq.export.comparison import Session, difference_stage, text_stage
+from colld_fairseq.export.eight_bits import IN_BLOCKS, encoder_in_eight_bits
 from colld_fairseq.export.family import TOKENS, WHISPER, Exported, ExportOptions, Graph, Stage, display
 from colld_fairseq.export.silence import WINDOW, ZEROS, Filling, TrainedSilence
 from colld_fairseq.export.whisper_graphs import OnnxAsrDecoder, OnnxAsrEncoder, SherpaDecoder, SherpaEncoder
@@ -101,8 +101,8 @@ class SherpaWhisper(WhisperClient):
         mel[:, :, EXAMPLE // 2 :] = 0
         cross = {"n_layer_cross_k": {2: "frames"}, "n_layer_cross_v": {2: "frames"}}
         metadata = {**self.own_metadata, **self.metadata()}
-        axes, sensitive = {"mel": {2: "length"}, **cross}, sensitive_products(self.student.config)
-        first = Graph(ENCODER, encoder, {"mel": mel}, list(cross), axes, metadata, in_32_bits=sensitive)
+        axes, how = {"mel": {2: "length"}, **cross}, encoder_in_eight_bits(self.student.config)
+        first = Graph(ENCODER, encoder, {"mel": mel}, list(cross), axes, metadata, eight_bits=how)
         module = SherpaDecoder(self.decoder, self.rules).eval()
         cache = torch.zeros(len(module.steps.layers), 1, module.steps.longest, module.steps.width)
         keys, values = self.traced(encoder, {"mel": mel})
@@ -124,7 +124,7 @@ class SherpaWhisper(WhisperClient):
             "out_n_layer_self_v_cache": {2: "all"},
         }
         outputs = ["logits", "out_n_layer_self_k_cache", "out_n_layer_self_v_cache"]
-        return [first, Graph(DECODER, module, inputs, outputs, axes)]
+        return [first, Graph(DECODER, module, inputs, outputs, axes, eight_bits=IN_BLOCKS)]
 
     def metadata(self) -> Dict[str, str]:
         """What the client reads in the encoder's file."""
@@ -219,9 +219,9 @@ class OnnxAsrWhisper(WhisperClient):
         mel = torch.randn(2, self.student.config.input.bins, round(SECONDS * 100))
         mel[0, :, EXAMPLE:], mel[1, :, EXAMPLE + 200 :] = -9.0, -9.0
         axes = {"input_features": {0: "batch"}, "last_hidden_state": {0: "batch", 1: "frames"}}
-        sensitive = sensitive_products(self.student.config)
+        how = encoder_in_eight_bits(self.student.config)
         outputs, inputs = ["last_hidden_state"], {"input_features": mel}
-        first = Graph("encoder_model", encoder, inputs, outputs, axes, self.own_metadata, in_32_bits=sensitive)
+        first = Graph("encoder_model", encoder, inputs, outputs, axes, self.own_metadata, eight_bits=how)
         return [first, self.decoder_graph(self.traced(encoder, {"input_features": mel}))]
 
     def decoder_graph(self, encoded: Tensor) -> Graph:
@@ -244,7 +244,14 @@ class OnnxAsrWhisper(WhisperClient):
             "present.keys": {0: "batch", 2: "all"},
             "present.values": {0: "batch", 2: "all"},
         }
-        return Graph("decoder_model_merged", module, inputs, ["logits", "present.keys", "present.values"], axes)
+        return Graph(
+            "decoder_model_merged",
+            module,
+            inputs,
+            ["logits", "present.keys", "present.values"],
+            axes,
+            eight_bits=IN_BLOCKS,
+        )
 
     def client_mel(self, waveform: np.ndarray) -> np.ndarray:
         mel = LogMel(self.student.config.input.bins, round(SECONDS * 16000))

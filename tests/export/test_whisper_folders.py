@@ -19,6 +19,7 @@ from colld_fairseq.data.log_mel import LogMel
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.export.byte_tokens import byte_of_character
 from colld_fairseq.export.clients import run_client
+from colld_fairseq.export.eight_bits import BLOCK
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import ExportOptions, first_difference
 from colld_fairseq.export.folder import exported_in, write_folder
@@ -160,8 +161,10 @@ def test_eight_bits_run_in_the_clients(folders):
     """And hold the table of embeddings once."""
     for target, name in (("sherpa-onnx", "decoder"), ("onnx-asr", "decoder_model_merged")):
         folder = told(folders(target), "en", "en")
-        tables = [value for value in onnx.load(folder.graph(name, True)).graph.initializer if "table" in value.name]
-        assert [value.data_type for value in tables if len(value.dims) == 2] == [onnx.TensorProto.INT8]
+        graph = onnx.load(folder.graph(name, True)).graph
+        tables = {value.data_type: list(value.dims) for value in graph.initializer if "steps.table" in value.name}
+        tokens, blocks, size = tables.pop(onnx.TensorProto.UINT8)
+        assert tables == {onnx.TensorProto.FLOAT: [tokens, blocks]} and size == BLOCK  # scales
         if target == "sherpa-onnx":
             results = run_client(folder.family.client_model(folder, int8=True), WAVEFORMS[:2])
             assert all(result.text.strip() for result in results)
