@@ -16,6 +16,7 @@ from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.length_adaptor import LengthAdaptor
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.masking import sample_channel_mask, sample_span_mask
+from colld_fairseq.modules.streaming import StreamingEncoder
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, PROBABILITY, SHARE, option
 
 
@@ -67,6 +68,11 @@ class FinetuneEncoder(FairseqEncoder):
 
     def encode(self, src_tokens: Tensor, src_lengths: Tensor) -> Encoded:
         """Encoder output for src_tokens ([B, T, 80] or [B, N]) and src_lengths [B]."""
+        if self.student.right and not self.training:
+            steps = StreamingEncoder(self.student, *self.student.chunk, self.student.right)
+            x, lengths = steps.encode(src_tokens, src_lengths)
+            lengths = lengths.to(src_lengths.device)
+            return Encoded(x, lengths, lengths_to_padding_mask(lengths, x.size(1)))
         frozen = self.training and self.num_updates < self.freeze_updates
         with torch.no_grad() if frozen else contextlib.nullcontext():
             output = self.student(

@@ -58,13 +58,14 @@ class ConvolutionModule(nn.Module):
             x = x.masked_fill(padding_mask.unsqueeze(-1), 0.0)
         return self._mixed(self.depthwise(x))
 
-    def step(self, x: Tensor, past: Tensor) -> Tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, past: Tensor, kept: Optional[int] = None) -> Tuple[Tensor, Tensor]:
         """Further frames [B, T, D] after `past` [B, kernel - 1, D], which begins with zeros; both for the next step.
 
-        Only where the convolution is causal.
+        kept: frames after which the next step begins, all T of them if not given. Only where the convolution is causal.
         """
+        end = past.size(1) + (x.size(1) if kept is None else kept)
         x = torch.cat((past, self._gated(x)), dim=1)
-        return self._mixed(self.depthwise.valid(x)), x[:, x.size(1) - past.size(1) :]
+        return self._mixed(self.depthwise.valid(x)), x[:, end - past.size(1) : end]
 
     def _gated(self, x: Tensor) -> Tensor:
         return F.glu(self.pointwise_in(self.layer_norm(x)), dim=-1)
@@ -116,16 +117,23 @@ class ConformerBlock(nn.Module):
         return x, ffn
 
     def step(
-        self, x: Tensor, past: BlockMemory, key_bias: Optional[Tensor] = None, rotary: Optional[Rotary] = None
+        self,
+        x: Tensor,
+        past: BlockMemory,
+        key_bias: Optional[Tensor] = None,
+        rotary: Optional[Rotary] = None,
+        kept: Optional[int] = None,
     ) -> Tuple[Tensor, BlockMemory]:
         """The forward pass in evaluation, on frames [B, T, D] that follow on those `past` is of.
 
-        `key_bias` and `rotary`: see `SelfAttention.step`.
+        `key_bias` and `rotary`: see `SelfAttention.step`. kept: frames after which the next step begins; default: all.
         """
         x = x + 0.5 * self.ffn1(self.ffn1_layer_norm(x))
         y, keys_values = self.attention.step(self.attention_layer_norm(x), past.attention, key_bias, rotary)
         x = x + y
-        y, convolved = self.conv.step(x, past.conv)
+        if kept is not None:
+            keys_values = keys_values[:, : keys_values.size(1) - x.size(1) + kept]
+        y, convolved = self.conv.step(x, past.conv, kept)
         x = x + y
         x = x + 0.5 * self.ffn2(self.ffn2_layer_norm(x))
         return self.final_layer_norm(x), BlockMemory(keys_values, convolved)

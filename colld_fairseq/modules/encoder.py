@@ -66,6 +66,8 @@ class StudentEncoder(nn.Module):
 
     Attributes:
         chunk: the context of a frame in evaluation; the widest context of the training unless `set_chunk` was called.
+        right: frames after its chunk in that context; those who run the encoder on whole utterances do so in steps then
+            (`StreamingEncoder.encode`), for no mask says it.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -91,17 +93,17 @@ class StudentEncoder(nn.Module):
         if transformer:
             self.blocks.apply(_init_bert)
         self._chunk_sizes = [1] if config.context == "causal" else config.chunk_sizes
-        self.chunk = Chunk()
+        self.chunk, self.right = Chunk(), 0
         if config.context != "full":
             self.chunk = Chunk(widest(self._chunk_sizes), widest(config.left_contexts))
 
-    def set_chunk(self, size: Count = None, left: Count = None) -> None:
+    def set_chunk(self, size: Count = None, left: Count = None, right: int = 0) -> None:
         """Choose the context of a frame in evaluation: its chunk of `size` frames and `left` chunks before it.
 
         None = no limit; the size of a causal encoder's chunks is always 1. ConfigError where the encoder was not
         trained for streaming.
         """
-        self.chunk = self.chunk_of(size, left)
+        self.chunk, self.right = self.chunk_of(size, left), right
 
     def chunk_of(self, size: Count = None, left: Count = None) -> Chunk:
         """What `set_chunk` would choose."""

@@ -1,6 +1,10 @@
 """A student encoder that is given a stream chunk by chunk, with its memory in the caller's hands.
 
 What comes out is what `StudentEncoder` makes of the whole utterance under the same `Chunk`, in any batch.
+
+With a right context each step takes in some frames after its chunk, too, which the next step computes again: to them it
+is a longer chunk of which the beginning counts (Shi et al. 2021, arXiv:2010.10759, Emformer). Nothing has to be trained
+for that but chunks of such lengths.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -61,23 +65,28 @@ class StreamingEncoder:
         chunk: encoder frames per step; of a chunk-wise student also its chunk.
         left: chunks ("causal": frames) before its own that a frame attends to; None = all, for which memory and time of
             a step grow with the stream.
+        right: frames after its chunk that a frame of a chunk-wise student attends to.
 
     Attributes:
         fbank_frames_per_chunk: filterbank frames (10 ms) by which streams go on.
         fbank_lookahead: filterbank frames more that a step needs.
     """
 
-    def __init__(self, encoder: StudentEncoder, chunk: int, left: Optional[int] = None) -> None:
+    def __init__(self, encoder: StudentEncoder, chunk: int, left: Optional[int] = None, right: int = 0) -> None:
         if chunk < 1:
             raise ConfigError(f"a step of {chunk} frames: it needs at least 1")
+        if right and encoder.config.context == "causal":
+            raise ConfigError(f"a causal student takes in nothing later: it has no right context of {right} frames")
         self.context = encoder.chunk_of(1 if encoder.config.context == "causal" else chunk, left)
-        self.encoder, self.chunk = encoder.eval(), chunk
+        self.encoder, self.chunk, self.right = encoder.eval(), chunk, right
         self.fbank_frames_per_chunk = round(chunk * 100 / encoder.frame_rate_hz)
-        self.fbank_lookahead = encoder.front_end.lookahead
+        self.fbank_lookahead = encoder.front_end.lookahead + round(right * 100 / encoder.frame_rate_hz)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Filterbank frames given to one step [B] -> encoder frames out of it [B]."""
-        return self.encoder.output_lengths(lengths)
+        """Filterbank frames given to one step [B] -> encoder frames out of it [B]: of one that is not a stream's last,
+        the chunk without its right context."""
+        goes_on = lengths >= self.fbank_frames_per_chunk + self.fbank_lookahead
+        return torch.where(goes_on, self.chunk, self.encoder.output_lengths(lengths))
 
     def start(self, batch: int) -> StreamState:
         """The state of B streams before their first frame."""
@@ -101,8 +110,9 @@ class StreamingEncoder:
             last: this ends streams: fewer frames are allowed, and
             lengths: [B] how many of them each has where they differ. Those that have all go on.
 
-        Returns frames [B, C, D], C = `chunk` or fewer at the end, and the state after them. Frames beyond a stream's
-        own (`output_lengths(lengths)`), and its state after such, hold arbitrary values.
+        Returns frames [B, C, D], C = `chunk`, or at the end fewer, or as many as with the right context, and the state
+        after them. Frames beyond a stream's own (`output_lengths(lengths)`), and its state after such, hold arbitrary
+        values.
         """
         whole = self.fbank_frames_per_chunk + self.fbank_lookahead
         given = fbank.size(1)
@@ -111,7 +121,8 @@ class StreamingEncoder:
         if int(self.output_lengths(torch.tensor(given))) == 0:
             return state.blocks[0].conv.new_zeros(fbank.size(0), 0, self.encoder.width), state
         x, _ = self.encoder.embed(fbank)
-        key_bias = self._key_bias(x, state, None if lengths is None else self.output_lengths(lengths))
+        key_bias = self._key_bias(x, state, None if lengths is None else self.encoder.output_lengths(lengths))
+        own = min(x.size(1), self.chunk)
         rotary = None
         past = state.blocks[0].attention.size(1)
         if self.encoder.config.position == "rotary":
@@ -119,11 +130,30 @@ class StreamingEncoder:
         kept = self.context.left_frames
         blocks = []
         for block, memory in zip(self.encoder.blocks, state.blocks):
-            x, (attention, conv) = block.step(x, memory, key_bias, rotary)
+            x, (attention, conv) = block.step(x, memory, key_bias, rotary, own)
             if kept is not None:
                 attention = attention[:, max(attention.size(1) - kept, 0) :]
             blocks.append(BlockMemory(attention, conv))
-        return x, StreamState(state.frames + x.size(1), tuple(blocks))
+        return x if last else x[:, :own], StreamState(state.frames + own, tuple(blocks))
+
+    @torch.no_grad()
+    def encode(self, source: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        """Filterbanks of whole utterances [B, T, 80] and lengths [B] -> frames [B, T', D] and lengths [B], as streams
+        would have them."""
+        shift, window = self.fbank_frames_per_chunk, self.fbank_frames_per_chunk + self.fbank_lookahead
+        lengths, state = lengths.cpu(), self.start(len(source))
+        parts: List[List[Tensor]] = [[] for _ in source]
+        for begin in range(0, max(source.size(1), 1), shift):
+            piece = source[:, begin : begin + window]
+            given = (lengths - begin).clamp(0, piece.size(1))
+            running = lengths - begin + shift >= window if begin else torch.ones_like(lengths, dtype=torch.bool)
+            last = bool((given < window).any())
+            x, state = self.step(piece, state, last, given if last else None)
+            counts = (self.output_lengths(given) * running).tolist()
+            for part, frames, count in zip(parts, x, counts):
+                part.append(frames[:count])
+        frames = torch.nn.utils.rnn.pad_sequence([torch.cat(part) for part in parts], batch_first=True)
+        return frames, torch.tensor([sum(map(len, part)) for part in parts])
 
     def _key_bias(self, x: Tensor, state: StreamState, lengths: Optional[Tensor]) -> Optional[Tensor]:
         """Hides what is not a stream's own memory, what comes after its end, and what the context leaves out."""
