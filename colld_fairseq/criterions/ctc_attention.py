@@ -2,6 +2,7 @@
 
     loss = w * CTC + (1 - w) * cross-entropy        (Watanabe et al. 2017, hybrid CTC/attention; w = --ctc-weight)
 
+beside which CTC may learn from a mode with full context (`delayed`);
 each a mean per token of its own text; a model without a decoder is trained with CTC alone. Utterances with too few
 frames for an alignment have no part in the CTC mean; where a batch has no others, cross-entropy takes its share. The
 target's language tag, which is given and not predicted, carries no loss.
@@ -13,10 +14,10 @@ from typing import Dict, Optional
 import torch
 from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
-from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
+from colld_fairseq.criterions.delayed import DelayedKdConfig
 from colld_fairseq.criterions.logs import sum_logs
 from colld_fairseq.criterions.recognition import RecognitionCriterion, check_unused_parameters
 from colld_fairseq.numbers import PROBABILITY, SHARE, option
@@ -25,7 +26,7 @@ CTC_WEIGHT = 0.3  # beside an attention decoder, as in ESPnet
 
 
 @dataclass
-class CtcAttentionConfig(FairseqDataclass):
+class CtcAttentionConfig(DelayedKdConfig):
     ctc_weight: Optional[float] = option(
         None,
         "weight of CTC beside an attention decoder; default: 0.3 (ESPnet), or 0 for a model without a CTC layer",
@@ -52,6 +53,8 @@ class CtcAttentionCriterion(RecognitionCriterion):
             log.update(nll_loss=attention.detach(), correct=correct)
         else:
             loss, tokens = ctc.loss_sum, ctc.tokens
+        if self.delayed_kd is not None:
+            loss = loss + tokens * self.delayed_kd(model, output, sample, log)
         return loss, tokens, self.complete(log, sample, loss, tokens)
 
     def attention_loss(self, logits: Tensor, target: Tensor):

@@ -7,6 +7,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
+from colld_fairseq.criterions.delayed import DelayedKd
 from colld_fairseq.criterions.logs import log_means, log_speed, sum_logs
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.ctc import CtcOutput, ctc_loss
@@ -20,6 +21,7 @@ class RecognitionCriterion(FairseqCriterion):
     def __init__(self, cfg: FairseqDataclass, task) -> None:
         super().__init__(task)
         self.cfg = cfg
+        self.delayed_kd = None if cfg.ctc_kd == "none" else DelayedKd(cfg, task)
         self.blank, self.pad = task.target_dictionary.bos(), task.target_dictionary.pad()
 
     @classmethod
@@ -56,6 +58,8 @@ class RecognitionCriterion(FairseqCriterion):
         log_means(totals, "sample_size", *cls.logged_terms)
         if "ctc_tokens" in totals:
             log_means(totals, "ctc_tokens", "ctc_loss")
+        if "ctc_kd_frames" in totals:
+            log_means(totals, "ctc_kd_frames", "ctc_kd_loss")
         for name in ("ctc_too_short", "no_path"):
             if name in totals:
                 metrics.log_scalar_sum(name, int(totals[name]))

@@ -5,7 +5,7 @@ import logging
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 import torch
@@ -44,10 +44,13 @@ from colld_fairseq.decoding.transducer import GreedySearch, TransducerDecoder
 from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import record
-from colld_fairseq.numbers import COUNT, FINITE, NOT_NEGATIVE, POSITIVE, option
+from colld_fairseq.modules.encoder import StudentEncoder
+from colld_fairseq.modules.latency import TRAINED, WHOLE, set_latency
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, FINITE, NOT_NEGATIVE, POSITIVE, option
 from colld_fairseq.scoring.sentences import HYPOTHESIS_UNKNOWN
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig, check_stored
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
+from colld_fairseq.teachers.ctc_teacher import CtcTeacher, load_ctc_teacher
 from colld_fairseq.teachers.load_transducer import load_teacher_transducer
 from colld_fairseq.teachers.transducer_teacher import TeacherLattice, TransducerTeacher
 
@@ -82,6 +85,9 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     teacher_transducer: str = option(
         "", "checkpoint of a transducer with the same vocabulary and frame rate, for --kd of criterion transducer"
     )
+    teacher_ctc: str = option(
+        "", "checkpoint of a model with a CTC layer, the same vocabulary and frame rate, for --ctc-kd teacher"
+    )
     nbest_targets: int = option(
         1,
         "targets per utterance of training manifests NAME.tsv with NAME.hypotheses.jsonl beside them (`colld"
@@ -108,6 +114,18 @@ class MultilingualSpeechToTextConfig(SpeechTaskConfig):
     ngram_lm_weight: float = option(0.0, "weight of the n-gram model (natural logarithms)", NOT_NEGATIVE)
     length_bonus: float = option(
         0.0, "added in a CTC or transducer beam for each token (word, with a model of words)", FINITE
+    )
+    decoding_chunk_ms: str = option(
+        "",
+        "latency of students that stream, in validation and decoding: ms of a frame's chunk of audio, or full, the"
+        " whole utterance; not for attention decoders; default: the model's --eval-chunk",
+    )
+    decoding_left_context: str = option(
+        TRAINED,
+        "with it: chunks (causal: frames) of context before a frame's own, full, or trained: the longest limited one",
+    )
+    decoding_right_ms: int = option(
+        0, "with it: audio after its chunk that a frame takes in, for which a stream waits", COUNT_OR_NONE
     )
     hotwords: str = option("", "file of words and phrases, one a line, that CTC and transducer beams prefer")
     hotword_bonus: float = option(
@@ -138,6 +156,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         self.restored = False  # whether weights come from a checkpoint that training goes on from
         self.valid_decoders: Optional[Dict[str, Decoder]] = None
         self.teacher_transducer: Optional[TransducerTeacher] = None  # loaded where a criterion asks for it
+        self.teacher_ctc: Optional[CtcTeacher] = None  # likewise
 
     @property
     def target_dictionary(self):
@@ -150,8 +169,18 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def build_model(self, cfg, from_checkpoint: bool = False):
         model = super().build_model(cfg, from_checkpoint)
+        self.set_latency(model.encoder.student)
         self.output_lengths = model.encoder.student.output_lengths  # fairseq-interactive asks for what is too short
         return model
+
+    def set_latency(self, student: StudentEncoder) -> None:
+        """Of --decoding-chunk-ms, if it is given; ConfigError for a student without one to choose."""
+        if self.cfg.decoding_chunk_ms:
+            context = self.cfg.decoding_left_context, self.cfg.decoding_right_ms
+            for remark in set_latency(student, self.cfg.decoding_chunk_ms, *context):
+                logger.warning(remark)
+        elif self.cfg.decoding_left_context != TRAINED or self.cfg.decoding_right_ms:
+            raise ConfigError("--decoding-left-context and --decoding-right-ms say nothing without --decoding-chunk-ms")
 
     def go_on_from(self, saved, cfg, file):
         self.load_state_dict(saved.state)
@@ -170,9 +199,13 @@ class MultilingualSpeechToTextTask(SpeechTask):
                 f"{rows.path}: this task needs a speech-to-text manifest, with id, audio, n_frames, tgt_text"
             )
         self.check_rows(rows, options.train)
-        if self.teacher_transducer is not None:
-            options.teacher_input = self.teacher_transducer.student_input
-            check_stored(rows, options.teacher_input.config, "the teacher transducer")
+        for teacher, name in (
+            (self.teacher_transducer, "the teacher transducer"),
+            (self.teacher_ctc, "the CTC teacher"),
+        ):
+            if teacher is not None:
+                options.teacher_input = teacher.student_input
+                check_stored(rows, options.teacher_input.config, name)
         return SpeechToTextDataset(
             rows,
             student_input,
@@ -236,12 +269,25 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def encode_ctc_target(self, row: Row) -> Tensor:
         return self.vocabulary.encode(getattr(row, str(self.cfg.ctc_target)), append_eos=False)
 
-    # -- teacher transducer ----------------------------------------------------------------------------------------
+    # -- teachers that are recognisers -----------------------------------------------------------------------------
     def load_teacher_transducer(self) -> None:
         """For criterions that learn from it; before data is loaded, which then holds its input, too."""
         if not self.cfg.teacher_transducer:
             raise ConfigError("--kd needs --teacher-transducer, the checkpoint of a trained transducer")
         self.teacher_transducer = load_teacher_transducer(absolute_path(self.cfg.teacher_transducer), self)
+
+    def load_teacher_ctc(self) -> None:
+        """Likewise. ConfigError where it takes another input than the teacher transducer."""
+        if not self.cfg.teacher_ctc:
+            raise ConfigError(
+                "--ctc-kd teacher needs --teacher-ctc, the checkpoint of a trained model with a CTC layer"
+            )
+        self.teacher_ctc = load_ctc_teacher(absolute_path(self.cfg.teacher_ctc), self)
+        other = self.teacher_transducer
+        if other is not None and other.student_input != self.teacher_ctc.student_input:
+            raise ConfigError(
+                "--teacher-ctc and --teacher-transducer take different inputs: give teachers with the same"
+            )
 
     def teacher_lattice(self, sample: Dict, **targets: Tensor) -> TeacherLattice:
         """The teacher's side of a batch; targets: what the student's forward is given of them."""
@@ -250,10 +296,11 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def state_dict(self) -> Dict[str, Any]:
         """Kept in every checkpoint: the vocabulary, and which teacher it learned from."""
         state = {vocabulary_copy.NAME: self._vocabulary_copy}
-        if self.teacher_transducer is None:
-            return state
-        path = self.teacher_transducer.path
-        return {**state, "teacher_transducer": path, "teacher_transducer_hash": content_hash([Path(path)])}
+        for name in ("teacher_transducer", "teacher_ctc"):
+            teacher = getattr(self, name)
+            if teacher is not None:
+                state.update({name: teacher.path, f"{name}_hash": content_hash([Path(teacher.path)])})
+        return state
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Of the checkpoint of a model that this task is to run; ConfigError where its vocabulary is another."""
@@ -277,7 +324,19 @@ class MultilingualSpeechToTextTask(SpeechTask):
             raise ConfigError(f"--decoder {kind}: the model has {names} only")
         if kind != "ctc" and self.vocabulary.uses_tags and self.cfg.tgt_lang:
             self.vocabulary.tag_id(self.cfg.tgt_lang, "--tgt-lang")
+        self.check_latency(models, kind, self.cfg.decoding_chunk_ms or WHOLE)
         return kind
+
+    @staticmethod
+    def check_latency(models, kind: str, chunk_ms: Union[int, str]) -> None:
+        """ConfigError for an attention decoder that is to stream, or to decode as in a stream."""
+        if kind == "attention" and chunk_ms != WHOLE:
+            ctc = all(has(model, "ctc") for model in models)
+            other = "--decoder ctc decodes" if ctc else "fine-tune student_ctc or transducer_student for"
+            raise ConfigError(
+                "an attention decoder reads whole utterances and cannot stream, whatever the chunks of its encoder;"
+                f" {other} streams"
+            )
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
         """Called by fairseq; `build_decoder` is for callers of ours."""

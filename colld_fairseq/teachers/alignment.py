@@ -5,7 +5,7 @@ from typing import Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from colld_fairseq.errors import TeacherError
+from colld_fairseq.errors import ConfigError, TeacherError
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 
 RULES = ("none", "average", "stack")
@@ -55,6 +55,18 @@ def align_frames(
     longest = int(lengths.max())
     padding = lengths_to_padding_mask(lengths, longest)
     return features[:, :longest].masked_fill(padding.unsqueeze(-1), 0), lengths
+
+
+def check_equal_rate(lengths: Tensor, teacher_lengths: Tensor, ids: Sequence[str], teacher: str) -> None:
+    """ConfigError where a student with `lengths` [B] frames does not run at the rate of a teacher with its [B]."""
+    apart = (teacher_lengths.to(lengths.device) - lengths).abs()
+    apart = torch.where(lengths > 0, apart, 0).tolist()
+    worst = max(range(len(apart)), key=apart.__getitem__, default=0)
+    if apart and apart[worst] > TOLERANCE:
+        raise ConfigError(
+            f"utterance {ids[worst]}: {int(lengths[worst])} frames of the student, "
+            f"{int(teacher_lengths[worst])} of the {teacher}; both must have the same frame rate"
+        )
 
 
 def _factor(source_hz: float, target_hz: float, rule: str, names: Tuple[str, str]) -> int:

@@ -20,7 +20,7 @@ def load_teacher_transducer(path: str, task) -> TransducerTeacher:
     saved = read_model(path)
     if "joiner.output.weight" not in saved.weights:
         raise ConfigError(f"--teacher-transducer {path}: no transducer; train one with --arch transducer_student")
-    check_vocabulary(saved, task, path)
+    check_vocabulary(saved, task, path, "--teacher-transducer", len(saved.weights["joiner.output.weight"]))
     known = {field.name for field in fields(TransducerStudentConfig)}
     options = {name: value for name, value in saved.model.items() if name in known}
     network = TransducerStudent.build_model(TransducerStudentConfig(**options), task)
@@ -28,16 +28,16 @@ def load_teacher_transducer(path: str, task) -> TransducerTeacher:
     return TransducerTeacher(network, StudentInput(saved.config.input), path)
 
 
-def check_vocabulary(saved: SavedModel, task, path: str) -> None:
-    """ConfigError unless the teacher's labels are those of the task, number for number."""
-    here, size = task.target_dictionary.symbols, len(saved.weights["joiner.output.weight"])
+def check_vocabulary(saved: SavedModel, task, path: str, option: str, size: int) -> None:
+    """ConfigError, naming the option, unless the teacher's `size` labels are those of the task, number for number."""
+    here = task.target_dictionary.symbols
     folder = vocabulary_folder(saved.task.get("vocab"), saved.task.get("data") or "", saved.task.get("config_yaml"))
     known = has_vocabulary(folder)  # else the number of symbols has to do
     there = Vocabulary(folder) if known else None
     if size != len(here) or (known and there.dictionary.symbols != here):
         raise ConfigError(
-            f"--teacher-transducer {path}: its {size} symbols are not the {len(here)} of --vocab "
+            f"{option} {path}: its {size} symbols are not the {len(here)} of --vocab "
             f"{task.vocabulary.folder}; teacher and student need one vocabulary"
         )
     if known and there.uses_tags != task.vocabulary.uses_tags:
-        raise ConfigError(f"--teacher-transducer {path}: language tags are for both vocabularies or for none")
+        raise ConfigError(f"{option} {path}: language tags are for both vocabularies or for none")

@@ -5,9 +5,8 @@ from typing import Optional, Sequence
 import torch
 from torch import Tensor
 
-from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.transducer_distillation import Nodes, best_path
-from colld_fairseq.teachers.alignment import TOLERANCE
+from colld_fairseq.teachers.alignment import check_equal_rate
 
 
 class TeacherLattice:
@@ -41,14 +40,7 @@ class TeacherLattice:
 
     def check_frames(self, lengths: Tensor, names: Sequence[str]) -> None:
         """ConfigError where a student with `lengths` [M] frames does not run at the teacher's frame rate."""
-        apart = (self.frame_lengths - lengths).abs()
-        apart = torch.where(lengths > 0, apart, 0).tolist()
-        worst = max(range(len(apart)), key=apart.__getitem__, default=0)
-        if apart and apart[worst] > TOLERANCE:
-            raise ConfigError(
-                f"utterance {names[worst]}: {int(lengths[worst])} frames of the student, "
-                f"{int(self.frame_lengths[worst])} of the teacher transducer; both must have the same frame rate"
-            )
+        check_equal_rate(lengths, self.frame_lengths, names, "teacher transducer")
 
 
 class TransducerTeacher:
@@ -75,8 +67,25 @@ class TransducerTeacher:
         self.network.to(device)
         dtype = next(self.network.parameters()).dtype
         with torch.autocast(device.type, enabled=False):
-            frames, lengths = self.network.encode_for_search(src_tokens.to(dtype), src_lengths)
-            symbols = self.network.joiner.predictor_projection(self.network.predict_all(prev_output_tokens))
-        if utterances is None:
-            utterances = torch.arange(len(frames), device=device)
-        return TeacherLattice(self.network, frames, symbols, lengths[utterances], label_lengths, utterances)
+            return lattice_of(
+                self.network, src_tokens.to(dtype), src_lengths, prev_output_tokens, label_lengths, utterances
+            )
+
+
+@torch.no_grad()
+def lattice_of(
+    network,
+    src_tokens: Tensor,
+    src_lengths: Tensor,
+    prev_output_tokens: Tensor,
+    label_lengths: Tensor,
+    utterances: Optional[Tensor] = None,
+) -> TeacherLattice:
+    """The lattices that a `transducer_student` in evaluation mode has of targets, whose arguments are those of its
+    forward. No gradient goes through them."""
+    dtype = network.joiner.output.weight.dtype  # logits are computed outside of any autocast
+    frames, lengths = network.encode_for_search(src_tokens, src_lengths)
+    symbols = network.joiner.predictor_projection(network.predict_all(prev_output_tokens)).to(dtype)
+    if utterances is None:
+        utterances = torch.arange(len(frames), device=frames.device)
+    return TeacherLattice(network, frames.to(dtype), symbols, lengths[utterances], label_lengths, utterances)

@@ -4,7 +4,8 @@
 
 - CTC on the encoder, where the model has an auxiliary CTC layer; each loss is a mean per token of its own targets;
 - with the model's --prune-range the joiner sees some nodes of a frame only, which a simple joiner chooses (`pruned`);
-- with --kd the student learns the distributions of another transducer, too (`distillation`);
+- with --kd the student learns the distributions of another transducer, or of its own full-context mode, too
+  (`distillation`), with --ctc-kd its CTC layer the posteriors of such a mode (`delayed`);
 - with --logits-budget-mb the joiner is part of the losses, which never hold the logits of a batch;
 - of utterances with an n-best list (--nbest-targets) the loss is the sum over its entries, by their weights.
 
@@ -18,9 +19,16 @@ from typing import Dict, Optional, Tuple
 from fairseq.criterions import register_criterion
 from torch import Tensor
 
+from colld_fairseq.compat import unwrapped
+from colld_fairseq.criterions.delayed import DelayedKdConfig
 from colld_fairseq.criterions.logs import log_means, sum_logs
 from colld_fairseq.criterions.recognition import RecognitionCriterion, check_unused_parameters
-from colld_fairseq.criterions.transducer.distillation import Distillation, TransducerKdConfig, check_options
+from colld_fairseq.criterions.transducer.distillation import (
+    Distillation,
+    TransducerKdConfig,
+    check_options,
+    own_lattice,
+)
 from colld_fairseq.criterions.transducer.pruned import PrunedRange, PrunedTrainingConfig, warmup_weights
 from colld_fairseq.criterions.transducer.targets import TargetSequences, target_sequences
 from colld_fairseq.errors import ConfigError
@@ -31,7 +39,7 @@ from colld_fairseq.numbers import NOT_NEGATIVE, option
 
 
 @dataclass
-class TransducerConfig(PrunedTrainingConfig, TransducerKdConfig):
+class TransducerConfig(PrunedTrainingConfig, TransducerKdConfig, DelayedKdConfig):
     ctc_weight: float = option(0.3, "weight of an auxiliary CTC layer's loss (ESPnet: 0.3)", NOT_NEGATIVE)
     fastemit_lambda: float = option(
         0.0, "FastEmit: factor 1 + lambda on the gradient of labels, for early ones (0.01)", NOT_NEGATIVE
@@ -55,7 +63,7 @@ class TransducerCriterion(RecognitionCriterion):
     def __init__(self, cfg: TransducerConfig, task) -> None:
         super().__init__(cfg, task)
         check_options(cfg)
-        if cfg.kd != "none":
+        if cfg.kd != "none" and cfg.kd_from == "teacher":
             task.load_teacher_transducer()
 
     def forward(self, model, sample: Dict, reduce: bool = True):
@@ -63,7 +71,7 @@ class TransducerCriterion(RecognitionCriterion):
         if self.training:
             check_unused_parameters(model)
         sequences = target_sequences(sample, self.task.prefix_size)
-        pruned_range, distillation = self.pruned_range(model, sequences), self.distillation(sample, sequences)
+        pruned_range, distillation = self.pruned_range(model, sequences), self.distillation(model, sample, sequences)
         nodes = None if distillation is None else distillation.nodes
         asked = dict(choose_range=pruned_range, nodes=nodes, keep_parts=self.cfg.logits_budget_mb > 0)
         output = model(**{**sample["net_input"], **sequences.inputs}, **asked)
@@ -89,6 +97,8 @@ class TransducerCriterion(RecognitionCriterion):
             # The transducer takes CTC's share where no utterance has enough frames for CTC.
             share = ctc.loss_sum * tokens / ctc.tokens if ctc.tokens else loss
             loss = loss + self.cfg.ctc_weight * share
+        if self.delayed_kd is not None:
+            loss = loss + tokens * self.delayed_kd(model, output, sample, log)
         return loss, tokens, self.complete(log, sample, loss, tokens)
 
     def options(self, model) -> Dict:
@@ -113,11 +123,14 @@ class TransducerCriterion(RecognitionCriterion):
             )
         return PrunedRange(sequences, model.prune_range, self.cfg.simple_lm_scale, **self.options(model))
 
-    def distillation(self, sample: Dict, sequences: TargetSequences) -> Optional[Distillation]:
-        """What is learned from the teacher transducer in this batch, if anything is."""
+    def distillation(self, model, sample: Dict, sequences: TargetSequences) -> Optional[Distillation]:
+        """What is learned from a transducer with more context in this batch, if anything is."""
         if self.cfg.kd == "none":
             return None
-        lattice = self.task.teacher_lattice(sample, **sequences.inputs)
+        if self.cfg.kd_from == "self":
+            lattice = own_lattice(unwrapped(model), sample, sequences)
+        else:
+            lattice = self.task.teacher_lattice(sample, **sequences.inputs)
         return Distillation(self.cfg, lattice, sequences, self.blank, self.cfg.logits_budget_mb)
 
     def pruned_weights(self, model) -> Tuple[float, float]:

@@ -6,6 +6,9 @@ over the nodes of the teacher's one-best path, or over all nodes (of the pruned 
 classes or the whole vocabulary (`losses.transducer_distillation`). The target may be the teacher's own hypothesis
 (pseudo-labels), or several of them, weighed by their scores.
 
+The teacher is another model, or with --kd-from self the student's own full-context mode, run on the same batch in
+evaluation mode and without gradients while its streaming mode is trained with the chunk drawn for the batch.
+
 A streaming student knows what was said some frames later than the teacher: with --kd-shift s its frame t + s learns the
 teacher's frame t, with --kd-window n the best suited one of its frames t + s - n + 1 to t + s.
 """
@@ -34,8 +37,9 @@ from colld_fairseq.losses.transducer_distillation import (
 )
 from colld_fairseq.losses.transducer_tiled import LatticeTeacher
 from colld_fairseq.losses.transducer_tiled_path import tiled_path_loss
+from colld_fairseq.modules.whole_context import whole_context
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, option
-from colld_fairseq.teachers.transducer_teacher import TeacherLattice
+from colld_fairseq.teachers.transducer_teacher import TeacherLattice, lattice_of
 
 
 @dataclass
@@ -44,6 +48,10 @@ class TransducerKdConfig(FairseqDataclass):
         "none",
         "what is learned from --teacher-transducer: the nodes of its one-best path, of all nodes blank, next label"
         " and rest, or of all nodes the whole vocabulary",
+    )
+    kd_from: ChoiceEnum(["teacher", "self"]) = option(
+        "teacher",
+        "--teacher-transducer, or self: the full-context mode of a student that is trained with chunks (our choice)",
     )
     kd_weight: float = option(1.0, "weight of the distillation loss (our choice)", NOT_NEGATIVE)
     kd_mean: ChoiceEnum(["text", "node"]) = option(
@@ -64,6 +72,13 @@ def check_options(cfg: TransducerKdConfig) -> None:
         raise ConfigError("--kd-temperature: three classes have none; it is for --kd one_best and lattice")
     if cfg.kd not in ("none", "one_best") and cfg.kd_window != 1:
         raise ConfigError(f"--kd-window: {cfg.kd} has none; it is for --kd one_best")
+
+
+def own_lattice(model, sample: Dict, sequences: TargetSequences) -> TeacherLattice:
+    """Of a student's full-context mode. ConfigError for a student without one beside its streaming mode."""
+    net_input = sample["net_input"]
+    with whole_context(model, model.encoder.student):
+        return lattice_of(model, net_input["src_tokens"], net_input["src_lengths"], **sequences.inputs)
 
 
 class Distillation:
