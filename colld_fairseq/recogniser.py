@@ -1,8 +1,9 @@
 """A trained recogniser or translator in plain Python: waveforms in, hypotheses out."""
 
+import logging
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from fairseq import checkpoint_utils
@@ -15,6 +16,7 @@ from colld_fairseq.checkpoints.input_options import InputOptions
 from colld_fairseq.checkpoints.names_colld import encoder_in
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.waveform import as_waveform
+from colld_fairseq.decoding.forced_alignment import align_ctc_model, align_transducer_model
 from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.streaming import EndpointRules, StreamingRecogniser
 from colld_fairseq.decoding.transducer import Scorer
@@ -24,12 +26,12 @@ from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import split_paths
 from colld_fairseq.models.encoder_options import record
-from colld_fairseq.modules.chunks import parse_count
+from colld_fairseq.modules.latency import TRAINED, doubts, frames_of, left_of, right_of, set_latency
 from colld_fairseq.modules.streaming import StreamingEncoder
 from colld_fairseq.tasks.multilingual_speech_to_text import MultilingualSpeechToTextConfig, MultilingualSpeechToTextTask
 
 TASK = "multilingual_speech_to_text"
-TRAINED = "trained"  # left context: as in training
+logger = logging.getLogger(__name__)
 
 
 class Recogniser:
@@ -113,35 +115,40 @@ class Recogniser:
         """The text of tokens, without unknown ones."""
         return self.vocabulary.detokenize(tokens)
 
-    def context(self, chunk_ms: int, left_context: str = TRAINED) -> Tuple[int, Optional[int]]:
-        """Frames of a chunk, and chunks ("causal" students: frames) of left context (None: all).
+    def limit_context(self, chunk_ms: Union[int, str], left_context: str = TRAINED, right_ms: int = 0) -> None:
+        """Choose the latency: frames get no more context than they have in `streaming`, so that the output of whole
+        utterances is that of streams. What the checkpoint was not trained for is a warning.
 
-        chunk_ms: audio of a chunk; ConfigError if that is no whole number of frames. left_context: a number, "full", or
-        "trained": the longest of the training that has a limit.
+        chunk_ms: audio of a chunk, or "full", the whole utterance. left_context: chunks ("causal" students: frames)
+        before a frame's own, "full", or "trained": the longest of the training that has a limit. right_ms: audio after
+        its chunk that a frame of a chunk-wise student takes in, for which a stream waits, and computes it twice.
+
+        Raises ConfigError: a student of whole utterances, no whole number of frames, an attention decoder.
         """
-        student = self.models[0].encoder.student
-        frames = chunk_ms * student.frame_rate_hz / 1000
-        if frames < 1 or frames != int(frames):
-            raise ConfigError(f"--chunk-ms {chunk_ms}: a multiple of {1000 / student.frame_rate_hz:g} is needed")
-        limited = [left for left in student.config.left_contexts if left is not None]
-        if left_context == TRAINED:
-            return int(frames), max(limited, default=None)
-        return int(frames), parse_count(left_context, "--left-context")
+        self._warn(self.set_context(chunk_ms, left_context, right_ms))
 
-    def limit_context(self, chunk_ms: int, left_context: str = TRAINED) -> None:
-        """Give frames no more context than they have in `streaming`: the same output, but of whole utterances."""
-        size, left = self.context(chunk_ms, left_context)
-        for model in self.models:
-            student = model.encoder.student
-            student.set_chunk(None if student.config.context == "causal" else size, left)
+    def set_context(self, chunk_ms: Union[int, str], left_context: str = TRAINED, right_ms: int = 0) -> List[str]:
+        """`limit_context`, with its warnings as the result."""
+        self.task.check_latency(self.models, self.decoder, chunk_ms)
+        remarks = [set_latency(model.encoder.student, chunk_ms, left_context, right_ms) for model in self.models]
+        return list(dict.fromkeys(remark for some in remarks for remark in some))
+
+    @staticmethod
+    def _warn(remarks: Sequence[str]) -> None:
+        for remark in remarks:
+            logger.warning(remark)
 
     def streaming(
-        self, chunk_ms: int = 320, left_context: str = TRAINED, endpoint: Optional[EndpointRules] = EndpointRules()
+        self,
+        chunk_ms: int = 320,
+        left_context: str = TRAINED,
+        endpoint: Optional[EndpointRules] = EndpointRules(),
+        right_ms: int = 0,
     ) -> StreamingRecogniser:
         """The same model on streams, decoded in the same way: with the beam, the language model, ... of utterances.
 
         Args:
-            chunk_ms, left_context: see `context`.
+            chunk_ms, left_context, right_ms: see `limit_context`; whole utterances are no streams.
             endpoint: when an utterance is over; None = at the end of the stream.
 
         Raises ConfigError for what cannot stream: attention decoders, ensembles, a full context, filterbanks normalized
@@ -150,12 +157,14 @@ class Recogniser:
         if len(self.models) > 1:
             raise ConfigError("an ensemble cannot stream: give one model")
         (model,) = self.models
-        if self.decoder == "attention":
-            other = (
-                "--decoder ctc decodes" if hasattr(model, "ctc") else "fine-tune student_ctc or transducer_student for"
-            )
-            raise ConfigError(f"an attention decoder reads whole utterances and cannot stream; {other} streams")
-        encoder = StreamingEncoder(model.encoder.student, *self.context(chunk_ms, left_context))
+        self.task.check_latency(self.models, self.decoder, chunk_ms)
+        student = model.encoder.student
+        chunk = frames_of(student, chunk_ms)
+        if chunk is None:
+            raise ConfigError("--chunk-ms full: whole utterances are no streams; leave out --streaming, or name a size")
+        right = right_of(student, right_ms, chunk)
+        encoder = StreamingEncoder(student, chunk, left_of(student, left_context), right)
+        self._warn(doubts(student.config, encoder.context, student.frame_rate_hz, right))
         if self.input.config.normalization == "utterance":
             raise ConfigError(
                 "this model's filterbanks are normalized over the whole utterance, which a stream does not know: train"
@@ -176,6 +185,24 @@ class Recogniser:
             tag=self.vocabulary.tag_id(language) if tagged and language else None,
             needs_tag=tagged,
         )
+
+    def align(self, waveform: Any, tokens: Sequence[int], language: str = "") -> List[int]:
+        """Encoder frames at which tokens begin on their most probable path, under the context that is set.
+
+        waveform: of one utterance at 16 kHz; language: its target language, where `needs_language`.
+
+        Raises ConfigError: an attention decoder, an ensemble. ColldError: the tokens need more frames than there are.
+        """
+        if len(self.models) > 1 or self.decoder == "attention":
+            raise ConfigError("alignments are those of one model with CTC (--decoder ctc) or a transducer")
+        (model,), blank = self.models, self.task.target_dictionary.bos()
+        source = torch.from_numpy(self.input(as_waveform(waveform, SAMPLE_RATE)))[None]
+        lengths = torch.tensor([source.size(1)])
+        given = model, source.to(self.device), lengths.to(self.device), tokens, blank
+        if self.decoder == "ctc":
+            return align_ctc_model(*given)
+        tags = self.vocabulary.tags([language], self.task.cfg.tgt_lang, 1, "cpu")
+        return align_transducer_model(*given, tag=None if tags is None else int(tags[0]))
 
     def _for_streams(self, model: nn.Module) -> Tuple[Optional[Scorer], Callable[[Tensor], Tensor]]:
         """What the search of a stream asks, and makes of encoder frames; see `StreamingRecogniser`."""

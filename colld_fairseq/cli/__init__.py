@@ -35,6 +35,7 @@ SUBCOMMANDS = {
     "average": Command("the mean of several checkpoints of a run, to decode with or to train on from"),
     "assemble": Command("a student encoder and a pretrained decoder as one model, ready to decode without training"),
     "transcribe": Command("transcripts of audio files, folders or manifests: recognition, translation, pseudo-labels"),
+    "delay": Command("how much later a student says its labels at each latency than with full context"),
     "score": Command("WER, CER, BLEU and chrF per language of fairseq-generate's output", models=False),
     "report": Command("a page of one experiment or several: scores, curves, utterances with audio", models=False),
     "similarity": Command("CKA and CCA between the layers of a student and a teacher, as numbers and as a heat map"),

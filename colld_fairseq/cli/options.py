@@ -318,8 +318,13 @@ def transcribe(add: Add) -> None:
         " PCM on standard input, 16 kHz, mono, 16 bits, little-endian",
     )
     add(
-        "--chunk-ms", type=COUNT, help="audio of a step (default: 320); without --streaming: a frame's chunk of context"
+        "--chunk-ms",
+        type=chunk_ms,
+        metavar="MS",
+        help="latency: audio of a step (default: 320); without --streaming: a frame's chunk of context, or full, the"
+        " whole utterance",
     )
+    _right_context(add)
     add(
         "--left-context",
         default="trained",
@@ -333,6 +338,46 @@ def transcribe(add: Add) -> None:
         " none = with the stream",
     )
     add("--streams", type=COUNT, default=1, help="streams decoded side by side")
+
+
+def _right_context(add: Add) -> None:
+    help = "latency: audio after its chunk that a frame takes in, too; a step waits for it and computes it twice"
+    add("--right-ms", type=COUNT_OR_NONE, default=0, metavar="MS", help=help)
+
+
+def chunk_ms(text: str) -> Union[int, str]:
+    """Milliseconds, or "full"."""
+    return text if text == "full" else COUNT(text)
+
+
+def chunks_ms(text: str) -> List[Union[int, str]]:
+    """ "80,160,full"."""
+    return [chunk_ms(part) for part in text.split(",")]
+
+
+def delay(add: Add) -> None:
+    add("checkpoint", metavar="CHECKPOINT", help="a fine-tuned model that streams, with CTC or a transducer")
+    _manifest(add, "utterances with transcripts, joined")
+    _audio_root(add)
+    add(
+        "--chunk-ms",
+        type=chunks_ms,
+        default=[80, 160, 320, 640],
+        metavar="MS,MS,...",
+        help="latencies (default: 80,160,320,640); full is the whole utterance",
+    )
+    _right_context(add)
+    add("--left-context", default="trained", help="as of `colld transcribe`")
+    add(
+        "--reference", metavar="CKPT", default="", help="model with full context to compare with; default: the same one"
+    )
+    add("--decoder", choices=("auto", "ctc", "transducer"), default="auto", help="default: the model's main one")
+    add("--lang", default="", help="target language of everything (default: each row's own)")
+    add("--vocab", metavar="DIR", default="", help="vocabulary folder, if it has moved since training")
+    _moved_statistics(add)
+    _max_bad(add, 1.0)
+    add("--device", help="cpu or cuda; default: cuda where there is one")
+    add("--json", metavar="FILE", help="also write the figures to this file")
 
 
 def score(add: Add) -> None:

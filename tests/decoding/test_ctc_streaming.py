@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from checkpoints import save_ctc, save_transducer
+from checkpoints import save_ctc, save_recogniser, save_transducer
 from streams import UTTERANCES, streamed
 
 from colld_fairseq.decoding.ctc import BestPathSearch, Pieces, PrefixBeamSearch
@@ -98,6 +98,56 @@ def test_the_ctc_layer_of_a_transducer_streams_too(make):
     (expected,) = recogniser.transcribe(UTTERANCES[:1])
     seen = streamed(recogniser.streaming(320, endpoint=None), UTTERANCES[0])[-1]
     assert (seen.text, seen.tokens) == (expected[0].text, expected[0].tokens) and seen.tokens
+
+
+def test_five_latencies_of_one_student(make):
+    """80 ms to the whole utterance; as an option of the task or of a method, and in streams."""
+    path = make("--chunk-sizes", "2,4,8,16,full")
+    transcripts = {}
+    for chunk_ms in (80, 160, 320, 640, "full"):
+        chosen = load_recogniser(path, decoding_chunk_ms=chunk_ms)
+        later = load_recogniser(path)
+        later.limit_context(chunk_ms)
+        results = [recogniser.transcribe(UTTERANCES[:2]) for recogniser in (chosen, later)]
+        transcripts[chunk_ms] = [n_best[0].tokens for n_best in results[0]]
+        assert [n_best[0].tokens for n_best in results[1]] == transcripts[chunk_ms]
+        if chunk_ms == "full":
+            with pytest.raises(ConfigError, match="whole utterances are no streams"):
+                chosen.streaming(chunk_ms)
+        else:
+            streams = chosen.streaming(chunk_ms, endpoint=None)
+            assert [streamed(streams, one)[-1].tokens for one in UTTERANCES[:2]] == transcripts[chunk_ms]
+    assert len({str(tokens) for tokens in transcripts.values()}) == 5
+
+
+@pytest.mark.parametrize("save", [save_ctc, save_transducer])
+def test_right_context(make, save):
+    """Streams give the text of whole utterances with it, which is another one than without."""
+    path = make("--chunk-sizes", "2,4,8,16,full", save=save)
+    recogniser = load_recogniser(path, decoding_chunk_ms=80, decoding_right_ms=240)
+    expected = [n_best[0] for n_best in recogniser.transcribe(UTTERANCES)]
+    streaming = recogniser.streaming(80, endpoint=None, right_ms=240)
+    for utterance, hypothesis in zip(UTTERANCES, expected):
+        results = streamed(streaming, utterance, piece=777)
+        seen = results[-1] if results else streaming.result(streaming.create_stream())
+        assert (seen.tokens, seen.frames) == (hypothesis.tokens, hypothesis.frames)
+    recogniser.limit_context(80)
+    assert [n_best[0].log_prob for n_best in recogniser.transcribe(UTTERANCES[:1])] != [expected[0].log_prob]
+
+
+def test_an_attention_decoder_has_no_latency_to_choose(make):
+    decoder = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "48"]
+    path = make("--arch", "student_s2t", "--criterion", "ctc_attention", *decoder, save=save_recogniser)
+    attention = load_recogniser(path)
+    for refused in (
+        lambda: attention.limit_context(320),
+        lambda: attention.streaming(320),
+        lambda: load_recogniser(path, decoding_chunk_ms=320),
+    ):
+        with pytest.raises(ConfigError, match="attention decoder reads whole utterances .* --decoder ctc decodes"):
+            refused()
+    attention.limit_context("full")
+    assert load_recogniser(path, decoder="ctc", decoding_chunk_ms=320).transcribe(UTTERANCES[:1])
 
 
 def test_utterances_end_and_begin(make):

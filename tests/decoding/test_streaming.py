@@ -220,8 +220,9 @@ def test_refused_with_the_remedy(make):
 def test_left_context_of_the_training(make, contexts, expected):
     """The longest that has a limit: streams are decoded by default with one that the model was trained with."""
     recogniser = load_recogniser(make("--left-context", contexts))
-    assert recogniser.context(320) == (8, expected)
-    assert recogniser.context(320, "full") == (8, None) and recogniser.context(40, "5") == (1, 5)
+    assert recogniser.streaming(320).encoder.context == (8, expected)
+    assert recogniser.streaming(320, "full").encoder.context == (8, None)
+    assert recogniser.streaming(40, "5").encoder.context == (1, 5)
     same = recogniser.streaming(320, str(expected or "full"))
     assert recogniser.streaming(320).encoder.context == same.encoder.context
 

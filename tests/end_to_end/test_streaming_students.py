@@ -59,6 +59,22 @@ def test_decoding_with_a_chunk(streaming_transducer, vocab, decoding):
     assert len(chunks) == len(default) and chunks != default
 
 
+def test_decoding_with_a_latency(streaming_transducer, vocab, decoding, caplog):
+    """Milliseconds, as frames in --model-overrides; what the training did not have is said."""
+
+    def decoded(*options):
+        output = generate(decoding, streaming_transducer, vocab, "--max-tokens", "200000", "--beam", "1", *options)
+        return hypotheses(output)
+
+    chosen = decoded("--decoding-chunk-ms", "80", "--decoding-left-context", "1")
+    assert chosen == decoded("--model-overrides", "{'eval_chunk': 4, 'eval_left_context': 1}")
+    assert decoded("--decoding-chunk-ms", "full") == decoded() != chosen and not caplog.messages
+    decoded("--decoding-chunk-ms", "20", "--decoding-left-context", "1")
+    assert "chunks of 20 ms, but the student was trained with 40 ms to the whole utterance" in caplog.text
+    with pytest.raises(ConfigError, match="--decoding-left-context says nothing without"):
+        decoded("--decoding-left-context", "1")
+
+
 def test_a_student_of_whole_utterances_is_not_cut(recogniser, vocab, decoding):
     with pytest.raises(ConfigError, match="only for a student with --encoder-context"):
         generate(decoding, recogniser, vocab, "--max-tokens", "200000", "--model-overrides", "{'eval_chunk': 2}")

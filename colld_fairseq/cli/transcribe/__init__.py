@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
     if args.streaming:
         return run_streaming(args, recogniser, console)
     if args.chunk_ms is not None:
-        recogniser.limit_context(args.chunk_ms, args.left_context)
-    elif args.left_context != TRAINED:
-        raise ConfigError("--left-context says nothing without --chunk-ms or --streaming")
+        recogniser.limit_context(args.chunk_ms, args.left_context, args.right_ms)
+    elif args.left_context != TRAINED or args.right_ms:
+        raise ConfigError("--left-context and --right-ms say nothing without --chunk-ms or --streaming")
     work = partial(transcribe, recogniser, args.batch_seconds, cutting(args, recogniser))
     run_utterances(args, recogniser, work, Printer(args.nbest), console)
     return 0
@@ -251,6 +251,7 @@ def settings(args: argparse.Namespace, utterances: Utterances) -> Dict[str, str]
         with open(path, "rb") as file:
             models.update(hashlib.file_digest(file, "sha256").digest())
     context = [args.streaming, args.chunk_ms, args.left_context, args.endpoint, args.cut_seconds, args.vad]
+    context += [args.right_ms] * bool(args.right_ms)
     names = json.dumps([(utterances.ids[row], utterances.rows.audio_path(row)) for row in utterances.todo.tolist()])
     return {
         "checkpoint": models.hexdigest(),

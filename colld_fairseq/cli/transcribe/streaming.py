@@ -28,7 +28,9 @@ def streaming_recogniser(args: argparse.Namespace, recogniser: Recogniser) -> St
     """The recogniser that the options ask for. Raises ConfigError."""
     if args.nbest > 1 and not args.out:
         raise ConfigError("a stream's text is printed as it grows, not its --nbest hypotheses: give --out for these")
-    return recogniser.streaming(args.chunk_ms or 320, args.left_context, parse_endpoint(args.endpoint))
+    return recogniser.streaming(
+        args.chunk_ms or 320, args.left_context, parse_endpoint(args.endpoint), right_ms=args.right_ms
+    )
 
 
 def parse_endpoint(text: str) -> Optional[EndpointRules]:
