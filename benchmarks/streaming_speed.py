@@ -1,11 +1,12 @@
 """Speed of streaming recognition: real-time factor, time of a step, and what a listener waits for.
 
-    python benchmarks/streaming_speed.py                                # conformer_10m, 320 ms, one thread
-    python benchmarks/streaming_speed.py --chunk-ms 160,320,640 --json speed.json
+    python benchmarks/streaming_speed.py                                # conformer_10m, 80 to 640 ms, one thread
+    python benchmarks/streaming_speed.py --models ctc --chunk-ms 160,320 --json speed.json
     python benchmarks/streaming_speed.py --beam 4
 
-A transducer of the preset's encoder (chunk-wise, 8 chunks before its own), an LSTM predictor and a joiner, with random
-weights, made to write about as many labels per second as a recogniser of speech.
+A transducer of the preset's encoder (chunk-wise, with a left context of 2.56 s), an LSTM predictor and a joiner, and
+the same encoder with a CTC layer; with random weights, made to write about as many labels per second as a recogniser of
+speech.
 Noise arrives in pieces of 20 ms. Everything from samples to text is timed: filterbanks, encoder, search. For each chunk
 size: one stream alone, several streams in one batch, and the same utterance at once under the same context ("whole"),
 whose result must be the same. Delays are those of a live stream, whose clock goes on while a step is computed.
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from colld_fairseq.data.fbank import log_mel_fbank
+from colld_fairseq.decoding.ctc import CtcDecoder
 from colld_fairseq.decoding.real_time import cut, listen
 from colld_fairseq.decoding.streaming import StreamingRecogniser
 from colld_fairseq.decoding.transducer import GreedySearch, Scorer
@@ -33,7 +35,7 @@ from colld_fairseq.modules.streaming import StreamingEncoder
 from colld_fairseq.modules.transducer import Joiner, LstmPredictor
 from colld_fairseq.profiling import describe_machine
 
-SAMPLE_RATE, PREDICTOR, LEFT_CHUNKS = 16000, 320, 8
+SAMPLE_RATE, PREDICTOR, LEFT_MS = 16000, 320, 2560
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TARGET = {"preset": "conformer_10m", "chunk_ms": 320, "rtf": 0.3}
 BISECTIONS = 20
@@ -42,7 +44,8 @@ BISECTIONS = 20
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="conformer_10m")
-    parser.add_argument("--chunk-ms", default="160,320,640", help="comma-separated")
+    parser.add_argument("--models", default="transducer,ctc", help="comma-separated, of these two (default: both)")
+    parser.add_argument("--chunk-ms", default="80,160,320,640", help="comma-separated")
     parser.add_argument("--streams", type=int, default=8, help="in the batch of several")
     parser.add_argument("--beam", type=int, default=1, help="1 is greedy search (default)")
     parser.add_argument("--vocabulary", type=int, default=256)
@@ -55,30 +58,42 @@ def parse_arguments(arguments=None):
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     args = parser.parse_args(arguments)
     args.chunk_ms = [int(chunk) for chunk in args.chunk_ms.split(",")]
+    args.models = args.models.split(",")
+    if not set(args.models) <= set(MODELS):
+        parser.error(f"--models: choose from {', '.join(MODELS)}")
     if min(args.streams, args.beam, args.rounds, args.threads, args.width_divisor, *args.chunk_ms) < 1:
         parser.error("--chunk-ms, --streams, --beam, --rounds, --threads and --width-divisor must be at least 1")
     return args
 
 
+def build_encoder(preset, width_divisor):
+    torch.manual_seed(0)
+    fields = dict(PRESETS[preset], context="chunk", causal_conv=True)
+    for name in ("embed_dim", "ffn_dim"):
+        fields[name] //= width_divisor
+    return StudentEncoder(EncoderConfig(**fields)).eval()
+
+
+def count_parameters(*modules):
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
 class Transducer:
     """Encoder, predictor and joiner with random weights, as a search sees them."""
 
-    def __init__(self, preset, width_divisor, vocabulary):
-        torch.manual_seed(0)
-        fields = dict(PRESETS[preset], context="chunk", causal_conv=True)
-        for name in ("embed_dim", "ffn_dim"):
-            fields[name] //= width_divisor
-        self.encoder = StudentEncoder(EncoderConfig(**fields)).eval()
-        self.predictor = LstmPredictor(vocabulary, PREDICTOR, 1, 0.0, 0, 1).eval()
-        self.joiner = Joiner(self.encoder.width, PREDICTOR, PREDICTOR, vocabulary, "tanh").eval()
+    def __init__(self, args):
+        self.encoder = build_encoder(args.preset, args.width_divisor)
+        self.predictor = LstmPredictor(args.vocabulary, PREDICTOR, 1, 0.0, 0, 1).eval()
+        self.joiner = Joiner(self.encoder.width, PREDICTOR, PREDICTOR, args.vocabulary, "tanh").eval()
         # Fresh layers give nearly the same scores whatever the input.
         self.joiner.output.weight.data.mul_(5)
         self.joiner.encoder_projection.weight.data.mul_(3)
+        self.scorer = Scorer([self], [PREDICTOR], 0, [1])
+        self.search = BeamSearch(args.beam) if args.beam > 1 else GreedySearch()
+        self.parameters = self.encoder.num_parameters() + count_parameters(self.predictor, self.joiner)
 
-    @property
-    def parameters(self):
-        modules = (self.predictor, self.joiner)
-        return self.encoder.num_parameters() + sum(p.numel() for module in modules for p in module.parameters())
+    def project(self, x):
+        return self.joiner.encoder_projection(x)
 
     def start(self, rows, tags=None):
         return self.extend(self.predictor.start_tokens(rows), self.predictor.start(rows, tags))
@@ -89,6 +104,35 @@ class Transducer:
 
     def join(self, frames, symbols):
         return self.joiner(frames, symbols)
+
+    def ask_for_more(self, much):
+        """A beam: by its length bonus; greedy search: by the penalty on the blank, which changes no beam's order."""
+        beam = isinstance(self.search, BeamSearch)
+        target, name = (self.search, "length_bonus") if beam else (self.scorer, "blank_penalty")
+        object.__setattr__(target, name, much)  # a search is frozen, for all who share it; this one is ours alone
+
+
+class Ctc:
+    """Encoder and CTC layer with random weights."""
+
+    def __init__(self, args):
+        self.encoder = build_encoder(args.preset, args.width_divisor)
+        self.output = torch.nn.Linear(self.encoder.width, args.vocabulary)
+        self.output.weight.data.mul_(5)
+        self.scorer, self.search = None, CtcDecoder(0, [1], args.beam).search
+        self.parameters = self.encoder.num_parameters() + count_parameters(self.output)
+        self.blank_penalty = 0.0
+
+    def project(self, x):
+        logits = self.output(x)
+        logits[..., 0] -= self.blank_penalty
+        return logits.log_softmax(-1)
+
+    def ask_for_more(self, much):
+        self.blank_penalty = much
+
+
+MODELS = {"transducer": Transducer, "ctc": Ctc}
 
 
 def noise(seconds, seed):
@@ -104,69 +148,73 @@ def normalize(features):
     return ((features + 7.0) / 3.0).astype(np.float32)
 
 
-def recognize(search, scorer, frames):
-    """Labels of one utterance at once, frames [1, T, J]."""
-    return search(scorer, frames, torch.tensor([frames.size(1)]))[0][0].tokens
+def recognize(network, x):
+    """Labels of one utterance at once, encoder frames [1, T, D]."""
+    frames = network.project(x)
+    return network.search(network.scorer, frames, torch.tensor([frames.size(1)]))[0][0].tokens
 
 
-def ask_for_labels(search, scorer, frames, labels):
-    """Set what makes hypotheses longer (a beam: its length bonus, greedy search: the penalty on the blank, which
-    changes no beam's order) so that the search writes about so many labels."""
-    target, name = (search, "length_bonus") if isinstance(search, BeamSearch) else (scorer, "blank_penalty")
+def ask_for_labels(network, x, labels):
+    """Set what makes hypotheses longer so that the search writes about so many labels."""
     low, high = -50.0, 50.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        object.__setattr__(target, name, middle)  # a search is frozen, for all who share it; this one is ours alone
-        few = len(recognize(search, scorer, frames)) < labels
+        network.ask_for_more(middle)
+        few = len(recognize(network, x)) < labels
         low, high = (middle, high) if few else (low, middle)
-    object.__setattr__(target, name, high)
+    network.ask_for_more(high)
 
 
 @torch.inference_mode()
 def measure(args):
     """Everything that is printed, ready for JSON."""
     torch.set_num_threads(args.threads)
-    network = Transducer(args.preset, args.width_divisor, args.vocabulary)
-    scorer = Scorer([network], [PREDICTOR], 0, [1])
-    search = BeamSearch(args.beam) if args.beam > 1 else GreedySearch()
     utterances = [noise(args.seconds, seed) for seed in range(args.streams)]
-
-    def whole():
-        features = torch.from_numpy(normalize(log_mel_fbank(utterances[0])))[None]
-        return network.joiner.encoder_projection(network.encoder(features).x)
-
-    rows = []
-    for chunk_ms in args.chunk_ms:
-        chunk = round(chunk_ms * network.encoder.frame_rate_hz / 1000)
-        network.encoder.set_chunk(chunk, LEFT_CHUNKS)
-        frames = whole()
-        ask_for_labels(search, scorer, frames, args.labels_per_second * args.seconds)
-        recogniser = StreamingRecogniser(
-            StreamingEncoder(network.encoder, chunk, LEFT_CHUNKS),
-            scorer,
-            search,
-            project=network.joiner.encoder_projection,
-            detokenize=lambda tokens: " ".join(map(str, tokens)),
-            normalize=normalize,
-            endpoint=None,
-        )
-        expected = recognize(search, scorer, frames)
-        rows.append(time_chunk(args, recogniser, utterances, expected))
-        rows[-1].update(chunk_ms=chunk_ms, labels_per_second=len(expected) / args.seconds)
-        clock, spent = CLOCKS[args.clock], []
-        for _ in range(args.rounds):
-            begin = clock()
-            recognize(search, scorer, whole())
-            spent.append(clock() - begin)
-        rows[-1]["whole_rtf"] = statistics.median(spent) / args.seconds
+    rows, parameters = [], {}
+    for name in args.models:
+        network = MODELS[name](args)
+        parameters[name] = network.parameters
+        rows += [measure_chunk(args, network, utterances, chunk_ms, model=name) for chunk_ms in args.chunk_ms]
     return {
         "machine": describe_machine(torch.device("cpu")),
         "settings": {name: value for name, value in vars(args).items() if name != "json"},
-        "left_chunks": LEFT_CHUNKS,
-        "parameters": network.parameters,
+        "left_ms": LEFT_MS,
+        "parameters": parameters,
         "chunks": rows,
         "target": TARGET,
     }
+
+
+def measure_chunk(args, network, utterances, chunk_ms, **row):
+    """Everything of one model and one chunk size."""
+    chunk = round(chunk_ms * network.encoder.frame_rate_hz / 1000)
+    left = round(LEFT_MS / chunk_ms)
+    network.encoder.set_chunk(chunk, left)
+
+    def whole():
+        features = torch.from_numpy(normalize(log_mel_fbank(utterances[0])))[None]
+        return network.encoder(features).x
+
+    x = whole()
+    ask_for_labels(network, x, args.labels_per_second * args.seconds)
+    recogniser = StreamingRecogniser(
+        StreamingEncoder(network.encoder, chunk, left),
+        network.scorer,
+        network.search,
+        project=network.project,
+        detokenize=lambda tokens: " ".join(map(str, tokens)),
+        normalize=normalize,
+        endpoint=None,
+    )
+    expected = recognize(network, x)
+    row.update(chunk_ms=chunk_ms, labels_per_second=len(expected) / args.seconds)
+    row.update(time_chunk(args, recogniser, utterances, expected))
+    clock, spent = CLOCKS[args.clock], []
+    for _ in range(args.rounds):
+        begin = clock()
+        recognize(network, whole())
+        spent.append(clock() - begin)
+    return dict(row, whole_rtf=statistics.median(spent) / args.seconds)
 
 
 def time_chunk(args, recogniser, utterances, expected):
@@ -201,14 +249,14 @@ def print_table(result):
     print(
         f"{machine['cpu']}, {settings['threads']} threads, torch {machine['torch']}; {settings['preset']},"
         f" beam {settings['beam']},"
-        f" {result['parameters'] / 1e6:.1f} M parameters; {settings['seconds']:g} s of audio,"
+        f" {max(result['parameters'].values()) / 1e6:.1f} M parameters; {settings['seconds']:g} s of audio,"
         f" {settings['rounds']} rounds, {settings['clock']} time\n"
     )
     several = f"RTF of {settings['streams']}"
-    titles = ("chunk", "RTF", "ms a step", several, "RTF whole", "labels/s", "first text", "delay", "after the end")
+    titles = f"model|chunk|RTF|ms a step|{several}|RTF whole|labels/s|first text|delay|after the end".split("|")
     print("".join(f"{title:>14}" for title in titles))
     for row in result["chunks"]:
-        figures = [f"{row['chunk_ms']} ms", f"{row['rtf']:.4f}", f"{row['step_ms']:.1f}"]
+        figures = [row["model"], f"{row['chunk_ms']} ms", f"{row['rtf']:.4f}", f"{row['step_ms']:.1f}"]
         figures += [f"{row['rtf_of_several']:.4f}", f"{row['whole_rtf']:.4f}", f"{row['labels_per_second']:.1f}"]
         figures += [f"{row[name]:.3f} s" for name in ("first_text_s", "emission_delay_s", "final_s")]
         print("".join(f"{figure:>14}" for figure in figures))

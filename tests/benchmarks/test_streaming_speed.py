@@ -16,16 +16,19 @@ def benchmark():
     return module
 
 
-@pytest.mark.parametrize("beam", ["1", "2"])
-def test_a_small_run(benchmark, beam, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("model, beam", [("transducer", "1"), ("transducer", "2"), ("ctc", "1"), ("ctc", "2")])
+def test_a_small_run(benchmark, model, beam, capsys, tmp_path, monkeypatch):
     path = tmp_path / "speed.json"
     monkeypatch.setattr(benchmark, "BISECTIONS", 10)
-    monkeypatch.setattr("sys.argv", ["streaming_speed.py", *TINY.split(), "--beam", beam, "--json", str(path)])
+    monkeypatch.setattr(
+        "sys.argv", ["streaming_speed.py", *TINY.split(), "--models", model, "--beam", beam, "--json", str(path)]
+    )
     benchmark.main()
     result = json.loads(path.read_text())
     short, long = result["chunks"]
     assert (short["chunk_ms"], long["chunk_ms"]) == (80, 320)
     for row in (short, long):
+        assert row["model"] == model
         assert 3 <= row["labels_per_second"] <= 12  # 5 were asked for, and an utterance is short
         assert 0 < row["whole_rtf"] and 0 < row["final_s"] < row["first_text_s"]
         assert row["step_ms"] == pytest.approx(row["rtf"] * row["chunk_ms"])
@@ -35,16 +38,19 @@ def test_a_small_run(benchmark, beam, capsys, tmp_path, monkeypatch):
 
 
 def test_a_stream_that_differs_from_the_whole_utterance_is_an_error(benchmark, monkeypatch):
-    args = benchmark.parse_arguments([*TINY.split(), "--chunk-ms", "80"])
-    monkeypatch.setattr(benchmark, "LEFT_CHUNKS", 3)
+    args = benchmark.parse_arguments([*TINY.split(), "--chunk-ms", "80", "--models", "transducer"])
+    monkeypatch.setattr(benchmark, "LEFT_MS", 240)
     plain = benchmark.StreamingEncoder
     monkeypatch.setattr(benchmark, "StreamingEncoder", lambda encoder, chunk, left: plain(encoder, chunk, 0))
     with pytest.raises(RuntimeError, match="the stream says"):
         benchmark.measure(args)
 
 
-@pytest.mark.parametrize("arguments", [["--chunk-ms", "0"], ["--rounds", "0"]])
-def test_bad_arguments(benchmark, arguments, capsys):
+@pytest.mark.parametrize(
+    "arguments, message",
+    [(["--chunk-ms", "0"], "at least 1"), (["--rounds", "0"], "at least 1"), (["--models", "rnn"], "transducer, ctc")],
+)
+def test_bad_arguments(benchmark, arguments, message, capsys):
     with pytest.raises(SystemExit):
         benchmark.parse_arguments(arguments)
-    assert "at least 1" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
