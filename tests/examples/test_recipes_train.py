@@ -27,6 +27,7 @@ FINE_TUNING = (
 )
 SEVERAL_TEACHERS = "multi_teacher_transducer/stage1"
 CODEBOOKS = "multi_teacher_transducer/stage1_codebooks"
+ANY_LATENCY = "any_latency/student"  # trained in test_any_latency_jobs.py
 QUICKSTART = "quickstart/distil"  # trained in test_quickstart_jobs.py
 # Trained with all that comes before and after them in test_librispeech_recipe.py.
 TRANSDUCERS = ("multi_teacher_transducer/stage2", "multi_teacher_transducer/stage2_kd")
@@ -39,7 +40,7 @@ def finite_losses(log):
 
 
 def test_no_recipe_is_left_out():
-    assert RECIPES == {*DISTILLATION, *FINE_TUNING, SEVERAL_TEACHERS, CODEBOOKS, QUICKSTART, *TRANSDUCERS}
+    assert RECIPES == {*DISTILLATION, *FINE_TUNING, SEVERAL_TEACHERS, CODEBOOKS, ANY_LATENCY, QUICKSTART, *TRANSDUCERS}
 
 
 @pytest.mark.parametrize("name", DISTILLATION)
