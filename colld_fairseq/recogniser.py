@@ -31,6 +31,8 @@ from colld_fairseq.modules.streaming import StreamingEncoder
 from colld_fairseq.tasks.multilingual_speech_to_text import MultilingualSpeechToTextConfig, MultilingualSpeechToTextTask
 
 TASK = "multilingual_speech_to_text"
+# What validation decoded with is no choice for later; fairseq-generate does not know it either.
+NO_LATENCY = {"decoding_chunk_ms": "", "decoding_left_context": TRAINED, "decoding_right_ms": 0}
 logger = logging.getLogger(__name__)
 
 
@@ -259,6 +261,7 @@ def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:
         raise ConfigError(f"{path} was trained for {task._name}, it gives no hypotheses: {remedy}")
     given = InputOptions(**{field.name: options.get(field.name) for field in fields(InputOptions)})
     encoder_in(state["cfg"], path, given)
-    overwrite_args_by_name(state["cfg"], {"task": {**options, **vars(InputOptions())}})
+    whole = {name: value for name, value in NO_LATENCY.items() if name in task}
+    overwrite_args_by_name(state["cfg"], {"task": {**whole, **options, **vars(InputOptions())}})
     record(state["cfg"]["common_eval"], "path", path)  # where the task finds a copy of the vocabulary
     return state

@@ -135,6 +135,14 @@ def test_right_context(make, save):
     assert [n_best[0].log_prob for n_best in recogniser.transcribe(UTTERANCES[:1])] != [expected[0].log_prob]
 
 
+def test_the_latency_of_validation_is_not_that_of_later_decoding(make):
+    trained, plain = make("--chunk-sizes", "2,4,full", "--decoding-chunk-ms", "80"), make("--chunk-sizes", "2,4,full")
+    assert load_recogniser(trained).models[0].encoder.student.chunk.size is None
+    assert load_recogniser(trained, decoding_chunk_ms="160").models[0].encoder.student.chunk.size == 4
+    results = [load_recogniser(path).transcribe(UTTERANCES[:1])[0][0].tokens for path in (trained, plain)]
+    assert results[0] == results[1]
+
+
 def test_an_attention_decoder_has_no_latency_to_choose(make):
     decoder = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "48"]
     path = make("--arch", "student_s2t", "--criterion", "ctc_attention", *decoder, save=save_recogniser)

@@ -122,6 +122,7 @@ CHECKS = {
 OTHERS = [
     words
     for folder in (
+        "any_latency",
         "baselines",
         "campaign",
         "colld",
