@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
 import numpy as np
 import torch
 from fairseq.dataclass import ChoiceEnum
+from fairseq.distributed.utils import get_global_rank
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from omegaconf import OmegaConf
@@ -48,6 +49,7 @@ from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.latency import TRAINED, WHOLE, set_latency
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, FINITE, NOT_NEGATIVE, POSITIVE, option
 from colld_fairseq.scoring.sentences import HYPOTHESIS_UNKNOWN
+from colld_fairseq.tasks.plateau import Plateau, plateau
 from colld_fairseq.tasks.speech_task import SpeechTask, SpeechTaskConfig, check_stored
 from colld_fairseq.tasks.validation import DecodingMeter, log_scores
 from colld_fairseq.teachers.ctc_teacher import CtcTeacher, load_ctc_teacher
@@ -67,6 +69,13 @@ DECODERS = {
     "transducer": ("joiner", "a transducer"),
     "ctc": ("ctc", "a CTC layer"),
 }
+
+# From a tenth of the updates on: before that every CTC and every transducer writes blanks. Our choice.
+PLATEAU = Plateau(share=0.1)
+PLATEAU_REMEDY = (
+    "If that does not end soon: a lower --lr (1e-3 rather than 2e-3), a longer warm-up, a distilled encoder"
+    " (--student), more updates"
+)
 
 
 @dataclass
@@ -157,6 +166,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         self.valid_decoders: Optional[Dict[str, Decoder]] = None
         self.teacher_transducer: Optional[TransducerTeacher] = None  # loaded where a criterion asks for it
         self.teacher_ctc: Optional[CtcTeacher] = None  # likewise
+        self.validations: List[Dict[str, float]] = []  # of this start of a run: their scores, by metric
 
     @property
     def target_dictionary(self):
@@ -459,6 +469,17 @@ class MultilingualSpeechToTextTask(SpeechTask):
             log.update({f"_{name}{pair}": counts for pair, counts in meter.statistics.items()})
         return loss, sample_size, log
 
+    def post_validate(self, model, stats: Dict[str, Any], agg) -> None:
+        """Called by fairseq after each validation set: says in the log where the run is on a plateau."""
+        scores = {name: float(value) for name, value in stats.items() if is_number(value)}
+        if self.validations and self.validations[-1]["num_updates"] == scores["num_updates"]:
+            return  # a further validation set: the first counts
+        self.validations.append(scores)
+        updates = run_of(self.cfg).optimization.max_update if run_of(self.cfg) is not None else 0
+        dead = plateau(self.validations, updates, PLATEAU)
+        if dead is not None and get_global_rank() == 0:
+            logger.warning("%s. %s", dead, PLATEAU_REMEDY)
+
     def transcribes(self, models) -> bool:
         """Whether hypotheses are in the language spoken whatever the target language: CTC trained on transcripts."""
         return self.decoder_of(models) == "ctc" and self.cfg.ctc_target == "src_text"
@@ -501,6 +522,10 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def reduce_metrics(self, logging_outputs, criterion) -> None:
         super().reduce_metrics(logging_outputs, criterion)
         log_scores(metrics, logging_outputs)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
 
 
 def has(model, part: str) -> bool:

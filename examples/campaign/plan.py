@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Ty
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.scoring.bootstrap import MEASURES
+from colld_fairseq.tasks.plateau import Plateau
 from examples.driver.recipes import Config, override, read_yaml
 
 SUM = "sum"  # of `updates`: those of all stages of the plan together
@@ -135,17 +136,6 @@ class Codes:
     teacher: str
     layer: int
     clusters: int
-
-
-@dataclass(frozen=True)
-class Plateau:
-    """When a run is dead: its last validations, from this share of its updates on, have at least this CER and, where
-    it is logged, at most this chrF (a translator may have many character errors and know words)."""
-
-    share: float = 0.5
-    cer: float = 97.0
-    chrf: float = 5.0
-    validations: int = 2
 
 
 @dataclass(frozen=True)

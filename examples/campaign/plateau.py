@@ -1,13 +1,11 @@
-"""Runs that learn nothing: CTC and transducers may write nothing but blanks for thousands of updates, or for good."""
+"""Stops runs that learn nothing, by their logs: `colld_fairseq.tasks.plateau` says which those are."""
 
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Optional
 
 from colld_fairseq.report.training_log import LogError, read_log
-from examples.campaign.plan import Plateau
+from colld_fairseq.tasks.plateau import Plateau, plateau
 from examples.driver.jobs import Job
-
-BLANK_CER, BLANK_CHRF = 0.05, 0.05  # hypotheses without a character: CER so near to 100, chrF so near to 0
 
 
 class PlateauWatch:
@@ -18,42 +16,12 @@ class PlateauWatch:
 
     def __call__(self, out: Path, job: Job) -> Optional[str]:
         log = out / f"{job.name}.log"
-        return None if job.updates is None or not log.is_file() else plateau(log, job.updates, self.rule)
+        return None if job.updates is None or not log.is_file() else plateau_of(log, job.updates, self.rule)
 
 
-def plateau(log: Path, updates: int, rule: Plateau) -> Optional[str]:
-    """What the log of a run of so many updates says of its plateau; None where it has left it, or may still do so.
-
-    A run is dead where its last `rule.validations` validations, none before `rule.share` of the updates, have a CER of
-    `rule.cer` or more and a chrF of `rule.chrf` or less. Runs that do not decode in validation have no CER.
-    """
+def plateau_of(log: Path, updates: int, rule: Plateau) -> Optional[str]:
+    """What the log of a run of so many updates says of its plateau; None where nothing is logged yet, too."""
     try:
-        validations = read_log(log).validations
-    except LogError:  # nothing is logged yet
+        return plateau(read_log(log).validations, updates, rule)
+    except LogError:
         return None
-    late = [one for one in validations if one["num_updates"] >= rule.share * updates][-rule.validations :]
-    if len(late) < rule.validations or not all(is_dead(one, rule) for one in late):
-        return None
-    what = "hypotheses are blank" if is_blank(late[-1]) else "hypotheses are hardly more than blank"
-    where = f"validation CER {error_rate(late[-1]):.1f} after {late[-1]['num_updates']:.0f} of {updates} updates"
-    return f"plateau: {where}, {what}; it learns nothing"
-
-
-def error_rate(validation: Dict[str, float]) -> Optional[float]:
-    """CER of a validation: that of CTC on transcripts beside a translator, else that of the targets."""
-    return validation.get("ctc_cer", validation.get("cer"))
-
-
-def overlap(validation: Dict[str, float]) -> float:
-    """chrF of the same hypotheses; 0 where it is not logged."""
-    return validation.get("ctc_chrf" if "ctc_cer" in validation else "chrf", 0.0)
-
-
-def is_dead(validation: Dict[str, float], rule: Plateau) -> bool:
-    rate = error_rate(validation)
-    return rate is not None and rate >= rule.cer and overlap(validation) <= rule.chrf
-
-
-def is_blank(validation: Dict[str, float]) -> bool:
-    """Whether all hypotheses are empty: every character of the references is deleted, and none is right."""
-    return abs(error_rate(validation) - 100) <= BLANK_CER and overlap(validation) <= BLANK_CHRF

@@ -7,9 +7,9 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 from colld_fairseq.files import write_atomically
 from colld_fairseq.report.training_log import LogError, read_log
+from colld_fairseq.tasks.plateau import error_rate
 from examples.campaign.build import Builder, Run, choices_of, chosen
 from examples.campaign.plan import Claim
-from examples.campaign.plateau import error_rate
 
 
 class Tuning(NamedTuple):

@@ -17,11 +17,12 @@ from colld_fairseq.data.manifest import Row, read_manifest
 from colld_fairseq.data.manifest_writer import write_manifest
 from colld_fairseq.errors import ConfigError, ManifestError
 from colld_fairseq.scoring.bootstrap import Interval
+from colld_fairseq.tasks.plateau import Plateau
 from examples.campaign import prepare
 from examples.campaign.build import Builder, Inputs, choices_of
 from examples.campaign.cost import claim_jobs, core_hours, cost_rows, sample_job
-from examples.campaign.plan import Comparison, Plateau, every_claim, read_campaign
-from examples.campaign.plateau import plateau
+from examples.campaign.plan import Comparison, every_claim, read_campaign
+from examples.campaign.plateau import plateau_of
 from examples.campaign.report import write_report
 from examples.campaign.run import arguments, resolve
 from examples.campaign.run import run as run_campaign
@@ -282,7 +283,7 @@ LOGS = {
 def test_a_dead_run_is_named_by_its_log(validations, message, prefix, tmp_path):
     log = tmp_path / "x.log"
     log.write_text("\n".join(["begins", *(validation(*one, prefix=prefix) for one in validations)]))
-    reason = plateau(log, 1000, RULE)
+    reason = plateau_of(log, 1000, RULE)
     assert reason is None if message is None else re.search(message, reason)
 
 
