@@ -11,6 +11,7 @@ from colld_fairseq.checkpoints.names_fairseq import parse_conv_layers
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.context_options import ContextOptions, context_fields, evaluation_chunk
 from colld_fairseq.models.encoder_presets import PRESETS
+from colld_fairseq.modules.block_runs import BlockRuns
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.numbers import COUNT, NOT_NEGATIVE, PROBABILITY, option
 
@@ -77,6 +78,12 @@ class EncoderOptions(ContextOptions):
     least_seconds: Optional[float] = option(
         None, "so long is an utterance with that silence at least; default: 0", NOT_NEGATIVE
     )
+    checkpoint_activations: bool = option(
+        False, "of the encoder: less memory in training, a third more time; the same results"
+    )
+    compile_encoder: bool = option(
+        False, "by torch.compile, in training: the same results (but other random numbers of dropout), after a minute"
+    )
     encoder_config: str = option(
         "", "the complete encoder as JSON; filled in by the program and kept in the checkpoint"
     )
@@ -112,6 +119,7 @@ def build_encoder(cfg: EncoderOptions) -> StudentEncoder:
     else:
         choose_silence(cfg, config)
     encoder = StudentEncoder(config)
+    encoder.runs = BlockRuns(cfg.checkpoint_activations, cfg.compile_encoder)
     encoder.set_chunk(*evaluation_chunk(cfg, encoder.chunk))
     return encoder
 

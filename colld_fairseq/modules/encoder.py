@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.modules.block_runs import BlockRuns
 from colld_fairseq.modules.chunks import Chunk, Count, draw_chunk, widest
 from colld_fairseq.modules.conformer import ConformerBlock
 from colld_fairseq.modules.cpu import use_cpu_kernels
@@ -68,6 +69,7 @@ class StudentEncoder(nn.Module):
         chunk: the context of a frame in evaluation; the widest context of the training unless `set_chunk` was called.
         right: frames after its chunk in that context; those who run the encoder on whole utterances do so in steps then
             (`StreamingEncoder.encode`), for no mask says it.
+        runs: how blocks are run in training.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -89,6 +91,7 @@ class StudentEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         block = TransformerBlock if transformer else ConformerBlock
         self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
+        self.runs = BlockRuns()
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if transformer else None
         if transformer:
             self.blocks.apply(_init_bert)
@@ -237,7 +240,7 @@ class StudentEncoder(nn.Module):
             if skip[layer - 1]:
                 ffn = torch.zeros_like(x)
             else:
-                x, ffn = block(x, padding_mask, key_bias, rotary, *utterances)
+                x, ffn = self.runs(block, x, padding_mask, key_bias, rotary, *utterances)
             if layer in layers:
                 features[layer] = x if kind == "layer" else ffn
         if self.layer_norm is not None and self.config.norm_first:
@@ -272,7 +275,7 @@ class StudentEncoder(nn.Module):
     def _packs(self, x: Tensor, padding_mask: Optional[Tensor]) -> bool:
         """Whether blocks get the utterances behind one another; of these blocks only attention mixes frames."""
         gains = padding_mask is not None or (x.size(0) > 1 and not torch.is_grad_enabled())
-        able = self.config.block == "transformer" and self.config.position != "rotary"
+        able = self.config.block == "transformer" and self.config.position != "rotary" and not self.runs.compiled
         return gains and able and use_cpu_kernels("packing", x)
 
     @property

@@ -190,3 +190,11 @@ def test_recorded_configuration_is_json():
     cfg = ColldStudentConfig()
     record_encoder(cfg, encoder_config(cfg))
     assert json.loads(cfg.encoder_config)["layers"] == 6
+
+
+@pytest.mark.parametrize("checkpointed, compiled", [(False, False), (True, False), (False, True)])
+def test_ways_to_run_blocks_reach_the_encoder_and_no_shape(checkpointed, compiled):
+    options = ColldStudentConfig(checkpoint_activations=checkpointed, compile_encoder=compiled)
+    runs = build_encoder(options).runs
+    assert (runs.checkpointed, runs.compiled) == (checkpointed, compiled)
+    assert encoder_config(options) == encoder_config(ColldStudentConfig())
