@@ -47,6 +47,8 @@ def prepare() -> None:
     train_language_models_with_numpy_2()
     stop_reading_at_exit()
     name_modules_of_nan()
+    let_tasks_watch_training()
+    start_as_torchrun_says()
     _prepared = True
 
 
@@ -304,14 +306,65 @@ def name_modules_of_nan() -> None:
             wrong = [name for name, value in self.named_parameters if not finite(value) or not finite(value.grad)]
             if self.cause or wrong:
                 what = self.cause or f"NaN or Inf in {wrong[0]} or its gradient ({len(wrong)} parameters in all)"
-                raise FloatingPointError(
-                    f"{what}; try a lower --lr, a longer warm-up or --clip-norm, and look for the utterances of this"
-                    " batch in the data"
-                ) from error[1]
+                raise FloatingPointError(f"{what}; try a lower --lr, a longer warm-up or --clip-norm") from error[1]
 
     nan_detector.NanDetector = NanDetector
     if "fairseq.trainer" in sys.modules:
         sys.modules["fairseq.trainer"].NanDetector = NanDetector
+
+
+def let_tasks_watch_training() -> None:
+    """Tell tasks that want to know it what fairseq keeps to itself: `before_epoch(trainer)`, and, once it has looked
+    for the module that made a NaN, `explain_nan(trainer, batches, error)`, whose answer is the error instead."""
+    from fairseq.trainer import Trainer
+
+    plain_begin, plain_step = Trainer.begin_epoch, Trainer.train_step
+
+    @functools.wraps(plain_begin)
+    def begin_epoch(self: Any, epoch: int) -> None:
+        if hasattr(self.task, "before_epoch"):
+            self.task.before_epoch(self)
+        plain_begin(self, epoch)
+
+    @functools.wraps(plain_step)
+    def train_step(self: Any, samples: Any, raise_oom: bool = False) -> Any:
+        try:
+            return plain_step(self, samples, raise_oom)
+        except FloatingPointError as error:
+            if not hasattr(self.task, "explain_nan"):
+                raise
+            raise FloatingPointError(self.task.explain_nan(self, samples, error)) from error
+
+    Trainer.begin_epoch, Trainer.train_step = begin_epoch, train_step
+
+
+def start_as_torchrun_says() -> None:
+    """Let `torchrun fairseq-train` be one run: fairseq takes processes that see one GPU each for as many runs, and the
+    GPU's index from the rank, which needs GPUs and as many on every machine."""
+    import torch
+    from fairseq.distributed import utils
+
+    plain_infer = utils.infer_init_method
+
+    @functools.wraps(plain_infer)
+    def infer(cfg: Any, force_distributed: bool = False) -> None:
+        given = {name: os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")}
+        local = os.environ.get("LOCAL_RANK")
+        if cfg.distributed_init_method or None in given.values() or local is None or int(given["WORLD_SIZE"]) == 1:
+            plain_infer(cfg, force_distributed)
+            return
+        cfg.distributed_init_method, cfg.distributed_no_spawn = "env://", True
+        cfg.distributed_world_size, cfg.distributed_rank = int(given["WORLD_SIZE"]), int(given["RANK"])
+        cfg.device_id = int(local)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(cfg.device_id)
+
+    utils.infer_init_method = infer
+
+
+def prepared(trainer: Any, sample: Dict) -> Dict:
+    """A batch on the trainer's device and in its precision."""
+    return trainer._prepare_sample(sample)[0]
 
 
 def finite(tensor: Any) -> bool:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from colld_fairseq.modules.cpu import plain_operators
 
+USABLE = 0.95  # of the memory that is there: an allocator cannot use all of it
 _STATUS, _RESET_PEAK = "/proc/self/status", "/proc/self/clear_refs"
 
 
@@ -61,6 +62,29 @@ def working_memory(function: Callable[[], Any], device: torch.device) -> Optiona
         function()
         return max(0, _status_bytes("VmHWM") - before)
     except (OSError, AttributeError, TypeError):  # not Linux, no /proc, or not with glibc
+        return None
+
+
+def memory_in_use(device: torch.device) -> Optional[int]:
+    """Bytes, of torch's allocator or of the process, as `working_memory` counts; None where it cannot be asked."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        return _status_bytes("VmRSS")
+    except OSError:
+        return None
+
+
+def usable_memory(device: torch.device) -> Optional[int]:
+    """Bytes that this process may have in all, a reserve left out; None where it cannot be asked."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(USABLE * (free + torch.cuda.memory_reserved(device)))
+    try:
+        with open("/proc/meminfo", encoding="utf-8") as lines:
+            free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return int(USABLE * (free + _status_bytes("VmRSS")))
+    except (OSError, StopIteration):
         return None
 
 

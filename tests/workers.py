@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import List, Sequence
+from typing import Dict, List, Optional, Sequence
 
 from commands import environment
 
@@ -29,14 +29,22 @@ def train_distributed(options: Sequence, folder: Path, backend: str = "legacy_dd
     return run_workers(ranks, folder)[0]
 
 
-def run_workers(arguments: Sequence[Sequence], folder: Path, timeout: float = 300) -> List[str]:
-    """`fairseq-train` once for each list of arguments, side by side without a GPU; what each one printed.
+def run_workers(
+    arguments: Sequence[Sequence],
+    folder: Path,
+    timeout: float = 300,
+    environments: Optional[Sequence[Dict[str, str]]] = None,
+) -> List[str]:
+    """`fairseq-train` once for each list of arguments, side by side without a GPU; what each one printed. environments:
+    variables that each one has besides.
 
     Every one of them has to end without an error. Its weights are then in worker0.pt, worker1.pt, ... of `folder`.
     """
     logs = [folder / f"worker{rank}.log" for rank in range(len(arguments))]
+    environments = environments or [{}] * len(arguments)
     processes = [
-        FORKED.Process(target=train, args=([str(word) for word in words], log)) for words, log in zip(arguments, logs)
+        FORKED.Process(target=train, args=([str(word) for word in words], log, more))
+        for words, log, more in zip(arguments, logs, environments)
     ]
     for process in processes:
         process.start()
@@ -49,9 +57,9 @@ def run_workers(arguments: Sequence[Sequence], folder: Path, timeout: float = 30
     return outputs
 
 
-def train(words: List[str], log: Path) -> None:
+def train(words: List[str], log: Path, more: Dict[str, str]) -> None:
     """In the worker: fairseq-train, its output into `log`."""
-    os.environ.update(environment())
+    os.environ.update(environment(**more))
     with open(log, "w", encoding="utf-8") as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)

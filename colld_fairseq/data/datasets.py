@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -102,6 +102,10 @@ class SpeechDataset(FairseqDataset):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    def target_length(self, index: int) -> int:
+        """Labels of an utterance; 0 where batches have none."""
+        return 0
+
     def ordered_indices(self) -> np.ndarray:
         """Rows of this epoch, sorted by (jittered) length; fairseq shuffles the batches afterwards."""
         if not self.options.train:
@@ -116,15 +120,22 @@ class SpeechDataset(FairseqDataset):
         index = int(index)
         if self.bad_audio.is_bad(index):
             return None
-        row = self.rows.row(index)
-        # The same draws whichever worker reads the utterance, and after a resume.
-        generator = np.random.default_rng((self.options.seed, self.epoch, index)) if self.options.train else None
+        row, generator = self.rows.row(index), self.draws(index)
         try:
             item = self.read_item(index, row, generator)
         except AudioError as error:
             self.bad_audio.report(index, row.id, error)
             return None
         return self.augmented(item, generator)
+
+    def draws(self, index: int) -> Optional[np.random.Generator]:
+        """Of what training does to an utterance: the same whichever worker reads it, and after a resume."""
+        return np.random.default_rng((self.options.seed, self.epoch, index)) if self.options.train else None
+
+    def as_read(self, index: int) -> Tuple[Row, np.ndarray]:
+        """The row of an item and its recording as the models get it, perturbed and cropped. Raises AudioError."""
+        row, generator = self.rows.row(index), self.draws(index)
+        return row, self.crop(self.recording(index, row, keep=False, generator=generator), generator)
 
     def read_item(self, index: int, row: Row, generator: Optional[np.random.Generator]) -> Dict:
         """Audio as the student (and an online teacher) takes it; AudioError when the utterance cannot be read."""
@@ -276,6 +287,9 @@ class SpeechToTextDataset(SpeechDataset):
         self.dictionary = dictionary
         self.encode = encode
         self.encode_ctc = encode_ctc
+
+    def target_length(self, index: int) -> int:
+        return len(self.encode(self.rows.row(index)))
 
     def make_item(self, index: int, row: Row, recording: np.ndarray) -> Dict:
         item = super().make_item(index, row, recording)

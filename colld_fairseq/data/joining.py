@@ -114,15 +114,34 @@ class JoinedUtterances(FairseqDataset):
 
     size = num_tokens
 
+    def target_length(self, index: int) -> int:
+        return sum(self.dataset.target_length(row) for row in self.windows[index].rows)
+
     def ordered_indices(self) -> np.ndarray:
         """Windows by length, equal ones in random order; fairseq shuffles the batches afterwards."""
         return self.shuffled[np.argsort(self.sizes[self.shuffled], kind="stable")]
 
     def __getitem__(self, index: int) -> Optional[Dict]:
         """One window as an item of the dataset, or None where none of its audio can be read."""
-        window, dataset = self.windows[int(index)], self.dataset
-        generator = np.random.default_rng((self.options.seed, dataset.epoch, int(index), 1))
-        rows, pieces = [], []
+        index, dataset = int(index), self.dataset
+        generator = self.draws(index)
+        joined = self.read_window(index, generator)
+        return None if joined is None else dataset.augmented(dataset.make_item(index, *joined), generator)
+
+    def draws(self, index: int) -> np.random.Generator:
+        """Of what training does to a window."""
+        return np.random.default_rng((self.options.seed, self.dataset.epoch, index, 1))
+
+    def as_read(self, index: int) -> Tuple[Row, np.ndarray]:
+        """One row for a window, and its recording as the models get it. Raises AudioError."""
+        joined = self.read_window(index, self.draws(index))
+        if joined is None:
+            raise AudioError("none of the utterances of the window can be read")
+        return joined
+
+    def read_window(self, index: int, generator: np.random.Generator) -> Optional[Tuple[Row, np.ndarray]]:
+        """One row for the utterances of a window that can be read, and their recording; None where none can be."""
+        window, dataset, rows, pieces = self.windows[index], self.dataset, [], []
         for each in window.rows:
             if dataset.bad_audio.is_bad(each):
                 continue
@@ -134,8 +153,7 @@ class JoinedUtterances(FairseqDataset):
                 dataset.bad_audio.report(each, row.id, error)
         if not rows:
             return None
-        recording = window.audio(pieces, self.joining.max_samples)
-        return dataset.augmented(dataset.make_item(int(index), join(rows), recording), generator)
+        return join(rows), window.audio(pieces, self.joining.max_samples)
 
     def collater(self, items: Sequence[Optional[Dict]]) -> Dict:
         return self.dataset.collater(items)

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 from dataclasses import dataclass, field, replace
 from typing import Callable, List, Optional
@@ -40,6 +41,8 @@ from colld_fairseq.numbers import (
     check_numbers,
     option,
 )
+from colld_fairseq.tasks.dry_run import DryRun
+from colld_fairseq.tasks.failing_batch import explain_nan
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +112,16 @@ class SpeechTaskConfig(FairseqDataclass):
     keep_in_memory: bool = option(
         False, "read and transform each utterance once and keep it in memory (filterbanks: 32 kB per second)"
     )
+    dry_run: ChoiceEnum(["none", "worst", "largest"]) = option(
+        "none",
+        "before training: worst = the batches that need most memory, forward and backward, so that it ends at once"
+        " where they do not fit; largest = find the largest --max-tokens that fits, say so and end (one process)",
+    )
+    dry_run_gb: Optional[float] = option(
+        None,
+        "memory for --dry-run, in GB: of the GPU, or of this process on a CPU; default: what there is",
+        POSITIVE,
+    )
     seed: int = field(default=II("common.seed"), metadata={"number": COUNT_OR_NONE})
 
 
@@ -123,6 +136,7 @@ class SpeechTask(FairseqTask):
         check_numbers(cfg, TASK_DATACLASS_REGISTRY)
         self.encoder: Optional[EncoderConfig] = None
         """Of the student, its input included: what data are made for. Set by build_model alone."""
+        self.dry_run_done = False
         self.normalization_given = bool(cfg.cmvn) or cfg.normalize_waveform is not None
 
     @classmethod
@@ -316,6 +330,30 @@ class SpeechTask(FairseqTask):
         if not sample:  # no utterance of the batch can be read; fairseq-validate asks nevertheless
             return 0.0, 0, {}
         return super().valid_step(sample, model, criterion)
+
+    def before_epoch(self, trainer) -> None:
+        """The dry run, before the first epoch."""
+        if self.cfg.dry_run == "none" or self.dry_run_done:
+            return
+        self.dry_run_done = True
+        dry_run = DryRun(trainer, self.datasets[trainer.cfg.dataset.train_subset], self.cfg.dry_run_gb)
+        if self.cfg.dry_run == "worst":
+            dry_run.worst()
+            return
+        if trainer.data_parallel_world_size > 1:
+            raise ConfigError("--dry-run largest: find it with one process; --max-tokens is per GPU")
+        need = dry_run.largest()
+        logger.info("the largest batch that fits: %s", dry_run.tell(need))
+        raise SystemExit(0)
+
+    def explain_nan(self, trainer, batches, error: FloatingPointError) -> str:
+        """The message of an update that had no finite loss or gradient; keeps its batches beside the checkpoints."""
+        return explain_nan(trainer, self.datasets[trainer.cfg.dataset.train_subset], batches, error)
+
+    def reduce_metrics(self, logging_outputs, criterion) -> None:
+        super().reduce_metrics(logging_outputs, criterion)
+        if criterion.training and not all(math.isfinite(float(log.get("loss", 0.0))) for log in logging_outputs):
+            raise FloatingPointError("the loss is NaN or Inf, its gradients are not")
 
     def get_batch_iterator(self, dataset, max_tokens=None, **kwargs):
         """No utterance is lost: fairseq would drop the last batch when its size is no multiple of 8, and stop at an

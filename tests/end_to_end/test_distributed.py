@@ -1,13 +1,14 @@
 """Two worker processes on one machine without GPUs."""
 
 import math
+import socket
 
 import pytest
 import torch
 from commands import call, log_records, losses
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from workers import WORKERS, train_distributed
+from workers import WORKERS, run_workers, train_distributed
 
 from colld_fairseq.cli import main as colld
 from colld_fairseq.teachers.cache import FeatureCache
@@ -73,6 +74,24 @@ def test_balanced_losses_of_two_workers_are_those_of_one(two_teachers, corpus, t
     expected, record = log_records(one, "valid")[-1], log_records(two, "valid")[-1]
     for key in ("valid_loss", "valid_cka_slow", "valid_cka_fast"):
         assert float(record[key]) == pytest.approx(float(expected[key]), abs=2e-3), key
+
+
+def test_two_machines_of_torchrun_make_one_run(two_teachers, tmp_path):
+    """Each starts one process, with the environment that torchrun gives it and no option that says so."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    shared = dict(MASTER_ADDR="localhost", MASTER_PORT=str(port), WORLD_SIZE=str(WORKERS), LOCAL_RANK="0")
+    options = [*two_teachers, "--batch-size", "1", "--max-update", "2", "--disable-validation"]
+    options += [*["--save-dir", tmp_path / "saved"], "--cpu", "--distributed-backend", "gloo"]
+    options += ["--ddp-backend", "legacy_ddp"]
+    first, second = run_workers(
+        [options] * WORKERS, tmp_path, environments=[{**shared, "RANK": str(rank)} for rank in range(WORKERS)]
+    )
+    records = log_records(first, "train_inner")
+    assert [float(record["bsz"]) for record in records] == [WORKERS] * 2 and not log_records(second, "train_inner")
+    one, two = (torch.load(tmp_path / f"worker{rank}.pt", weights_only=True) for rank in range(WORKERS))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_features_under_torchrun(corpus, teacher, teacher_cache, tmp_path):
