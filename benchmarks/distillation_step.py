@@ -34,6 +34,7 @@ from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.modules.heads import DistillationHeads
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
 from colld_fairseq.modules.masking import sample_span_mask
+from colld_fairseq.profiling import count_macs
 from colld_fairseq.teachers import load_teacher
 from colld_fairseq.teachers.alignment import align_frames
 
@@ -207,6 +208,19 @@ def train_step(args, watch, batch, teacher, encoder, heads, pairs):
     watch.seconds[TIMED[1]].append(student_seconds + watch.now() - start)
 
 
+def model_flops(args, batch, teacher, encoder, heads, pairs):
+    """Floating-point operations that one update needs: of the teacher forward, of student and heads three times that
+    (forward, and the gradients of inputs and of weights). Losses are not counted."""
+    waveforms, samples = (batch["teacher_input"][name].to(args.device) for name in ("waveforms", "lengths"))
+    source = batch["net_input"]["src_tokens"].to(args.device, getattr(torch, args.dtype))
+
+    def student():
+        output = encoder(source, layers=[layer for layer, _ in pairs])
+        heads([output.features[layer] for layer, _ in pairs])
+
+    return 2 * (count_macs(lambda: teacher(waveforms, samples)) + 3 * count_macs(student))
+
+
 def peak_memory_mb(device):
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20
@@ -240,6 +254,7 @@ def run(args):
 
     seconds = {name: statistics.median(watch.seconds[name]) for name in TIMED}
     step = sum(seconds.values())
+    flops = model_flops(args, batch, teacher, encoder, heads, pairs)
     return {
         "hardware": hardware(args),
         "torch": torch.__version__,
@@ -253,6 +268,8 @@ def run(args):
         "seconds": seconds,
         "all_seconds": dict(watch.seconds),
         "step_seconds": step,
+        "model_flops": flops,
+        "model_flops_per_second": flops / step,
         "heads_and_loss_share": (seconds[TIMED[2]] + seconds[TIMED[3]]) / step,
         "data_audio_seconds_per_second": audio_rate,
         "step_audio_seconds_per_second": utterances * args.utterance_seconds / step,
@@ -283,6 +300,9 @@ def print_table(result):
     print(
         f"data: 2 workers read {have:.0f} s of audio a second, the step takes {need:.2g} "
         f"(target: at least as much: {verdict(have >= need)})"
+    )
+    print(
+        f"arithmetic: {result['model_flops'] / 1e12:.2f} TFLOP, {result['model_flops_per_second'] / 1e12:.2f} a second"
     )
     print(f"peak memory: {result['peak_memory_mb']:.0f} MB")
 
