@@ -109,7 +109,7 @@ def check_python(words):
 
 
 def check_torchrun(words):
-    CHECKS[words[words.index("--no-python") + 1]](words[words.index("--no-python") + 1 :])
+    PAGE_CHECKS[words[words.index("--no-python") + 1]](words[words.index("--no-python") + 1 :])
 
 
 CHECKS = {
@@ -171,6 +171,7 @@ PAGE_CHECKS = {
     "fairseq-train": check_train,
     "fairseq-preprocess": check_preprocess,
     "torchrun": check_torchrun,
+    "srun": check_torchrun,
 }
 
 
@@ -183,11 +184,12 @@ def test_commands_of_the_pages_parse(words):
 
 def test_pages_show_every_step():
     steps = {"make", "pip", "colld", "torchrun", "fairseq-preprocess", "fairseq-train", "fairseq-generate", "python"}
-    assert {words[0] for words in PAGE_COMMANDS} == steps | {"ct2-transformers-converter"}
+    assert {words[0] for words in PAGE_COMMANDS} == steps | {"ct2-transformers-converter", "srun", "bash"}
 
 
 def test_pages_show_every_subcommand():
-    shown = {words[words.index("colld") + 1] for words in PAGE_COMMANDS if words[0] in ("colld", "torchrun")}
+    started = [words[words.index("--no-python") + 1 :] if "--no-python" in words else words for words in PAGE_COMMANDS]
+    shown = {words[1] for words in started if words[0] == "colld"}
     assert shown == set(SUBCOMMANDS)
 
 
