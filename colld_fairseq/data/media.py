@@ -150,27 +150,27 @@ class _Ffmpeg:
         self.handle = handle
 
     def properties(self) -> Properties:
-        with self._running() as (output, log):
-            rate, channels = _au_header(output)
+        with self._running() as (process, log):
+            rate, channels = _au_header(process.stdout)
             if not channels:
-                output.read()
+                process.wait()
                 raise _failed(log)
-            said = _said(log).split("Output #0")[0]
+            said = _said(log).split("Stream mapping:")[0]
             duration = _clock(said.partition("Duration: ")[2]) if said.count("Stream #0:") == 1 else None
             return Properties(rate, channels, duration)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        with self._running() as (output, log):
-            _, channels = _au_header(output)
+        with self._running() as (process, log):
+            _, channels = _au_header(process.stdout)
             size = 4 * max(1, channels)
-            while data := output.read(_BUFFER // size * size):
+            while data := process.stdout.read(_BUFFER // size * size):
                 yield np.frombuffer(data[: len(data) // size * size], ">f4").astype(np.float32).reshape(-1, channels)
-            if _said(log).rstrip().endswith(("Conversion failed!", "Invalid data found when processing input")):
+            if process.wait():
                 raise _failed(log)
 
     @contextlib.contextmanager
     def _running(self):
-        """Its output, and the file of its messages; ended in any case."""
+        """The process, and the file of its messages; it is ended in any case."""
         command = ["ffmpeg", "-nostdin", "-hide_banner", "-nostats", "-xerror", "-i", "PATH", "-map", "0:a:0"]
         command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
         with contextlib.ExitStack() as stack:
@@ -178,7 +178,7 @@ class _Ffmpeg:
             log = stack.enter_context(tempfile.TemporaryFile())
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
             try:
-                yield process.stdout, log
+                yield process, log
             finally:
                 process.kill()
                 process.stdout.close()  # type: ignore[union-attr]

@@ -65,14 +65,19 @@ def best_path(path: Path, blank: int) -> Hypothesis:
     return Hypothesis(path.tokens[starts].tolist(), score, score, 0.0, starts.tolist(), _cut_at(path.scores, starts))
 
 
-def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -> Tuple[List[int], np.ndarray]:
+class Alignment(NamedTuple):
+    """Of labels with frames: the first of each, that behind its last one; ln p of the path at every frame [T]."""
+
+    starts: List[int]
+    ends: List[int]
+    scores: np.ndarray
+
+
+def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -> Alignment:
     """The most probable CTC path of labels (Viterbi over the 2U+1 states blank, token, blank, ...).
 
     Args:
         log_probs: [T, V].
-
-    Returns:
-        Frame at which each token begins, and ln p of the path at every frame [T].
 
     Raises:
         ColldError: the labels need more frames than there are.
@@ -82,7 +87,7 @@ def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -
     if num_frames < needed:
         raise ColldError(f"{len(tokens)} tokens need at least {needed} frames, there are {num_frames}")
     if num_frames == 0:
-        return [], np.zeros(0)
+        return Alignment([], [], np.zeros(0))
     labels = np.full(num_states, blank, dtype=np.int64)
     labels[1::2] = tokens
     may_skip = np.zeros(num_states, dtype=bool)
@@ -102,14 +107,15 @@ def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -
     state = num_states - 1
     if num_states > 1 and best[-2] > best[-1]:
         state -= 1
-    starts = [0] * len(tokens)
+    starts, ends = [0] * len(tokens), [0] * len(tokens)
     path_scores = np.empty(num_frames)
     for t in range(num_frames - 1, -1, -1):
         path_scores[t] = emissions[t, state]
         if state % 2:
             starts[state // 2] = t
+            ends[state // 2] = max(ends[state // 2], t + 1)
         state -= int(steps[t, state])
-    return starts, path_scores
+    return Alignment(starts, ends, path_scores)
 
 
 class Beam(NamedTuple):
@@ -198,7 +204,7 @@ def _ranked(beam: Beam, tree: PrefixTree, frames: np.ndarray, blank: int, nbest:
     ranked.sort(key=lambda item: (-item[0], item[1]))
     hypotheses = []
     for score, tokens, lm_score in ranked[:nbest]:
-        starts, path_scores = align_labels(frames, tokens, blank)
+        starts, _, path_scores = align_labels(frames, tokens, blank)
         token_scores = _cut_at(path_scores, starts)
         hypotheses.append(Hypothesis(tokens, score, float(path_scores.sum()), lm_score, starts, token_scores))
     return hypotheses

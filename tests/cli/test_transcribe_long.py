@@ -207,7 +207,7 @@ def test_streams_are_not_cut(checkpoint, recording, capsys):
     assert "--endpoint" in capsys.readouterr().err
 
 
-def test_texts_of_finished_results_are_not_in_memory(tmp_path):
+def test_finished_results_are_not_in_memory(tmp_path):
     """What a run of hours keeps per result is where it lies in the journal."""
     journal = Journal(str(tmp_path / "o.tsv.partial"), {"checkpoint": "a"})
     words = [Word("word", 0.1 * i, 0.1 * i + 0.05, 0.9) for i in range(200)]

@@ -117,10 +117,12 @@ def test_alignment_is_the_best_path_of_the_hypothesis():
         paths[collapse(path, 0)].append((sum(float(log_probs[t, k]) for t, k in enumerate(path)), path))
     for labels, candidates in paths.items():
         score, path = max(candidates)
-        starts, path_scores = align_labels(log_probs.numpy(), list(labels), 0)
+        starts, ends, path_scores = align_labels(log_probs.numpy(), list(labels), 0)
         assert path_scores.sum() == pytest.approx(score)
         previous = (0,) + path[:-1]
         assert starts == [t for t in range(6) if path[t] != 0 and (t == 0 or path[t] != previous[t])]
+        follows = path[1:] + (0,)
+        assert ends == [t + 1 for t in range(6) if path[t] != 0 and (t == 5 or path[t] != follows[t])]
 
 
 def test_alignment_that_does_not_fit_is_an_error():
