@@ -1,7 +1,7 @@
 """What `colld vocab` wrote: the dictionary, the tokenization and the language tags of one vocabulary folder."""
 
 from functools import cached_property
-from typing import List, Optional, Sequence, Set, Union
+from typing import Dict, List, Optional, Sequence, Set, Union
 
 import torch
 from fairseq.data import Dictionary
@@ -108,6 +108,13 @@ class Vocabulary:
         if languages is None:
             raise ConfigError("the target language is not known: give --tgt-lang")
         return torch.tensor([self.tag_id(language) for language in languages], device=device)
+
+    @cached_property
+    def tags_by_language(self) -> Dict[str, int]:
+        """The tag of each language that has one."""
+        start, end = LANG_TAG_TEMPLATE.split("{}")
+        symbols = self.dictionary.symbols
+        return {symbols[i][len(start) : len(symbols[i]) - len(end)]: i for i in sorted(self.tag_ids)}
 
     @cached_property
     def tag_ids(self) -> Set[int]:

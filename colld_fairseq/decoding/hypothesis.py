@@ -48,6 +48,9 @@ class Hypothesis:
     words: List[Word] = field(default_factory=list)
     """Of the text, with their times; recognisers fill them in. Empty for attention decoders."""
 
+    language: str = ""
+    """The target language that the decoder was told; "" where it is told none: CTC, models of one language."""
+
     @property
     def mean_log_prob(self) -> float:
         """ln p per token: a confidence that utterances of different lengths can be compared by."""
@@ -55,8 +58,10 @@ class Hypothesis:
 
     def to_json(self) -> Dict[str, Any]:
         """What is kept in files."""
-        words = {"words": [vars(word) for word in self.words]} if self.words else {}
-        return {"text": self.text, "tokens": self.tokens, "score": self.score, "log_prob": self.log_prob, **words}
+        more: Dict[str, Any] = {"words": [vars(word) for word in self.words]} if self.words else {}
+        if self.language:
+            more["language"] = self.language
+        return {"text": self.text, "tokens": self.tokens, "score": self.score, "log_prob": self.log_prob, **more}
 
     @classmethod
     def from_json(cls, fields: Dict[str, Any]) -> "Hypothesis":
@@ -95,4 +100,5 @@ def _one_after_the_other(score: float, parts: List[Hypothesis]) -> Hypothesis:
         sum((one.log_prob for one in parts), 0.0),
         text=" ".join(one.text for one in parts if one.text),
         words=[word for one in parts for word in one.words],
+        language=parts[0].language if parts else "",
     )

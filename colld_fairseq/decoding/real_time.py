@@ -6,7 +6,7 @@ Nothing waits: the clock is computed from the length of the audio and the measur
 import time
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Callable, Iterable, List, Optional, Sequence
+from typing import Callable, Iterable, List, Optional, Sequence, Union
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def listen(
     recogniser: StreamingRecogniser,
     sources: Sequence[Iterable[np.ndarray]],
     on_result: OnResult,
-    tags: Optional[Sequence[int]] = None,
+    tags: Optional[Sequence[Union[int, str]]] = None,
     timer: Callable[[], float] = time.perf_counter,
 ) -> List[Latency]:
     """Decode streams side by side until all have ended; utterances end where the recogniser's rules say.
@@ -55,7 +55,7 @@ def listen(
     Args:
         sources: the pieces of each stream, float or int16 [n] at 16 kHz.
         on_result: called whenever a text has changed, and at the end of each utterance that has one.
-        tags: tokens of the streams' target languages, where they differ.
+        tags: the streams' target languages, where they differ, as `create_stream` takes them.
         timer: the time in seconds, of which work is measured.
     """
     streams = [recogniser.create_stream(tag) for tag in tags or [None] * len(sources)]

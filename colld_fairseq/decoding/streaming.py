@@ -12,7 +12,7 @@ Many streams are decoded as one batch, whatever their age; none changes another'
 """
 
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 import soxr
@@ -130,6 +130,8 @@ class StreamingRecogniser:
         fbank: variant of the filterbanks, as `InputConfig.fbank` names it.
         endpoint: when :meth:`is_endpoint` says that an utterance is over; None = never.
         tag: token of the target language, unless a stream names its own.
+        languages: the token of each target language.
+        language: of results, where streams are told none.
         needs_tag: whether a target language is needed.
     """
 
@@ -144,6 +146,8 @@ class StreamingRecogniser:
     fbank: str = "kaldi"
     endpoint: Optional[EndpointRules] = EndpointRules()
     tag: Optional[int] = None
+    languages: Mapping[str, int] = field(default_factory=dict)
+    language: str = ""
     needs_tag: bool = False
 
     def __post_init__(self) -> None:
@@ -156,8 +160,13 @@ class StreamingRecogniser:
         return self.encoder.fbank_frames_per_chunk * FBANK_SECONDS
 
     @torch.no_grad()
-    def create_stream(self, tag: Optional[int] = None) -> Stream:
-        """A stream before its first sample; tag: of its target language, if not the recogniser's."""
+    def create_stream(self, tag: Union[None, int, str] = None) -> Stream:
+        """A stream before its first sample; tag: of its target language, if not the recogniser's: the token, or the
+        language's code. ColldError for one without a tag."""
+        if isinstance(tag, str):
+            if tag not in self.languages:
+                raise ColldError(f"this model writes no {tag!r}, but {', '.join(self.languages) or 'one language'}")
+            tag = self.languages[tag]
         tag = self.tag if tag is None else tag
         if self.needs_tag and tag is None:
             raise ColldError("this model writes several languages: say with --lang (tgt_lang) which")
@@ -190,11 +199,14 @@ class StreamingRecogniser:
         end = start + stream.seen * self.frame_seconds
         text, words = self.detokenize(hypothesis.tokens), self.words_of(hypothesis, start, end)
         return StreamingResult(
-            **{**vars(hypothesis), "text": text, "words": words},
+            **{**vars(hypothesis), "text": text, "words": words, "language": self._language(stream)},
             times=[start + frame * self.frame_seconds for frame in hypothesis.frames],
             start=start,
             end=end,
         )
+
+    def _language(self, stream: Stream) -> str:
+        return next((language for language, tag in self.languages.items() if tag == stream.tag), self.language)
 
     def is_endpoint(self, stream: Stream) -> bool:
         """Whether the utterance is over by the rules."""

@@ -10,6 +10,7 @@ import torch
 from checkpoints import save_transducer
 from streams import UTTERANCES, streamed
 
+from colld_fairseq.decoding.hypothesis import Hypothesis
 from colld_fairseq.decoding.real_time import cut, listen
 from colld_fairseq.decoding.streaming import EndpointRules, StreamingResult
 from colld_fairseq.errors import ColldError, ConfigError
@@ -190,13 +191,18 @@ def test_language_of_a_stream(make):
     recogniser = load_recogniser(make(tags=True), tgt_lang="xx", blank_penalty=0.5, max_symbols=2)
     streaming = recogniser.streaming(endpoint=None)
     results = []
-    for language in ("xx", "yy", None):
-        stream = streaming.create_stream(None if language is None else recogniser.vocabulary.tag_id(language))
+    for language in ("xx", "yy", None, recogniser.vocabulary.tag_id("yy")):
+        stream = streaming.create_stream(language)
         stream.accept_waveform(UTTERANCES[0])
         while streaming.decode([stream]):
             pass
         results.append(streaming.result(stream))
     assert results[2] == results[0] and results[1].log_prob != pytest.approx(results[0].log_prob, abs=0.1)
+    assert results[3] == results[1] and [one.language for one in results] == ["xx", "yy", "xx", "yy"]
+    (whole,), *_ = recogniser.transcribe([UTTERANCES[0]])
+    assert whole.language == "xx" and Hypothesis.from_json(whole.to_json()).language == "xx"
+    with pytest.raises(ColldError, match="no 'zz', but .*xx"):
+        streaming.create_stream("zz")
 
 
 def test_refused_with_the_remedy(make):

@@ -82,10 +82,8 @@ def stream_utterances(
         utterances.rows, utterances.ids, batches, recogniser.output_lengths, bad, bar.advance
     ):
         finals = Finals(names, printer)
-        tags = None
-        if recogniser.needs_language:
-            tags = [recogniser.vocabulary.tag_id(language) for language in utterances.languages(names)]
-        latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], finals, tags)
+        languages = utterances.languages(names) if recogniser.needs_language else None
+        latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], finals, languages)
         lists = [
             joined([[one, *one.alternatives] for one in results], recogniser.nbest) for results in finals.of.values()
         ]

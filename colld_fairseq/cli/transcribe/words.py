@@ -67,7 +67,8 @@ def vtt(one: Timed) -> str:
 
 def as_json(one: Timed) -> str:
     words = [vars(word) for word in one.hypothesis.words]
-    content = {"id": one.id, "seconds": round(one.seconds, 3), "text": one.hypothesis.text, "words": words}
+    language = {"language": one.hypothesis.language} if one.hypothesis.language else {}
+    content = {"id": one.id, "seconds": round(one.seconds, 3), **language, "text": one.hypothesis.text, "words": words}
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
