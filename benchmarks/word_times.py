@@ -25,7 +25,7 @@ from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.manifest import Row, read_manifests
 from colld_fairseq.decoding.ctc import align_labels
 from colld_fairseq.decoding.hypothesis import Word
-from colld_fairseq.errors import ColldError
+from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.recogniser import Recogniser, load_recogniser
 
 WITHIN_MS = (50, 100, 200)
@@ -51,7 +51,9 @@ class Errors(NamedTuple):
 
 @torch.no_grad()
 def ctc_log_probs(recogniser: Recogniser, waveform: np.ndarray) -> np.ndarray:
-    """[T, V] of the model's CTC layer."""
+    """[T, V] of the model's CTC layer. Raises ConfigError where it has none."""
+    if getattr(recogniser.models[0], "ctc", None) is None:
+        raise ConfigError("this model has no CTC layer to align with: give one that has (--aligner)")
     model, source = recogniser.models[0], torch.from_numpy(recogniser.input(waveform))
     encoded = model.encoder.encode(source[None].to(recogniser.device), torch.tensor([len(source)]))
     return torch.log_softmax(model.ctc(encoded.x).float(), dim=-1)[0].cpu().numpy()
@@ -112,6 +114,8 @@ def measure(recogniser: Recogniser, aligner: Recogniser, rows: Sequence[Row], pa
         (hypothesis, *_), *_ = recogniser.transcribe([waveform], languages)
         try:
             reference = aligned(aligner, waveform, row.tgt_text)
+        except ConfigError:
+            raise
         except ColldError:
             left_out += 1
             continue

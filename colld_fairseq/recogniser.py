@@ -17,7 +17,7 @@ from colld_fairseq.checkpoints.names_colld import encoder_in
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.waveform import as_waveform
 from colld_fairseq.decoding.forced_alignment import align_ctc_model, align_transducer_model
-from colld_fairseq.decoding.hypothesis import Hypothesis
+from colld_fairseq.decoding.hypothesis import Hypothesis, NBest
 from colld_fairseq.decoding.streaming import EndpointRules, StreamingRecogniser
 from colld_fairseq.decoding.transducer import Scorer
 from colld_fairseq.decoding.words import WordTimer
@@ -75,8 +75,9 @@ class Recogniser:
     ) -> List[List[Hypothesis]]:
         """n-best lists, best first, of utterances in any form that `as_waveform` takes (data/waveform.py), of
         `sample_rate` Hz; without tokens where one is too short for a frame. languages: the target language of each,
-        where `needs_language`. source_languages: those spoken, which a Whisper decoder is told; "" or None: the option
-        src_lang, else the target languages."""
+        where `needs_language`. source_languages: those spoken, which a Whisper decoder is told, and by which an
+        `adapted_ctc` takes the parts of an added language; "" or None: the option src_lang, else the target languages.
+        """
         inputs = [torch.from_numpy(self.input(as_waveform(waveform, sample_rate))) for waveform in waveforms]
         n_best = [[Hypothesis([], 0.0, 0.0)] for _ in inputs]
         lengths = torch.tensor([len(one) for one in inputs], dtype=torch.long)
@@ -91,11 +92,43 @@ class Recogniser:
                 source = torch.cat((source, source.new_zeros(len(usable), short, *source.shape[2:])), dim=1)
             own, spoken = (named and [named[i] for i in usable] for named in (languages, source_languages))
             tags = self.task.tags_for(self.search, source, own, spoken)
-            n_best_lists = self.search.decode(self.models, source, lengths[usable].to(self.device), tags)
-            for i, hypotheses in zip(usable, n_best_lists):
-                n_best[i] = [replace(one, text=self.detokenize(one.tokens)) for one in hypotheses]
+            n_best_lists = self._decode(source, lengths[usable], tags, spoken)
+            for row, (i, hypotheses) in enumerate(zip(usable, n_best_lists)):
+                told = self.told_language(own[row] if own else "", spoken[row] if spoken else "")
+                n_best[i] = [replace(one, text=self.detokenize(one.tokens), language=told) for one in hypotheses]
                 for one in n_best[i]:
                     one.words = self.words_of(one, 0.0, self._seconds(lengths[i]))
+        return n_best
+
+    def told_language(self, target: str, spoken: str) -> str:
+        """What a decoder is told that is to write `target`, or an `adapted_ctc` of an utterance in the language spoken;
+        "" where it is told none."""
+        if self.decoder != "ctc":
+            return (self.task.cfg.tgt_lang or target) if self.vocabulary.uses_tags else ""
+        spoken = spoken or self.task.cfg.src_lang
+        return spoken if spoken in self.added_languages else ""
+
+    @cached_property
+    def added_languages(self) -> List[str]:
+        """Of an `adapted_ctc`, those that have parts of their own."""
+        return [name for model in self.models[:1] for name in getattr(model, "languages", ())]
+
+    def _decode(
+        self, source: Tensor, lengths: Tensor, tags: Optional[Tensor], spoken: Optional[Sequence[str]]
+    ) -> NBest:
+        """n-best lists; utterances in added languages by their own parts of the models, those of each together."""
+        if not self.added_languages:
+            return self.search.decode(self.models, source, lengths.to(self.device), tags)
+        told = [self.told_language("", language) for language in spoken or [""] * len(source)]
+        n_best: NBest = [[] for _ in told]
+        for language in dict.fromkeys(told):
+            rows = [row for row, name in enumerate(told) if name == language]
+            for model in self.models:
+                model.choose_language(language)
+            longest = max(int(lengths[rows].max()), self._one_frame)  # as if they were alone
+            lists = self.search.decode(self.models, source[rows, :longest], lengths[rows].to(self.device))
+            for row, hypotheses in zip(rows, lists):
+                n_best[row] = hypotheses
         return n_best
 
     def _seconds(self, length: Tensor) -> float:
@@ -160,7 +193,8 @@ class Recogniser:
             raise ConfigError("an ensemble cannot stream: give one model")
         (model,) = self.models
         self.task.check_latency(self.models, self.decoder, chunk_ms)
-        student = model.encoder.student
+        spoken = self.told_language("", "")
+        student = model.student_for(spoken) if self.added_languages else model.encoder.student
         chunk = frames_of(student, chunk_ms)
         if chunk is None:
             raise ConfigError("--chunk-ms full: whole utterances are no streams; leave out --streaming, or name a size")
@@ -173,7 +207,7 @@ class Recogniser:
                 " with --cmvn FILE (made by `colld cmvn`) or --cmvn none"
             )
         language, tagged = self.task.cfg.tgt_lang, self.vocabulary.uses_tags and self.decoder == "transducer"
-        scorer, project = self._for_streams(model)
+        scorer, project = self._for_streams(model, spoken)
         return StreamingRecogniser(
             encoder,
             scorer,
@@ -185,6 +219,8 @@ class Recogniser:
             fbank=self.input.config.fbank,
             endpoint=endpoint,
             tag=self.vocabulary.tag_id(language) if tagged and language else None,
+            languages=self.vocabulary.tags_by_language if tagged else {},
+            language=spoken,
             needs_tag=tagged,
         )
 
@@ -206,11 +242,13 @@ class Recogniser:
         tags = self.vocabulary.tags([language], self.task.cfg.tgt_lang, 1, "cpu")
         return align_transducer_model(*given, tag=None if tags is None else int(tags[0]))
 
-    def _for_streams(self, model: nn.Module) -> Tuple[Optional[Scorer], Callable[[Tensor], Tensor]]:
+    def _for_streams(self, model: nn.Module, spoken: str) -> Tuple[Optional[Scorer], Callable[[Tensor], Tensor]]:
         """What the search of a stream asks, and makes of encoder frames; see `StreamingRecogniser`."""
         if self.decoder == "transducer":
             joiner_input = model.joiner.encoder_projection
             return self.search.scorer([model], [joiner_input.out_features]), joiner_input
+        if self.added_languages:
+            return None, lambda x: self.search.emittable(model.log_probs(x, spoken))
         return None, lambda x: self.search.emittable(torch.log_softmax(model.ctc(x).float(), dim=-1))
 
 

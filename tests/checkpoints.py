@@ -9,11 +9,16 @@ from task_setup import set_up
 def save_untrained(run, path):
     """`run`: what `task_setup.set_up` returns. Its weights are made larger, so that the input makes a difference."""
     torch.manual_seed(8)
-    state = {name: enlarged(value) for name, value in run.model.state_dict().items()}
+    return save_weights(run, path, {name: enlarged(value) for name, value in run.model.state_dict().items()})
+
+
+def save_weights(run, path, state, **more):
+    """A checkpoint of these weights; more: of what fairseq saves, `task_state` for example."""
     cfg = OmegaConf.to_container(run.cfg, resolve=True, enum_to_str=True)
     history = [{"criterion_name": "none", "optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": 0}]
     extra = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
-    torch.save({"args": None, "cfg": cfg, "model": state, "optimizer_history": history, "extra_state": extra}, path)
+    content = {"args": None, "cfg": cfg, "model": state, "optimizer_history": history, "extra_state": extra}
+    torch.save({**content, **more}, path)
     return path
 
 

@@ -130,6 +130,8 @@ def vocab(add: Add) -> None:
         help="pieces, with the 4 special symbols (default: 1000), or the most frequent letters (default: all)",
     )
     add("--out", required=True, metavar="DIR", help="folder to write to; made if it does not exist")
+    grown = "vocabulary of letters to begin with: its symbols and settings, then what is new in the manifests"
+    add("--extend", metavar="DIR", default="", help=grown)
     add("--column", choices=("tgt_text", "src_text"), default="tgt_text", help="of the manifests")
     add("--lang-tags", action="store_true", help="add <lang:xx> for every target language")
     _text_options(add, "here and in training")

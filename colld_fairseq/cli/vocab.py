@@ -4,15 +4,23 @@ import argparse
 from pathlib import Path
 
 from colld_fairseq.data.text import TextNormalizer
-from colld_fairseq.data.vocabulary_making import make_vocabulary
+from colld_fairseq.data.vocabulary_making import extend_vocabulary, make_vocabulary
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import split_paths
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the folder; prints how many tokens there are. Raises ColldError."""
+    manifests = split_paths(args.manifest)
+    if args.extend:
+        if args.kind != "char" or args.size or args.lang_tags or args.lowercase or args.remove_punctuation:
+            raise ConfigError("--extend keeps the settings of the old vocabulary: give it with --column alone")
+        size = extend_vocabulary(manifests, args.extend, Path(args.out), args.column)
+        print(f"{args.out}/dict.txt: {size} tokens, those of {args.extend} first")
+        return 0
     names = ("kind", "size", "column", "lang_tags", "temperature", "character_coverage")
     options = {name: getattr(args, name) for name in names}
     normalizer = TextNormalizer(args.lowercase, args.remove_punctuation)
-    size = make_vocabulary(split_paths(args.manifest), Path(args.out), normalizer=normalizer, **options)
+    size = make_vocabulary(manifests, Path(args.out), normalizer=normalizer, **options)
     print(f"{args.out}/dict.txt: {size} tokens ({args.kind}), special symbols included")
     return 0

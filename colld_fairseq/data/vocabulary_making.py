@@ -15,7 +15,7 @@ import logging
 from collections import Counter, defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import yaml
@@ -29,7 +29,9 @@ from colld_fairseq.data.text import (
     SPECIALS,
     TextCodec,
     TextNormalizer,
+    read_vocabulary_config,
 )
+from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import ConfigError, ManifestError
 from colld_fairseq.files import write_atomically
 from colld_fairseq.numbers import Number
@@ -85,12 +87,44 @@ def make_vocabulary(
         config["prepend_tgt_lang_tag"] = True
         counts += [(LANG_TAG_TEMPLATE.format(language), languages[language]) for language in sorted(languages)]
     _check_tokens([token for token, _ in counts])
+    _write(out, config, counts, files)
+    return len(counts) + NUM_SPECIALS
+
+
+def extend_vocabulary(manifests: Sequence[str], old: str, out: Path, column: str = "tgt_text") -> int:
+    """Write a vocabulary of letters into `out` that begins with all of that in the folder `old`, whose settings it
+    keeps, and ends with the letters of the text that are new and, where there are tags, those of new languages.
+
+    Returns the size, special symbols included. Raises ManifestError or ConfigError as `make_vocabulary`, and where the
+    old vocabulary is one of pieces: text that it could write so far would be written with others.
+    """
+    manifest = join_manifests([read_manifest(path) for path in manifests])
+    for name in FILES:
+        check_output(Path(out) / name, "--out", [*manifests, str(Path(old) / name)])
+    before = Vocabulary(old)
+    if before.codec.boundary != LETTER_BOUNDARY:
+        raise ConfigError(f"--extend {old}: a vocabulary of pieces cannot grow, one of letters can")
+    known = before.dictionary.symbols[NUM_SPECIALS:]
+    letters = _letters(_sentences_by_language(manifest, column, before.codec.normalizer), before.codec.normalizer, None)
+    counts = [(symbol, before.dictionary.count[before.dictionary.index(symbol)]) for symbol in known]
+    counts += [(letter, count) for letter, count in letters if letter not in set(known)]
+    config, languages = dict(read_vocabulary_config(old)), _target_languages(manifest)
+    config.update(vocab_filename="dict.txt", languages=sorted({*(config.get("languages") or []), *languages}))
+    if before.uses_tags:
+        tags = {LANG_TAG_TEMPLATE.format(language): count for language, count in sorted(languages.items())}
+        counts += [(tag, count) for tag, count in tags.items() if tag not in set(known)]
+    _check_tokens([token for token, _ in counts])
+    _write(out, config, counts, {})
+    return len(counts) + NUM_SPECIALS
+
+
+def _write(out: Path, config: Dict[str, Any], counts: List[Tuple[str, int]], files: Dict[str, bytes]) -> None:
+    """The folder's files; those of the tokenizer are given."""
     files["dict.txt"] = "".join(f"{token} {count}\n" for token, count in counts).encode("utf-8")
     files["config.yaml"] = yaml.safe_dump(config, allow_unicode=True, sort_keys=True).encode("utf-8")
     with only_run(Path(out) / "vocabulary"):
         for name, content in files.items():
             write_atomically(Path(out) / name, content)
-    return len(counts) + NUM_SPECIALS
 
 
 def _column(manifest: AnyManifest, name: str) -> Iterator[str]:

@@ -28,6 +28,9 @@ def family_of(recogniser: Recogniser, options: ExportOptions) -> Family:
             f"this model decodes with {recogniser.decoder}, which has no export yet; what is exported:"
             f" {', '.join(FAMILIES)}"
         )
+    if recogniser.added_languages:
+        names = ", ".join(recogniser.added_languages)
+        raise ConfigError(f"a model with added languages ({names}) has no export yet: export the one it was made from")
     if options.streaming and recogniser.decoder != "transducer":
         raise ConfigError(f"--streaming: only transducers stream; this model decodes with {recogniser.decoder}")
     return FAMILIES[recogniser.decoder](recogniser, options)

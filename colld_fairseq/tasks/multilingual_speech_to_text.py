@@ -179,6 +179,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def build_model(self, cfg, from_checkpoint: bool = False):
         model = super().build_model(cfg, from_checkpoint)
+        for name, value in getattr(model, "recorded", {}).items():
+            record(cfg, name, value)
         self.set_latency(model.encoder.student)
         self.output_lengths = model.encoder.student.output_lengths  # fairseq-interactive asks for what is too short
         return model

@@ -1,0 +1,162 @@
+"""Model `adapted_ctc`: a trained `student_ctc` that learns one more language and loses nothing of the others.
+
+All of the trained recogniser stays as it is. The new language has adapters behind the encoder's blocks and a CTC layer
+of its own, whose vocabulary may have grown (`colld vocab --extend`); both are used for utterances in that language, and
+for no others. A model with added languages can be given another one.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from fairseq.models import BaseFairseqModel, register_model
+from torch import Tensor, nn
+
+from colld_fairseq.checkpoints.names_colld import SavedModel, read_model
+from colld_fairseq.data import vocabulary_copy
+from colld_fairseq.data.text import SPECIALS
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.encoder_options import build_encoder, record_encoder
+from colld_fairseq.models.finetune_encoder import CtcModel, Encoded, FinetuneEncoder, FinetuneOptions
+from colld_fairseq.modules.adapters import Adapter, adapted
+from colld_fairseq.modules.encoder import StudentEncoder
+from colld_fairseq.numbers import COUNT, option
+
+BASE = "student_ctc"
+NUM_SPECIALS = len(SPECIALS)
+OF_TRAINED_ENCODERS = ("freeze_encoder_updates", "mask_prob", "mask_channel_prob", "output_dropout")
+
+
+@dataclass
+class AdaptedCtcConfig(FinetuneOptions):
+    student: str = option("", "checkpoint of the trained recogniser, a `student_ctc` or one with added languages")
+    added_language: str = option("", "language to add, as src_lang of manifests and --src-lang name it")
+    adapter_dim: int = option(64, "width inside the adapters of the new language (our choice)", COUNT)
+    added_parts: str = option("", "sizes of all parts as JSON; filled in by the program and kept in the checkpoint")
+
+
+class LanguageParts(nn.Module):
+    """What one added language has for itself."""
+
+    def __init__(self, student: StudentEncoder, adapter_dim: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.adapters = nn.ModuleList(Adapter(student.width, adapter_dim) for _ in student.blocks)
+        self.ctc = nn.Linear(student.width, vocabulary_size)
+
+
+@register_model("adapted_ctc", dataclass=AdaptedCtcConfig)
+class AdaptedCtc(CtcModel, BaseFairseqModel):
+    """Token 0 (`<s>`) of the dictionary is the blank.
+
+    Attributes:
+        language: that of the utterances to come: an added one, or "" for those of the recogniser before.
+        recorded: options as they are to be in the checkpoint.
+    """
+
+    def __init__(
+        self, encoder: FinetuneEncoder, sizes: Dict[str, Tuple[int, int]], old_size: int, vocabulary_size: int
+    ) -> None:
+        """sizes: adapter width and vocabulary of each added language; old_size: vocabulary of the first recogniser."""
+        super().__init__()
+        student = encoder.student
+        self.encoder, self.ctc = encoder, nn.Linear(student.width, old_size)
+        self.languages = nn.ModuleDict({name: LanguageParts(student, *size) for name, size in sizes.items()})
+        self.vocabulary_size = vocabulary_size
+        self.recorded = {"added_parts": json.dumps({"old": old_size, "languages": sizes})}
+        self.language = next(reversed(sizes))  # which is the one in training
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(f"languages.{self.language}."))
+
+    @classmethod
+    def build_model(cls, cfg: AdaptedCtcConfig, task) -> "AdaptedCtc":
+        size = len(task.target_dictionary)
+        if cfg.encoder_config:
+            parts = json.loads(cfg.added_parts)
+            return cls(FinetuneEncoder(cfg, build_encoder(cfg)), parts["languages"], parts["old"], size)
+        saved = read_recogniser(cfg, task)
+        record_encoder(cfg, saved.config)
+        before = json.loads(saved.model.get("added_parts") or "{}") or {"old": len(saved.weights["ctc.weight"])}
+        languages = {**before.get("languages", {}), cfg.added_language: (cfg.adapter_dim, size)}
+        model = cls(FinetuneEncoder(cfg, build_encoder(cfg)), languages, before["old"], size)
+        model.start_from(saved.weights)
+        return model
+
+    def start_from(self, weights: Dict[str, Tensor]) -> None:
+        """All of a trained recogniser; the new language's CTC layer begins with what that has for its symbols."""
+        own = {name for name in self.state_dict() if name.startswith(f"languages.{self.language}.")}
+        missing, unexpected = self.load_state_dict(weights, strict=False)
+        if set(missing) != own or unexpected:
+            raise ConfigError(f"--student: weights of another model: {[*(set(missing) - own), *unexpected][:3]}")
+        layer = self.languages[self.language].ctc
+        with torch.no_grad():
+            layer.weight[: len(self.ctc.weight)] = self.ctc.weight
+            layer.bias[: len(self.ctc.bias)] = self.ctc.bias
+
+    def train(self, mode: bool = True) -> "AdaptedCtc":
+        """The trunk stays in eval mode: no dropout, the widest context."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def choose_language(self, language: str) -> str:
+        """For the utterances to come; returns it, or "" where it is none of the added ones."""
+        self.language = language if language in self.languages else ""
+        return self.language
+
+    def student_for(self, language: str) -> StudentEncoder:
+        student = self.encoder.student
+        return adapted(student, self.languages[language].adapters) if language in self.languages else student
+
+    def ctc_for(self, language: str) -> nn.Linear:
+        return self.languages[language].ctc if language in self.languages else self.ctc
+
+    def log_probs(self, x: Tensor, language: str) -> Tensor:
+        """float32 [B, T, V] of encoder output [B, T, D]; symbols that the language does not know have no
+        probability."""
+        log_probs = torch.log_softmax(self.ctc_for(language)(x).float(), dim=-1)
+        return F.pad(log_probs, (0, self.vocabulary_size - log_probs.size(-1)), value=-torch.inf)
+
+    def encode(self, src_tokens: Tensor, src_lengths: Tensor) -> Encoded:
+        output = self.student_for(self.language)(src_tokens, src_lengths)
+        return Encoded(output.x, output.lengths, output.padding_mask)
+
+    def get_ctc_log_probs(self, src_tokens: Tensor, src_lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        encoded = self.encode(src_tokens, src_lengths)
+        return self.log_probs(encoded.x, self.language), encoded.lengths
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor, **unused: Any) -> Dict[str, Tensor]:
+        """{"ctc_logits": [B, T, V], "ctc_lengths": [B]}, of the language that was added last."""
+        encoded = self.encode(src_tokens, src_lengths)
+        return {"ctc_logits": self.ctc_for(self.language)(encoded.x), "ctc_lengths": encoded.lengths}
+
+
+def read_recogniser(cfg: AdaptedCtcConfig, task) -> SavedModel:
+    """The checkpoint of --student. Raises ConfigError where no language can be added to it, or not this one."""
+    if not cfg.student or not cfg.added_language:
+        raise ConfigError("adapted_ctc needs --student, a trained student_ctc, and --added-language")
+    useless = [name for name in OF_TRAINED_ENCODERS if getattr(cfg, name)]
+    if useless:
+        option_name = f"--{useless[0].replace('_', '-')}"
+        raise ConfigError(f"{option_name}: the encoder of adapted_ctc is frozen, and as in recognition; leave it out")
+    saved = read_model(cfg.student, task.input_options)
+    if not saved.model.get("_name", "").startswith((BASE, "adapted_ctc")):
+        raise ConfigError(f"--student {cfg.student}: a {saved.model.get('_name')}; a language can be added to a {BASE}")
+    if "." in cfg.added_language or f"languages.{cfg.added_language}.ctc.weight" in saved.weights:
+        raise ConfigError(f"--added-language {cfg.added_language!r}: {cfg.student} has it already, or it has a dot")
+    check_grown(saved.state.get(vocabulary_copy.NAME), task.vocabulary.dictionary.symbols, cfg.student)
+    return saved
+
+
+def check_grown(old: Optional[vocabulary_copy.Copy], symbols: List[str], student: str) -> None:
+    """Raises ConfigError unless the vocabulary's `symbols` begin with those of the trained recogniser."""
+    if old is None or vocabulary_copy.SYMBOLS not in old:
+        raise ConfigError(f"--student {student}: without a copy of its vocabulary; fine-tune it with this version")
+    content = old[vocabulary_copy.SYMBOLS].numpy().tobytes().decode()
+    known = [line.rsplit(" ", 1)[0] for line in content.splitlines() if line]
+    if symbols[NUM_SPECIALS : NUM_SPECIALS + len(known)] != known:
+        raise ConfigError(
+            f"the vocabulary does not begin with that of {student}, in its order: make it with"
+            " `colld vocab --extend FOLDER`"
+        )
