@@ -9,12 +9,15 @@ import pytest
 import soundfile
 from checkpoints import save_ctc
 from commands import REPOSITORY
+from rich.progress import Progress
 from streams import speech
 
 from colld_fairseq.cli import main
+from colld_fairseq.cli.terminal import AudioBar
 from colld_fairseq.cli.transcribe import Printer, long
 from colld_fairseq.cli.transcribe.inputs import Utterances, read_files
 from colld_fairseq.cli.transcribe.output import Journal, Result
+from colld_fairseq.cli.transcribe.streaming import Source
 from colld_fairseq.data.audio import audio_blocks, find_zip_members, read_audio
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.data.utterances import BadUtterances
@@ -186,6 +189,8 @@ def test_a_truncated_recording_is_named(checkpoint, recording, corpus, tmp_path,
     damaged.write_bytes(content[: len(content) // 2])
     with pytest.raises(AudioError, match="damaged.flac"):
         cut(damaged, 2.0)
+    source = Source(str(damaged), AudioBar(Progress(), 1, 1.0))
+    assert sum(map(len, source)) == source.samples and "damaged.flac" in source.error  # a stream ends there
     good = str(next(corpus.glob("*.wav")))
     assert main(["transcribe", checkpoint, str(damaged), good, "--cut-seconds", "2"]) == 0
     printed = capsys.readouterr()

@@ -5,15 +5,19 @@ import math
 import shutil
 import statistics
 import sys
+from dataclasses import dataclass
 from typing import BinaryIO, Dict, Iterator, List, Optional, Sequence, TextIO
 
 import numpy as np
+import torch
 
 from colld_fairseq.cli.terminal import AudioBar, Console
 from colld_fairseq.cli.transcribe.inputs import Utterances
 from colld_fairseq.cli.transcribe.output import Result
+from colld_fairseq.data.audio import SAMPLE_RATE, audio_blocks
+from colld_fairseq.data.manifest import require_waveforms
 from colld_fairseq.data.text_files import STANDARD_INPUT
-from colld_fairseq.data.utterances import BadUtterances, usable_batches
+from colld_fairseq.data.utterances import BadUtterances
 from colld_fairseq.decoding.hypothesis import joined
 from colld_fairseq.decoding.real_time import PIECE, Latency, cut, listen
 from colld_fairseq.decoding.streaming import EndpointRules, StreamingRecogniser, StreamingResult
@@ -75,19 +79,51 @@ def stream_utterances(
     bad: BadUtterances,
     bar: AudioBar,
 ) -> Iterator[Dict[str, Result]]:
-    """Results by id, `streams` utterances at a time. `latencies` and `bad` are added to; `printer` shows results as
-    they come."""
-    batches = np.split(utterances.todo, range(streams, len(utterances), streams))
-    for names, waveforms in usable_batches(
-        utterances.rows, utterances.ids, batches, recogniser.output_lengths, bad, bar.advance
-    ):
+    """Results by id, `streams` utterances at a time, of which some seconds are in memory. `latencies` and `bad` are
+    added to; `printer` shows results as they come."""
+    require_waveforms(utterances.rows, "this command")
+    for batch in np.split(utterances.todo, range(streams, len(utterances), streams)):
+        names = [utterances.ids[row] for row in batch.tolist()]
+        sources = [Source(utterances.rows.audio_path(row), bar) for row in batch.tolist()]
         finals = Finals(names, printer)
         languages = utterances.languages(names) if recogniser.needs_language else None
-        latencies += listen(streaming, [cut(waveform.numpy()) for waveform in waveforms], finals, languages)
-        lists = [
-            joined([[one, *one.alternatives] for one in results], recogniser.nbest) for results in finals.of.values()
-        ]
-        yield {name: Result(len(waveform), n_best) for name, waveform, n_best in zip(names, waveforms, lists)}
+        delays = listen(streaming, sources, finals, languages)
+        results, failed = {}, {}
+        for name, source, delay in zip(names, sources, delays):
+            if reason := source.fault(recogniser):
+                failed[name] = reason
+                continue
+            latencies.append(delay)
+            n_best = joined([[one, *one.alternatives] for one in finals.of[name]], recogniser.nbest)
+            results[name] = Result(source.samples, n_best)
+        bad.update(failed)
+        yield results
+        bar.advance(len(names), 0.0)
+
+
+@dataclass
+class Source:
+    """A file as a microphone would give it; a stream that cannot be read any further ends there."""
+
+    path: str
+    bar: AudioBar
+    samples: int = 0  # given so far
+    error: str = ""
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        try:
+            for block in audio_blocks(self.path):
+                self.samples += len(block)
+                yield from cut(block)
+                self.bar.advance(0, len(block) / SAMPLE_RATE)
+        except AudioError as error:
+            self.error = str(error)
+
+    def fault(self, recogniser: Recogniser) -> str:
+        """Why what was recognized is no result; "" if it is."""
+        if not self.error and int(recogniser.output_lengths(torch.tensor([self.samples]))) < 1:
+            return f"{self.samples} samples are too few for one frame"
+        return self.error
 
 
 class Finals:
