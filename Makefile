@@ -2,11 +2,12 @@
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install quickstart test test-all clean
+.PHONY: help install quickstart test test-all fuzz clean
 help:
 	@echo "make quickstart  cut Whisper base, distil it, transcribe and translate, table and plot (24 minutes on 2 cores with AMX)"
 	@echo "make test        all tests but those marked slow"
 	@echo "make test-all    all tests"
+	@echo "make fuzz        10,000 cases of input that nobody meant to write for everything that reads some (for the night)"
 	@echo "make install     only create or complete .venv"
 
 install: $(STAMP)
@@ -15,10 +16,14 @@ $(STAMP): setup.py scripts/setup_venv.sh
 	touch $(STAMP)
 
 quickstart: $(STAMP)
-	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m examples.quickstart.run
+	PATH="$(CURDIR)/.venv/bin:$$PATH" colld quickstart
 
 test test-all: $(STAMP)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n auto --dist loadfile $(if $(filter test,$@),-m "not slow")
+
+CASES ?= 10000
+fuzz: $(STAMP)
+	$(PY) tests/fuzz --cases $(CASES)
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -23,6 +23,7 @@ class Command(NamedTuple):
 
 SUBCOMMANDS = {
     "doctor": Command("check the installation, or a manifest before training", models=False),
+    "quickstart": Command("a smaller Whisper in half an hour: distilled, decoded and reported", models=False),
     "prepare": Command("manifests from a corpus as it lies on disk: LibriSpeech, Common Voice, ...", models=False),
     "vocab": Command("make a character or sentencepiece vocabulary from manifests", models=False),
     "encode": Command("text as tokens of a vocabulary, to train language models on"),
@@ -79,6 +80,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         finally:
             sys.stdout.flush()
     except SystemExit as stop:  # of argparse: after --help, or what cannot be parsed
+        if isinstance(stop.code, str):  # a recipe that stopped, and why
+            print(stop.code, file=sys.stderr)
+            return 1
         return stop.code or 0
     except ColldError as error:
         return failed(name, str(error))

@@ -101,6 +101,18 @@ def doctor(add: Add) -> None:
     add("--workers", type=COUNT, help="processes that open audio; default: the machine's cores")
 
 
+def quickstart(add: Add) -> None:
+    add("out", nargs="?", default="runs/quickstart", metavar="OUT", help="folder of results (default: runs/quickstart)")
+    data = "folder of {train,dev,test}_asr.tsv and test_st.tsv (default: the prompts that come with the package)"
+    add("--data", metavar="DIR", help=data)
+    whisper = "Hugging Face directory of a Whisper of base's width (default: base, fetched)"
+    add("--whisper", metavar="DIR", help=whisper)
+    add("--updates", type=COUNT, metavar="N", help="of one window (default: 1300, 2400 in bfloat16)")
+    precision = "of the distillation (default: bfloat16 where the processor has units for it, as CPUs with AMX)"
+    add("--precision", choices=("auto", *PRECISIONS[:2]), default="auto", help=precision)
+    _seed(add, "of the distillation")
+
+
 def prepare(add: Add) -> None:
     add("layout", choices=LAYOUTS, metavar="LAYOUT", help=f"what lies where: {', '.join(LAYOUTS)}")
     add("folder", metavar="DIR", help="the corpus as it was unpacked; of tables and manifests also the file itself")

@@ -16,9 +16,12 @@ from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 from omegaconf import OmegaConf
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+import colld_fairseq
 from colld_fairseq.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
+# fairseq's option; as in the recipes where these are the clone's, and not those that a wheel carries.
+USER_DIR = "colld_fairseq" if (ROOT / "colld_fairseq").is_dir() else str(Path(colld_fairseq.__file__).resolve().parent)
 WATCH_SECONDS = 10.0  # between two looks of `watch` at a job
 
 

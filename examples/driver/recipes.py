@@ -9,7 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence
 from omegaconf import OmegaConf
 
 from colld_fairseq.files import split_paths
-from examples.driver.jobs import Job
+from examples.driver.jobs import USER_DIR, Job
 
 Config = Dict[str, Any]
 SMALL = Path(__file__).with_name("small.yaml")
@@ -57,6 +57,7 @@ def training_job(out: Path, name: str, config: Config, needs: Sequence[str] = ()
     """Trains `config`, which is left in OUT/NAME.yaml; checkpoints in `checkpoint.save_dir`."""
     missing = [f"{group}.{key}" for group in config for key, value in config[group].items() if value == "???"]
     assert not missing, f"{name} lacks {missing}"
+    config = override(config, {"common": {"user_dir": USER_DIR}})
     path = out / name
     command = ["fairseq-hydra-train", "--config-dir", str(path.parent), "--config-name", path.name]
     return Job(name, command, needs, config["optimization"]["max_update"], config)
@@ -79,7 +80,7 @@ def decoding_jobs(
     """
     run, way = name.rsplit("/", 1)
     generate = [
-        *("fairseq-generate", str(data), "--user-dir", "colld_fairseq", "--task", "multilingual_speech_to_text"),
+        *("fairseq-generate", str(data), "--user-dir", USER_DIR, "--task", "multilingual_speech_to_text"),
         *(["--vocab", str(out / vocab)] if vocab else []),
         *("--path", str(checkpoint), "--gen-subset", subset, *options),
         *("--num-workers", "0", "--results-path", str(out / name)),

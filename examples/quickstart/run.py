@@ -1,7 +1,7 @@
 """Whisper base cut from six encoder layers to four, distilled without a label, behind its own decoder:
 
     make quickstart                                  or
-    python -m examples.quickstart.run [OUT] [--whisper DIR] [--data DIR] [--updates N] [--precision P]
+    colld quickstart [OUT] [--whisper DIR] [--data DIR] [--updates N] [--precision P]
 
 DIR of --data holds the manifests that prepare.py writes: {train,dev,test}_asr.tsv and test_st.tsv. The recipe is
 distil.yaml; systems.yaml says what each system changes in it. Without a GPU two jobs run at a time, each with half of
@@ -16,8 +16,9 @@ from typing import Dict, List, Tuple
 
 import torch
 
+from colld_fairseq.cli import options
 from colld_fairseq.devices import has_fast_bfloat16, pick_device
-from examples.driver.jobs import ROOT, Job
+from examples.driver.jobs import Job
 from examples.driver.plan import Plan, Result, run_comparison
 from examples.driver.recipes import Config, decoding_jobs, override, read_yaml, training_job
 
@@ -36,7 +37,7 @@ DECODING = [
     "--max-tokens",
     "1920000",
 ]
-# As many as 25 minutes of two cores allow.
+# As many as 25 minutes of two cores allow; cli/options.py says them, too.
 UPDATES = {"float32": 1300, "bfloat16": 2400}
 # Stages: seconds up to which prompts are joined, and the share of all updates after which the stage ends. Short windows
 # cost a third of long ones, and teach nearly as much; but no position may go untrained.
@@ -46,8 +47,8 @@ SCORING = ["--references", "manifest", "--lowercase", "--remove-punctuation"]
 
 def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
     table, recipe = read_yaml(HERE / "systems.yaml"), read_yaml(HERE / "distil.yaml")
-    data = out / "data" if args.data is None else args.data.resolve()
-    whisper = out / "whisper-base" if args.whisper is None else args.whisper.resolve()
+    data = out / "data" if args.data is None else Path(args.data).resolve()
+    whisper = out / "whisper-base" if args.whisper is None else Path(args.whisper).resolve()
     jobs, needs = [], []
     if args.data is None:
         prepare = [sys.executable, "-m", "examples.quickstart.prepare", str(data), "--max-seconds", "30"]
@@ -124,34 +125,23 @@ def teacher_layers(layer_map: str) -> str:
 
 def arguments(words: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, nargs="?", default=ROOT / "runs" / "quickstart")
-    parser.add_argument("--data", type=Path, help="folder of manifests (default: the prompts beside this file)")
-    parser.add_argument(
-        "--whisper", type=Path, help="Hugging Face directory of a Whisper of base's width (default: base, fetched)"
-    )
-    parser.add_argument(
-        "--updates", type=int, help=f"of one window (default: {UPDATES['float32']}, {UPDATES['bfloat16']} in bfloat16)"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", *UPDATES),
-        default="auto",
-        help="of the distillation (default: bfloat16 where the processor has units for it, as CPUs with AMX; scores and"
-        " decoding are float32)",
-    )
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args(words)
-    args.out = args.out.resolve()
+    options.quickstart(parser.add_argument)
+    return completed(parser.parse_args(words))
+
+
+def completed(args: argparse.Namespace) -> argparse.Namespace:
+    """The options of a command line with absolute paths, and what this machine decides."""
+    args.out = Path(args.out).resolve()
     if args.precision == "auto":
         args.precision = "bfloat16" if has_fast_bfloat16(pick_device()) else "float32"
-    args.updates = args.updates or UPDATES[args.precision]
+    args.updates = int(args.updates or UPDATES[args.precision])
     return args
 
 
-def main() -> None:
-    args = arguments(sys.argv[1:])
+def run(args: argparse.Namespace) -> None:
+    """What `colld quickstart` does with `completed` options; exits with the report's code."""
     run_comparison(args.out, *make_plan(args.out, args), parallel=1 if torch.cuda.is_available() else 2)
 
 
 if __name__ == "__main__":
-    main()
+    run(arguments(sys.argv[1:]))

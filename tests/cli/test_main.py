@@ -56,6 +56,13 @@ def test_scoring_starts_without_models(tmp_path):
     assert not modules & HEAVY and seconds <= 0.9
 
 
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_command_has_help(name, capsys):
+    """Through the whole parser: it puts defaults of positional arguments aside, and help may not ask for them then."""
+    assert main([name, "--help"]) == 0
+    assert f"usage: colld {name}" in capsys.readouterr().out
+
+
 def test_every_command_has_options():
     for name in SUBCOMMANDS:
         parser = argparse.ArgumentParser()
