@@ -22,9 +22,9 @@ from colld_fairseq.report.sections import (
     wanted_comparisons,
 )
 from colld_fairseq.report.utterances import choose
+from colld_fairseq.scoring.bootstrap import RESAMPLES, SEED
 from colld_fairseq.scoring.measures import LOWER_IS_BETTER, NAMES, kind_of
 from colld_fairseq.scoring.metrics import OVERLONG
-from colld_fairseq.scoring.sacrebleu_bootstrap import RESAMPLES, SEED
 
 HERE = Path(__file__).parent
 KINDS = {"asr": "recognition", "st": "translation"}

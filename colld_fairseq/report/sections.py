@@ -11,8 +11,7 @@ import numpy as np
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.report.decoded import Decoded, Figures
 from colld_fairseq.report.experiments import Experiment, Run
-from colld_fairseq.scoring.measures import LOWER_IS_BETTER, MEASURES
-from colld_fairseq.scoring.sacrebleu_bootstrap import (
+from colld_fairseq.scoring.bootstrap import (
     RESAMPLES,
     SEED,
     Comparison,
@@ -21,6 +20,7 @@ from colld_fairseq.scoring.sacrebleu_bootstrap import (
     interval,
     resampled_scores,
 )
+from colld_fairseq.scoring.measures import LOWER_IS_BETTER, MEASURES
 
 AVERAGES = ("mean", "all")
 Samples = Dict[str, Dict[str, np.ndarray]]  # language (pair), "mean" or "all" -> measure -> [resamples]

@@ -1,92 +1,97 @@
-"""How sure a difference between systems is: the paired bootstrap over utterances (Koehn 2004; Bisani and Ney 2004).
+"""How sure a score is, and a difference between systems: the bootstrap over utterances.
 
-The utterances of a test set are drawn anew, with replacement, as often as there are utterances, and all systems are
-scored on the same draw: what is easy or hard for all of them cancels out. Sentence statistics of several seeds are
-added up first, utterance by utterance: an utterance is drawn with all its runs, so that seeds do not pass for more
-data.
+Utterances are drawn with replacement, as many as there are, and the corpus score of every draw is computed from its
+summed counts (Efron 1979). Two systems are scored on the same draws, so that what is easy or hard for both cancels out
+(Koehn 2004; Bisani and Ney 2004). The draws and the bounds are sacrebleu's, so that intervals of BLEU and chrF are
+those of its `--confidence`.
+
+The draws say how much a score depends on which utterances were tested, not what another seed of training would give. An
+utterance is drawn with all its seeds, so that these do not pass for more data.
 """
 
-from typing import Dict, Mapping, NamedTuple
+from typing import Dict, NamedTuple, Sequence
 
 import numpy as np
 
-from colld_fairseq.errors import ConfigError
-from colld_fairseq.scoring.metrics import STATISTICS_SIZE, chrf_of, error_rates_of
+from colld_fairseq.scoring.measures import LOWER_IS_BETTER
+from colld_fairseq.scoring.metrics import chrf_of, compute_scores, error_rates_of
 
-RESAMPLES = 10_000
-_AT_ONCE = 1_000  # draws, for memory: counts float64 [draws, utterances]
-# Of sums of sentence statistics [..., STATISTICS_SIZE], in percent.
-MEASURES = {
-    "wer": lambda statistics: error_rates_of(statistics)[0],
-    "cer": lambda statistics: error_rates_of(statistics)[1],
+SEED = 12345  # sacrebleu's
+RESAMPLES = 1000  # likewise
+_ROWS = 50  # draws held in memory at a time
+
+# Percent, [R], of summed counts [R, S]; NaN where the references hold no word.
+SCORES = {
+    "wer": lambda sums: error_rates_of(sums)[0],
+    "cer": lambda sums: error_rates_of(sums)[1],
+    "bleu": lambda sums: np.array([compute_scores(one).bleu for one in sums]),
     "chrf": chrf_of,
 }
-LOWER_IS_BETTER = {"wer": True, "cer": True, "chrf": False}
 
 
 class Interval(NamedTuple):
-    """A value of the whole test set and the interval that 95 % of the draws lie in."""
+    """95 % of the draws lie from `low` to `high`, both included."""
 
-    value: float
     low: float
     high: float
 
 
-class Resampled(NamedTuple):
-    """A score of a system: on the test set, and float64 [R] on each draw."""
+class Comparison(NamedTuple):
+    """A system minus its baseline, in the measure's own unit; `p` as in `compare`."""
 
-    value: np.ndarray
-    draws: np.ndarray
+    difference: float
+    interval: Interval
+    p: float
+
+
+def resampled_sums(statistics: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+    """Counts of N utterances (of `metrics.sentence_statistics`) [..., N, S] as sums over draws [..., resamples, S]."""
+    utterances = statistics.shape[-2]
+    generator = np.random.default_rng(seed)
+    sums = []
+    for start in range(0, resamples, _ROWS):
+        rows = generator.choice(utterances, size=(min(_ROWS, resamples - start), utterances), replace=True)
+        counts = np.stack([np.bincount(row, minlength=utterances) for row in rows])
+        sums.append(counts.astype(np.float64) @ statistics)
+    return np.concatenate(sums, axis=-2)
 
 
 def resampled_scores(
-    systems: Mapping[str, np.ndarray], measure: str, resamples: int = RESAMPLES, seed: int = 1
-) -> Dict[str, Resampled]:
-    """The score of every system on the test set and on `resamples` draws, the same draws for all.
+    statistics: np.ndarray, measures: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED
+) -> Dict[str, np.ndarray]:
+    """Scores of the draws, [resamples] of each measure (wer, cer, bleu or chrf), from counts [seeds, N, S]: means over
+    the seeds of training.
 
-    Args:
-        systems: name -> sentence statistics, float64 [U, STATISTICS_SIZE] of `metrics.sentence_statistics`, of the same
-            U utterances in the same order; those of several seeds added up.
-        measure: wer, cer or chrf.
-
-    Raises ConfigError: an unknown measure, no utterance, or systems that were scored on other utterances.
+    NaN where the references of a draw hold no word.
     """
-    if measure not in MEASURES:
-        raise ConfigError(f"measure {measure!r}: choose one of {', '.join(MEASURES)}")
-    shapes = {name: statistics.shape for name, statistics in systems.items()}
-    if len(set(shapes.values())) != 1:
-        raise ConfigError(f"the systems were not scored on the same utterances: {shapes}")
-    count, size = next(iter(shapes.values()))
-    if not count or size != STATISTICS_SIZE:
-        raise ConfigError(f"sentence statistics must be [utterances, {STATISTICS_SIZE}], not [{count}, {size}]")
-    score, generator = MEASURES[measure], np.random.default_rng(seed)
-    draws: Dict[str, list] = {name: [] for name in systems}
-    for start in range(0, resamples, _AT_ONCE):
-        times = draw(generator, count, min(_AT_ONCE, resamples - start))
-        for name, statistics in systems.items():
-            draws[name].append(score(times @ statistics))
-    return {
-        name: Resampled(score(statistics.sum(0)), np.concatenate(draws[name])) for name, statistics in systems.items()
-    }
+    sums = resampled_sums(statistics, resamples, seed)
+    return {name: np.mean([SCORES[name](draws) for draws in sums], axis=0) for name in measures}
 
 
-def draw(generator: np.random.Generator, count: int, draws: int) -> np.ndarray:
-    """How often each of `count` utterances is drawn in each of `draws` draws: float64 [draws, count], rows sum to
-    `count`."""
-    return generator.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
+def interval(samples: np.ndarray) -> Interval:
+    """Bounds of scores of draws [resamples]; those that are NaN are left out. ValueError if none is left."""
+    samples = np.sort(samples[np.isfinite(samples)])
+    if not len(samples):
+        raise ValueError("no draw has a score")
+    outside = len(samples) // 40
+    return Interval(float(samples[outside]), float(samples[len(samples) - 1 - outside]))
 
 
-def gain(measure: str, system: Resampled, baseline: Resampled) -> Resampled:
-    """By how much the system is better than the baseline, in percent of the baseline's score; > 0 = better."""
+def compare(system: np.ndarray, baseline: np.ndarray, difference: float) -> Comparison:
+    """Two systems by their scores of the same draws, [resamples] each; `difference`: of their scores on the test set.
+
+    p, two-sided: twice the share of draws whose difference has the other sign or is 0 (of either sign, whichever has
+    fewer); one draw is added to both counts, so that it is never 0. It agrees with the interval.
+    """
+    differences = system - baseline
+    differences = differences[np.isfinite(differences)]
+    bounds = interval(differences)
+    fewer = min((differences <= 0).sum(), (differences >= 0).sum())
+    return Comparison(difference, bounds, min(1.0, float(2 * (fewer + 1) / (len(differences) + 1))))
+
+
+def gain(measure: str, system: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """By how much scores of a system [...] are better than those of its baseline, in percent of these; > 0 = better."""
     sign = -1.0 if LOWER_IS_BETTER[measure] else 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Resampled(*(100 * sign * (ours / theirs - 1) for ours, theirs in zip(system, baseline)))
-
-
-def interval(result: Resampled, share: float = 0.95) -> Interval:
-    """Value and percentile interval; draws without a score (of empty references alone) are left out."""
-    draws = result.draws[np.isfinite(result.draws)]
-    if not len(draws):
-        return Interval(float(result.value), float("nan"), float("nan"))
-    low, high = np.quantile(draws, [(1 - share) / 2, (1 + share) / 2])
-    return Interval(float(result.value), float(low), float(high))
+        return 100 * sign * (np.asarray(system) / np.asarray(baseline) - 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.scoring.bootstrap import MEASURES
+from colld_fairseq.scoring.bootstrap import SCORES
 from colld_fairseq.tasks.plateau import Plateau
 from examples.driver.recipes import Config, override, read_yaml
 
@@ -309,7 +309,7 @@ def _check(claim: Claim, campaign: Campaign) -> None:
         for name in (one.system, *one.baselines, *(one.minus or ())):
             known("system", name, list(claim.systems))
             known(f"test of {name}", one.test, list(claim.systems[name].tests))
-        known("measure", one.measure, list(MEASURES))
+        known("measure", one.measure, list(SCORES))
 
 
 def kind_of(recipe: Config) -> str:

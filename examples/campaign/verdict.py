@@ -3,19 +3,29 @@
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from colld_fairseq.data.manifest import read_manifests
 from colld_fairseq.data.text import TextNormalizer
 from colld_fairseq.errors import ColldError
-from colld_fairseq.scoring.bootstrap import LOWER_IS_BETTER, RESAMPLES, Interval, gain, interval, resampled_scores
+from colld_fairseq.scoring.bootstrap import SCORES, gain, interval, resampled_scores
+from colld_fairseq.scoring.measures import LOWER_IS_BETTER
 from colld_fairseq.scoring.metrics import sentence_statistics
 from colld_fairseq.scoring.sentences import read_generate_output
 from examples.campaign.plan import Comparison
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided here"
+RESAMPLES = 10_000
+
+
+class Effect(NamedTuple):
+    """Of the whole test set, and the interval that 95 % of the draws lie in; NaN where no draw has a score."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Verdict:
     comparison: Comparison
     verdict: str
     baseline: str = ""
-    effect: Optional[Interval] = None
+    effect: Optional[Effect] = None
     scores: Dict[str, float] = field(default_factory=dict)
     seeds: int = 0
     utterances: int = 0
@@ -79,27 +89,33 @@ def judge(
         statistics = {name: np.sum([statistics_of(one) for one in decoded[name]], axis=0) for name in names}
     except (ColldError, OSError) as error:
         return Verdict(comparison, UNDECIDED, reasons=[str(error)])
+    if len({len(one) for one in statistics.values()}) > 1:
+        return Verdict(comparison, UNDECIDED, reasons=["the systems were not scored on the same utterances"])
     measure = comparison.measure
-    scores = resampled_scores(statistics, measure, resamples)
+    scores = {name: float(SCORES[measure](one.sum(0)[None])[0]) for name, one in statistics.items()}
+    draws = {name: resampled_scores(one[None], (measure,), resamples)[measure] for name, one in statistics.items()}
     best = min if LOWER_IS_BETTER[measure] else max
-    baseline = best(comparison.baselines, key=lambda name: float(scores[name].value))
-    effect = gain(measure, scores[comparison.system], scores[baseline])
-    if minus:
-        other = gain(measure, scores[minus[0]], scores[minus[1]])
-        effect = effect._replace(value=effect.value - other.value, draws=effect.draws - other.draws)
-    result = interval(effect)
+    baseline = best(comparison.baselines, key=scores.__getitem__)
+    pairs = [(comparison.system, baseline), *([minus] if minus else [])]
+    values, drawn = ([gain(measure, of[a], of[b]) for a, b in pairs] for of in (scores, draws))
+    result = effect_of(values[0] - sum(values[1:]), drawn[0] - sum(drawn[1:]))
     return Verdict(
         comparison,
         decide(result, comparison.within, comparison.smallest),
         baseline,
         result,
-        {name: float(scores[name].value) for name in names},
+        scores,
         counts.pop(),
         len(statistics[comparison.system]),
     )
 
 
-def decide(effect: Interval, within: Optional[float], smallest: float) -> str:
+def effect_of(value: float, draws: np.ndarray) -> Effect:
+    bounds = interval(draws) if np.isfinite(draws).any() else (np.nan, np.nan)
+    return Effect(float(value), *bounds)
+
+
+def decide(effect: Effect, within: Optional[float], smallest: float) -> str:
     """A gain holds where all of its interval is above 0, and fails where all of it is below the smallest gain that
     would matter. With `within`, a system that is to be no worse than so many percent holds or fails on that side of it
     where the whole interval lies."""

@@ -16,7 +16,6 @@ from job_checks import changes, check_command, run_here
 from colld_fairseq.data.manifest import Row, read_manifest
 from colld_fairseq.data.manifest_writer import write_manifest
 from colld_fairseq.errors import ConfigError, ManifestError
-from colld_fairseq.scoring.bootstrap import Interval
 from colld_fairseq.tasks.plateau import Plateau
 from examples.campaign import prepare
 from examples.campaign.build import Builder, Inputs, choices_of
@@ -27,7 +26,7 @@ from examples.campaign.report import write_report
 from examples.campaign.run import arguments, resolve
 from examples.campaign.run import run as run_campaign
 from examples.campaign.tune import pick, tuning_runs
-from examples.campaign.verdict import FAILS, HOLDS, UNDECIDED, Decoded, decide, judge
+from examples.campaign.verdict import FAILS, HOLDS, UNDECIDED, Decoded, Effect, decide, judge
 from examples.driver.jobs import ROOT
 
 PLAN = REPOSITORY / "examples" / "campaign" / "campaign.yaml"
@@ -110,7 +109,7 @@ WRONG = {
         "tune: {speed: 10}",
         "systems.waveform.stages.tune: the plan has .*distil, fine",
     ),
-    "measure": ("measure: cer", "measure: per", "measure 'per' is none of wer, cer"),
+    "measure": ("measure: cer", "measure: per", "measure 'per' is none of wer, cer, bleu"),
     "title": ("title:", "notes: []\n#", "title is missing"),
     "teacher": ("teachers: [whisper]", "teachers: [wisper]", "teacher 'wisper' is none of whisper"),
 }
@@ -298,7 +297,7 @@ def test_a_dead_run_is_named_by_its_log(validations, message, prefix, tmp_path):
     ],
 )  # fmt: skip
 def test_when_a_comparison_holds(low, high, within, verdict):
-    assert decide(Interval(0, low, high), within, smallest=1.0) == verdict
+    assert decide(Effect(0, low, high), within, smallest=1.0) == verdict
 
 
 WORDS = "eins zwei drei vier fünf sechs sieben acht".split()

@@ -17,7 +17,7 @@ from miniature_run import ASR, HOSTILE, LABELS, SYSTEMS
 
 from colld_fairseq.cli import main as colld
 from colld_fairseq.report.utterances import differences, units
-from colld_fairseq.scoring.sacrebleu_bootstrap import SEED
+from colld_fairseq.scoring.bootstrap import SEED
 
 FEW = ("--resamples", "100")
 VOID = {"meta", "link", "br", "img", "input", "hr", "source", "wbr"}

@@ -1,118 +1,150 @@
-"""The paired bootstrap against jiwer and sacrebleu on drawn corpora, and against every draw of a small one."""
+"""Intervals and paired comparisons, beside sacrebleu's own, beside draws made one by one, and beside every draw of a
+small test set."""
 
 import itertools
-import random
 
 import jiwer
 import numpy as np
 import pytest
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
 
-from colld_fairseq.errors import ConfigError
-from colld_fairseq.scoring.bootstrap import Resampled, draw, gain, interval, resampled_scores
-from colld_fairseq.scoring.metrics import compute_scores, sentence_statistics
+from colld_fairseq.scoring.bootstrap import (
+    RESAMPLES,
+    SEED,
+    Interval,
+    compare,
+    gain,
+    interval,
+    resampled_scores,
+    resampled_sums,
+)
+from colld_fairseq.scoring.metrics import STATISTICS_SIZE, compute_scores, sentence_statistics
 
-WORDS = "the a cat dog runs away où est l'été на улице ωndω".split()
+WORDS = "the a cat dog sits stands on under mat table été на улице old and new".split()
 
 
-def corpus(seed, size, errors):
-    """References, and hypotheses with about so many errors in a hundred words."""
-    rng = random.Random(seed)
-    references = [" ".join(rng.choices(WORDS, k=rng.randint(2, 9))) for _ in range(size)]
-    damage = lambda word: rng.choice(WORDS) if rng.random() < errors / 100 else word  # noqa: E731
-    return references, [" ".join(map(damage, text.split())) for text in references]
-
-
-def statistics(hypotheses, references):
-    return np.stack([sentence_statistics(hyp, ref, "en") for hyp, ref in zip(hypotheses, references, strict=True)])
+def spoiled(sentences, share, seed):
+    """The sentences with this share of words replaced."""
+    generator = np.random.default_rng(seed)
+    return [" ".join(w if generator.random() > share else "oops" for w in one.split()) for one in sentences]
 
 
 @pytest.fixture(scope="module")
-def systems():
-    """References, and the hypotheses of a better and of a worse system."""
-    references, better = corpus(1, 40, 20)
-    rng = random.Random(2)
-    worse = [" ".join(w for w in text.split() if rng.random() > 0.15) for text in better]
-    return references, better, worse
+def references():
+    generator = np.random.default_rng(0)
+    return [" ".join(generator.choice(WORDS, size=generator.integers(4, 15))) for _ in range(60)]
 
 
-@pytest.mark.parametrize("measure", ["wer", "cer", "chrf"])
-def test_every_draw_is_scored_as_its_sentences_are(measure, systems):
-    """The sentences of a draw, each as often as it was drawn, scored by another library."""
-    references, *hypotheses = systems
-    given = {name: statistics(one, references) for name, one in zip(("better", "worse"), hypotheses)}
-    scores = resampled_scores(given, measure, resamples=30, seed=5)
-    times = draw(np.random.default_rng(5), len(references), 30).astype(int)
-    for name, own in zip(("better", "worse"), hypotheses):
-        for row, drawn in enumerate(times):
-            repeat = lambda lines: [line for line, n in zip(lines, drawn) for _ in range(n)]  # noqa: E731
-            refs, hyps = repeat(references), repeat(own)
-            expected = {
-                "wer": lambda: 100 * jiwer.wer(refs, hyps),
-                "cer": lambda: 100 * jiwer.cer(refs, hyps),
-                "chrf": lambda: CHRF().corpus_score(hyps, [refs]).score,
-            }[measure]()
-            assert scores[name].draws[row] == pytest.approx(expected, abs=1e-9)
-        overall = compute_scores(given[name].sum(0))
-        assert float(scores[name].value) == pytest.approx(getattr(overall, measure))
+def counts(hypotheses, references):
+    return np.array([sentence_statistics(*pair, "en") for pair in zip(hypotheses, references, strict=True)])
+
+
+def of_words(errors, words):
+    """Counts [N, S] of utterances with so many word errors, and as many characters."""
+    statistics = np.zeros((len(words), STATISTICS_SIZE))
+    statistics[:, 0] = 1
+    statistics[:, 3], statistics[:, 4], statistics[:, 5], statistics[:, 6] = errors, words, errors, words
+    return statistics
+
+
+def test_bleu_and_chrf_are_sacrebleus(references):
+    """Its test reports the mean of the draws and half the width of their interval."""
+    systems = {"a": spoiled(references, 0.3, 1), "b": spoiled(references, 0.4, 2)}
+    _, theirs = PairedTest(list(systems.items()), {"BLEU": BLEU(), "CHRF": CHRF()}, [references], "bs")()
+    for row, hypotheses in enumerate(systems.values()):
+        ours = resampled_scores(counts(hypotheses, references)[None], ("bleu", "chrf"))
+        for measure, column in (("bleu", "BLEU"), ("chrf", "chrF2")):
+            low, high = interval(ours[measure])
+            assert len(ours[measure]) == RESAMPLES
+            assert ours[measure].mean() == pytest.approx(theirs[column][row].mean, abs=1e-4)
+            assert (high - low) / 2 == pytest.approx(theirs[column][row].ci, abs=1e-4)
+
+
+def test_every_draw_is_scored_as_its_sentences_are(references):
+    """With two seeds of training: the sentences of a draw, scored by another library."""
+    systems = [spoiled(references, 0.3, seed) for seed in (1, 2)]
+    ours = resampled_scores(np.stack([counts(one, references) for one in systems]), ("wer", "cer"), resamples=60)
+    generator = np.random.default_rng(SEED)
+    expected = {"wer": [], "cer": []}
+    rows = generator.choice(len(references), size=(50, len(references)), replace=True)
+    for drawn in [*rows, *generator.choice(len(references), size=(10, len(references)), replace=True)]:
+        drawn_references = [references[row] for row in drawn]
+        for name, score in (("wer", jiwer.wer), ("cer", jiwer.cer)):
+            scores = [100 * score(drawn_references, [one[row] for row in drawn]) for one in systems]
+            expected[name].append(np.mean(scores))
+    np.testing.assert_allclose(ours["wer"], expected["wer"])
+    np.testing.assert_allclose(ours["cer"], expected["cer"])
+    ordered = sorted(expected["wer"])
+    assert interval(ours["wer"]) == pytest.approx((ordered[1], ordered[-2]))  # 1 of 60 on either side
+
+
+def test_sums_do_not_depend_on_how_many_are_drawn_at_a_time(references):
+    statistics = counts(spoiled(references, 0.2, 1), references)
+    rows = np.random.default_rng(7).choice(len(references), size=(130, len(references)), replace=True)
+    np.testing.assert_allclose(resampled_sums(statistics, 130, seed=7), statistics[rows].sum(axis=1))
 
 
 def test_the_interval_is_that_of_all_draws():
     """Of five utterances all 3125 draws can be scored: the quantiles agree with those of many random ones."""
     edits = np.array([[1, 5], [3, 4], [0, 2], [2, 7], [4, 4]], dtype=float)
-    words = np.array([7, 9, 4, 11, 6], dtype=float)
-    given = {}
-    for name, column in (("ours", 0), ("theirs", 1)):
-        rows = np.zeros((5, len(sentence_statistics("a", "a"))))
-        rows[:, 3], rows[:, 4], rows[:, 5], rows[:, 6] = edits[:, column], words, edits[:, column], words
-        given[name] = rows
-    every = []
-    for chosen in itertools.product(range(5), repeat=5):
-        ours, theirs = edits[list(chosen)].sum(0)
-        every.append(100 * (theirs - ours) / theirs)
-    scores = resampled_scores(given, "wer", resamples=40_000)
-    result = interval(gain("wer", scores["ours"], scores["theirs"]))
-    assert result.value == pytest.approx(100 * (22 - 10) / 22)
-    assert result.low == pytest.approx(np.quantile(every, 0.025), abs=1.0)
-    assert result.high == pytest.approx(np.quantile(every, 0.975), abs=1.0)
+    every = [edits[list(chosen)].sum(0) for chosen in itertools.product(range(5), repeat=5)]
+    expected = np.quantile([100 * (theirs - ours) / theirs for ours, theirs in every], [0.025, 0.975])
+    draws = [
+        resampled_scores(of_words(edits[:, column], [7, 9, 4, 11, 6])[None], ("wer",), resamples=40_000)["wer"]
+        for column in (0, 1)
+    ]
+    assert interval(gain("wer", *draws)) == pytest.approx(expected, abs=1.0)
 
 
-def test_what_is_hard_for_both_cancels_out(systems):
+def test_a_difference_and_its_sign(references):
+    a, b = (counts(spoiled(references, share, 3), references) for share in (0.1, 0.5))
+    of = [resampled_scores(one[None], ("wer",))["wer"] for one in (a, b)]
+    difference = compute_scores(a.sum(0)).wer - compute_scores(b.sum(0)).wer
+    result = compare(*of, difference)
+    assert result.difference == difference < 0 and result.interval.high < 0
+    assert result.p == pytest.approx(2 / 1001)  # no draw says otherwise
+    low, high = result.interval
+    assert compare(*of[::-1], -difference).interval == pytest.approx((-high, -low))
+
+
+def test_what_is_hard_for_both_cancels_out(references):
     """Paired: a system beside itself has no difference on any draw."""
-    references, better, worse = systems
-    given = {"a": statistics(better, references), "b": statistics(better, references)}
-    scores = resampled_scores(given, "wer", resamples=200)
-    assert interval(gain("wer", scores["a"], scores["b"])) == (0, 0, 0)
+    draws = resampled_scores(counts(spoiled(references, 0.3, 1), references)[None], ("wer",), resamples=200)["wer"]
+    assert interval(gain("wer", draws, draws)) == (0, 0)
+    assert compare(draws, draws, 0.0) == (0.0, (0, 0), 1.0)
 
 
-def test_seeds_that_are_added_up_do_not_pass_for_more_utterances(systems):
-    references, better, worse = systems
-    one = {"a": statistics(better, references), "b": statistics(worse, references)}
-    three = {name: 3 * rows for name, rows in one.items()}
-    spread = []
-    for given in (one, three):
-        scores = resampled_scores(given, "cer", resamples=500)
-        spread.append(interval(gain("cer", scores["a"], scores["b"])))
-    assert spread[0] == pytest.approx(spread[1])
+def test_p_of_two_systems_that_are_alike():
+    """Half a percent of difference of draws that scatter by one: twice the share of a normal distribution beyond it."""
+    draws = np.random.default_rng(0).normal(0.5, 1.0, 20000)
+    result = compare(draws, np.zeros(20000), 0.5)
+    assert result.p == pytest.approx(0.617, abs=0.01) and result.interval.low < 0 < result.interval.high
+
+
+def test_seeds_do_not_pass_for_more_utterances(references):
+    one = counts(spoiled(references, 0.3, 1), references)
+    single, triple = (resampled_scores(np.stack([one] * seeds), ("cer",), 300)["cer"] for seeds in (1, 3))
+    assert interval(single) == pytest.approx(interval(triple))
+
+
+def test_how_often_the_interval_holds_the_truth():
+    """Of many test sets from one source of known error rate."""
+    generator, held = np.random.default_rng(0), 0
+    for _ in range(100):
+        statistics = of_words(generator.binomial(10, 0.2, 80), np.full(80, 10))
+        low, high = interval(resampled_scores(statistics[None], ("wer",), 120)["wer"])
+        held += low <= 20 <= high
+    assert 88 <= held <= 99
 
 
 def test_a_better_chrf_is_a_higher_one():
-    scores = Resampled(np.array(30.0), np.array([30.0])), Resampled(np.array(20.0), np.array([20.0]))
-    assert gain("chrf", *scores).value == pytest.approx(50) and gain("wer", *scores).value == pytest.approx(-50)
+    assert gain("chrf", 30.0, 20.0) == pytest.approx(50) and gain("wer", 30.0, 20.0) == pytest.approx(-50)
 
 
-def test_draws_without_words_are_left_out():
-    references, hypotheses = ["", "a b"], ["", "a"]
-    scores = resampled_scores({"x": statistics(hypotheses, references)}, "wer", resamples=400)
-    assert np.isnan(scores["x"].draws).any() and np.isfinite(interval(scores["x"]).high)
-    nothing = resampled_scores({"x": statistics([""], [""])}, "wer", resamples=10)
-    assert np.isnan(interval(nothing["x"]).low)
-
-
-def test_other_utterances_and_measures_are_refused(systems):
-    references, better, worse = systems
-    rows = statistics(better, references)
-    with pytest.raises(ConfigError, match="same utterances"):
-        resampled_scores({"a": rows, "b": rows[:-1]}, "wer")
-    with pytest.raises(ConfigError, match="wer, cer, chrf"):
-        resampled_scores({"a": rows}, "ter")
+def test_draws_without_a_word():
+    scores = resampled_scores(counts(["", "a"], ["", "a b"])[None], ("wer",), resamples=400)["wer"]
+    assert np.isnan(scores).any() and np.isfinite(interval(scores)).all()
+    assert interval(np.array([np.nan, 1.0, 2.0])) == Interval(1.0, 2.0)
+    with pytest.raises(ValueError, match="no draw"):
+        interval(np.array([np.nan]))
