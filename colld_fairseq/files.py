@@ -4,11 +4,11 @@ import contextlib
 import os
 import secrets
 from pathlib import Path
-from typing import IO, Iterator, List, Union
+from typing import IO, Any, Iterator, List, Union
 
 
 @contextlib.contextmanager
-def errors_name(path: Union[str, Path]) -> Iterator[None]:
+def errors_name(path: Union[str, "os.PathLike[str]"]) -> Iterator[None]:
     """Name this path in an OSError without one, as of writing to an open file (disk full); torch may wrap it."""
     try:
         yield
@@ -20,7 +20,7 @@ def errors_name(path: Union[str, Path]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def written_atomically(path: Union[str, Path], mode: str = "wb", **how: str) -> Iterator[IO]:
+def written_atomically(path: Union[str, "os.PathLike[str]"], mode: str = "wb", **how: Any) -> Iterator[IO]:
     """A file to write to, under a temporary name beside `path`, which it takes at the end: a run that is killed leaves
     no truncated file.
 

@@ -5,6 +5,8 @@ import os
 import re
 from typing import Any, Iterator, Tuple, Union
 
+from colld_fairseq.parsing import parse_json
+
 # Ends of lines for `str.splitlines` and others, and bytes of names that are not UTF-8: written as JSON's escapes.
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -22,4 +24,4 @@ def read_json_lines(path: Union[str, "os.PathLike[str]"]) -> Iterator[Tuple[int,
     with open(path, "rb") as file:
         for row, line in enumerate(file, start=1):
             if line.strip():
-                yield row, json.loads(line)
+                yield row, parse_json(line)

@@ -41,7 +41,7 @@ def value_of_each(text: str, names: Sequence[str], option: str, default: Optiona
     missing = [name for name in names if name not in values]
     if missing and default is None:
         raise ConfigError(f"{option} {text!r} gives {missing[0]!r} no value")
-    return {name: values.get(name, default) for name in names}
+    return {name: values.get(name, default or "") for name in names}
 
 
 def choice_of_each(text: str, names: Sequence[str], option: str, allowed: Sequence[str]) -> Dict[str, str]:

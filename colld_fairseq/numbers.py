@@ -33,7 +33,10 @@ class Number:
         return " ".join(["a whole number" if self.whole else "a finite number", " and ".join(bounds)]).strip()
 
     def __contains__(self, value: float) -> bool:
-        if not math.isfinite(value) or (self.whole and value != int(value)):
+        try:
+            if not math.isfinite(value) or (self.whole and value != int(value)):
+                return False
+        except OverflowError:  # a whole number beyond all that floats hold
             return False
         over = value > self.low if self.above else value >= self.low
         return over and (value < self.high if self.below else value <= self.high)
@@ -82,7 +85,7 @@ def check_numbers(options: Any, configs: Mapping[str, type]) -> None:
     configs: fairseq's registry, name -> dataclass, which alone has the metadata: `options` has the values. What is left
     open (None) is not checked.
     """
-    config = configs.get(getattr(options, "_name", None) or getattr(options, "arch", None))
+    config = configs.get(str(getattr(options, "_name", None) or getattr(options, "arch", None)))
     for one in fields(config) if config else ():
         kind, value = one.metadata.get("number"), getattr(options, one.name, None)
         if kind is not None and isinstance(value, (int, float)):

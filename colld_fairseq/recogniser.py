@@ -53,7 +53,8 @@ class Recogniser:
         """Of model and task, {"model": ..., "task": ...}, as the (last) checkpoint records them."""
         self.task, self.models, self.device = task, [model.eval().to(device) for model in models], device
         self.input, self.vocabulary, self.nbest = task.student_input, task.vocabulary, nbest
-        self.decoder, self.search = task.decoder_of(self.models), task.build_decoder(self.models, beam, nbest)
+        self.decoder = task.decoder_of(self.models)
+        self.search: Any = task.build_decoder(self.models, beam, nbest)  # streams ask more of it than a Decoder has
         self.transcribes: bool = task.transcribes(self.models)
         """Whether hypotheses are in the language spoken whatever the target language: CTC trained on transcripts."""
 
@@ -274,7 +275,9 @@ def load_recogniser(
     if not 1 <= nbest <= beam:
         raise ConfigError(f"--nbest {nbest} of a beam of {beam}: give at least 1, and a --beam of at least as many")
     device = pick_device(device)
-    task, models, settings = None, [], {}
+    task: Any = None
+    models: List[nn.Module] = []
+    settings: Dict[str, Any] = {}
     for part in split_paths(path, ":"):
         state = _read_checkpoint(part, options)
         try:

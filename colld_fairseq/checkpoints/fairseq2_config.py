@@ -4,11 +4,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-import yaml
-
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.modules.encoder_config import WAV2VEC_CONV_LAYERS, EncoderConfig
 from colld_fairseq.modules.input_config import InputConfig
+from colld_fairseq.parsing import parse_yaml
 
 #: (layers, width, inner width, norms first) of published shapes -> name of the architecture in fairseq2, heads.
 #: omniASR's are large_lv60k, 1b, 3b and 7b. A width does not tell the heads: see 3b and 3.25b.
@@ -76,9 +75,9 @@ def describe(inside: Mapping[str, Any], file: Path, beside: Path) -> Description
     if not beside.is_file():
         return Description.of(inside, str(file))
     try:
-        content = yaml.safe_load(beside.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{beside}: is not YAML ({' '.join(str(error).split())})") from error
+        content = parse_yaml(beside.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{beside}: is not YAML ({error})") from error
     given = Description.of(content, str(beside))
     wrong = [name for name in content if name in inside and inside[name] != content[name]]
     if wrong:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.errors import CheckpointError, ConfigError
+from colld_fairseq.parsing import parse_json
 
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
 
@@ -52,7 +53,7 @@ def resolve_file(name: str) -> Path:
 def read_json(path: Path) -> Dict[str, Any]:
     """A JSON object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); the directory is incomplete") from error
     if not isinstance(content, dict):
@@ -71,13 +72,22 @@ def weight_files(directory: Path) -> List[Path]:
         if (directory / name).is_file():
             return [directory / name]
         if index.is_file():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-            files = [directory / shard for shard in shards]
+            files = [directory / shard for shard in _shards(index)]
             missing = [str(file) for file in files if not file.is_file()]
             if missing or not files:
                 raise CheckpointError(f"{index}: shards are missing: {', '.join(missing) or 'none is listed'}")
             return files
     raise CheckpointError(f"{directory}: holds none of {', '.join(WEIGHT_NAMES)} nor an .index.json of them")
+
+
+def _shards(index: Path) -> List[str]:
+    """File names of an .index.json. CheckpointError for what is no name of a file beside it."""
+    weight_map = read_json(index).get("weight_map", {})
+    shards = list(weight_map.values()) if isinstance(weight_map, dict) else [weight_map]
+    wrong = [name for name in shards if not isinstance(name, str) or Path(name).name != name or "\0" in name]
+    if wrong:
+        raise CheckpointError(f"{index}: names {wrong[0]!r}, which is no file beside it; copy the directory again")
+    return sorted(set(shards))
 
 
 def read_state(directory: Path) -> Dict[str, Tensor]:

@@ -232,6 +232,9 @@ def without_identity_projection(weights: StateDict, config: EncoderConfig, model
     return {name: tensor for name, tensor in weights.items() if not name.startswith(projection)}
 
 
+LONGEST = 100  # a factor in a list of convolutions, which must not take all memory
+
+
 def parse_conv_layers(text: str) -> List[List[int]]:
     """`"[(512, 10, 5)] + [(512, 3, 2)] * 4"`, fairseq's notation, -> [[512, 10, 5], [512, 3, 2], …].
 
@@ -239,7 +242,7 @@ def parse_conv_layers(text: str) -> List[List[int]]:
     """
     try:
         return [[int(value) for value in layer] for layer in _evaluate(ast.parse(text, mode="eval").body)]
-    except (SyntaxError, TypeError, ValueError) as error:
+    except Exception as error:  # Python's parser has several of its own for text that is no program
         raise ConfigError(
             f"conv_feature_layers {text!r} is not a list of (channels, kernel, stride): {error}"
         ) from error
@@ -253,7 +256,10 @@ def _evaluate(node: ast.expr) -> Any:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _evaluate(node.left) + _evaluate(node.right)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        return _evaluate(node.left) * _evaluate(node.right)
+        left, right = _evaluate(node.left), _evaluate(node.right)
+        if not all(isinstance(side, list) or side <= LONGEST for side in (left, right)):
+            raise ValueError(f"more than {LONGEST} times a layer")
+        return left * right
     raise ValueError(f"{type(node).__name__} is not allowed")
 
 

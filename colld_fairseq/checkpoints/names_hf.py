@@ -17,6 +17,7 @@ from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.modules.encoder_config import WAV2VEC_CONV_LAYERS, EncoderConfig
 from colld_fairseq.modules.feed_forward import get_activation
 from colld_fairseq.modules.input_config import InputConfig
+from colld_fairseq.parsing import values_of
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,8 @@ def read(name: str, blocks: Optional[int] = None) -> EncoderCheckpoint:
     directory = resolve_directory(name)
     settings = read_json(directory / "config.json")
     family = settings.get("model_type")
-    config = config_from_hf(settings, read_preprocessor(directory, family))
+    with values_of(directory / "config.json"):
+        config = config_from_hf(settings, read_preprocessor(directory, family))
     names, state = layout_of(config).names, read_state(directory)
     if family == names_custom.FAMILY:
         weights = names_custom.read_weights(state, config, blocks, str(directory))

@@ -15,13 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
-import yaml
-
 from colld_fairseq.checkpoints.files import resolve_file
 from colld_fairseq.checkpoints.onnx_reading import check_installed, open_graph
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError
+from colld_fairseq.field_types import check_types
 from colld_fairseq.modules.input_config import InputConfig
+from colld_fairseq.parsing import parse_yaml
 
 AXES = ("time_last", "time_first")
 
@@ -50,15 +50,16 @@ class GraphDescription:
     """"time_first": layers are [1, T, D]; "time_last": [1, D, T]."""
 
     def __post_init__(self) -> None:
-        given = {"frame_rate_hz": self.frame_rate_hz, "width": self.width, "kernel_samples": self.kernel_samples or 1}
-        for name, value in given.items():
-            if not isinstance(value, (int, float)) or value <= 0:
-                raise ConfigError(f"{name} is {value!r}, and must be positive")
-        if SAMPLE_RATE % self.frame_rate_hz:
-            raise ConfigError(f"frame_rate_hz is {self.frame_rate_hz}: a frame must be a whole number of samples")
         numbered = isinstance(self.layers, Mapping) and self.layers
         if not numbered or not all(isinstance(key, int) and key >= 0 for key in self.layers):
             raise ConfigError("layers must name at least one tensor by its number, such as {12: encoded}")
+        check_types(self)
+        given = {"frame_rate_hz": self.frame_rate_hz, "width": self.width, "kernel_samples": self.kernel_samples or 1}
+        for name, value in given.items():
+            if not value > 0:
+                raise ConfigError(f"{name} is {value!r}, and must be positive")
+        if SAMPLE_RATE % self.frame_rate_hz or self.frame_rate_hz < 1:
+            raise ConfigError(f"frame_rate_hz is {self.frame_rate_hz}: a frame must be a whole number of samples")
         if self.axes not in AXES:
             raise ConfigError(f"axes is {self.axes!r}, choose one of {', '.join(AXES)}")
         self.input_config  # noqa: B018 (a check)
@@ -77,14 +78,14 @@ def describe(name: str) -> GraphDescription:
     """The description beside a graph. Raises ConfigError that names the file and the field."""
     path = description_file(resolve_file(name))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}). A graph of ONNX is described beside it: frame_rate_hz, width,"
             " layers, input; see docs/own_teacher.md"
         ) from error
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"{path}: is not YAML ({' '.join(str(error).split())})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not YAML ({error})") from error
     known = {one.name: one for one in fields(GraphDescription)}
     if not isinstance(content, dict) or set(content) - set(known):
         unknown = sorted(map(str, set(content) - set(known))) if isinstance(content, dict) else [type(content).__name__]

@@ -13,7 +13,7 @@ import os
 import re
 import struct
 import zipfile
-from typing import BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import soundfile
@@ -39,6 +39,7 @@ _LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's local header
 _LOUDEST = 2.0**31  # full scale is 1; some keep float samples on an integer scale, of 32 bits at most
 _LOGGED = ("VOC", "MAT4")  # libsndfile shortens these, but says so in its log
 _UNKNOWN = 1 << 62  # frames: libsndfile does not know the length
+_RATES = (1_000, 1_000_000)  # Hz; others are of damaged headers, and resampling could take all memory there is
 _BLOCK = 1 << 20  # samples read at a time where their number is not known
 # seeking in these gives exactly the samples of a full decode
 _LOSSLESS = ("WAV", "WAVEX", "FLAC", "AIFF", "RF64")
@@ -127,11 +128,11 @@ def read_audio(path_spec: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
             waveforms = [(waveform, sounds[0].samplerate)]
     for waveform, _ in waveforms:
         check_samples(waveform, printable(path_spec))
-    waveforms = [
+    resampled = [
         waveform if rate == sample_rate else soxr.resample(waveform, rate, sample_rate, quality="HQ")
         for waveform, rate in waveforms
     ]
-    waveform = waveforms[0] if len(waveforms) == 1 else np.concatenate(waveforms)
+    waveform = resampled[0] if len(resampled) == 1 else np.concatenate(resampled)
     if len(waveform) == 0:
         raise _no_samples(path_spec)
     return np.ascontiguousarray(waveform, dtype=np.float32)
@@ -194,7 +195,9 @@ def find_zip_members(zip_path: str) -> Dict[str, str]:
                 if member.compress_type != zipfile.ZIP_STORED:
                     raise AudioError(f"{zip_path}: member {member.filename!r} is compressed; {_REZIP}")
                 specs[member.filename] = f"{zip_path}:{_data_offset(handle, member)}:{member.file_size}"
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, struct.error) as error:
+    except AudioError:
+        raise
+    except Exception as error:  # of a damaged archive zipfile raises anything
         raise AudioError(
             f"{zip_path}: cannot be read as a zip archive ({error}); check the path or copy it again"
         ) from error
@@ -217,7 +220,7 @@ class _Sound:
 
     def __init__(self, path_spec: str, handle: BinaryIO, stream: Stream) -> None:
         self.path_spec, self.stream = path_spec, stream
-        source = stream.source
+        source: Any = stream.source
         if source is None:
             # the descriptor of a real file: faster than calls into Python, and the name may be no UTF-8
             source = handle if isinstance(handle, io.BytesIO) else handle.fileno()
@@ -227,11 +230,16 @@ class _Sound:
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise AudioError(_explain_unreadable(path_spec, handle, error)) from error
         self.samplerate, self.channels = self.file.samplerate, self.file.channels
+        if not _RATES[0] <= self.samplerate <= _RATES[1]:
+            raise AudioError(
+                f"{printable(path_spec)}: a sampling rate of {self.samplerate} Hz, which no recording of speech has (a "
+                "damaged header?); write the file again"
+            )
         counted = stream.counted and self.file.frames < _UNKNOWN
         if self.file.format in _LOGGED and "truncated" in self.file.extra_info:
             raise AudioError(f"{printable(path_spec)}: truncated; copy or encode the file again")
         self.decoded = None if counted else self._decode()
-        self.frames = self.file.frames if counted else len(self.decoded)
+        self.frames: int = self.file.frames if self.decoded is None else len(self.decoded)
 
     def read(self, start: int, end: int) -> np.ndarray:
         """The mean of the channels from sample `start` to before `end`, float32 [end - start]."""
@@ -273,7 +281,7 @@ class _Sound:
             yield block
 
     def _decode(self) -> np.ndarray:
-        blocks = []
+        blocks: List[np.ndarray] = []
         while not blocks or len(blocks[-1]) == _BLOCK:
             blocks.append(_mono(self._read(_BLOCK)))
         samples = np.concatenate(blocks)
@@ -439,7 +447,7 @@ def explain_member(path_spec: str, otherwise: str) -> str:
     try:
         with zipfile.ZipFile(zip_path) as archive, open(zip_path, "rb") as raw:
             member = next((m for m in archive.infolist() if _data_offset(raw, m) == offset), None)
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, struct.error):
+    except Exception:  # noqa: BLE001 - of a damaged archive zipfile raises anything
         return f"; {printable(zip_path)} is not a readable zip archive: copy it again"
     if member is None or member.compress_size != length:
         return "; no member of the archive lies there: write the manifest again from this archive"

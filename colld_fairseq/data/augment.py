@@ -1,9 +1,13 @@
 """SpecAugment: time and frequency masks on filterbanks (Park et al. 2019, arXiv:1904.08779)."""
 
+import math
 from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
+
+from colld_fairseq.errors import ConfigError
+from colld_fairseq.field_types import check_types
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,12 @@ class SpecAugment:
     """Largest width of a time mask, as a share of the utterance: short ones keep most of their frames."""
     fill: Optional[float] = None
     """What masked values become; None = the utterance's mean."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name, value in vars(self).items():
+            if name != "fill" and not 0 <= value < math.inf:
+                raise ConfigError(f"SpecAugment: {name} is {value}, and must be 0 or more")
 
     def __call__(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A masked copy of features [T, F]; all randomness comes from `rng`."""

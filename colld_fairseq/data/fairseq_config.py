@@ -13,11 +13,24 @@ from colld_fairseq.compat import absolute_path
 from colld_fairseq.data.augment import SpecAugment
 from colld_fairseq.data.text import file_beside, read_vocabulary_config
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.field_types import is_of
 from colld_fairseq.modules.input_config import InputConfig
 
 CONFIG_YAML = "config.yaml"
 _CMVN = ("utterance_cmvn", "global_cmvn")
 _SPECAUGMENT = "specaugment"
+_KINDS = {
+    "audio_root": Optional[str],
+    "use_audio_input": Optional[bool],
+    "standardize_audio": Optional[bool],
+    "input_feat_per_channel": Optional[int],
+    "sampling_alpha": Optional[float],
+    "transforms": Optional[Dict[str, Optional[List[str]]]],
+    "feature_transforms": Optional[Dict[str, Optional[List[str]]]],
+    "utterance_cmvn": Optional[Dict[str, bool]],
+    "global_cmvn": Optional[Dict[str, str]],
+    "specaugment": Optional[Dict[str, Optional[float]]],
+}
 _WHOLE = ("norm_means", "norm_vars")  # options of utterance_cmvn, both on unless switched off
 
 
@@ -114,4 +127,8 @@ def read_data_config(folder: str, name: str = CONFIG_YAML) -> FairseqDataConfig:
     path = os.path.join(folder, name)
     if name == CONFIG_YAML and not os.path.isfile(path):
         return FairseqDataConfig(path)
-    return FairseqDataConfig(path, read_vocabulary_config(path))
+    values = read_vocabulary_config(path)
+    for option, kind in _KINDS.items():
+        if not is_of(values.get(option), kind):
+            raise ConfigError(f"{path}: {option} is {values[option]!r}, which is not what fairseq writes; correct it")
+    return FairseqDataConfig(path, values)

@@ -7,7 +7,6 @@ model knows these; `tokens` are ids of the vocabulary that
 the recogniser was trained with. Hypotheses are in order of their score, best first.
 """
 
-import json
 import math
 import os
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Sequence, Set, Tuple, Un
 from colld_fairseq.errors import ManifestError
 from colld_fairseq.files import written_atomically
 from colld_fairseq.json_lines import json_line
+from colld_fairseq.parsing import parse_json
 
 
 def write_hypotheses(path: Union[str, Path], n_best: Iterable[Tuple[str, Sequence[Dict[str, Any]]]]) -> None:
@@ -41,10 +41,10 @@ def read_entries(path: Union[str, Path]) -> Iterator[Tuple[str, List[Dict[str, A
                 continue
             where = f"{path}:{line_number}"
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 name, hypotheses = str(entry["id"]), list(entry["hypotheses"])
                 finite = all(math.isfinite(h["score"]) and isinstance(h["text"], str) for h in hypotheses)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError) as error:
                 raise ManifestError(f"{where}: no n-best list as `colld transcribe` writes it ({error})") from error
             if not hypotheses or not finite:
                 raise ManifestError(f"{where}: an n-best list has at least one hypothesis, with a text and a score")

@@ -396,7 +396,7 @@ def _drop_blank_lines(path: str, table: pa.Table, length_column: str) -> Tuple[p
 
 def _whole_numbers(manifest: Manifest, name: str) -> np.ndarray:
     column = manifest.table.column(name)
-    valid = pc.match_substring_regex(column, r"^[0-9]{1,18}$")
+    valid = pc.match_substring_regex(column, r"^[0-9]{1,15}$")
     first = pc.index(valid, False).as_py()
     if first >= 0:
         raise ManifestError(

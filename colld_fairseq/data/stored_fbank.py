@@ -72,13 +72,13 @@ def _header(path_spec: str, handle: BinaryIO) -> Tuple[Tuple[int, int], np.dtype
     try:
         version = np.lib.format.read_magic(handle)
         shape, is_fortran, dtype = _READERS[version](handle)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # a header is a piece of Python to numpy, which raises what its parser does
         raise AudioError(f"{name}: the header of the .npy array is damaged ({error}); {_AGAIN}") from error
     if dtype.hasobject:
         raise AudioError(
             f"{name}: an array of pickled Python objects, which are not loaded; save floats [frames, bins]"
         )
-    if len(shape) != 2 or not np.issubdtype(dtype, np.floating):
+    if len(shape) != 2 or min(shape) < 0 or not np.issubdtype(dtype, np.floating):
         raise AudioError(
             f"{name}: an array of {dtype} of shape {shape}, but filterbanks are floats [frames, bins]; {_AGAIN}"
         )

@@ -12,9 +12,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
-import yaml
-
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.parsing import parse_yaml
 
 LETTER_BOUNDARY = "|"  # what fairseq's `--post-process letter` turns into a space
 PIECE_BOUNDARY = "\u2581"  # what `--post-process sentencepiece` turns into a space
@@ -79,7 +78,7 @@ class TextNormalizer:
         """From the mapping under `text_normalization`; ConfigError on an option that does not exist."""
         config = dict(config or {})
         known = [option.name for option in fields(cls)]
-        unknown = sorted(set(config) - set(known))
+        unknown = sorted(map(str, set(config) - set(known)))
         if unknown:
             raise ConfigError(f"text_normalization in config.yaml has unknown options {unknown}; known: {known}")
         return cls(**{key: bool(value) for key, value in config.items()})
@@ -104,7 +103,7 @@ class TextCodec:
         self.normalizer = normalizer
         self.boundary = LETTER_BOUNDARY if kind == "char" else PIECE_BOUNDARY
         self.post_process = "letter" if kind == "char" else "sentencepiece"
-        self._processor = None
+        self._processor: Any = None  # of sentencepiece
         self._bytes: Dict[str, int] = {}  # pieces of a model with byte fallback -> what they stand for
         if kind == "sentencepiece":
             self._processor = _load_sentencepiece(sentencepiece_model)
@@ -194,10 +193,11 @@ def read_vocabulary_config(vocabulary: Union[str, Path]) -> Dict[str, Any]:
         raise ConfigError(
             f"no vocabulary in {vocabulary}: make one with `colld vocab --manifest ... --out {path.parent}`"
         )
+    text = _read_text(path)
     try:
-        config = yaml.safe_load(_read_text(path))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())}); {_AGAIN}") from error
+        config = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not YAML ({error}); {_AGAIN}") from error
     if not isinstance(config, dict) or not config:
         raise ConfigError(f"{path}: {'empty' if not config else 'no options in it'}; {_AGAIN}")
     if FORMER_KEY in config:

@@ -50,7 +50,7 @@ class SimpleTransducerOutput(NamedTuple):
     blank_posterior: Tensor
     label_posterior: Tensor
 
-    count = TransducerOutput.count
+    count = TransducerOutput.count  # type: ignore[misc]  # a property, no field
 
 
 def simple_transducer_loss(

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Dict, List, Optional
 
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.field_types import check_types
 from colld_fairseq.modules.chunks import Chunk, Count
 from colld_fairseq.modules.input_config import InputConfig
 
@@ -20,7 +21,11 @@ CHOICES = {
 
 
 WHISPER_RATE_HZ = 50.0
-COUNTS = ("layers", "fbank_stack", "subsampling_channels", "time_reduction", "depthwise_conv_kernel", "max_positions")
+COUNTS = (
+    *("layers", "embed_dim", "ffn_dim", "attention_heads", "conv_pos", "conv_pos_groups", "fbank_bins", "fbank_stack"),
+    *("subsampling_channels", "time_reduction", "depthwise_conv_kernel", "max_positions"),
+)
+SHARES = ("dropout", "attention_dropout", "activation_dropout", "dropout_input", "layerdrop")
 
 
 @dataclass
@@ -103,6 +108,19 @@ class EncoderConfig:
     """Probability of skipping a block."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.input, dict):
+            self.input = InputConfig.from_dict(self.input)
+        check_types(self)
+        for name in COUNTS:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if min(self.max_left_position, self.max_right_position) < 0:
+            raise ConfigError("max_left_position and max_right_position must be at least 0")
+        if not self.conv_layers or any(len(layer) != 3 or min(layer) < 1 for layer in self.conv_layers):
+            raise ConfigError(f"conv_layers={self.conv_layers} must be (channels, kernel, stride) each, all at least 1")
+        for name in SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be 0 to 1")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not known; choose one of {list(choices)}")
@@ -112,11 +130,6 @@ class EncoderConfig:
             raise ConfigError("rotary positions need an even width per head; change embed_dim or attention_heads")
         if self.position == "conv" and self.embed_dim % self.conv_pos_groups:
             raise ConfigError(f"embed_dim={self.embed_dim} is not a multiple of conv_pos_groups={self.conv_pos_groups}")
-        for name in COUNTS:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if isinstance(self.input, dict):
-            self.input = InputConfig.from_dict(self.input)
         if self.input is None and self.input_kind == "log_mel":
             seconds = self.max_positions / WHISPER_RATE_HZ
             tail = min(InputConfig.tail_seconds, seconds)

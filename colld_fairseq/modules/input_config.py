@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Dict, List
 
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.field_types import check_types
 
 KINDS = ("waveform", "fbank", "log_mel")
 FBANKS = ("kaldi", "icefall")
@@ -43,6 +44,7 @@ class InputConfig:
     """Log-mels only: the longest input, tail included."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         choices = {"kind": KINDS, "fbank": FBANKS, "normalization": NORMALIZATIONS.get(self.kind, ())}
         for name, known in choices.items():
             if getattr(self, name) not in known:

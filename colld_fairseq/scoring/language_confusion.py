@@ -108,7 +108,8 @@ def language_confusion(
         counts = result[language]
         counts.sentences += 1
         if several and _scripts(reference):
-            counts.references_misjudged += profiles.nearest(reference, reference, language) != language
+            misjudged = profiles.nearest(reference, reference, language) != language
+            counts.references_misjudged = (counts.references_misjudged or 0) + misjudged
         scripts = _scripts(hypothesis)
         if not scripts:
             continue
@@ -118,7 +119,7 @@ def language_confusion(
         if several:
             guess = profiles.nearest(hypothesis, reference, language)
             nearest[language].append(guess)
-            counts.nearer_to_another += guess != language
+            counts.nearer_to_another = (counts.nearer_to_another or 0) + (guess != language)
     for language, guesses in nearest.items():
         result[language].nearest = dict(sorted(Counter(guesses).items()))
     return result

@@ -139,8 +139,7 @@ def compute_scores(statistics: np.ndarray) -> Scores:
     sys_len, ref_len, *ngrams = (int(n) for n in statistics[_BLEU_AT:_CHRF_AT])
     bleu = BLEU.compute_bleu(ngrams[:BLEU_ORDER], ngrams[BLEU_ORDER:], sys_len, ref_len, smooth_method="exp").score
     chrf = float(chrf_of(statistics))
-    counts = (int(n) for n in (sentences, empty, overlong, words, characters))
-    return Scores(*counts, wer, cer, bleu, chrf)
+    return Scores(int(sentences), int(empty), int(overlong), int(words), int(characters), wer, cer, bleu, chrf)
 
 
 class CorpusScores:

@@ -21,7 +21,9 @@ from colld_fairseq.checkpoints.encoder import TEACHERS, EncoderCheckpoint, read_
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError, TeacherError
+from colld_fairseq.field_types import check_types
 from colld_fairseq.modules.encoder import StudentEncoder
+from colld_fairseq.parsing import values_of
 from colld_fairseq.teachers.base import DTYPES, Teacher, TeacherOutput, check_request
 
 logger = logging.getLogger(__name__)
@@ -151,6 +153,11 @@ class TeacherInfo:
     has_silence: bool = False
     """Whether it takes in silence behind an utterance (Whisper)."""
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        if min(self.num_layers, self.width, self.frame_rate_hz) <= 0:
+            raise ConfigError(f"{self.num_layers} layers of {self.width} at {self.frame_rate_hz:g} Hz are no encoder")
+
 
 def describe_teacher(spec: str) -> TeacherInfo:
     """From the configuration alone, for all that `load_teacher` takes. Raises TeacherError."""
@@ -172,7 +179,9 @@ def describe_teacher(spec: str) -> TeacherInfo:
         if scheme == "python":
             shape = python_class.shape_of(name)
             return TeacherInfo(shape["num_layers"], shape["width"], shape["frame_rate_hz"])
-        return _of_directory(read_json(resolve_directory(name) / "config.json"))
+        path = resolve_directory(name) / "config.json"
+        with values_of(path):
+            return _of_directory(read_json(path))
     except ConfigError as error:
         raise TeacherError(f"teacher {spec}: {error}") from error
 

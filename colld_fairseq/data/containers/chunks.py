@@ -65,7 +65,7 @@ def chunked_stream(handle: BinaryIO, layout: _Chunks) -> Stream:
                 handle.seek(field)
                 end = start + struct.unpack(kind, handle.read(8))[0]
             return _audio_chunk(handle, layout, start, end, field, kind)
-        if name == b"ds64":  # of RF64: the lengths of file and audio in 64 bits
+        if name == b"ds64" and end - start >= 16:  # of RF64: the lengths of file and audio in 64 bits
             long_length = start + 8
         if end < start or not _is_name(name):
             return Stream()

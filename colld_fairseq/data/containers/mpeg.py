@@ -67,7 +67,9 @@ def mpeg_stream(data: bytes, start: int) -> Stream:
     first = first_mpeg_frame(data, start)
     if first is None:  # of a free bitrate, or none at all
         return Stream(_Endless(data), counted=False)
-    head_bytes, samples = mpeg_frame(data[first : first + 4])
+    frame = mpeg_frame(data[first : first + 4])
+    assert frame is not None  # others follow it
+    head_bytes, samples = frame
     head = data[first : first + head_bytes]
     promised, promised_bytes = _length_header(head)
     size = len(data) - first
