@@ -1,0 +1,50 @@
+"""Format, ruff and types, as pyproject.toml asks for them."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def output_of(*command):
+    done = subprocess.run([str(word) for word in command], cwd=REPOSITORY, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def ruff():
+    beside = Path(sys.executable).with_name("ruff")
+    return (str(beside) if beside.exists() else shutil.which("ruff")) or pytest.skip(
+        "ruff is not installed: pip install ruff"
+    )
+
+
+def test_ruff_has_nothing_to_say():
+    code, said = output_of(ruff(), "check", "--no-cache", ".")
+    assert code == 0, said
+
+
+def test_everything_is_formatted():
+    code, said = output_of(ruff(), "format", "--no-cache", "--check", ".")
+    assert code == 0, said
+
+
+@pytest.mark.slow
+def test_types_of_the_public_api(tmp_path):
+    code, said = output_of(sys.executable, "-m", "mypy", "--cache-dir", tmp_path)
+    assert code == 0, said
+
+
+@pytest.mark.slow
+def test_a_wrong_type_is_seen(tmp_path):
+    """Of a function of the public API, as a user of it would."""
+    (tmp_path / "user.py").write_text(
+        "from colld_fairseq.data.audio import read_audio\nread_audio(3)\n"
+        "from colld_fairseq.scoring.bootstrap import interval\ninterval()\n"
+    )
+    config = ["--config-file", REPOSITORY / "pyproject.toml", "--cache-dir", tmp_path]
+    code, said = output_of(sys.executable, "-m", "mypy", *config, tmp_path / "user.py")
+    assert code == 1 and said.count("user.py:") == 2, said
