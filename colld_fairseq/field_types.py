@@ -27,7 +27,7 @@ def _declared(config: Any) -> Dict[str, Any]:
 
 def is_of(value: Any, declared: Any) -> bool:
     """Whether a value is of a type: a plain one, or Optional, Union, List, Dict of such. Whole numbers are also float;
-    True and False are no numbers; a tuple is also a List."""
+    True and False are no numbers; a tuple is also a List; a Tuple has one type and any length."""
     origin, inner = get_origin(declared), get_args(declared)
     if declared is Any:
         return True
@@ -37,6 +37,8 @@ def is_of(value: Any, declared: Any) -> bool:
         return isinstance(value, Integral if declared is int else Real) and not isinstance(value, bool)
     if origin in (dict, Mapping):
         return isinstance(value, Mapping) and all(is_of(k, inner[0]) and is_of(v, inner[1]) for k, v in value.items())
+    if origin is tuple and inner[1:] == (...,):
+        return isinstance(value, tuple) and all(is_of(one, inner[0]) for one in value)
     if origin is list:
         return isinstance(value, Sequence) and not isinstance(value, str) and all(is_of(one, inner[0]) for one in value)
     return isinstance(value, declared)

@@ -16,6 +16,7 @@ from colld_fairseq.checkpoints.verify import NativeEncoder
 from colld_fairseq.errors import CheckpointError
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.parsing import parse_json, values_of
 
 LAYOUTS = (Layout("colld:FILE.pt", lambda config: [config.to_dict()], EncoderConfig.from_dict),)
 # Where the student lies in a checkpoint: inside a fine-tuned model, or in colld_student.
@@ -51,8 +52,9 @@ def encoder_in(cfg: MutableMapping[str, Any], path: str, options: InputOptions) 
 
     Raises ConfigError as :func:`read_model`.
     """
-    bring_up_to_date(cfg, path, options.cmvn)
-    config = EncoderConfig.from_dict(json.loads(cfg["model"]["encoder_config"]))
+    with values_of(path):
+        bring_up_to_date(cfg, path, options.cmvn)
+        config = EncoderConfig.from_dict(parse_json(cfg["model"]["encoder_config"]))
     options.settle(config.input_kind, config.input, path)
     return config
 

@@ -14,6 +14,7 @@ from colld_fairseq.checkpoints import onnx_weights
 from colld_fairseq.checkpoints.names_fairseq import as_fairseq_saves
 from colld_fairseq.checkpoints.onnx_reading import read_metadata
 from colld_fairseq.errors import CheckpointError
+from colld_fairseq.parsing import parse_json
 
 KEY = "colld_checkpoint"  # in the metadata of one of the graphs
 FORMAT = 1
@@ -93,7 +94,7 @@ def graph_of(folder: Path) -> Path:
 def _content(path: Path) -> Dict[str, Any]:
     """What the metadata of a graph says."""
     try:
-        content = json.loads(read_metadata(path)[KEY])
+        content = parse_json(read_metadata(path)[KEY])
         version = content["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(path, error) from error

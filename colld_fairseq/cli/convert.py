@@ -1,7 +1,6 @@
 """`colld convert`: an encoder from one library's files into another's, with the proof that it is the same."""
 
 import argparse
-import json
 import os
 import shutil
 from pathlib import Path
@@ -21,6 +20,7 @@ from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
 from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.outputs import check_folder
+from colld_fairseq.parsing import parse_json
 
 # Files that --to hf:DIR may replace, by what is written beside the encoder.
 WRITTEN = {"": names_hf.WRITTEN, "--head": ctc_directory.WRITTEN, "--decoder-from": whisper_directory.WRITTEN}
@@ -102,7 +102,7 @@ def read_scores(path: str) -> Dict[str, Any]:
     if not path:
         return {}
     try:
-        content = json.loads(resolve_file(path).read_text(encoding="utf-8"))
+        content = parse_json(resolve_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"--scores {path}: not readable as JSON ({error}); `colld score --json` writes it") from error
     return content if isinstance(content, dict) else {"pairs": None}

@@ -32,6 +32,7 @@ from colld_fairseq.data.manifest_writer import write_manifest
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.files import write_atomically, written_atomically
 from colld_fairseq.outputs import check_folder, only_run
+from colld_fairseq.parsing import parse_json
 
 SHOWN = 10  # examples in messages
 Task = Tuple[int, Sequence[Source], Optional[Path]]  # a part, its audio, the archive to pack it into
@@ -215,7 +216,7 @@ class Preparation:
     def _record(self) -> Dict[str, Any]:
         """What prepared.json says; nothing where there is none."""
         try:
-            record = json.loads(self._path("prepared.json").read_text(encoding="utf-8"))
+            record = parse_json(self._path("prepared.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}

@@ -6,7 +6,6 @@ Bytes that are no UTF-8 are read as lone surrogates, so that one damaged line do
 import contextlib
 import csv
 import gzip
-import json
 import re
 import sys
 import zlib
@@ -15,6 +14,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Te
 
 from colld_fairseq.corpora.utterance import LeftOut
 from colld_fairseq.errors import ManifestError
+from colld_fairseq.parsing import parse_json
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_TEXT = "not UTF-8; convert the file to UTF-8"
@@ -111,8 +111,8 @@ def json_records(path: Path) -> Iterator[Union[Tuple[str, Dict[str, Any]], LeftO
     """(file:line, object) of a file with a JSON object on each line, `.gz` or not."""
     for where, line in lines(path):
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            entry = parse_json(line)
+        except ValueError as error:
             yield LeftOut(where, "malformed row", f"no JSON ({error})")
             continue
         if not isinstance(entry, dict) or not is_text(line):

@@ -18,6 +18,7 @@ from colld_fairseq.corpora.request import Request, nothing_there
 from colld_fairseq.corpora.timed import span
 from colld_fairseq.corpora.utterance import LeftOut, Listed, Utterance
 from colld_fairseq.errors import ConfigError, ManifestError
+from colld_fairseq.parsing import parse_yaml
 
 _PAIR = re.compile(r"(?:.*[._])?([a-z]{2,3})[-_]([a-z]{2,3})(?:[._].*)?", re.IGNORECASE)
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
@@ -96,8 +97,8 @@ def _segments(path: Path) -> List[Any]:
     """All entries. Where the file as a whole is no YAML, entry by entry, which are lines: damaged ones are None."""
     content = "\n".join(text_lines(path))
     try:
-        segments = yaml.load(content, _LOADER)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: of what looks like a date
+        segments = parse_yaml(content, _LOADER)
+    except ValueError:
         segments = [_entry(line) for line in content.split("\n") if line.strip()]
     if not isinstance(segments, list) or not any(segments):
         raise ManifestError(f"{path}: no list of segments; copy the file again")
@@ -106,8 +107,8 @@ def _segments(path: Path) -> List[Any]:
 
 def _entry(line: str) -> Optional[Dict]:
     try:
-        entry = yaml.load(line, _LOADER)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: of what looks like a date
+        entry = parse_yaml(line, _LOADER)
+    except ValueError:
         return None
     return entry[0] if isinstance(entry, list) and entry else None
 

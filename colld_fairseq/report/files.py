@@ -1,12 +1,12 @@
 """Files of an experiment: looked for once, told apart by their first bytes, read with errors that name them."""
 
-import json
 import math
 import os
 from pathlib import Path
 from typing import Any, Callable, List, Optional, TypeVar
 
 from colld_fairseq.errors import ColldError
+from colld_fairseq.parsing import parse_json
 
 _T = TypeVar("_T")
 SIMILARITY = "row_model\trow_layer\tcolumn_model\tcolumn_layer\tcka\t"  # how the table of `colld similarity` begins
@@ -50,10 +50,10 @@ def begins_with(path: Path, *words: str) -> bool:
 def read_json(path: Path) -> Any:
     """Raises ColldError: not there, or no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ColldError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ColldError(f"{path}: is not JSON ({error})") from error
 
 

@@ -1,7 +1,6 @@
 """Reads what fairseq-train writes with --log-format json, whether by --log-file or on standard output."""
 
 import ast
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from colld_fairseq.errors import ColldError
+from colld_fairseq.parsing import parse_json
 
 # Of lines on standard output, as fairseq and as hydra's logging write them.
 _PREFIX = re.compile(r"^(?:[\d-]+ [\d:]+ \| [A-Z]+ \| [\w.]+ \| |\[[\d-]+ [\d:,]+\]\[[\w.]+\]\[[A-Z]+\] - )")
@@ -75,8 +75,8 @@ def read_log(path: Path) -> TrainingLog:
         line = _PREFIX.sub("", line)
         if line.startswith('{"'):  # not the configuration, which is no JSON
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a killed run
+                record = parse_json(line)
+            except ValueError:  # the last line of a killed run
                 continue
             log._add(record)
             any_line = True

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError, TeacherError
+from colld_fairseq.field_types import check_types
 from colld_fairseq.files import write_atomically
+from colld_fairseq.parsing import parse_json, values_of
 from colld_fairseq.teachers.cache_storage import STORAGES, Indexes, Piece, Storage, StorageLoss
 
 PART_SECONDS = 600.0  # of audio in a part; what a stopped run has to do again at most
@@ -92,8 +94,9 @@ class CacheHeader:
     @classmethod
     def load(cls, directory: Path) -> "CacheHeader":
         try:
-            content = json.loads((directory / "header.json").read_text())
+            content = parse_json((directory / "header.json").read_text())
             header = cls(**{**content, "layers": tuple(content["layers"])})
+            check_types(header)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TeacherError(
                 f"{directory}: no teacher cache (header.json: {error}); make one with `colld features`"
@@ -142,8 +145,11 @@ def finished_part(directory: Path, part_index: int, header: CacheHeader) -> Opti
     path = part_paths(directory, part_index)[1]
     if not path.is_file():
         return None
-    index = PartIndex(**json.loads(path.read_text(encoding="utf-8")))
-    return index if fits(directory, part_index, index, header) else None
+    try:
+        index = PartIndex(**parse_json(path.read_text(encoding="utf-8")))
+        return index if fits(directory, part_index, index, header) else None
+    except (ValueError, TypeError, AttributeError):  # damaged: as good as not there
+        return None
 
 
 def write_index(directory: Path, header: CacheHeader, parts: Sequence[PartIndex]) -> Dict[str, Dict[str, float]]:
@@ -166,16 +172,17 @@ def remove_index(directory: Path) -> None:
 def read_parts(directory: Path, header: CacheHeader) -> List[PartIndex]:
     """The indexes of all parts of a complete cache. Raises TeacherError naming what is missing, and the remedy."""
     path = directory / "index.json"
-    if path.is_file():
-        parts = [PartIndex(**part) for part in json.loads(path.read_text(encoding="utf-8"))["parts"]]
-    else:  # its writer was stopped just before it, or was of an earlier version
-        parts = [finished_part(directory, part_index, header) for part_index in range(header.num_parts)]
-    for part_index, part in enumerate(parts):
-        if part is None or not fits(directory, part_index, part, header):
-            raise TeacherError(
-                f"teacher cache {directory} is not complete: part-{part_index:05d} of {header.num_parts} parts is"
-                f" missing or cut short; finish it with: {header.command} {directory}"
-            )
+    with values_of(directory):
+        if path.is_file():
+            parts = [PartIndex(**part) for part in parse_json(path.read_text(encoding="utf-8"))["parts"]]
+        else:  # its writer was stopped just before it, or was of an earlier version
+            parts = [finished_part(directory, part_index, header) for part_index in range(header.num_parts)]
+        whole = [part is not None and fits(directory, i, part, header) for i, part in enumerate(parts)]
+    if not all(whole):
+        raise TeacherError(
+            f"teacher cache {directory} is not complete: part-{whole.index(False):05d} of {header.num_parts} parts is"
+            f" missing or cut short; finish it with: {header.command} {directory}"
+        )
     return parts
 
 

@@ -21,6 +21,7 @@ from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.utterances import BadUtterances
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import write_atomically
+from colld_fairseq.parsing import parse_json
 from colld_fairseq.teachers.cache_files import plan_parts
 from colld_fairseq.teachers.clustering import FrameClustering
 from colld_fairseq.teachers.codebook import Codebook, CodebookHeader, FitSettings
@@ -148,7 +149,7 @@ class ClusterFit:
     def _load(self) -> None:
         try:
             with safe_open(self.path, framework="np") as handle:
-                facts = json.loads(handle.metadata()["colld"])
+                facts = parse_json(handle.metadata()["colld"])
                 arrays = {name: handle.get_tensor(name) for name in handle.keys()}
             settings, position = FitSettings(**facts["settings"]), _Position(**facts["position"])
         except (SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -8,8 +8,10 @@ from typing import Tuple
 import torch
 from torch import Tensor
 
-from colld_fairseq.errors import TeacherError
+from colld_fairseq.errors import ConfigError, TeacherError
+from colld_fairseq.field_types import check_types
 from colld_fairseq.files import write_atomically
+from colld_fairseq.parsing import parse_json
 from colld_fairseq.teachers.cache_files import check_equal
 
 FORMAT = "colld-codebook-1"
@@ -75,7 +77,8 @@ class Codebook:
         try:
             header = CodebookHeader(**facts)
             book = cls(tensors["centroids"], tensors["mean"], tensors["std"], header)
-        except (KeyError, TypeError) as error:
+            check_types(header)
+        except (KeyError, TypeError, ConfigError) as error:
             raise TeacherError(f"{path}: incomplete codebook ({error}); write it with `colld cluster`") from error
         width = book.centroids.shape[-1]
         if book.centroids.shape != (header.num_clusters, width) or not book.mean.shape == book.std.shape == (width,):
@@ -89,7 +92,9 @@ def _read(path: Path) -> Tuple[dict, dict]:
 
     try:
         with safe_open(path, framework="pt") as handle:
-            facts = json.loads((handle.metadata() or {}).get("colld", "{}"))
+            facts = parse_json((handle.metadata() or {}).get("colld", "{}"))
+            if not isinstance(facts, dict):
+                raise ValueError("no facts about it")
             return {name: handle.get_tensor(name).to(torch.float32) for name in handle.keys()}, facts
     except (OSError, SafetensorError, ValueError) as error:
         raise TeacherError(f"{path}: cannot be read as a codebook ({error}); write one with `colld cluster`") from error

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.checkpoints.encoder import hash_of
-from colld_fairseq.errors import TeacherError
+from colld_fairseq.errors import ConfigError, TeacherError
+from colld_fairseq.field_types import check_types
 from colld_fairseq.files import write_atomically
+from colld_fairseq.parsing import parse_json
 from colld_fairseq.teachers.cache_files import check_equal
 
 FORMAT = "colld-codebooks-1"
@@ -132,7 +134,8 @@ class ResidualQuantizer:
         try:
             header = QuantizerHeader(**{**facts, "errors": tuple(facts["errors"])})
             quantizer = cls(*(tensors[name] for name in TENSORS), header, str(path))
-        except (KeyError, TypeError) as error:
+            check_types(header)
+        except (KeyError, TypeError, ConfigError) as error:
             raise TeacherError(f"{path}: incomplete codebooks ({error}); {remedy}") from error
         width = quantizer.mean.shape[-1:]
         expected = ((header.num_codebooks, header.num_codes, *width), width, width)
@@ -147,7 +150,9 @@ def _read(path, remedy: str) -> Tuple[dict, dict]:
 
     try:
         with safe_open(path, framework="pt") as handle:
-            facts = json.loads((handle.metadata() or {}).get("colld", "{}"))
+            facts = parse_json((handle.metadata() or {}).get("colld", "{}"))
+            if not isinstance(facts, dict):
+                raise ValueError("no facts about it")
             return {name: handle.get_tensor(name).to(torch.float32) for name in handle.keys()}, facts
     except (OSError, SafetensorError, ValueError) as error:
         raise TeacherError(f"{path}: cannot be read as codebooks ({error}); {remedy}") from error

@@ -545,6 +545,29 @@ def check_student_config(values: Dict[str, Any]) -> None:
             pass
 
 
+CACHE = dict(
+    teacher="hf:x", content_hash="abc", layers=[2, 4], kind="layer", frame_rate_hz=50.0, width=3, manifest="a.tsv",
+    rows="def", num_parts=1, dtype="float16",
+)  # fmt: skip
+PART = dict(ids=["u1", "u2"], frames=[2, 3], bad={}, samples=[640, 960], loss=[])
+
+
+def check_teacher_cache(contents) -> None:
+    """Its header, and the indexes of its parts: complete by index.json, or part by part."""
+    from colld_fairseq.teachers.cache_files import CacheHeader, read_parts
+
+    header, index, part = contents
+    folder = path_of("cache/header.json", header).parent
+    (folder / "part-00000.bin").write_bytes(bytes(2 * 2 * 3 * 5))
+    (folder / "part-00000.json").write_bytes(part)
+    for whole in (True, False):
+        path_of("cache/index.json", index) if whole else (folder / "index.json").unlink()
+        try:
+            read_parts(folder, CacheHeader.load(folder))
+        except ColldError as error:
+            assert str(folder) in str(error)
+
+
 STUDENT = dict(
     layers=2, embed_dim=32, ffn_dim=48, attention_heads=2, front_end="fbank_stack", fbank_stack=2, position="rotary",
     chunk_sizes=[8, None], left_contexts=[None], dropout=0.1, input={"kind": "fbank", "normalization": "utterance"},
@@ -577,6 +600,9 @@ PROPERTIES: Dict[str, Property] = {
     "config.json": Property(
         st.tuples(json_of(HUBERT, WHISPER, W2V_BERT), json_of(dict(do_normalize=True, sampling_rate=RATE))),
         check_hugging_face_config,
+    ),
+    "teacher cache": Property(
+        st.tuples(json_of(CACHE), json_of(dict(loss={}, parts=[PART])), json_of(PART)), check_teacher_cache
     ),
     "student's configuration": Property(altered([STUDENT]), check_student_config),
 }
