@@ -176,7 +176,9 @@ def read_parts(directory: Path, header: CacheHeader) -> List[PartIndex]:
         if path.is_file():
             parts = [PartIndex(**part) for part in parse_json(path.read_text(encoding="utf-8"))["parts"]]
         else:  # its writer was stopped just before it, or was of an earlier version
-            parts = [finished_part(directory, part_index, header) for part_index in range(header.num_parts)]
+            parts = []
+            while len(parts) < header.num_parts and (not parts or parts[-1] is not None):
+                parts.append(finished_part(directory, len(parts), header))
         whole = [part is not None and fits(directory, i, part, header) for i, part in enumerate(parts)]
     if not all(whole):
         raise TeacherError(
