@@ -120,9 +120,9 @@ setup(
             "pytest-xdist",
             "hypothesis>=6",
             "jiwer>=3.1",
-            "mypy>=1.15",
+            "mypy>=2.4,<3",
             "numba",
-            "ruff>=0.14",
+            "ruff>=0.17,<0.18",  # another version formats otherwise
             "warprnnt_numba",
             "faster-whisper>=1.1",
             *EXPORT_NEEDS,

@@ -32,13 +32,11 @@ def test_everything_is_formatted():
     assert code == 0, said
 
 
-@pytest.mark.slow
 def test_types_of_the_public_api(tmp_path):
     code, said = output_of(sys.executable, "-m", "mypy", "--cache-dir", tmp_path)
     assert code == 0, said
 
 
-@pytest.mark.slow
 def test_a_wrong_type_is_seen(tmp_path):
     """Of a function of the public API, as a user of it would."""
     (tmp_path / "user.py").write_text(
