@@ -39,7 +39,10 @@ def test_words_are_where_the_posteriors_say(benchmark, vocab):
     path = [0, 0, 0, a, a, b, b, 0, 0, boundary, c, c, c, 0, 0, 0, 0]
     timer = SimpleNamespace(words_of=WordTimer(vocabulary, FRAME))
     words = benchmark.words_of(timer, posteriors(path, len(vocabulary.dictionary)), [a, b, boundary, c])
-    assert [(w.text, round(w.start / FRAME, 6), round(w.end / FRAME, 6)) for w in words] == [("ab", 3, 7), ("c", 10, 13)]
+    assert [(w.text, round(w.start / FRAME, 6), round(w.end / FRAME, 6)) for w in words] == [
+        ("ab", 3, 7),
+        ("c", 10, 13),
+    ]
 
 
 def test_only_words_that_are_right_count(benchmark):
