@@ -361,7 +361,7 @@ def _right_context(add: Add) -> None:
 
 def chunk_ms(text: str) -> Union[int, str]:
     """Milliseconds, or "full"."""
-    return text if text == "full" else COUNT(text)
+    return text if text == "full" else int(COUNT(text))
 
 
 def chunks_ms(text: str) -> List[Union[int, str]]:

@@ -383,7 +383,7 @@ def _sounds(path_spec: str, handle: BinaryIO) -> Iterator[List[_AnySound]]:
     if media.media_format(handle.read(16)):
         yield [_MediaSound(path_spec, handle)]
         return
-    sounds: List[_Sound] = []
+    sounds: List[_AnySound] = []
     try:
         try:
             streams = find_streams(handle)

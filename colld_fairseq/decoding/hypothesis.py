@@ -77,7 +77,9 @@ def joined(parts: Sequence[List[Hypothesis]], nbest: int) -> List[Hypothesis]:
     best first. Frames and scores of tokens, which are those of each part, are left out."""
     best: List[Tuple[float, Chain]] = [(0.0, None)]
     for hypotheses in parts:
-        longer = [(score + one.score, (before, one)) for score, before in best for one in hypotheses]
+        longer: List[Tuple[float, Chain]] = [
+            (score + one.score, (before, one)) for score, before in best for one in hypotheses
+        ]
         best = sorted(longer, key=lambda scored: -scored[0])[:nbest]
     return [_one_after_the_other(score, in_order(chain)) for score, chain in best]
 
