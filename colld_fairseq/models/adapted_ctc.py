@@ -19,14 +19,17 @@ from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.text import SPECIALS
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import build_encoder, record_encoder
-from colld_fairseq.models.finetune_encoder import CtcModel, Encoded, FinetuneEncoder, FinetuneOptions
+from colld_fairseq.models.finetune_encoder import CtcModel, FinetuneEncoder, FinetuneOptions
 from colld_fairseq.modules.adapters import Adapter, adapted
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.numbers import COUNT, option
 
 BASE = "student_ctc"
 NUM_SPECIALS = len(SPECIALS)
-OF_TRAINED_ENCODERS = ("freeze_encoder_updates", "mask_prob", "mask_channel_prob", "output_dropout")
+OF_TRAINED_ENCODERS = (
+    *("freeze_encoder_updates", "mask_prob", "mask_channel_prob", "output_dropout"),
+    *("checkpoint_activations", "compile_encoder"),
+)
 
 
 @dataclass
@@ -118,18 +121,14 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
         log_probs = torch.log_softmax(self.ctc_for(language)(x).float(), dim=-1)
         return F.pad(log_probs, (0, self.vocabulary_size - log_probs.size(-1)), value=-torch.inf)
 
-    def encode(self, src_tokens: Tensor, src_lengths: Tensor) -> Encoded:
-        output = self.student_for(self.language)(src_tokens, src_lengths)
-        return Encoded(output.x, output.lengths, output.padding_mask)
-
     def get_ctc_log_probs(self, src_tokens: Tensor, src_lengths: Tensor) -> Tuple[Tensor, Tensor]:
-        encoded = self.encode(src_tokens, src_lengths)
+        encoded = self.encoder.encode(src_tokens, src_lengths, self.student_for(self.language))
         return self.log_probs(encoded.x, self.language), encoded.lengths
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, **unused: Any) -> Dict[str, Tensor]:
         """{"ctc_logits": [B, T, V], "ctc_lengths": [B]}, of the language that was added last."""
-        encoded = self.encode(src_tokens, src_lengths)
-        return {"ctc_logits": self.ctc_for(self.language)(encoded.x), "ctc_lengths": encoded.lengths}
+        output = self.student_for(self.language)(src_tokens, src_lengths)
+        return {"ctc_logits": self.ctc_for(self.language)(output.x), "ctc_lengths": output.lengths}
 
 
 def read_recogniser(cfg: AdaptedCtcConfig, task) -> SavedModel:

@@ -66,16 +66,17 @@ class FinetuneEncoder(FairseqEncoder):
     def set_num_updates(self, num_updates: int) -> None:
         self.num_updates = num_updates
 
-    def encode(self, src_tokens: Tensor, src_lengths: Tensor) -> Encoded:
-        """Encoder output for src_tokens ([B, T, 80] or [B, N]) and src_lengths [B]."""
-        if self.student.right and not self.training:
-            steps = StreamingEncoder(self.student, *self.student.chunk, self.student.right)
+    def encode(self, src_tokens: Tensor, src_lengths: Tensor, student: Optional[StudentEncoder] = None) -> Encoded:
+        """Encoder output for src_tokens ([B, T, 80] or [B, N]) and src_lengths [B]; student: in place of its own."""
+        student = student or self.student
+        if student.right and not self.training:
+            steps = StreamingEncoder(student, *student.chunk, student.right)
             x, lengths = steps.encode(src_tokens, src_lengths)
             lengths = lengths.to(src_lengths.device)
             return Encoded(x, lengths, lengths_to_padding_mask(lengths, x.size(1)))
         frozen = self.training and self.num_updates < self.freeze_updates
         with torch.no_grad() if frozen else contextlib.nullcontext():
-            output = self.student(
+            output = student(
                 src_tokens, src_lengths, mask=self.frame_mask(), channel_mask=self.sample_channels(src_tokens)
             )
         return Encoded(self.dropout(output.x), output.lengths, output.padding_mask)

@@ -129,16 +129,17 @@ def test_the_old_language_stays_the_same_to_the_last_bit(old, trained, utterance
     assert any(set(one.text) & set("абвгё") for one in new)
 
 
-def test_streams_of_the_new_language(trained, utterances):
+@pytest.mark.parametrize("right_ms", [0, 80])
+def test_streams_of_the_new_language(right_ms, trained, utterances):
     recogniser = load_recogniser(trained[0], src_lang="yy")
     (waveform,) = [waveform for language, waveform, _ in utterances if language == "yy"][:1]
-    live = recogniser.streaming(320, "full", endpoint=None)
+    live = recogniser.streaming(320, "full", None, right_ms)
     stream = live.create_stream()
     stream.accept_waveform(waveform)
     stream.finish()
     while live.decode([stream]):
         pass
-    recogniser.limit_context(320, "full")
+    recogniser.limit_context(320, "full", right_ms)
     whole = recogniser.transcribe([waveform])[0][0]
     streamed = live.result(stream)
     assert (streamed.text, streamed.language) == (whole.text, "yy") and whole.tokens
@@ -163,6 +164,8 @@ def test_refused(spoken, old, trained, grown):
         added(spoken["yy"], old[1], "", grown)
     with pytest.raises(ConfigError, match="--mask-prob: the encoder of adapted_ctc is frozen"):
         added(spoken["yy"], old[1], "yy", grown, "--mask-prob", "0.1")
+    with pytest.raises(ConfigError, match="--compile-encoder: the encoder of adapted_ctc is frozen"):
+        added(spoken["yy"], old[1], "yy", grown, "--compile-encoder")
 
 
 def test_a_vocabulary_of_pieces_does_not_grow(spoken, corpus, tmp_path, capsys):
