@@ -71,7 +71,7 @@ def test_decoding_with_a_latency(streaming_transducer, vocab, decoding, caplog):
     assert decoded("--decoding-chunk-ms", "full") == decoded() != chosen and "was trained with" not in caplog.text
     decoded("--decoding-chunk-ms", "20", "--decoding-left-context", "1")
     assert "chunks of 20 ms, but the student was trained with 40 ms to the whole utterance" in caplog.text
-    with pytest.raises(ConfigError, match="--decoding-left-context says nothing without"):
+    with pytest.raises(ConfigError, match="--decoding-right-ms say nothing without"):
         decoded("--decoding-left-context", "1")
 
 
