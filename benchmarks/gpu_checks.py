@@ -17,6 +17,7 @@ import torch
 from commands import TINY_ENCODER, TRAINING, call, losses
 from torch import Tensor
 
+from colld_fairseq.cli import main as colld
 from colld_fairseq.data.vocabulary_making import make_vocabulary
 from colld_fairseq.losses import (
     codebook_loss,
@@ -31,6 +32,7 @@ from colld_fairseq.losses import (
     transducer_loss,
 )
 from colld_fairseq.losses.ctc import ctc_loss
+from colld_fairseq.teachers import load_teacher
 
 LOSS_ERROR, CRITERION_ERROR, NORM_ERROR, ROUNDED_ERROR = 1e-4, 1e-3, 2e-2, 0.1
 RESUME_ERROR = 1e-3  # GPUs add in another order every time
@@ -151,11 +153,30 @@ def check_losses(args) -> Iterator[Dict]:
         yield dict(name=name, error=error, ok=error < LOSS_ERROR)
 
 
-# -- criterions, with teachers, models and decoders --------------------------------------------------------------------
+# -- teachers, criterions with their models, decoders ------------------------------------------------------------------
 
 
 def chosen(cases: List, args) -> List:
     return cases[:2] if args.tiny else cases
+
+
+def check_teachers(args) -> Iterator[Dict]:
+    """Features of a padded batch in float32 as on the CPU, in bfloat16 nearly so."""
+    torch.manual_seed(3)
+    waveforms, lengths = 0.1 * torch.randn(2, 16000), torch.tensor([16000, 9000])
+
+    def features(spec: str, dtype: str, device: str) -> List[Tensor]:
+        teacher = load_teacher(spec, [0, 2, 4], dtype=dtype, device=device)
+        output = teacher(waveforms.to(device), lengths.to(device))
+        return [value.float().cpu() for value in output.features.values()]
+
+    for name in ("plain", "coded"):
+        spec = world().teachers[name]
+        expected = features(spec, "float32", "cpu")
+        error = apart(features(spec, "float32", args.device), expected)
+        rounded = apart(features(spec, "bfloat16", args.device), expected)
+        kind = {"plain": "Hugging Face", "coded": "fairseq"}[name]
+        yield dict(name=kind, error=error, bfloat16=rounded, ok=error < CRITERION_ERROR and rounded < ROUNDED_ERROR)
 
 
 def set_ups(args) -> Iterator[Tuple[str, Callable]]:
@@ -213,30 +234,44 @@ def check_decoders(args) -> Iterator[Dict]:
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
-def training_options(which: str) -> List[str]:
+@functools.lru_cache(maxsize=1)
+def codebooks(device: str) -> str:
+    """A residual quantizer of the plain teacher's layer 2, made on the device."""
+    here = world()
+    path = f"{here.folder.name}/books.safetensors"
+    command = (
+        f"codebooks --teacher {here.teachers['plain']} --layer 2 --num-codebooks 3 --num-codes 8 --device {device}"
+    )
+    code = colld([*command.split(), "--manifest", str(here.corpus / "train.tsv"), "--out", path])
+    assert code == 0, "colld codebooks failed"
+    return path
+
+
+def training_options(which: str, device: str) -> List[str]:
     """Of fairseq-train, without --save-dir, --max-update and precision."""
     here = world()
-    name, _, more = which.partition(" ")
+    name, *own = which.split()
     if name in ("student_ctc", "student_s2t", "transducer_student"):
         criterion = "transducer" if name == "transducer_student" else "ctc_attention"
         task = ["--task", "multilingual_speech_to_text", "--vocab", here.vocab, "--arch", name]
-        if name == "student_s2t":
-            task += device_cases.S2T[:-2]
+        own += device_cases.S2T[:-2] if name == "student_s2t" else []
     else:
         criterion = name
         teacher = here.teachers[{"hubert_distillation": "coded", "multi_teacher": "two"}.get(name, "plain")]
         task = ["--task", "speech_distillation", "--arch", "colld_student", "--teacher", teacher]
-        task += {"hubert_distillation": device_cases.CODES, "multi_teacher": device_cases.TWO}.get(
-            name, ["--layer-map", "sparse:2"]
-        )
-    return [
-        str(word) for word in [here.corpus, *task, *TINY_ENCODER, "--criterion", criterion, *TRAINING]
-    ] + more.split()
+        if name == "multi_codebook":
+            own += ["--layer-map", "1:2", "--teacher-codebooks", codebooks(device)]
+        else:
+            special = {"hubert_distillation": device_cases.CODES, "multi_teacher": device_cases.TWO}
+            own += special.get(name, ["--layer-map", "sparse:2"])
+    words = [here.corpus, *task, *TINY_ENCODER, "--criterion", criterion, *TRAINING, *own]
+    return [str(word) for word in words]
 
 
 TRAININGS = (
-    "colld",
     "student_ctc",
+    "multi_codebook",
+    "colld",
     "feature_regression",
     "hubert_distillation",
     "multi_teacher",
@@ -250,7 +285,14 @@ TRAININGS = (
 def train(which: str, updates: int, folder: Path, args, *more: str) -> List[float]:
     """Losses of all updates."""
     precision = [] if args.cuda else ["--cpu"]
-    options = [*training_options(which), "--save-dir", folder, "--max-update", updates, "--disable-validation"]
+    options = [
+        *training_options(which, args.device),
+        "--save-dir",
+        folder,
+        "--max-update",
+        updates,
+        "--disable-validation",
+    ]
     return [float(loss) for loss in losses(call("train", *options, *precision, *more))]
 
 
@@ -271,7 +313,7 @@ def check_training(args) -> Iterator[Dict]:
 
 def check_resume(args) -> Iterator[Dict]:
     """A run that is stopped goes on as if it had not been."""
-    for which in chosen(["student_ctc", "colld", "transducer_student"], args)[: 1 if args.tiny else 3]:
+    for which in ["colld"] if args.tiny else ["colld", "student_ctc", "transducer_student"]:
         with tempfile.TemporaryDirectory() as folder:
             whole = train(which, 4, Path(folder) / "whole", args)
             parts = [train(which, updates, Path(folder) / "parts", args) for updates in (2, 4)]
@@ -295,6 +337,7 @@ def check_ways(args) -> Iterator[Dict]:
 
 PARTS = {
     "losses": check_losses,
+    "teachers": check_teachers,
     "criterions": check_criterions,
     "decoders": check_decoders,
     "training": check_training,

@@ -40,10 +40,10 @@ def test_losses_and_measures(gpu, tmp_path):
     assert "## losses" in page and "| transducer, pruned |" in page and "| checkpointed |" in page
 
 
-def test_criterions_decoders_training_and_resume(gpu, tmp_path):
-    code, result, page = run(gpu, tmp_path, "criterions", "decoders", "training", "resume", "ways")
+def test_teachers_criterions_decoders_training_and_resume(gpu, tmp_path):
+    code, result, page = run(gpu, tmp_path, "teachers", "criterions", "decoders", "training", "resume", "ways")
     assert code == 0, result
-    assert [len(part["rows"]) for part in result["parts"]] == [4, 2, 2, 1, 2]
+    assert [len(part["rows"]) for part in result["parts"]] == [2, 4, 2, 2, 1, 2]
     assert all(row["ok"] for part in result["parts"] for row in part["rows"])
 
 
