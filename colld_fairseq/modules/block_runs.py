@@ -12,7 +12,8 @@ class BlockRuns:
 
     checkpointed: keep a block's input alone and compute what is inside again for the gradients (Chen et al. 2016, arXiv
         1604.06174), with the same dropout: a third more arithmetic, memory of one block instead of all.
-    compiled: by torch.compile, one graph for all blocks and lengths. Its dropout draws other numbers.
+    compiled: by torch.compile, in graphs that all blocks share; a few lengths may need another one. Its dropout draws
+        other numbers.
     backend: of torch.compile.
     """
 

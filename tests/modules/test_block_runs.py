@@ -87,14 +87,15 @@ SLOW = pytest.mark.slow
         *[pytest.param("conformer", False, marks=SLOW), pytest.param("rotary", False, marks=SLOW)],
     ],
 )
-def test_compiling_changes_nothing_and_makes_one_graph_for_all_blocks(shape, checkpointed):
-    encoder, backend = make(shape), CompileCounterWithBackend("aot_eager")
+def test_compiling_changes_nothing_and_blocks_share_their_graphs(shape, checkpointed):
+    """Where lengths need graphs of their own, they are those of all blocks."""
+    encoder, backend = make(shape, layers=5), CompileCounterWithBackend("aot_eager")
     other = copy.deepcopy(encoder)
     other.runs = BlockRuns(checkpointed, compiled=True, backend=backend)
     torch._dynamo.reset()
     for frames in (80, 96, 120):
         check_same(encoder, other, frames, rtol=1e-4, atol=1e-5)
-    assert 1 <= backend.frame_count <= 2
+    assert 1 <= backend.frame_count <= 3
     before = backend.frame_count
     with torch.no_grad():
         other.eval()(torch.randn(1, 50, 80))
