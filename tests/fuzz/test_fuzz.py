@@ -1,10 +1,11 @@
 """A few cases of every property of fuzz_cases.py, always the same; `make fuzz` tries thousands of others."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
-from fuzz_cases import PROPERTIES, Property, damaged
+from fuzz_cases import CACHE, DEEP, PROPERTIES, SPEECH_TO_TEXT, Property, arrays, damaged, sounds
 from hypothesis import strategies as st
 
 spec = importlib.util.spec_from_file_location("fuzz_main", Path(__file__).with_name("__main__.py"))
@@ -15,6 +16,28 @@ spec.loader.exec_module(fuzz_main)
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_property(name):
     assert fuzz_main.run(PROPERTIES[name], 25, derandomize=True, database=None) > 0
+
+
+SLOW_RATE = bytearray(sounds()[0])
+SLOW_RATE[24:28] = (1).to_bytes(4, "little")  # Hz, of a wav
+FORMER = {
+    "a length beyond 64 bits": ("manifest", SPEECH_TO_TEXT.replace(b"npy\t50\t", b"npy\t999999999999999999\t")),
+    "nested too deeply": ("n-best lists", DEEP),
+    "a tag of YAML": ("vocabulary", b"a: !!bool x"),
+    "a sampling rate of 1 Hz": ("audio", bytes(SLOW_RATE)),
+    "a header that is no Python": ("stored filterbanks", arrays()[3]),
+    "a whole number beyond floats": ("values of options", "9" * 400),
+    "a layer a billion times": ("values of options", "[(1, 2, 3)] * 1000000000000"),
+    "settings nested too deeply": ("config.json", (DEEP, b"{}")),
+    "settings of another type": ("config.json", (b'{"model_type": "hubert", "hidden_size": "wide"}', b"{}")),
+    "many parts": ("teacher cache", (json.dumps({**CACHE, "num_parts": 10**30}).encode(), b"{}", b"{}")),
+}
+
+
+@pytest.mark.parametrize("case", FORMER)
+def test_what_once_went_wrong(case):
+    name, content = FORMER[case]
+    PROPERTIES[name].check(content)
 
 
 def test_what_does_not_hold_is_told():
