@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple
 
 from fairseq import checkpoint_utils
+from fairseq.logging import progress_bar
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "colld_fairseq"
@@ -92,7 +93,14 @@ def call(name: str, *args) -> str:
         sys.argv = before
         root.removeHandler(handler)
         root.setLevel(level)
+        close_event_files()
     return output.getvalue()
+
+
+def close_event_files() -> None:
+    """What a process does at its end: TensorBoard's files are complete then, and the next training has its own."""
+    progress_bar._close_writers()
+    progress_bar._tensorboard_writers.clear()
 
 
 def log_records(output: str, kind: str) -> List[Dict]:

@@ -15,7 +15,6 @@ import glob
 import json
 import multiprocessing
 import os
-import signal
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.files import write_atomically, written_atomically
 from colld_fairseq.outputs import check_folder, only_run
 from colld_fairseq.parsing import parse_json
+from colld_fairseq.worker_signals import leave_signals_to_parent
 
 SHOWN = 10  # examples in messages
 Task = Tuple[int, Sequence[Source], Optional[Path]]  # a part, its audio, the archive to pack it into
@@ -301,9 +301,5 @@ def _measuring(workers: int, parts: int) -> Iterator[Callable]:
         yield lambda tasks: map(_run_part, tasks)
         return
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    with multiprocessing.get_context(method).Pool(min(workers, parts), _ignore_interrupts) as pool:
+    with multiprocessing.get_context(method).Pool(min(workers, parts), leave_signals_to_parent) as pool:
         yield lambda tasks: pool.imap_unordered(_run_part, tasks)
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others

@@ -2,10 +2,10 @@
 
     loss = w * CTC + (1 - w) * cross-entropy        (Watanabe et al. 2017, hybrid CTC/attention; w = --ctc-weight)
 
-beside which CTC may learn from a mode with full context (`delayed`);
 each a mean per token of its own text; a model without a decoder is trained with CTC alone. Utterances with too few
 frames for an alignment have no part in the CTC mean; where a batch has no others, cross-entropy takes its share. The
-target's language tag, which is given and not predicted, carries no loss.
+target's language tag, which is given and not predicted, carries no loss. With --ctc-kd the CTC layer also learns from a
+mode with full context (`delayed`).
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,6 @@
 import itertools
 import multiprocessing
 import re
-import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Collection, Counter, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -28,6 +27,7 @@ from colld_fairseq.data.text import (
     vocabulary_file,
 )
 from colld_fairseq.errors import AudioError, ConfigError
+from colld_fairseq.worker_signals import leave_signals_to_parent
 
 # kind of finding -> (whether it is an error, what to do about it)
 REMEDIES: Dict[str, Tuple[bool, str]] = {
@@ -289,7 +289,7 @@ _worker_settings: Optional[Tuple[Manifest, bool, float]] = None  # of this worke
 
 def _keep_settings(settings: Tuple[Manifest, bool, float]) -> None:
     global _worker_settings
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+    leave_signals_to_parent()
     _worker_settings = settings
 
 

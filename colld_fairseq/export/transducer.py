@@ -26,6 +26,7 @@ from colld_fairseq.export.comparison import (
     metadata_stages,
     text_stage,
 )
+from colld_fairseq.export.eight_bits import EightBits
 from colld_fairseq.export.family import STREAM, BuiltGraph, Exported, ExportOptions, Family, Graph, Stage, display
 from colld_fairseq.export.normalization import normalization_of
 from colld_fairseq.export.symbols import client_symbols, never_emitted, tokens_file
@@ -125,9 +126,8 @@ class Transducer(Family):
         inputs = {"x": x, "x_lens": torch.tensor([x.size(1), x.size(1) * 3 // 4])}
         # By this type sherpa-onnx's programs know a transducer of icefall.
         metadata = {**self.own_metadata, "model_type": "conformer", "colld_topology": self.model.topology}
-        return Graph(
-            self.kind.folder + ENCODER, module, inputs, list(outputs), {**axes, **outputs}, metadata, waveforms
-        )
+        how = EightBits(every_operator=waveforms)
+        return Graph(self.kind.folder + ENCODER, module, inputs, list(outputs), {**axes, **outputs}, metadata, how)
 
     def decoder_name(self, language: str) -> str:
         """Of its graph."""

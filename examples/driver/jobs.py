@@ -1,5 +1,6 @@
 """Jobs: command lines that wait for each other, several at a time; logged, resumed, stopped by the first failure."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from omegaconf import OmegaConf
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -75,8 +76,25 @@ def run_jobs(
         if job.config is not None:
             write_atomically(out / f"{job.name}.yaml", OmegaConf.to_yaml(job.config).encode())
     write_atomically(out / "commands.sh", "".join(shlex.join(job.command) + "\n" for job in jobs).encode())
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
+    with _jobs_stopped_by_sigterm():
+        return _run(out, jobs, parallel, watch, deadline)
+
+
+@contextlib.contextmanager
+def _jobs_stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM is an exit, which takes the jobs along; afterwards it is what it was."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(out: Path, jobs: Sequence[Job], parallel: int, watch: Optional[Watch], deadline: Optional[float]) -> bool:
+    """The loop of `run_jobs`."""
     threads = max(1, usable_cores() // parallel)
     running: List[_Running] = []
     with _progress() as progress:

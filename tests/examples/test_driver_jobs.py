@@ -63,8 +63,10 @@ def test_a_job_that_fails_stops_the_others_and_is_named(tmp_path):
     long = Job("long", write(tmp_path / "trace", "x", 60))
     never = Job("never", write(tmp_path / "trace", "x"), needs=["bad"])
     started = time.time()
+    handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit, match="(?s)bad failed, see .*no such teacher"):
         run_jobs(tmp_path, [bad, long, never], parallel=2)
+    assert signal.getsignal(signal.SIGTERM) is handler
     assert not (tmp_path / "trace").exists() and not (tmp_path / "bad.done").exists() and time.time() - started < 30
     assert failures(tmp_path) == [f"{tmp_path}/bad.log: the job failed with exit code 1"]
     run_jobs(tmp_path, [Job("bad", ["true"])], parallel=1)

@@ -53,7 +53,7 @@ def test_statistics_of_a_corpus():
     generator = np.random.default_rng(1)
     mean, std = generator.standard_normal(80), generator.uniform(0.5, 4, 80)
     std[7] = 0.0  # a bin that never changed
-    config = InputConfig(normalization="corpus", mean=mean, std=std)
+    config = InputConfig(normalization="corpus", mean=mean.tolist(), std=std.tolist())
     parts = [generator.standard_normal((length, 80)).astype(np.float32) for length in LENGTHS]
     for part in parts:
         part[:, 7] = mean[7].astype(np.float32)
