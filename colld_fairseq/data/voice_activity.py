@@ -20,10 +20,11 @@ MAX_FRAMES = 512  # in one call, as silero-vad itself
 WIDTH = 128  # of the LSTM
 SECONDS = FRAME / SAMPLE_RATE
 
-# Seconds. The first two are silero-vad's. The margins keep soft beginnings and ends of words. Our choice is the pause
-# after which a new piece begins: longer silence costs time, and attention decoders make up words for it.
+# Seconds. The first two are silero-vad's. Our choice, by measurement (RESULTS.md, long recordings), are the margins,
+# which keep soft beginnings and ends of words, and the pause after which a new piece begins: students trained on
+# utterances without silence recognize less well with it, and attention decoders make up words for it.
 LEAST_SPEECH, LEAST_SILENCE = 0.25, 0.1
-MARGIN, LONGEST_PAUSE, AROUND = 0.2, 2.0, 0.2
+MARGIN, LONGEST_PAUSE, AROUND = 0.2, 0.5, 0.2
 
 
 class Activity(NamedTuple):

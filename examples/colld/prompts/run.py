@@ -18,7 +18,15 @@ import torch
 
 from examples.driver.jobs import ROOT, Job
 from examples.driver.plan import Plan, Result, run_comparison
-from examples.driver.recipes import absolute_spec, decoding_jobs, override, read_yaml, training_job, words
+from examples.driver.recipes import (
+    absolute_spec,
+    decoding_jobs,
+    override,
+    parse_settings,
+    read_yaml,
+    training_job,
+    words,
+)
 
 HERE = Path(__file__).resolve().parent
 TEACHER = ROOT / "examples" / "quickstart" / "teacher"
@@ -73,6 +81,7 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
                  "model": {"layer_map": layer_map(args.layers)},
                  "optimization": {"max_update": args.distil_updates},
                  "checkpoint": {"save_dir": str(out / name / "distil")}},
+                parse_settings(args.settings),
             )  # fmt: skip
             jobs.append(training_job(out, f"{name}/distil", config, ["features"]))
             needs += [f"{name}/distil"]
@@ -84,6 +93,7 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
             read_yaml(HERE / "finetune.yaml"), start, system["finetune"], common,
             {"task": {"vocab": str(out / "vocab")}, "optimization": {"max_update": args.finetune_updates},
              "checkpoint": {"save_dir": str(out / name / "finetune")}},
+            parse_settings([*args.settings, *args.finetune_settings]),
         )  # fmt: skip
         jobs.append(training_job(out, f"{name}/finetune", config, needs))
         logs["fine-tuning"] = f"{name}/finetune.log"
@@ -132,6 +142,9 @@ def arguments(line: List[str]) -> argparse.Namespace:
     parser.add_argument("--finetune-updates", type=int, default=1600)
     parser.add_argument("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz")
     parser.add_argument("--seed", type=int, default=1)
+    setting = {"nargs": "*", "default": [], "metavar": "GROUP.NAME=VALUE"}
+    parser.add_argument("--settings", **setting, help="of every training: common.bf16=true")
+    parser.add_argument("--finetune-settings", **setting, help="of fine-tuning alone: model.dropout=0.1")
     args = parser.parse_args(line)
     args.out, args.teacher = args.out.resolve(), absolute_spec(args.teacher)
     return args
