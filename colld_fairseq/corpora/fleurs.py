@@ -5,6 +5,7 @@ Sentences are parallel: a translation is the sentence with the same number in an
 Columns: number, file, text as written, text normalized, its characters, samples, gender.
 """
 
+import shlex
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
@@ -35,6 +36,7 @@ def language_of(locale: str) -> str:
 
 
 def _split(locale: Path, language: str, split: str, targets: Dict, raw: bool) -> Iterator[Listed]:
+    audio = _audio_folder(locale, split)
     for record in table(locale / f"{split}.tsv", COLUMNS):
         if isinstance(record, LeftOut):
             yield record
@@ -47,7 +49,7 @@ def _split(locale: Path, language: str, split: str, targets: Dict, raw: bool) ->
         }
         yield Utterance(
             id=f"{locale.name}-{Path(fields['file_name']).stem}",
-            audio=str(_audio_folder(locale, split) / fields["file_name"]),
+            audio=str(audio / fields["file_name"]),
             text=fields["raw_transcription" if raw else "transcription"],
             language=language,
             split=split,
@@ -56,7 +58,15 @@ def _split(locale: Path, language: str, split: str, targets: Dict, raw: bool) ->
 
 
 def _audio_folder(locale: Path, split: str) -> Path:
-    return locale / split if (locale / split).is_dir() else locale / "audio" / split
+    """ConfigError where the audio still lies in the archive that was published, with the command that unpacks it."""
+    folder = locale / split if (locale / split).is_dir() else locale / "audio" / split
+    archive = locale / "audio" / f"{split}.tar.gz"
+    if archive.is_file() and not folder.is_dir():
+        archives = f"{shlex.quote(str(locale.parent))}/*/audio/*.tar.gz"
+        raise ConfigError(
+            f'{archive}: not unpacked yet; unpack it with: for a in {archives}; do tar -xzf "$a" -C "${{a%/*}}"; done'
+        )
+    return folder
 
 
 def _sentences_of_targets(request: Request, locales: List[Path]) -> Dict[str, Dict[str, str]]:

@@ -4,15 +4,17 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import pytest
 import soundfile
 from commands import REPOSITORY, environment
-from miniatures import CV_HEADER, RATE, cv_row, hub_dataset, kaldi, librispeech, sound, write
+from miniatures import CV_HEADER, RATE, cv_row, fleurs, hub_dataset, kaldi, librispeech, sound, write
 
 from colld_fairseq.cli import main as colld
 from colld_fairseq.corpora.normalization import normalized
@@ -272,3 +274,27 @@ def test_a_journal_of_another_plan_begins_anew(tmp_path):
         (tmp_path / "data/prepared.partial").write_bytes(content)
         assert prepare("common-voice", tmp_path / "cv", tmp_path / "data") == 0
         assert len(rows_of(tmp_path / "data/train.tsv")) == 6
+
+
+def test_a_fleurs_that_is_still_packed_says_the_command_that_unpacks_it(tmp_path, capsys):
+    whole = fleurs(tmp_path / "a corpus")
+    audio = whole.folder / "data/en_us/audio"
+    with tarfile.open(audio / "train.tar.gz", "w:gz") as archive:
+        archive.add(audio / "train", arcname="train")
+    shutil.rmtree(audio / "train")
+    words = [
+        "prepare",
+        "fleurs",
+        str(whole.folder),
+        "--out",
+        str(tmp_path / "data"),
+        "--max-bad",
+        "1",
+        "--workers",
+        "1",
+    ]
+    assert colld(words) == 2
+    message = capsys.readouterr().err
+    assert f"{audio / 'train.tar.gz'}: not unpacked yet" in message
+    subprocess.run(["bash", "-c", message.split("unpack it with: ")[1]], check=True)
+    assert colld(words) == 0
