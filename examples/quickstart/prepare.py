@@ -6,15 +6,18 @@ A table has one row a recording, `id file seconds speaker lang split text [trans
 (stored, not compressed), `text` the transcript, `trans_XX` the translation into XX. For each split (train, dev, test):
 
   SPLIT.tsv       recordings of the pairs; tgt_text = translation (or the transcript where both languages are the same),
-                  src_text = transcript
+                  src_text = transcript. A recording with several targets has a row for each, its id ends in the target
   SPLIT_asr.tsv   every recording of the source languages; tgt_text = transcript: to distil from, to score recognition
   SPLIT_st.tsv    the rows of SPLIT.tsv whose target is another language: to score translation
+
+A manifest that would have no row is not written.
 """
 
 import argparse
 import csv
 import math
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Dict, List
 
@@ -41,23 +44,27 @@ def main() -> None:
             f"{len(every) - len(rows)} of {len(every)} recordings are longer than {args.max_seconds:g} s and left out"
         )
     pairs = [pair.split("-") for pair in args.pairs.split(",")]
+    targets = Counter(source for source, _ in pairs)
     args.out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "dev", "test"):
         chosen = [row for row in rows if row["split"] == split]
         if split == "train" and args.train_hours is not None:
             chosen = part(chosen, args.train_hours)
         recognition = [
-            manifest_row(row, row["lang"]) for row in chosen if row["lang"] in {source for source, _ in pairs}
+            manifest_row(row, row["lang"], row["id"])
+            for row in chosen
+            if row["lang"] in {source for source, _ in pairs}
         ]
         both = [
-            manifest_row(row, target)
+            manifest_row(row, target, f"{row['id']}-{target}" if targets[source] > 1 else row["id"])
             for source, target in pairs
             for row in chosen
             if row["lang"] == source and text_in(row, target)
         ]
-        write_manifest(args.out / f"{split}.tsv", both)
-        write_manifest(args.out / f"{split}_asr.tsv", recognition)
-        write_manifest(args.out / f"{split}_st.tsv", [row for row in both if row.tgt_lang != row.src_lang])
+        translation = [row for row in both if row.tgt_lang != row.src_lang]
+        for name, own in ((split, both), (f"{split}_asr", recognition), (f"{split}_st", translation)):
+            if own:  # a manifest without rows is an error to all that read it
+                write_manifest(args.out / f"{name}.tsv", own)
 
 
 def read_table(table: Path, archive: Path) -> List[Dict[str, str]]:
@@ -82,10 +89,10 @@ def text_in(row: Dict[str, str], language: str) -> str:
     return row["text"] if row["lang"] == language else row.get(f"trans_{language}", "")
 
 
-def manifest_row(row: Dict[str, str], target: str) -> Row:
+def manifest_row(row: Dict[str, str], target: str, name: str) -> Row:
     samples = round(float(row["seconds"]) * SAMPLE_RATE)
     text = text_in(row, target)
-    return Row(row["id"], row["audio"], samples, text, row["speaker"], row["text"], row["lang"], target)
+    return Row(name, row["audio"], samples, text, row["speaker"], row["text"], row["lang"], target)
 
 
 if __name__ == "__main__":
