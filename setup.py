@@ -71,7 +71,8 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The colld_fairseq authors",
-    license="MIT",
+    license="MIT",  # of the code; prompts and teacher of the quickstart have their own
+    license_files=["LICENSE", "examples/quickstart/LICENSES.md"],
     keywords=["speech recognition", "speech translation", "knowledge distillation", "fairseq", "Whisper", "HuBERT"],
     classifiers=[
         "Development Status :: 4 - Beta",
