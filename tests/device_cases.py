@@ -28,9 +28,9 @@ WAVEFORM = [
     *["--encoder-block", "transformer", "--encoder-position", "conv", "--conv-pos", "33", "--conv-pos-groups", "4"],
 ]
 CHUNKS = ["--front-end", "conv2d", "--encoder-context", "chunk", "--chunk-sizes", "4,full"]
-# fairseq's beam search resizes a tensor in place, which this device cannot.
+# fairseq's beam search resizes a tensor in place, which the second device of the tests cannot.
 S2T = ["--decoder-embed-dim", "16", "--decoder-layers", "1", "--decoder-dropout", "0", "--decoder", "ctc"]
-TIED = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # which a move to this device takes apart
+TIED = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # which a move to that device takes apart
 CODES = ["--mask-prob", "0", "--layer-map", "dense", "--code-head", "cosine"]
 TWO = ["--fbank-stack", "4", "--layer-map", "slow=1:2,2:4,fast=2:3", "--frame-rule", "concat_tanh"]
 STATELESS = ["--predictor", "stateless", "--prune-range", "4"]

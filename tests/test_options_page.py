@@ -1,15 +1,10 @@
 """docs/options.md is what scripts/write_options.py gives, and that gives every option there is."""
 
-import importlib.util
-
-from commands import REPOSITORY
+import write_options
 from fairseq import options as fairseq_options
 
 from colld_fairseq.cli import SUBCOMMANDS
 
-spec = importlib.util.spec_from_file_location("write_options", REPOSITORY / "scripts" / "write_options.py")
-write_options = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(write_options)
 CONFIGS = [
     config
     for registry in write_options.REGISTRIES.values()

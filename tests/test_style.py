@@ -1,11 +1,10 @@
 """Format, ruff and types, as pyproject.toml asks for them."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -16,10 +15,14 @@ def output_of(*command):
 
 
 def ruff():
+    """That of this Python's environment, else another one of the version that setup.py asks for."""
     beside = Path(sys.executable).with_name("ruff")
-    return (str(beside) if beside.exists() else shutil.which("ruff")) or pytest.skip(
-        "ruff is not installed: pip install ruff"
-    )
+    program = str(beside) if beside.exists() else shutil.which("ruff")
+    assert program, "ruff is not installed: pip install '.[test]'"
+    wanted = re.search(r'"ruff>=([0-9.]+),', (REPOSITORY / "setup.py").read_text())[1]
+    version = output_of(program, "--version")[1]
+    assert version.startswith(f"ruff {wanted}."), f"{program} is {version}: pip install '.[test]'"
+    return program
 
 
 def test_ruff_has_nothing_to_say():

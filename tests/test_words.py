@@ -1,4 +1,4 @@
-"""The field's words, and no others, in code, options, messages and pages (the glossary of docs/architecture.md)."""
+"""The field's words, and no others, in code, options, messages and pages."""
 
 import ast
 import re

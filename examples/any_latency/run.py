@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Optional
 
 from colld_fairseq.files import write_atomically
 from examples.driver import recipes
-from examples.driver.jobs import Job, run_jobs, usable_cores
+from examples.driver.jobs import Job, at_a_time, run_jobs
 from examples.driver.recipes import SMALL, Config, Shape, override, read_yaml, resolved, training_job, words
 
 HERE = Path(__file__).resolve().parent
@@ -31,7 +31,7 @@ Args = argparse.Namespace
 
 def main() -> None:
     args = arguments(sys.argv[1:])
-    run_jobs(args.out, make_jobs(args), args.jobs or usable_cores())
+    run_jobs(args.out, make_jobs(args), at_a_time(args.jobs))
     table = write_table(args)
     write_atomically(args.out / "latency.md", table.encode())
     print(table)
@@ -46,7 +46,7 @@ def make_jobs(args: Args) -> List[Job]:
     unit = ["--kind", "sentencepiece", "--size", str(args.pieces)] if args.pieces else []
     jobs = [Job("vocab", ["colld", "vocab", "--manifest", train, *unit, "--out", str(args.out / "vocab")])]
     if not args.student:
-        jobs.append(Job("cmvn", ["colld", "cmvn", "--manifest", train, "--out", str(args.out / "cmvn.npz")]))
+        jobs.append(recipes.cmvn_job("cmvn", args.data / "train.tsv", args.out / "cmvn.npz"))
     common = [job.name for job in jobs]
     for seed in args.seeds:
         for system in systems(args):
@@ -129,7 +129,7 @@ def arguments(argv: List[str]) -> Args:
     add("--lr", type=float, default=1e-3, help="default: %(default)s")
     add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
     add("--seeds", type=words, default="1", help="comma-separated (default: %(default)s)")
-    add("--jobs", type=int, help="parallel jobs (default: one a core)")
+    add("--jobs", type=int, help="parallel jobs (default: one a core, or one with a GPU)")
     add("--settings", nargs="*", default=[], metavar="GROUP.NAME=VALUE", help="of every training: common.bf16=true")
     return parser.parse_args(argv)
 

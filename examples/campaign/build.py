@@ -19,7 +19,6 @@ from examples.driver.jobs import Job
 from examples.driver.recipes import SMALL, Config, override, read_yaml
 
 NGRAM_ORDER = "3"  # a few hours of transcripts have no use for more
-CMVN_HOURS = "2"  # drawn at random: a mean of 80 numbers needs no more
 TEST_SHARE = 0.1  # of a corpus whose manifests are not there yet
 DECODING = "decoding"
 LAST = "last"  # of `layers`: the teacher's deepest
@@ -121,8 +120,8 @@ class Builder:
 
     def cmvn(self, name: str) -> str:
         folder = self.data(name)
-        command = ["colld", "cmvn", "--manifest", str(folder / "audio.tsv"), "--max-hours", CMVN_HOURS]
-        return self.add(Job(f"data/{name}/cmvn", [*command, "--out", str(folder / "cmvn.npz")], [f"data/{name}"]))
+        job = recipes.cmvn_job(f"data/{name}/cmvn", folder / "audio.tsv", folder / "cmvn.npz", [f"data/{name}"])
+        return self.add(job)
 
     def words(self, name: str) -> Tuple[str, List[str]]:
         """The n-gram model that recognition is also decoded with, and the job that makes it of the training

@@ -30,7 +30,7 @@ from examples.campaign.plan import Campaign, Claim, every_claim, read_campaign
 from examples.campaign.plateau import PlateauWatch
 from examples.campaign.report import verdicts_table, write_report
 from examples.campaign.tune import Tuning, pick, tuning_runs
-from examples.driver.jobs import ROOT, run_jobs, usable_cores
+from examples.driver.jobs import ROOT, at_a_time, run_jobs
 from examples.driver.recipes import absolute_spec, resolved, words
 from examples.driver.report import markdown_table
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     campaign = read_campaign(args.plan)
     claims = every_claim(campaign, args.claims)
     inputs = resolve(campaign, claims, args)
-    parallel = args.jobs or (1 if torch.cuda.is_available() else usable_cores())
+    parallel = at_a_time(args.jobs)
     deadline = None if args.budget_hours is None else time.time() + 3600 * args.budget_hours
     builder = Builder(campaign, args.out, inputs)
     if not (args.dry_run or args.report_only):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
+import torch
 from omegaconf import OmegaConf
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -157,6 +158,11 @@ def failures(out: Path) -> List[str]:
     """A line for each job that failed when it was run last."""
     notes = {path: json.loads(path.read_text()) for path in sorted(out.rglob("*.failed"))}
     return [f"{path.with_suffix('.log')}: the job failed with exit code {note['code']}" for path, note in notes.items()]
+
+
+def at_a_time(given: Optional[int] = None) -> int:
+    """How many jobs run side by side: as given, or one a core, or with a GPU one (a training run uses all of them)."""
+    return given or (1 if torch.cuda.is_available() else usable_cores())
 
 
 def usable_cores() -> int:

@@ -5,12 +5,10 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
-
-import torch
+from typing import Any, Dict, List, Optional, Sequence
 
 from colld_fairseq.files import write_atomically
-from examples.driver.jobs import Job, run_jobs, usable_cores
+from examples.driver.jobs import Job, at_a_time, run_jobs
 from examples.driver.report import write_report
 
 
@@ -69,15 +67,12 @@ def write_plan(out: Path, plan: Plan) -> None:
     write_atomically(out / "plan.json", content.encode())
 
 
-def run_comparison(out: Path, jobs: List[Job], plan: Plan, parallel: Union[int, None]) -> None:
-    """Run the jobs and the profile, then make the report; exits with the report's code.
-
-    parallel: jobs at a time; None = one a core, or with a GPU one (a training run uses all of them).
-    """
-    parallel = parallel or (1 if torch.cuda.is_available() else usable_cores())
+def run_comparison(out: Path, jobs: List[Job], plan: Plan, parallel: Optional[int]) -> None:
+    """Run the jobs, `parallel` at a time (None: `at_a_time`), and the profile, then make the report; exits with the
+    report's code."""
     started = time.time()
     all_jobs = [*jobs, profile_job(plan, out, jobs)]
     write_plan(out, plan)
-    run_jobs(out, all_jobs, parallel)
+    run_jobs(out, all_jobs, at_a_time(parallel))
     print(f"all jobs took {(time.time() - started) / 60:.1f} minutes")
     sys.exit(write_report(out))

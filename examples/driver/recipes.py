@@ -63,6 +63,11 @@ def training_job(out: Path, name: str, config: Config, needs: Sequence[str] = ()
     return Job(name, command, needs, config["optimization"]["max_update"], config)
 
 
+def cmvn_job(name: str, manifest: Path, out: Path, needs: Sequence[str] = ()) -> Job:
+    """Statistics of a corpus' filterbanks, of two hours drawn at random: a mean of 80 numbers needs no more."""
+    return Job(name, ["colld", "cmvn", "--manifest", str(manifest), "--max-hours", "2", "--out", str(out)], needs)
+
+
 def decoding_jobs(
     out: Path,
     name: str,

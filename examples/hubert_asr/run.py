@@ -29,7 +29,6 @@ HERE = Path(__file__).resolve().parent
 TABLE = read_yaml(HERE / "systems.yaml")
 SYSTEMS: Dict[str, Config] = TABLE["systems"]
 Args = argparse.Namespace
-CMVN_HOURS = "2"  # drawn at random: a mean of 80 numbers needs no more
 
 
 def main() -> None:
@@ -84,8 +83,7 @@ def common_jobs(args: Args, teacher: EncoderConfig, systems: List[str]) -> List[
     vocab = ["colld", "vocab", "--manifest", str(args.data / "train_asr.tsv"), "--lowercase", "--remove-punctuation"]
     jobs = [Job("prepare", prepare), Job("vocab", [*vocab, "--out", str(out / "vocab")])]
     if any(system.startswith("deep_thin_fbank/") for system in systems):
-        cmvn = ["colld", "cmvn", "--manifest", str(data / "train_unlabeled.tsv"), "--max-hours", CMVN_HOURS]
-        jobs.append(Job("cmvn", [*cmvn, "--out", str(data / "cmvn.npz")], ["prepare"]))
+        jobs.append(recipes.cmvn_job("cmvn", data / "train_unlabeled.tsv", data / "cmvn.npz", ["prepare"]))
     if not args.no_cache and any(SYSTEMS[system]["distil"] is not None for system in systems):
         audio = ",".join(str(data / f"{name}.tsv") for name in ("train_unlabeled", "dev_asr"))
         layers = ",".join(str(layer) for layer in range(teacher.layers + 1))

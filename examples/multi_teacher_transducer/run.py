@@ -30,7 +30,6 @@ from examples.driver.utterances import read_rows
 
 HERE = Path(__file__).resolve().parent
 TABLE = read_yaml(HERE / "systems.yaml")
-CMVN_HOURS = "2"  # drawn at random: a mean of 80 numbers needs no more
 
 
 class System(NamedTuple):
@@ -167,11 +166,10 @@ class Comparison:
         vocab = ["colld", "vocab", "--manifest", args.train, "--lowercase", "--remove-punctuation"]
         vocab += ["--kind", "sentencepiece", "--size", str(args.pieces)] if args.pieces else []
         vocab += ["--lang-tags"] if self.translates else []
-        cmvn = ["colld", "cmvn", "--manifest", str(data / "train_audio.tsv"), "--max-hours", CMVN_HOURS]
         jobs = [
             Job("prepare", prepare),
             Job("vocab", [*vocab, "--out", str(self.out / "vocab")]),
-            Job("cmvn", [*cmvn, "--out", str(data / "cmvn.npz")], ["prepare"]),
+            recipes.cmvn_job("cmvn", data / "train_audio.tsv", data / "cmvn.npz", ["prepare"]),
         ]
         return jobs if args.no_cache else [*jobs, *self.feature_jobs()]
 

@@ -19,13 +19,12 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
-import torch
 from tabulate import tabulate
 
 from colld_fairseq.files import write_atomically
 from colld_fairseq.report.training_log import read_log
 from colld_fairseq.scoring.measures import LOWER_IS_BETTER, MEASURES, NAMES
-from examples.driver.jobs import run_jobs, usable_cores
+from examples.driver.jobs import at_a_time, run_jobs
 from examples.driver.plan import Result
 from examples.driver.scores import read_scores
 from examples.multi_teacher_transducer import run
@@ -106,7 +105,7 @@ def arguments(argv: List[str]) -> Tuple[argparse.Namespace, int]:
 def main() -> None:
     args, steps = arguments(sys.argv[1:])
     jobs, plan = WeightSearch(args, steps).plan()
-    run_jobs(args.out, jobs, args.jobs or (1 if torch.cuda.is_available() else usable_cores()))
+    run_jobs(args.out, jobs, at_a_time(args.jobs))
     rows = summarize(args.out, [result for result in plan.results if result.group.endswith("greedy")])
     write_atomically(args.out / "weights.json", json.dumps(rows, indent=1).encode())
     print(f"{table(rows)}\n\nbest: task.teacher_weights='{rows[0]['weights']}'; written: {args.out}/weights.json")

@@ -1,31 +1,21 @@
-import importlib.util
 import json
-from pathlib import Path
 
+import encoder_speed
 import pytest
 import torch
 
-PATH = Path(__file__).parents[2] / "benchmarks" / "encoder_speed.py"
 TINY = "--width-divisor 4 --seconds 0.5 --rounds 2 --warm-up 0 --batch-sizes 1,2"
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("encoder_speed", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_small_run(benchmark, capsys, tmp_path, monkeypatch):
+def test_a_small_run(capsys, tmp_path, monkeypatch):
     path = tmp_path / "speed.json"
-    monkeypatch.setattr(benchmark, "MACS_SECONDS", 1)
+    monkeypatch.setattr(encoder_speed, "MACS_SECONDS", 1)
     monkeypatch.setattr("sys.argv", ["encoder_speed.py", *TINY.split(), "--json", str(path)])
-    benchmark.main()
+    encoder_speed.main()
     result = json.loads(path.read_text(encoding="utf-8"))
     peers = {"transformers, eager", "transformers, sdpa", "fairseq"}
     models = result["models"]
-    assert set(models) == {"hubert_base", *benchmark.STUDENTS} | peers
+    assert set(models) == {"hubert_base", *encoder_speed.STUDENTS} | peers
     for name, model in models.items():
         assert set(model["speed"]) == {"1", "2"}
         for size, figures in model["speed"].items():
@@ -45,27 +35,27 @@ def test_a_small_run(benchmark, capsys, tmp_path, monkeypatch):
     assert printed.count("target: at least") == 4
 
 
-def test_ratios_are_taken_round_by_round(benchmark):
+def test_ratios_are_taken_round_by_round():
     """The machine slowed down after the first round, for both alike."""
-    assert benchmark.ratio([2.0, 20.0, 40.0], [1.0, 10.0, 20.0]) == 2.0
-    names = ["hubert_base", "transformers, eager", "transformers, sdpa", "fairseq", *benchmark.STUDENTS]
+    assert encoder_speed.ratio([2.0, 20.0, 40.0], [1.0, 10.0, 20.0]) == 2.0
+    names = ["hubert_base", "transformers, eager", "transformers, sdpa", "fairseq", *encoder_speed.STUDENTS]
     seconds = dict(zip(names, ([4.0], [6.0], [5.0], [8.0], [2.0], [1.0], [0.5]), strict=True))
-    rows = {what: value for what, value, _ in benchmark.compare(seconds, names[1:4])}
+    rows = {what: value for what, value, _ in encoder_speed.compare(seconds, names[1:4])}
     assert rows["hubert_base against transformers, sdpa"] == 1.25
     assert rows["hubert_base against fairseq"] == 2.0
     assert rows["deep_thin_fbank against hubert_base"] == 8.0
     assert rows["deep_thin_fbank against deep_thin"] == 4.0
 
 
-def test_other_features_are_an_error(benchmark):
-    ours = benchmark.Subject("ours", torch.nn.Identity(), torch.from_numpy)
-    peer = benchmark.Subject("peer", torch.nn.Identity(), lambda waves: torch.from_numpy(waves) + 2e-4)
+def test_other_features_are_an_error():
+    ours = encoder_speed.Subject("ours", torch.nn.Identity(), torch.from_numpy)
+    peer = encoder_speed.Subject("peer", torch.nn.Identity(), lambda waves: torch.from_numpy(waves) + 2e-4)
     with pytest.raises(RuntimeError, match="peer"):
-        benchmark.check_agreement(ours, [peer], benchmark.noise(1, 0.1))
+        encoder_speed.check_agreement(ours, [peer], encoder_speed.noise(1, 0.1))
 
 
 @pytest.mark.parametrize("arguments", [["--width-divisor", "3"], ["--rounds", "0"], ["--batch-sizes", "1,0"]])
-def test_bad_arguments(benchmark, arguments, capsys):
+def test_bad_arguments(arguments, capsys):
     with pytest.raises(SystemExit):
-        benchmark.parse_arguments(arguments)
+        encoder_speed.parse_arguments(arguments)
     assert "must be" in capsys.readouterr().err

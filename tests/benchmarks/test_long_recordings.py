@@ -1,8 +1,7 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import jiwer
+import long_recordings
 import numpy as np
 import pytest
 import soundfile
@@ -11,41 +10,33 @@ from checkpoints import save_ctc
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.manifest import read_manifests
 
-PATH = Path(__file__).parents[2] / "benchmarks" / "long_recordings.py"
 
-
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("long_recordings", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_recordings_are_their_utterances(benchmark, corpus, tmp_path):
+def test_recordings_are_their_utterances(corpus, tmp_path):
     rows = read_manifests(str(corpus / "test.tsv"))
-    chosen = benchmark.drawn(rows, 12)
+    chosen = long_recordings.drawn(rows, 12)
     assert sorted(chosen[: len(rows)]) == list(range(len(rows))) and len(chosen) > len(rows)
-    joined = benchmark.join(rows, chosen, False, tmp_path / "joined.flac")
+    joined = long_recordings.join(rows, chosen, False, tmp_path / "joined.flac")
     samples, _ = soundfile.read(joined.path)
     whole = np.concatenate([read_audio(rows.audio_path(row)) for row in chosen])
     np.testing.assert_allclose(samples, np.clip(whole, -1, 1), atol=1e-4)
-    paused = benchmark.join(rows, chosen, True, tmp_path / "pauses.flac")
+    paused = long_recordings.join(rows, chosen, True, tmp_path / "pauses.flac")
     assert 0.3 * len(chosen) < paused.seconds - joined.seconds < 2 * len(chosen)
 
 
-def test_errors_of_words_are_those_of_jiwer(benchmark):
+def test_errors_of_words_are_those_of_jiwer():
     pairs = [("The cat sat, on a mat.", "the cat sad on mat"), ("a b c", "a x b c d"), ("one", "")]
-    references, hypotheses = zip(*((" ".join(benchmark.words(a)), " ".join(benchmark.words(b))) for a, b in pairs))
-    assert benchmark.wer(pairs) == pytest.approx(100 * jiwer.wer(list(references), list(hypotheses)))
-    assert benchmark.wer([("It's Mat's.", "it's  MAT'S")]) == 0
+    references, hypotheses = zip(
+        *((" ".join(long_recordings.words(a)), " ".join(long_recordings.words(b))) for a, b in pairs)
+    )
+    assert long_recordings.wer(pairs) == pytest.approx(100 * jiwer.wer(list(references), list(hypotheses)))
+    assert long_recordings.wer([("It's Mat's.", "it's  MAT'S")]) == 0
 
 
 @pytest.mark.slow
-def test_a_small_run(benchmark, corpus, vocab, tmp_path, monkeypatch):
+def test_a_small_run(corpus, vocab, tmp_path, monkeypatch):
     """Among other things it kills a run in the middle and begins it again."""
     checkpoint = save_ctc(tmp_path / "model.pt", corpus, "full", "--vocab", vocab, "--cmvn", "none")
-    monkeypatch.setattr(benchmark, "ways", lambda: {"quiet": []})
+    monkeypatch.setattr(long_recordings, "ways", lambda: {"quiet": []})
     given = [
         "--manifest",
         str(corpus / "test.tsv"),
@@ -57,7 +48,7 @@ def test_a_small_run(benchmark, corpus, vocab, tmp_path, monkeypatch):
         "1",
     ]
     monkeypatch.setattr("sys.argv", ["long_recordings.py", *given, "--json", str(tmp_path / "long.json")])
-    benchmark.main()
+    long_recordings.main()
     result = json.loads((tmp_path / "long.json").read_text())
     assert [row["recording"] for row in result["recordings"]] == ["pauses", "joined"]
     for row in result["recordings"]:

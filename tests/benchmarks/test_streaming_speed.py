@@ -1,29 +1,19 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+import streaming_speed
 
-PATH = Path(__file__).parents[2] / "benchmarks" / "streaming_speed.py"
 TINY = "--width-divisor 6 --seconds 1.2 --rounds 1 --streams 2 --chunk-ms 80,320 --vocabulary 20 --clock cpu"
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("streaming_speed", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("model, beam", [("transducer", "1"), ("transducer", "2"), ("ctc", "1"), ("ctc", "2")])
-def test_a_small_run(benchmark, model, beam, capsys, tmp_path, monkeypatch):
+def test_a_small_run(model, beam, capsys, tmp_path, monkeypatch):
     path = tmp_path / "speed.json"
-    monkeypatch.setattr(benchmark, "BISECTIONS", 10)
+    monkeypatch.setattr(streaming_speed, "BISECTIONS", 10)
     monkeypatch.setattr(
         "sys.argv", ["streaming_speed.py", *TINY.split(), "--models", model, "--beam", beam, "--json", str(path)]
     )
-    benchmark.main()
+    streaming_speed.main()
     result = json.loads(path.read_text())
     short, long = result["chunks"]
     assert (short["chunk_ms"], long["chunk_ms"]) == (80, 320)
@@ -37,20 +27,20 @@ def test_a_small_run(benchmark, model, beam, capsys, tmp_path, monkeypatch):
     assert "target: RTF at most 0.3" in capsys.readouterr().out
 
 
-def test_a_stream_that_differs_from_the_whole_utterance_is_an_error(benchmark, monkeypatch):
-    args = benchmark.parse_arguments([*TINY.split(), "--chunk-ms", "80", "--models", "transducer"])
-    monkeypatch.setattr(benchmark, "LEFT_MS", 240)
-    plain = benchmark.StreamingEncoder
-    monkeypatch.setattr(benchmark, "StreamingEncoder", lambda encoder, chunk, left: plain(encoder, chunk, 0))
+def test_a_stream_that_differs_from_the_whole_utterance_is_an_error(monkeypatch):
+    args = streaming_speed.parse_arguments([*TINY.split(), "--chunk-ms", "80", "--models", "transducer"])
+    monkeypatch.setattr(streaming_speed, "LEFT_MS", 240)
+    plain = streaming_speed.StreamingEncoder
+    monkeypatch.setattr(streaming_speed, "StreamingEncoder", lambda encoder, chunk, left: plain(encoder, chunk, 0))
     with pytest.raises(RuntimeError, match="the stream says"):
-        benchmark.measure(args)
+        streaming_speed.measure(args)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [(["--chunk-ms", "0"], "at least 1"), (["--rounds", "0"], "at least 1"), (["--models", "rnn"], "transducer, ctc")],
 )
-def test_bad_arguments(benchmark, arguments, message, capsys):
+def test_bad_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit):
-        benchmark.parse_arguments(arguments)
+        streaming_speed.parse_arguments(arguments)
     assert message in capsys.readouterr().err

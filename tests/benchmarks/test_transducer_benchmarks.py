@@ -1,62 +1,58 @@
 """The transducer benchmarks run on small shapes, and compare what they say they compare."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def load(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    threads = torch.get_num_threads()
-    yield importlib.import_module
-    torch.set_num_threads(threads)
+import transducer_greedy
+import transducer_joiner
+import transducer_loss
 
 
 @pytest.mark.parametrize("kind", ["lstm", "stateless"])
-def test_planted_network_emits_what_is_due(load, kind):
-    benchmark = load("transducer_greedy")
+def test_planted_network_emits_what_is_due(kind):
     with torch.inference_mode():
-        network = benchmark.PlantedNetwork(kind, 50)
-        scorer = benchmark.Scorer([network], [benchmark.WIDTH], 0, [benchmark.PAD, benchmark.EOS])
-        frames, lengths = benchmark.make_batch(network, 3)
-        hypotheses = [h for (h,) in benchmark.GreedySearch()(scorer, frames, lengths)]
-    rate = benchmark.LABEL_RATE / benchmark.FRAME_RATE
+        network = transducer_greedy.PlantedNetwork(kind, 50)
+        scorer = transducer_greedy.Scorer(
+            [network], [transducer_greedy.WIDTH], 0, [transducer_greedy.PAD, transducer_greedy.EOS]
+        )
+        frames, lengths = transducer_greedy.make_batch(network, 3)
+        hypotheses = [h for (h,) in transducer_greedy.GreedySearch()(scorer, frames, lengths)]
+    rate = transducer_greedy.LABEL_RATE / transducer_greedy.FRAME_RATE
     assert [len(h.tokens) for h in hypotheses] == [round(rate * length) for length in lengths.tolist()]
     assert all(len(set(h.frames)) == len(h.frames) and len(set(h.tokens)) > 5 for h in hypotheses)
 
 
-def test_greedy_benchmark(load, monkeypatch, tmp_path, capsys):
-    benchmark, path = load("transducer_greedy"), tmp_path / "greedy.json"
-    monkeypatch.setattr(benchmark, "SECONDS", (1.0, 2.0))
+def test_greedy_benchmark(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "greedy.json"
+    monkeypatch.setattr(transducer_greedy, "SECONDS", (1.0, 2.0))
     monkeypatch.setattr(sys, "argv", ["transducer_greedy.py", "--quick", "--vocabulary", "60", "--json", str(path)])
-    assert benchmark.main() == 0
+    assert transducer_greedy.main() == 0
     result = json.loads(path.read_text(encoding="utf-8"))
     assert [case["predictor"] for case in result["cases"]] == ["lstm", "stateless"]
     for case in result["cases"]:
-        assert set(case["cpu_seconds"]) == set(benchmark.SEARCHES) and min(case["cpu_seconds"].values()) > 0
-    slow = {**result["cases"][0], "batch": benchmark.TARGET_BATCH, "times_batched": {"loop over utterances": 4.9}}
-    assert benchmark.missed({"cases": [slow]}) == ["lstm"]
+        assert set(case["cpu_seconds"]) == set(transducer_greedy.SEARCHES) and min(case["cpu_seconds"].values()) > 0
+    slow = {
+        **result["cases"][0],
+        "batch": transducer_greedy.TARGET_BATCH,
+        "times_batched": {"loop over utterances": 4.9},
+    }
+    assert transducer_greedy.missed({"cases": [slow]}) == ["lstm"]
     assert "time / batched" in capsys.readouterr().out
 
 
-def test_loss_benchmark(load, monkeypatch, tmp_path, capsys):
+def test_loss_benchmark(monkeypatch, tmp_path, capsys):
     """Without the peers that compile for seconds."""
-    benchmark, path = load("transducer_loss"), tmp_path / "loss.json"
-    plain = benchmark.load_peers
+    path = tmp_path / "loss.json"
+    plain = transducer_loss.load_peers
     quick = {"ours", "ours, in place", "ours, packed", "ours, pruned", "autograd wavefront"}
     monkeypatch.setitem(sys.modules, "warprnnt_numba", None)
-    monkeypatch.setattr(benchmark, "measure_peak", lambda case, name, args: 2**20)
+    monkeypatch.setattr(transducer_loss, "measure_peak", lambda case, name, args: 2**20)
     options = ["--device", "cpu", "--quick", "--cases", "short,speech", "--json", str(path)]
     monkeypatch.setattr(sys, "argv", ["transducer_loss.py", *options])
     assert set(plain("cpu", 1)[0]) - {"torchaudio"} == quick
-    assert benchmark.main() == 0
+    assert transducer_loss.main() == 0
     result = json.loads(path.read_text(encoding="utf-8"))
     assert "warprnnt_numba" in result["missing"]
     for case in result["cases"]:
@@ -68,20 +64,20 @@ def test_loss_benchmark(load, monkeypatch, tmp_path, capsys):
     assert "losses agree" in capsys.readouterr().out
 
 
-def test_joiner_and_loss_benchmark(load, monkeypatch, tmp_path, capsys):
+def test_joiner_and_loss_benchmark(monkeypatch, tmp_path, capsys):
     """In this process, without the peers that compile for seconds; the targets are those of large cases."""
-    benchmark, joined, path = load("transducer_loss"), load("transducer_joiner"), tmp_path / "joined.json"
+    path = tmp_path / "joined.json"
     monkeypatch.setitem(sys.modules, "warprnnt_numba", None)
 
     def measure(name, case, args, gradients=""):
         args.gradients = gradients
-        return joined.measure_here(name, case, args, benchmark.kilobytes)
+        return transducer_joiner.measure_here(name, case, args, transducer_loss.kilobytes)
 
-    monkeypatch.setattr(joined, "measure", measure)
+    monkeypatch.setattr(transducer_joiner, "measure", measure)
     options = "--device cpu --quick --joiner 24 --budget-mb 0.01 --runs 1 --json".split() + [str(path)]
     for more in (["--lattice-kd"], []):
         monkeypatch.setattr(sys, "argv", ["transducer_loss.py", *options, *more])
-        assert benchmark.main() == 0
+        assert transducer_loss.main() == 0
         result = json.loads(path.read_text(encoding="utf-8"))
         for case in result["cases"]:
             losses, base = case["losses"], case["losses"]["ours"]
@@ -93,5 +89,5 @@ def test_joiner_and_loss_benchmark(load, monkeypatch, tmp_path, capsys):
     assert "gradients by" in capsys.readouterr().out
     large = {**result["cases"][0], "logits_mb": 3000.0, "seconds": {"ours": 1.0, "ours, tiled": 1.4}}
     large["peak_mb"] = {"ours, tiled": 500.0}
-    assert joined.missed_targets(large) == {"time": 1.4, "MB": 500.0}
-    assert joined.missed_targets({**large, "seconds": {"ours, tiled": 1.4}}) == {}
+    assert transducer_joiner.missed_targets(large) == {"time": 1.4, "MB": 500.0}
+    assert transducer_joiner.missed_targets({**large, "seconds": {"ours, tiled": 1.4}}) == {}

@@ -223,9 +223,9 @@ def test_hundred_thousand_rows_are_small_and_fast(tmp_path):
     rows = 100_000
     body = "".join(f"corpus-{i:08d}\taudio.zip:{i}:{i}\t{i}\tguten Morgen, {i}\tde\ten\n" for i in range(rows))
     path = write(tmp_path / "big.tsv", "id\taudio\tn_frames\ttgt_text\tsrc_lang\ttgt_lang\n" + body)
-    started = time.perf_counter()
+    started = time.process_time()
     manifest = read_manifest(path)
-    assert time.perf_counter() - started < 5.0
+    assert time.process_time() - started < 5.0
     assert len(manifest) == rows and manifest.row(rows - 1).tgt_text == f"guten Morgen, {rows - 1}"
     assert manifest.table.nbytes < 1.5 * len(body)
 

@@ -99,11 +99,13 @@ def check_generate(words):
     convert_namespace_to_omegaconf(args)
 
 
+def check_bash(words):
+    assert (REPOSITORY / words[1]).is_file()
+
+
 def check_python(words):
-    if words[1] != "-m":
-        assert (REPOSITORY / words[1]).is_file()
-        return
-    source = Path(importlib.util.find_spec(words[2]).origin).read_text()
+    program = importlib.util.find_spec(words[2]).origin if words[1] == "-m" else REPOSITORY / words[1]
+    source = Path(program).read_text()
     unknown = [word for word in words if word.startswith("--") and f'"{word}"' not in source]
     assert set(unknown) <= {f"--{split}" for split in ("train", "dev", "test")}  # made in a loop
 
@@ -117,7 +119,7 @@ CHECKS = {
     "colld": check_colld,
     "fairseq-generate": check_generate,
     "python": check_python,
-    "bash": check_python,
+    "bash": check_bash,
 }
 OTHERS = [
     words

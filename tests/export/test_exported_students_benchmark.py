@@ -1,26 +1,17 @@
 """benchmarks/exported_students.py on a tiny student: what it counts."""
 
-import importlib.util
 import json
 
+import exported_students
 import numpy as np
 import pytest
 import soundfile
-from commands import REPOSITORY
 
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.manifest_writer import write_manifest
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("exported_students", REPOSITORY / "benchmarks/exported_students.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_student_beside_its_export(benchmark, checkpoint, recogniser, exported, waveforms, tmp_path, capsys):
+def test_a_student_beside_its_export(checkpoint, recogniser, exported, waveforms, tmp_path, capsys):
     rows, spoken = [], [own.text for (own,) in recogniser("conformer").transcribe(waveforms)]
     for index, (waveform, text) in enumerate(zip(waveforms, spoken)):
         path = tmp_path / f"{index}.wav"
@@ -29,7 +20,9 @@ def test_a_student_beside_its_export(benchmark, checkpoint, recogniser, exported
     write_manifest(tmp_path / "test.tsv", rows)
     folder = exported("conformer", "sherpa-onnx").folder
     arguments = ["--checkpoint", checkpoint("conformer"), "--folder", folder, "--manifest", tmp_path / "test.tsv"]
-    benchmark.main([*map(str, arguments), "--timed", "2", "--rounds", "2", "--json", str(tmp_path / "out.json")])
+    exported_students.main(
+        [*map(str, arguments), "--timed", "2", "--rounds", "2", "--json", str(tmp_path / "out.json")]
+    )
     result = json.loads((tmp_path / "out.json").read_text())
     student, runtime, client, *eight_bits = result["systems"]
     assert result["hypotheses"]["PyTorch"] == spoken
@@ -41,12 +34,12 @@ def test_a_student_beside_its_export(benchmark, checkpoint, recogniser, exported
     assert "6 of 6" in capsys.readouterr().out
 
 
-def test_what_differs_is_listed(benchmark):
+def test_what_differs_is_listed():
     systems = [
-        benchmark.System("PyTorch", ["a b", "c"], 1, []),
-        benchmark.System("sherpa-onnx, 32 bits", ["a b", "d"], 1, []),
-        benchmark.System("sherpa-onnx, 8 bits", ["x", "d"], 1, []),
+        exported_students.System("PyTorch", ["a b", "c"], 1, []),
+        exported_students.System("sherpa-onnx, 32 bits", ["a b", "d"], 1, []),
+        exported_students.System("sherpa-onnx, 8 bits", ["x", "d"], 1, []),
     ]
-    assert benchmark.differences(systems, ["u1", "u2"]) == ["u2: sherpa-onnx, 32 bits 'd', PyTorch 'c'"]
-    row = benchmark.figures(systems[1], systems[0], ["a b", "c"], 1.0)
+    assert exported_students.differences(systems, ["u1", "u2"]) == ["u2: sherpa-onnx, 32 bits 'd', PyTorch 'c'"]
+    row = exported_students.figures(systems[1], systems[0], ["a b", "c"], 1.0)
     assert row["same"] == 1 and row["wer"] == pytest.approx(100 / 3) and row["seconds_per_second"] is None

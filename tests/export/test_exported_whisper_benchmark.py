@@ -2,13 +2,13 @@
 
 import json
 
+import exported_whisper
 import pretrained
 import pytest
 import soundfile
 import torch
 from test_whisper_folders import SILENCE, WAVEFORMS, quiet_ends
 
-from benchmarks import exported_whisper
 from colld_fairseq.cli import main
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.manifest_writer import write_manifest
