@@ -2,12 +2,13 @@
 PY := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help install quickstart test test-all fuzz clean
+.PHONY: help install quickstart test test-all fuzz site clean
 help:
 	@echo "make quickstart  cut Whisper base, distil it, transcribe and translate, table and plot (24 minutes on 2 cores with AMX)"
 	@echo "make test        all tests but those marked slow"
 	@echo "make test-all    all tests"
 	@echo "make fuzz        10,000 cases of input that nobody meant to write for everything that reads some (for the night)"
+	@echo "make site        the pages as a site in build/site (pip install mkdocs-material)"
 	@echo "make install     only create or complete .venv"
 
 install: $(STAMP)
@@ -24,6 +25,10 @@ test test-all: $(STAMP)
 CASES ?= 10000
 fuzz: $(STAMP)
 	$(PY) tests/fuzz --cases $(CASES)
+
+site:
+	python3 scripts/gather_pages.py build/pages
+	mkdocs build --strict
 
 clean:
 	rm -rf .venv build *.egg-info

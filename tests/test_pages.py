@@ -1,28 +1,15 @@
 """The pages: every link and anchor leads somewhere, the navigation is complete, versions agree, guides are short."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
+from gather_pages import ROOT, gather, links, pages, prose
 
 import colld_fairseq
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-DOCS = REPOSITORY / "docs"
-PAGES = sorted(
-    [
-        *REPOSITORY.glob("*.md"),
-        *DOCS.rglob("*.md"),
-        *(REPOSITORY / "examples").rglob("*.md"),
-        *(REPOSITORY / "manifests").rglob("*.md"),
-    ]
-)
-
-
-def prose(page):
-    """Without blocks of code."""
-    return re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+DOCS = ROOT / "docs"
+PAGES = pages()
 
 
 def anchors(page):
@@ -35,10 +22,6 @@ def anchors(page):
     return names
 
 
-def links(page):
-    return re.findall(r"\]\(([^)\s]+)\)", prose(page))
-
-
 def test_anchors_are_githubs():
     """Of headings whose anchors were looked up there."""
     expected = {
@@ -46,10 +29,10 @@ def test_anchors_are_githubs():
         "examples/multi_teacher_transducer/README.md": "librispeech-100-hours-of-labels-860-without",
     }
     for page, name in expected.items():
-        assert name in anchors(REPOSITORY / page)
+        assert name in anchors(ROOT / page)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
     wrong = []
     for link in links(page):
@@ -57,7 +40,7 @@ def test_links_lead_somewhere(page):
         if re.match(r"[a-z]+:", target):
             continue
         there = (page.parent / target).resolve() if target else page
-        if not (there.exists() and there.is_relative_to(REPOSITORY)):
+        if not (there.exists() and there.is_relative_to(ROOT)):
             wrong.append(link)
         elif anchor and anchor not in anchors(there):
             wrong.append(f"{link}: the page has no such heading")
@@ -78,19 +61,29 @@ def navigation(entry):
 
 
 def test_navigation_and_overview_have_every_page():
-    pages = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
-    assert sorted(navigation(yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"])) == pages
-    assert {"index.md", *links(DOCS / "index.md")} >= set(pages)
+    every = sorted(page.relative_to(ROOT).as_posix() for page in PAGES)
+    assert sorted(navigation(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])) == every
+    guides = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    assert {"index.md", *links(DOCS / "index.md")} >= guides
+
+
+def test_a_site_has_everything_that_its_pages_link_to(tmp_path):
+    gather(tmp_path / "pages")
+    copied = sorted((tmp_path / "pages").rglob("*.md"))
+    assert [page.relative_to(tmp_path / "pages") for page in copied] == [page.relative_to(ROOT) for page in PAGES]
+    for page in copied:
+        files = [link.partition("#")[0] for link in links(page) if ":" not in link]
+        assert not [link for link in files if not (page.parent / link).is_file() and link], page
 
 
 def test_versions_agree():
-    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
-    newest = re.search(r"^## ([\d.]+), (\S+)$", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## ([\d.]+), (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest.groups() == (citation["version"], citation["date-released"])
     assert citation["version"] == colld_fairseq.__version__
 
 
 def test_guides_for_contributors_are_short():
-    sections = re.split(r"^## ", (REPOSITORY / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)[1:]
+    sections = re.split(r"^## ", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)[1:]
     assert {section.splitlines()[0] for section in sections} == {"Add a loss", "Add a teacher format", "Add a corpus"}
     assert all(len(section.strip().splitlines()) - 1 <= 15 for section in sections)
