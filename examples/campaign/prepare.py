@@ -26,8 +26,7 @@ from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.manifest_writer import write_manifest
 from colld_fairseq.errors import ManifestError
 from colld_fairseq.files import split_paths
-from examples.driver.utterances import describe, read_rows, with_minutes
-from examples.multi_teacher_transducer.prepare import each_utterance_once, unique_ids
+from examples.driver.utterances import describe, each_utterance_once, read_rows, unique_ids, with_minutes
 
 SPLITS = ("train", "dev", "test")
 SAMPLE_MINUTES = 3.0

@@ -14,9 +14,8 @@ with absolute audio paths:
 import argparse
 from pathlib import Path
 
-from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest_writer import write_manifest
-from examples.driver.utterances import describe, read_rows, with_minutes
+from examples.driver.utterances import amount, describe, read_rows, with_minutes
 
 
 def main() -> None:
@@ -37,8 +36,7 @@ def main() -> None:
         write_manifest(args.out / f"{split}.tsv", read_rows(str(args.data / f"{split}.tsv")))
     unlabeled = list({row.id: row for row in (read_rows(args.unlabeled) if args.unlabeled else train)}.values())
     write_manifest(args.out / "train_unlabeled.tsv", unlabeled)
-    hours = sum(row.n_samples for row in unlabeled) / SAMPLE_RATE / 3600
-    print(f"train_unlabeled.tsv: {len(unlabeled)} utterances, {hours:.2f} h")
+    print(amount("train_unlabeled.tsv", unlabeled))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,9 @@ language appended.
 
 import argparse
 from pathlib import Path
-from typing import Collection, Dict, Iterable, List
 
-from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.manifest_writer import write_manifest
-from examples.driver.utterances import describe, read_rows, with_minutes
+from examples.driver.utterances import amount, describe, each_utterance_once, read_rows, unique_ids, with_minutes
 
 
 def main() -> None:
@@ -53,31 +50,7 @@ def main() -> None:
     languages = {row.src_lang for row in rows["train"]}
     write_manifest(args.out / "train_untranscribed.tsv", [row for row in more if row.src_lang in languages])
     print(describe("train_audio.tsv", labeled_audio))
-    print(
-        f"train_unlabeled.tsv: {len(more)} utterances, {sum(row.n_samples for row in more) / SAMPLE_RATE / 3600:.2f} h"
-    )
-
-
-def each_utterance_once(rows: Iterable[Row], besides: Collection[str] = ()) -> List[Row]:
-    """The first row of every utterance that is not among the audio paths `besides`."""
-    chosen: Dict[str, Row] = {}
-    for row in rows:
-        if row.audio not in besides:
-            chosen.setdefault(row.audio, row)
-    return unique_ids(chosen.values())
-
-
-def unique_ids(rows: Iterable[Row]) -> List[Row]:
-    """An id seen before gets its target language appended, and then a number."""
-    named: Dict[str, Row] = {}
-    for row in rows:
-        name, suffix = row.id, 2
-        if name in named:
-            name = f"{row.id}:{row.tgt_lang}"
-        while name in named:
-            name, suffix = f"{row.id}:{row.tgt_lang}:{suffix}", suffix + 1
-        named[name] = row._replace(id=name)
-    return list(named.values())
+    print(amount("train_unlabeled.tsv", more))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from colld_fairseq.checkpoints.encoder import read_encoder
 from colld_fairseq.data.manifest import Row, read_manifest
 from examples.driver import report
 from examples.driver.plan import write_plan
+from examples.driver.utterances import unique_ids
 from examples.multi_teacher_transducer.prepare import main as prepare
-from examples.multi_teacher_transducer.prepare import unique_ids
 from examples.multi_teacher_transducer.run import Comparison, arguments
 
 
