@@ -111,3 +111,20 @@ def test_architectures_named_in_documents_exist():
     }
     assert "student_s2t_small" in named
     assert not named - {name for names in ARCHITECTURES.values() for name in names}
+
+
+INPUTS = {"waveform": "waveform", "whisper": "Whisper's log-mels"}  # all others: filterbanks
+
+
+def test_the_page_for_a_first_run_says_every_shape():
+    table = (REPOSITORY / "docs" / "first_run.md").read_text().split("## Shapes of students")[1]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE))
+    assert rows == {name: " | ".join(shape(meta_encoder(name))) for name in PRESETS}
+
+
+def shape(encoder):
+    config = encoder.config
+    yield f"{config.layers} x {config.embed_dim} {config.block.capitalize()}"
+    yield f"{encoder.num_parameters() / 1e6:.1f}"
+    yield INPUTS.get(config.front_end, "filterbanks")
+    yield f"{encoder.frame_rate_hz:g}"
