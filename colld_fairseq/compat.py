@@ -314,8 +314,9 @@ def name_modules_of_nan() -> None:
 
 
 def let_tasks_watch_training() -> None:
-    """Tell tasks that want to know it what fairseq keeps to itself: `before_epoch(trainer)`, and, once it has looked
-    for the module that made a NaN, `explain_nan(trainer, batches, error)`, whose answer is the error instead."""
+    """Tell tasks that want to know it what fairseq keeps to itself: `before_epoch(trainer)`; and, once it has looked
+    for the module that made a NaN in an update, `explain_nan(trainer, update, batches, error)`, whose answer is the
+    error instead."""
     from fairseq.trainer import Trainer
 
     plain_begin, plain_step = Trainer.begin_epoch, Trainer.train_step
@@ -328,12 +329,13 @@ def let_tasks_watch_training() -> None:
 
     @functools.wraps(plain_step)
     def train_step(self: Any, samples: Any, raise_oom: bool = False) -> Any:
+        update = self.get_num_updates() + 1  # an update whose loss is NaN, and its gradient not, counts already
         try:
             return plain_step(self, samples, raise_oom)
         except FloatingPointError as error:
             if not hasattr(self.task, "explain_nan"):
                 raise
-            raise FloatingPointError(self.task.explain_nan(self, samples, error)) from error
+            raise FloatingPointError(self.task.explain_nan(self, update, samples, error)) from error
 
     Trainer.begin_epoch, Trainer.train_step = begin_epoch, train_step
 

@@ -11,6 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from colld_fairseq.container_memory import free_of_limits
 from colld_fairseq.modules.cpu import plain_operators
 
 USABLE = 0.95  # of the memory that is there: an allocator cannot use all of it
@@ -76,14 +77,15 @@ def memory_in_use(device: torch.device) -> Optional[int]:
 
 
 def usable_memory(device: torch.device) -> Optional[int]:
-    """Bytes that this process may have in all, a reserve left out; None where it cannot be asked."""
+    """Bytes that this process may have in all, a reserve left out: of what the machine has left or, in a container, of
+    its limit. None where it cannot be asked."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(USABLE * (free + torch.cuda.memory_reserved(device)))
     try:
         with open("/proc/meminfo", encoding="utf-8") as lines:
             free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        return int(USABLE * (free + _status_bytes("VmRSS")))
+        return int(USABLE * (min([free, *free_of_limits()]) + _status_bytes("VmRSS")))
     except (OSError, StopIteration):
         return None
 

@@ -1,5 +1,6 @@
 """Before training: its most demanding batches forward and backward, and the largest --max-tokens that memory allows.
 
+They are run as in the last update, when nothing is frozen any more (--freeze-encoder-updates, --front-end-updates).
 Nothing of it stays: no update is made, and fairseq seeds torch's generators at every update.
 """
 
@@ -22,6 +23,7 @@ CLOSE = 1.05  # the search ends where what fits and what does not are this near
 ATTEMPTS = 12
 FIRST, MOST = 1.25, 3  # by how much the first batch that is tried is larger at least, and any at most
 STEP = 1000  # --max-tokens is a multiple of it
+LATE = 10**9  # an update that no run without --max-update reaches
 KEPT_BY_ADAM = 2 * 4  # bytes per parameter: two moments, in single precision, from the first update on
 REMEDY = "lower --max-tokens or --max-seconds, or give --checkpoint-activations"
 
@@ -42,6 +44,7 @@ class DryRun:
 
     def __init__(self, trainer, dataset, gb: Optional[float] = None) -> None:
         self.trainer, self.dataset, self.device = trainer, dataset, trainer.device
+        self.last_update = max(trainer.get_num_updates(), (trainer.cfg.optimization.max_update or LATE) - 1)
         self.limit = usable_memory(self.device) if gb is None else int(gb * GB)
         self.moments: List[torch.Tensor] = []
         if trainer.get_num_updates() == 0:  # else the optimizer has them
@@ -73,7 +76,6 @@ class DryRun:
             more = working_memory(lambda: [self.run(batch) for batch in batches], self.device)
         except torch.OutOfMemoryError:
             more = None
-        self.trainer.zero_grad()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         need = Need(tokens or 0, None if more is None else before + more)
@@ -81,15 +83,18 @@ class DryRun:
         return need
 
     def run(self, batch: np.ndarray) -> None:
-        """A batch forward and backward."""
+        """A batch forward and backward, as in the last update."""
         trainer = self.trainer
         trainer.model.train()
         trainer.criterion.train()
         sample = prepared(trainer, self.dataset.collater([self.dataset[index] for index in batch]))
-        trainer.task.train_step(
-            sample, trainer.model, trainer.criterion, trainer.optimizer, trainer.get_num_updates(), ignore_grad=False
-        )
-        trainer.zero_grad()
+        try:
+            trainer.task.train_step(
+                sample, trainer.model, trainer.criterion, trainer.optimizer, self.last_update, ignore_grad=False
+            )
+        finally:
+            trainer.get_model().set_num_updates(trainer.get_num_updates())
+            trainer.zero_grad()
 
     def tell(self, need: Need) -> str:
         took = "more than there is" if need.bytes is None else f"{need.bytes / GB:.2f} GB"

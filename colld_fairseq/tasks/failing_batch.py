@@ -33,18 +33,17 @@ class Kept(NamedTuple):
     alone: str
 
 
-def explain_nan(trainer, dataset, batches: Iterable, error: FloatingPointError) -> str:
-    """Writes the utterances of an update's `batches` to a folder beside the checkpoints; returns the message of its
-    `error` with the folder, the utterances to look at, and the remedy."""
-    updates, worker = trainer.get_num_updates(), trainer.data_parallel_rank
-    folder = Path(trainer.cfg.checkpoint.save_dir) / f"nan_update{updates + 1}_worker{worker}"
+def explain_nan(trainer, dataset, update: int, batches: Iterable, error: FloatingPointError) -> str:
+    """Writes the utterances of an update's `batches` to a folder beside the checkpoints, which has the number of the
+    `update`, from 1; returns the message of its `error` with the folder, the utterances to look at, and the remedy."""
+    folder = Path(trainer.cfg.checkpoint.save_dir) / f"nan_update{update}_worker{trainer.data_parallel_rank}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         kept = list(keep(folder, trainer, dataset, indices_of(batches)))
         columns = {"peak": [f"{one.peak:.6g}" for one in kept], "alone": [one.alone for one in kept]}
         write_manifest(folder / MANIFEST, [one.row for one in kept], more=columns)
-    except OSError as failure:  # a full disk shall not hide the error itself
-        return f"{error}. Its utterances could not be kept in {folder}: {failure.strerror}"
+    except (OSError, soundfile.SoundFileError) as failure:  # a full disk shall not hide the error itself
+        return f"{error}. Its utterances could not be kept in {folder}: {failure}"
     return f"{error}. {verdict(kept)}. They are in {folder / MANIFEST}, with their audio"
 
 
@@ -71,15 +70,18 @@ def keep(folder: Path, trainer, dataset, indices: Iterable[int]) -> Iterator[Kep
 def alone(trainer, dataset, index: int) -> str:
     """What comes of an utterance as a batch of its own: "finite", or what is not, loss or gradient."""
     model, criterion = trainer.get_model(), trainer.get_criterion()
-    sample = prepared(trainer, dataset.collater([dataset[index]]))
     try:
-        loss = criterion(model, sample)[0]
+        loss = criterion(model, prepared(trainer, dataset.collater([dataset[index]])))[0]
         if not finite(loss):
             return f"loss {float(loss.detach())}"
         # Not `backward`: the wrappers of several workers would wait for the others.
         weights = [value for value in model.parameters() if value.requires_grad]
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-    except (RuntimeError, ValueError) as failure:  # too short for this loss when it is alone, out of memory, ...
+    except (
+        RuntimeError,
+        ValueError,
+        ArithmeticError,
+    ) as failure:  # too short for this loss when it is alone, out of memory, ...
         return f"failed: {failure}"
     return FINITE if all(map(finite, gradients)) else "gradient NaN or Inf"
 

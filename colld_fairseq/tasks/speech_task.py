@@ -134,6 +134,8 @@ class SpeechTask(FairseqTask):
         compat.make_path_absolute(cfg, "data")
         super().__init__(cfg)
         check_numbers(cfg, TASK_DATACLASS_REGISTRY)
+        if cfg.dry_run_gb is not None and cfg.dry_run == "none":
+            raise ConfigError("--dry-run-gb says nothing without --dry-run: give worst or largest, or leave it out")
         self.encoder: Optional[EncoderConfig] = None
         """Of the student, its input included: what data are made for. Set by build_model alone."""
         self.dry_run_done = False
@@ -336,19 +338,19 @@ class SpeechTask(FairseqTask):
         if self.cfg.dry_run == "none" or self.dry_run_done:
             return
         self.dry_run_done = True
+        if self.cfg.dry_run == "largest" and trainer.data_parallel_world_size > 1:
+            raise ConfigError("--dry-run largest: find it with one process; --max-tokens is per GPU")
         dry_run = DryRun(trainer, self.datasets[trainer.cfg.dataset.train_subset], self.cfg.dry_run_gb)
         if self.cfg.dry_run == "worst":
             dry_run.worst()
             return
-        if trainer.data_parallel_world_size > 1:
-            raise ConfigError("--dry-run largest: find it with one process; --max-tokens is per GPU")
         need = dry_run.largest()
         logger.info("the largest batch that fits: %s", dry_run.tell(need))
         raise SystemExit(0)
 
-    def explain_nan(self, trainer, batches, error: FloatingPointError) -> str:
+    def explain_nan(self, trainer, update: int, batches, error: FloatingPointError) -> str:
         """The message of an update that had no finite loss or gradient; keeps its batches beside the checkpoints."""
-        return explain_nan(trainer, self.datasets[trainer.cfg.dataset.train_subset], batches, error)
+        return explain_nan(trainer, self.datasets[trainer.cfg.dataset.train_subset], update, batches, error)
 
     def reduce_metrics(self, logging_outputs, criterion) -> None:
         super().reduce_metrics(logging_outputs, criterion)

@@ -10,6 +10,7 @@ import soundfile
 import torch
 from commands import TINY_ENCODER, TRAINING, call, log_records, losses
 from fairseq.logging import metrics
+from fairseq.trainer import Trainer
 from tensorboardX.proto.event_pb2 import Event
 
 from colld_fairseq.data.datasets import SpeechDataset
@@ -100,6 +101,40 @@ def test_a_loss_that_is_not_finite_ends_training_and_not_validation(finetuning):
         run.criterion.train()
         with pytest.raises(FloatingPointError, match="loss is NaN or Inf"):
             run.task.reduce_metrics([{**log, "loss": torch.tensor(2.0)}, log], run.criterion)
+
+
+@pytest.fixture
+def training(finetuning, tmp_path):
+    """A trainer, and a batch of 5 utterances."""
+    run = finetuning("--optimizer", "adam", "--lr", "0.001", "--save-dir", str(tmp_path))
+    run.task.load_dataset("train")
+    dataset = run.task.datasets["train"]
+    batch = dataset.collater([dataset[index] for index in range(5)])
+    return Trainer(run.cfg, run.task, run.model, run.criterion), batch
+
+
+def test_the_update_whose_loss_is_nan_is_named(training, tmp_path):
+    """Its gradients are finite: fairseq has made the update when it looks at the loss."""
+    trainer, batch = training
+    plain = trainer.criterion.forward
+
+    def forward(*arguments):
+        loss, size, log = plain(*arguments)
+        return loss, size, {**log, "loss": log["loss"] * torch.nan}
+
+    with metrics.aggregate(new_root=True):
+        trainer.train_step([batch])
+        trainer.criterion.forward = forward
+        with pytest.raises(FloatingPointError, match="the loss is NaN or Inf"):
+            trainer.train_step([batch])
+    assert [path.name for path in tmp_path.glob("nan_*")] == ["nan_update2_worker0"]
+
+
+def test_what_cannot_be_written_does_not_hide_the_error(training, tmp_path):
+    trainer, batch = training
+    (tmp_path / "nan_update3_worker0" / "001.wav").mkdir(parents=True)
+    told = trainer.task.explain_nan(trainer, 3, [batch], FloatingPointError("NaN in x"))
+    assert re.match("NaN in x. Its utterances could not be kept in .*nan_update3_worker0: .*001.wav", told)
 
 
 @pytest.mark.parametrize("more", [[], ["--join-seconds", "3", "--join-padded", "0.5"], ["--max-seconds", "0.5"]])

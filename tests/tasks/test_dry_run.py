@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 from commands import TINY_ENCODER, TRAINING, call, losses
+from fairseq.trainer import Trainer
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.tasks.dry_run import CLOSE, STEP, Need, largest_that_fits, worst_batches
+from colld_fairseq.tasks.dry_run import CLOSE, STEP, DryRun, Need, largest_that_fits, worst_batches
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,23 @@ def test_the_worst_batches_are_those_of_a_look_at_all(finetuning):
 
     expected = np.stack([costs(batch) for batch in batches]).max(axis=0)
     assert np.stack([costs(batch) for batch in chosen]).max(axis=0) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("updates, reached", [(0, True), (500, True), (9, False)])
+def test_what_is_frozen_at_first_takes_its_memory_too(updates, reached, finetuning):
+    """As far as the run comes to that; afterwards it is frozen again."""
+    run = finetuning("--freeze-encoder-updates", "100", "--max-update", str(updates), "--optimizer", "adam")
+    run.task.load_dataset("train")
+    trainer, gradients = Trainer(run.cfg, run.task, run.model, run.criterion), []
+    next(run.model.encoder.student.blocks.parameters()).register_hook(gradients.append)
+    DryRun(trainer, run.task.datasets["train"], gb=50).worst()
+    assert bool(gradients) == reached
+    assert run.model.encoder.num_updates == 0 and all(value.grad is None for value in run.model.parameters())
+
+
+def test_memory_is_granted_to_a_dry_run_alone(finetuning):
+    with pytest.raises(ConfigError, match="--dry-run-gb says nothing without --dry-run"):
+        finetuning("--dry-run-gb", "3")
 
 
 def options(corpus, vocab, folder, *more):
