@@ -70,6 +70,12 @@ DECODERS = {
     "ctc": ("ctc", "a CTC layer"),
 }
 
+# Options that name teachers -> what these are in messages, and the options that learn from them.
+TEACHERS = {
+    "teacher_transducer": ("the teacher transducer", "--criterion transducer with --kd and without --kd-from self"),
+    "teacher_ctc": ("the CTC teacher", "--ctc-kd teacher"),
+}
+
 # From a tenth of the updates on: before that every CTC and every transducer writes blanks. Our choice.
 PLATEAU = Plateau(share=0.1)
 PLATEAU_REMEDY = (
@@ -211,13 +217,9 @@ class MultilingualSpeechToTextTask(SpeechTask):
                 f"{rows.path}: this task needs a speech-to-text manifest, with id, audio, n_frames, tgt_text"
             )
         self.check_rows(rows, options.train)
-        for teacher, name in (
-            (self.teacher_transducer, "the teacher transducer"),
-            (self.teacher_ctc, "the CTC teacher"),
-        ):
-            if teacher is not None:
-                options.teacher_input = teacher.student_input
-                check_stored(rows, options.teacher_input.config, name)
+        for name, teacher in self.loaded_teachers.items():
+            options.teacher_input = teacher.student_input
+            check_stored(rows, options.teacher_input.config, TEACHERS[name][0])
         return SpeechToTextDataset(
             rows,
             student_input,
@@ -282,24 +284,45 @@ class MultilingualSpeechToTextTask(SpeechTask):
         return self.vocabulary.encode(getattr(row, str(self.cfg.ctc_target)), append_eos=False)
 
     # -- teachers that are recognisers -----------------------------------------------------------------------------
+    def build_criterion(self, cfg, from_checkpoint: bool = False):
+        """The criterion, which loads the teachers that it learns from. ConfigError for one that it leaves out."""
+        criterion = super().build_criterion(cfg, from_checkpoint)
+        for name, (_, learners) in TEACHERS.items():
+            if getattr(self.cfg, name) and name not in self.loaded_teachers:
+                option_name = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option_name}: nothing is learned from it: leave it out, or give {learners}")
+        return criterion
+
+    @property
+    def loaded_teachers(self) -> Dict[str, Union[TransducerTeacher, CtcTeacher]]:
+        """Those that the criterion has asked for, by the option that names them."""
+        teachers = {name: getattr(self, name) for name in TEACHERS}
+        return {name: teacher for name, teacher in teachers.items() if teacher is not None}
+
+    def check_one_input(self) -> None:
+        """ConfigError where teachers take different inputs: a batch holds one for all of them."""
+        first, *others = self.loaded_teachers.values()
+        if any(other.student_input != first.student_input for other in others):
+            raise ConfigError(
+                "--teacher-ctc and --teacher-transducer take different inputs: give teachers with the same"
+            )
+
     def load_teacher_transducer(self) -> None:
-        """For criterions that learn from it; before data is loaded, which then holds its input, too."""
+        """For criterions that learn from it; before data is loaded, which then holds its input, too. ConfigError where
+        it takes another input than the CTC teacher."""
         if not self.cfg.teacher_transducer:
             raise ConfigError("--kd needs --teacher-transducer, the checkpoint of a trained transducer")
         self.teacher_transducer = load_teacher_transducer(absolute_path(self.cfg.teacher_transducer), self)
+        self.check_one_input()
 
     def load_teacher_ctc(self) -> None:
-        """Likewise. ConfigError where it takes another input than the teacher transducer."""
+        """Likewise, whichever of the two is loaded first."""
         if not self.cfg.teacher_ctc:
             raise ConfigError(
                 "--ctc-kd teacher needs --teacher-ctc, the checkpoint of a trained model with a CTC layer"
             )
         self.teacher_ctc = load_ctc_teacher(absolute_path(self.cfg.teacher_ctc), self)
-        other = self.teacher_transducer
-        if other is not None and other.student_input != self.teacher_ctc.student_input:
-            raise ConfigError(
-                "--teacher-ctc and --teacher-transducer take different inputs: give teachers with the same"
-            )
+        self.check_one_input()
 
     def teacher_lattice(self, sample: Dict, **targets: Tensor) -> TeacherLattice:
         """The teacher's side of a batch; targets: what the student's forward is given of them."""
@@ -308,10 +331,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def state_dict(self) -> Dict[str, Any]:
         """Kept in every checkpoint: the vocabulary, and which teacher it learned from."""
         state = {vocabulary_copy.NAME: self._vocabulary_copy}
-        for name in ("teacher_transducer", "teacher_ctc"):
-            teacher = getattr(self, name)
-            if teacher is not None:
-                state.update({name: teacher.path, f"{name}_hash": content_hash([Path(teacher.path)])})
+        for name, teacher in self.loaded_teachers.items():
+            state.update({name: teacher.path, f"{name}_hash": content_hash([Path(teacher.path)])})
         return state
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
@@ -477,10 +498,20 @@ class MultilingualSpeechToTextTask(SpeechTask):
         if self.validations and self.validations[-1]["num_updates"] == scores["num_updates"]:
             return  # a further validation set: the first counts
         self.validations.append(scores)
-        updates = run_of(self.cfg).optimization.max_update if run_of(self.cfg) is not None else 0
-        dead = plateau(self.validations, updates, PLATEAU)
+        dead = plateau(self.validations, self.updates_of_run(scores["num_updates"]), PLATEAU)
         if dead is not None and get_global_rank() == 0:
             logger.warning("%s. %s", dead, PLATEAU_REMEDY)
+
+    def updates_of_run(self, so_far: float) -> int:
+        """How many updates the run will have: --max-update or, of --max-epoch, as many as its epochs had up to now; 0
+        where nothing says it."""
+        run = run_of(self.cfg)
+        if run is None:
+            return 0
+        limits, training_set = run.optimization, self.datasets.get(run.dataset.train_subset)
+        if limits.max_update or training_set is None:
+            return limits.max_update
+        return round(so_far / training_set.epoch * limits.max_epoch)
 
     def transcribes(self, models) -> bool:
         """Whether hypotheses are in the language spoken whatever the target language: CTC trained on transcripts."""

@@ -1,6 +1,5 @@
 """A trained recogniser as the teacher of another one's CTC layer."""
 
-from dataclasses import fields
 from typing import Tuple
 
 import torch
@@ -10,7 +9,7 @@ from colld_fairseq.checkpoints.names_colld import read_model
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.finetune_encoder import CtcModel, FinetuneEncoder, FinetuneOptions, build_student
-from colld_fairseq.teachers.load_transducer import check_vocabulary
+from colld_fairseq.teachers.load_transducer import check_vocabulary, options_of
 
 
 class _EncoderAndCtc(CtcModel, nn.Module):
@@ -46,14 +45,16 @@ def load_ctc_teacher(path: str, task) -> CtcTeacher:
 
     One that was trained with chunks teaches with the longest context of its training, or that of its --eval-chunk.
 
-    Raises ConfigError when the file is missing or has no CTC layer, or its vocabulary is another.
+    Raises ConfigError when the file is missing or has no CTC layer, its vocabulary is another, or it is a model with
+    added languages, whose adapters this teacher would leave out.
     """
     saved = read_model(path)
     if "ctc.weight" not in saved.weights:
         raise ConfigError(f"--teacher-ctc {path}: no CTC layer; train one, as --arch student_ctc has")
+    if any(name.startswith("languages.") for name in saved.weights):
+        raise ConfigError(f"--teacher-ctc {path}: a model with added languages is no teacher: give a student_ctc")
     check_vocabulary(saved, task, path, "--teacher-ctc", len(saved.weights["ctc.weight"]))
-    known = {field.name for field in fields(FinetuneOptions)}
-    cfg = FinetuneOptions(**{name: value for name, value in saved.model.items() if name in known})
+    cfg = options_of(saved, FinetuneOptions)
     encoder = FinetuneEncoder(cfg, build_student(cfg, task))
     network = _EncoderAndCtc(encoder, nn.Linear(encoder.student.width, len(saved.weights["ctc.weight"])))
     wanted = network.state_dict()

@@ -54,22 +54,13 @@ class TransducerTeacher:
         self.student_input, self.path = student_input, path
 
     @torch.no_grad()
-    def __call__(
-        self,
-        src_tokens: Tensor,
-        src_lengths: Tensor,
-        prev_output_tokens: Tensor,
-        label_lengths: Tensor,
-        utterances: Optional[Tensor] = None,
-    ) -> TeacherLattice:
-        """The lattices of targets, whose arguments are those of the student's forward; src_tokens is of any dtype."""
+    def __call__(self, src_tokens: Tensor, src_lengths: Tensor, **targets: Tensor) -> TeacherLattice:
+        """The lattices of `targets`, the arguments of `lattice_of` beside the audio; src_tokens is of any dtype."""
         device = src_tokens.device
         self.network.to(device)
         dtype = next(self.network.parameters()).dtype
         with torch.autocast(device.type, enabled=False):
-            return lattice_of(
-                self.network, src_tokens.to(dtype), src_lengths, prev_output_tokens, label_lengths, utterances
-            )
+            return lattice_of(self.network, src_tokens.to(dtype), src_lengths, **targets)
 
 
 @torch.no_grad()

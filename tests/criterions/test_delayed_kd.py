@@ -120,6 +120,18 @@ def test_ctc_of_a_teacher(build, bases, tmp_path):
     assert run.task.state_dict()["teacher_ctc"] == str(path) and run.task.state_dict()["teacher_ctc_hash"]
 
 
+def test_two_teachers_have_one_input(build, bases, tmp_path):
+    paths = {}
+    for cmvn in ("none", "utterance"):
+        run = assemble(vary(bases["transducer"], cmvn=cmvn))
+        paths[cmvn] = str(save_untrained(run, tmp_path / f"{cmvn}.pt"))
+    both = dict(kd="one_best", ctc_kd="teacher", teacher_transducer=paths["none"])
+    with pytest.raises(ConfigError, match="take different inputs"):
+        build("transducer", teacher_ctc=paths["utterance"], **both)
+    run = build("transducer", teacher_ctc=paths["none"], **both)
+    assert {"kd_loss", "ctc_kd_loss"} <= run.criterion(run.model, run.batch)[2].keys()
+
+
 @pytest.mark.parametrize("kd, more", [("one_best", dict(kd_window=3)), ("three_class", {}), ("lattice", {})])
 def test_transducer_of_itself(build, kd, more):
     """As from a frozen copy of itself that takes in whole utterances; --auxiliary-ctc learns beside it."""
@@ -150,6 +162,9 @@ def test_transducer_of_itself(build, kd, more):
         ("transducer", dict(kd="one_best", kd_from="self", chunk_sizes="2"), "full among the --chunk-sizes"),
         ("transducer", dict(ctc_kd="self", auxiliary_ctc=False), "no CTC layer .*--auxiliary-ctc"),
         ("ctc", dict(ctc_kd="teacher"), "needs --teacher-ctc"),
+        ("ctc", dict(teacher_ctc="x.pt"), "--teacher-ctc: nothing is learned from it: .* --ctc-kd teacher"),
+        ("transducer", dict(teacher_transducer="x.pt"), "--teacher-transducer: nothing is learned from it"),
+        ("transducer", dict(kd_from="self"), "--kd-from self says nothing without --kd"),
     ],
 )
 def test_refused_with_the_remedy(build, kind, options, message):

@@ -176,3 +176,13 @@ def test_a_vocabulary_of_pieces_does_not_grow(spoken, corpus, tmp_path, capsys):
     assert main(["vocab", *manifest, "--extend", pieces, "--size", "9", "--out", str(tmp_path / "o")]) == 2
     said = capsys.readouterr().err
     assert "a vocabulary of pieces cannot grow" in said and "with --column alone" in said
+
+
+def test_one_with_adapters_is_no_teacher(spoken, old, tmp_path):
+    """Its trunk alone, whose layer has the same symbols, would be another model."""
+    vocabulary, student = old
+    run = added(spoken["yy"], student, "yy", vocabulary)
+    path = save(run, tmp_path / "added.pt", run.model.state_dict())
+    learning = ["--arch", "student_ctc", *TINY_ENCODER, "--ctc-kd", "teacher", "--teacher-ctc", path]
+    with pytest.raises(ConfigError, match="a model with added languages is no teacher"):
+        set_up(spoken["xx"], *TASK, "--vocab", vocabulary, *learning)

@@ -1,6 +1,7 @@
 """A run that writes nothing but blanks is named in its log while it runs."""
 
 import logging
+import re
 
 
 def stats(updates, cer, chrf=0.0, **more):
@@ -24,6 +25,17 @@ def test_plateaus_are_named_as_long_as_they_last(finetuning, caplog):
     assert messages[0].startswith("plateau: validation CER 100.0 after 200 of 1000 updates, hypotheses are blank")
     assert "--lr" in messages[0] and "--student" in messages[0]
     assert not warnings_of(run, caplog, *(stats(u, 120.0, 14.0) for u in (300, 400)))  # too long, with words
+
+
+def test_the_first_tenth_of_a_run_by_epochs_may_be_blank(finetuning, caplog):
+    run = finetuning("--max-epoch", "40")
+    run.task.load_dataset("train")
+    with caplog.at_level(logging.WARNING):
+        for epoch in range(1, 7):
+            run.task.datasets["train"].set_epoch(epoch)
+            run.task.post_validate(run.model, stats(10 * epoch, 100.0), None)
+    messages = [record.getMessage() for record in caplog.records if "plateau" in record.getMessage()]
+    assert [re.search("after (.*?) updates", one)[1] for one in messages] == ["50 of 400", "60 of 400"]
 
 
 def test_of_several_validation_sets_the_first_counts(finetuning, caplog):

@@ -72,6 +72,8 @@ def check_options(cfg: TransducerKdConfig) -> None:
         raise ConfigError("--kd-temperature: three classes have none; it is for --kd one_best and lattice")
     if cfg.kd not in ("none", "one_best") and cfg.kd_window != 1:
         raise ConfigError(f"--kd-window: {cfg.kd} has none; it is for --kd one_best")
+    if cfg.kd == "none" and cfg.kd_from == "self":
+        raise ConfigError("--kd-from self says nothing without --kd: say what is learned (one_best, say)")
 
 
 def own_lattice(model, sample: Dict, sequences: TargetSequences) -> TeacherLattice:
