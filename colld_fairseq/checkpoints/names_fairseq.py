@@ -232,7 +232,7 @@ def without_identity_projection(weights: StateDict, config: EncoderConfig, model
     return {name: tensor for name, tensor in weights.items() if not name.startswith(projection)}
 
 
-LONGEST = 100  # a factor in a list of convolutions, which must not take all memory
+LONGEST = 100  # a list of convolutions, and a factor in it: neither may take all memory
 
 
 def parse_conv_layers(text: str) -> List[List[int]]:
@@ -256,10 +256,11 @@ def _evaluate(node: ast.expr) -> Any:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _evaluate(node.left) + _evaluate(node.right)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        left, right = _evaluate(node.left), _evaluate(node.right)
-        if not all(isinstance(side, list) or side <= LONGEST for side in (left, right)):
+        sides = [_evaluate(node.left), _evaluate(node.right)]
+        layers = math.prod(len(side) for side in sides if isinstance(side, list))
+        if any(layers * side > LONGEST for side in sides if isinstance(side, int)):
             raise ValueError(f"more than {LONGEST} times a layer")
-        return left * right
+        return sides[0] * sides[1]
     raise ValueError(f"{type(node).__name__} is not allowed")
 
 

@@ -10,6 +10,7 @@ from colld_fairseq.compat import absolute_path
 from colld_fairseq.deprecated import upgrade
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.input_config import InputConfig
+from colld_fairseq.parsing import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def bring_up_to_date(cfg: MutableMapping[str, Any], file: str, cmvn: Optional[st
     """
     upgrade(cfg)
     model, task = cfg["model"], cfg.get("task") or {}
-    encoder = json.loads(model["encoder_config"])
+    encoder = parse_json(model["encoder_config"])
     if encoder.get("input") is None:
         given = input_of_training(task, encoder["front_end"] == "waveform", file, cmvn)
         model["encoder_config"] = json.dumps({**encoder, "input": given.to_dict()}, sort_keys=True)

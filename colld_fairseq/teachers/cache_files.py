@@ -24,7 +24,7 @@ from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError, TeacherError
 from colld_fairseq.field_types import check_types
 from colld_fairseq.files import write_atomically
-from colld_fairseq.parsing import parse_json, values_of
+from colld_fairseq.parsing import parse_json
 from colld_fairseq.teachers.cache_storage import STORAGES, Indexes, Piece, Storage, StorageLoss
 
 PART_SECONDS = 600.0  # of audio in a part; what a stopped run has to do again at most
@@ -133,22 +133,28 @@ def part_paths(directory: Path, part_index: int) -> Tuple[Path, Path]:
     return directory / f"part-{part_index:05d}.bin", directory / f"part-{part_index:05d}.json"
 
 
-def fits(directory: Path, part_index: int, index: PartIndex, header: CacheHeader) -> bool:
-    """Whether the numbers of a part are there, as many as its index says."""
+def finished_part(directory: Path, part_index: int, header: CacheHeader) -> Optional[PartIndex]:
+    """The index of a part that is whole, by its own .json, or None."""
+    return whole_part(directory, part_index, _content(part_paths(directory, part_index)[1]), header)
+
+
+def whole_part(directory: Path, part_index: int, content: Any, header: CacheHeader) -> Optional[PartIndex]:
+    """The index with this content, where the numbers of the part are there, as many as it says; else None."""
     path = part_paths(directory, part_index)[0]
     size = path.stat().st_size if path.is_file() else -1
-    return size == sum(map(header.utterance_bytes, index.frames))
-
-
-def finished_part(directory: Path, part_index: int, header: CacheHeader) -> Optional[PartIndex]:
-    """The index of a part that is whole, or None."""
-    path = part_paths(directory, part_index)[1]
-    if not path.is_file():
-        return None
     try:
-        index = PartIndex(**parse_json(path.read_text(encoding="utf-8")))
-        return index if fits(directory, part_index, index, header) else None
+        index = PartIndex(**content)
+        fits = len(index.ids) == len(index.frames) and size == sum(map(header.utterance_bytes, index.frames))
     except (ValueError, TypeError, AttributeError):  # damaged: as good as not there
+        return None
+    return index if fits else None
+
+
+def _content(path: Path) -> Any:
+    """Of a JSON file; None where it is missing or damaged."""
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
 
 
@@ -171,21 +177,28 @@ def remove_index(directory: Path) -> None:
 
 def read_parts(directory: Path, header: CacheHeader) -> List[PartIndex]:
     """The indexes of all parts of a complete cache. Raises TeacherError naming what is missing, and the remedy."""
-    path = directory / "index.json"
-    with values_of(directory):
-        if path.is_file():
-            parts = [PartIndex(**part) for part in parse_json(path.read_text(encoding="utf-8"))["parts"]]
-        else:  # its writer was stopped just before it, or was of an earlier version
-            parts = []
-            while len(parts) < header.num_parts and (not parts or parts[-1] is not None):
-                parts.append(finished_part(directory, len(parts), header))
-        whole = [part is not None and fits(directory, i, part, header) for i, part in enumerate(parts)]
-    if not all(whole):
-        raise TeacherError(
-            f"teacher cache {directory} is not complete: part-{whole.index(False):05d} of {header.num_parts} parts is"
-            f" missing or cut short; finish it with: {header.command} {directory}"
-        )
+    contents = _contents_of_index(directory, header.num_parts)
+    parts: List[PartIndex] = []
+    for part_index in range(header.num_parts):
+        if contents is None:
+            part = finished_part(directory, part_index, header)
+        else:
+            part = whole_part(directory, part_index, contents[part_index], header)
+        if part is None:
+            raise TeacherError(
+                f"teacher cache {directory} is not complete: part-{part_index:05d} of {header.num_parts} parts is"
+                f" missing or cut short; finish it with: {header.command} {directory}"
+            )
+        parts.append(part)
     return parts
+
+
+def _contents_of_index(directory: Path, num_parts: int) -> Optional[List[Any]]:
+    """What index.json says of each part; None where it does not, because its writer was stopped just before it or was
+    of an earlier version, or it is damaged."""
+    content = _content(directory / "index.json")
+    contents = content.get("parts") if isinstance(content, dict) else None
+    return contents if isinstance(contents, list) and len(contents) == num_parts else None
 
 
 def plan_parts(rows: np.ndarray, n_samples: np.ndarray, seconds: Optional[float] = None) -> List[np.ndarray]:

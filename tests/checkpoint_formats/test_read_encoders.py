@@ -354,6 +354,8 @@ def test_published_shapes_without_their_files():
 def test_conv_layers_are_parsed_not_evaluated():
     text = "[(512,10,5)] + [(512, 3, 2)] * 2 + [(512,2,2)]"
     assert parse_conv_layers(text) == [list(layer) for layer in eval(text)]
-    for text in ("__import__('os').getcwd()", "[(512, 10", "[3]"):
+    assert len(parse_conv_layers("[(1,1,1)] * 10 * 10")) == 100
+    wrong = ["__import__('os').getcwd()", "[(512, 10", "[3]", "[(1,1,1)] * 101", "[(1,1,1)] * 51 * 2", "9 * 101 * [3]"]
+    for text in wrong:
         with pytest.raises(ConfigError, match="conv_feature_layers"):
             parse_conv_layers(text)

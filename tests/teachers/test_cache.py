@@ -208,6 +208,19 @@ def test_refuses_another_manifest(corpus, tmp_path):
             cache.check_manifest(read_manifest(str(longer)))
 
 
+def test_a_damaged_index_is_as_good_as_none(corpus):
+    make(corpus)
+    index = corpus[2] / "index.json"
+    parts = json.loads(index.read_text())["parts"]
+    for content in ("{", "[]", '{"parts": 3}', json.dumps({"parts": parts[:-1]})):
+        index.write_text(content)
+        assert len(FeatureCache.open(corpus[2])) == NUM_UTTERANCES
+    for wrong in (dict(parts[1], frames=["many"]), dict(parts[1], ids=[]), {"of": "another"}):
+        index.write_text(json.dumps({"parts": [parts[0], wrong, *parts[2:]]}))
+        with pytest.raises(TeacherError, match="not complete: part-00001 .* finish it with: colld features"):
+            FeatureCache.open(corpus[2])
+
+
 def test_reads_caches_of_earlier_versions(corpus):
     """They have no index.json, no samples, no loss, and nothing of the options that came later."""
     make(corpus, "--part-seconds", "600")
