@@ -102,8 +102,8 @@ class Recogniser:
         return n_best
 
     def told_language(self, target: str, spoken: str) -> str:
-        """What a decoder is told that is to write `target`, or an `adapted_ctc` of an utterance in the language spoken;
-        "" where it is told none."""
+        """The language that decoding depends on: the target language where the vocabulary has tags, the spoken one
+        where it is an added language of an `adapted_ctc`, else ""."""
         if self.decoder != "ctc":
             return (self.task.cfg.tgt_lang or target) if self.vocabulary.uses_tags else ""
         spoken = spoken or self.task.cfg.src_lang
@@ -225,19 +225,27 @@ class Recogniser:
             needs_tag=tagged,
         )
 
-    def align(self, waveform: Any, tokens: Sequence[int], language: str = "") -> List[int]:
-        """Encoder frames at which tokens begin on their most probable path, under the context that is set.
-
-        waveform: of one utterance at 16 kHz; language: its target language, where `needs_language`.
-
-        Raises ConfigError: an attention decoder, an ensemble. ColldError: the tokens need more frames than there are.
-        """
+    def check_alignable(self) -> None:
+        """Raises ConfigError: an attention decoder, an ensemble."""
         if len(self.models) > 1 or self.decoder == "attention":
             raise ConfigError("alignments are those of one model with CTC (--decoder ctc) or a transducer")
+
+    def align(self, waveform: Any, tokens: Sequence[int], language: str = "", spoken: str = "") -> List[int]:
+        """Encoder frames at which tokens begin on their most probable path, under the context that is set.
+
+        waveform: of one utterance at 16 kHz; language: its target language, where `needs_language`; spoken: the
+        language spoken, by which an `adapted_ctc` takes the parts of an added language (default: the option src_lang).
+
+        Raises ConfigError as `check_alignable`. ColldError: the tokens need more frames than there are, or one of them
+        is none of the language's.
+        """
+        self.check_alignable()
         (model,), blank = self.models, self.task.target_dictionary.bos()
         source = torch.from_numpy(self.input(as_waveform(waveform, SAMPLE_RATE)))[None]
         lengths = torch.tensor([source.size(1)])
         given = model, source.to(self.device), lengths.to(self.device), tokens, blank
+        if self.added_languages:
+            model.choose_language(self.told_language("", spoken))
         if self.decoder == "ctc":
             return align_ctc_model(*given)
         tags = self.vocabulary.tags([language], self.task.cfg.tgt_lang, 1, "cpu")

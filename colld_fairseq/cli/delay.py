@@ -5,9 +5,9 @@ The transcripts of a manifest are aligned with the audio in both modes, by CTC o
 
 import argparse
 import json
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
-import torch
+import numpy as np
 from rich.table import Table
 
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
@@ -17,7 +17,7 @@ from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_bat
 from colld_fairseq.decoding.label_delay import LabelDelay
 from colld_fairseq.errors import AudioError, ColldError, ConfigError
 from colld_fairseq.files import written_atomically
-from colld_fairseq.modules.latency import WHOLE, frames_of, right_of
+from colld_fairseq.modules.latency import WHOLE, frames_of
 from colld_fairseq.recogniser import Recogniser, load_recogniser
 
 
@@ -29,22 +29,23 @@ def run(args: argparse.Namespace) -> int:
     reference = load_recogniser(args.reference, device=args.device, **given) if args.reference else student
     check_reference(student, reference)
     manifest = read_manifests(args.manifest, args.audio_root)
-    if not manifest.has_text:
-        raise ConfigError(
-            f"{args.manifest}: no transcripts to align; a speech-to-text manifest has the column tgt_text"
-        )
+    check_transcripts(manifest, student, reference)
     delays = measure(student, reference, manifest, args)
-    rows = [{"chunk_ms": chunk_ms, **delay.summary()} for chunk_ms, delay in delays.items()]
+    rows = [{"chunk_ms": latency.chunk_ms, **delay.summary()} for latency, delay in delays.items()]
     print_table(rows)
-    settings = {name: getattr(args, name) for name in ("checkpoint", "reference", "left_context", "right_ms")}
     if args.json:
+        names = ("checkpoint", "reference", "manifest", "lang", "left_context", "right_ms")
+        settings = {name: getattr(args, name) for name in names}
         with written_atomically(args.json, "w", encoding="utf-8") as out:
-            json.dump({**settings, "delays": rows}, out, indent=1)
+            json.dump({**settings, "decoder": student.decoder, "delays": rows}, out, indent=1)
     return 0
 
 
 def check_reference(student: Recogniser, reference: Recogniser) -> None:
-    """ConfigError unless frames and labels of both models mean the same, and the reference can have full context."""
+    """ConfigError unless both models can be aligned, their frames and labels mean the same, and the reference can have
+    full context."""
+    for one in (student, reference):
+        one.check_alignable()
     if reference.models[0].encoder.student.config.context == "causal":
         raise ConfigError("a causal student has no mode with full context: give another model's as --reference CKPT")
     rates = [one.models[0].encoder.student.frame_rate_hz for one in (student, reference)]
@@ -52,43 +53,80 @@ def check_reference(student: Recogniser, reference: Recogniser) -> None:
         raise ConfigError("--reference: it must have the student's frame rate and vocabulary")
 
 
+def check_transcripts(manifest: AnyManifest, *recognisers: Recogniser) -> None:
+    """ConfigError unless there are some, in languages that the models can be told."""
+    if not manifest.has_text:
+        raise ConfigError(
+            f"{manifest.path}: no transcripts to align; a speech-to-text manifest has the column tgt_text"
+        )
+    for recogniser in recognisers:
+        for part in manifest.parts if recogniser.needs_language else ():
+            recogniser.task.check_languages(part)
+
+
+class Latency(NamedTuple):
+    """As `Recogniser.set_context` takes it."""
+
+    chunk_ms: Union[int, str]
+    left_context: str
+    right_ms: int = 0
+
+
+FULL = Latency(WHOLE, WHOLE)
+
+
 def measure(
     student: Recogniser, reference: Recogniser, manifest: AnyManifest, args: argparse.Namespace
-) -> Dict[Any, LabelDelay]:
-    """Latency -> delays over all utterances that can be aligned; the others are named."""
-    model = student.models[0].encoder.student
-    frame_ms = 1000 / model.frame_rate_hz
-    right = {chunk_ms: 0 if chunk_ms == WHOLE else args.right_ms for chunk_ms in args.chunk_ms}
-    delays = {
-        chunk_ms: LabelDelay(frame_ms, size, right_of(model, right[chunk_ms], size))
-        for chunk_ms, size in ((chunk_ms, frames_of(model, chunk_ms)) for chunk_ms in args.chunk_ms)
-    }
-    reference.limit_context(WHOLE, WHOLE)
-    for chunk_ms in delays:  # before anything is read: what cannot be, and what the training has against it
-        student.limit_context(chunk_ms, args.left_context, right[chunk_ms])
-    console = Console(stderr=True)
-    rows = distinct_rows([manifest.text("id", row) for row in range(len(manifest))])
+) -> Dict[Latency, LabelDelay]:
+    """Delays over all utterances that can be aligned; the others are named."""
+    reference.limit_context(*FULL)
+    rights = [0 if chunk_ms == WHOLE else args.right_ms for chunk_ms in args.chunk_ms]
+    latencies = [Latency(chunk_ms, args.left_context, right) for chunk_ms, right in zip(args.chunk_ms, rights)]
+    delays = {latency: no_labels_yet(student, latency) for latency in latencies}
+    console, ids = Console(stderr=True), [manifest.text("id", row) for row in range(len(manifest))]
+    rows = distinct_rows(ids)
     bad = BadUtterances(len(rows), args.max_bad)
     with progress(console, "aligning") as display:
         bar = AudioBar(display, len(rows), manifest.n_samples[rows].sum() / SAMPLE_RATE)
-        for row, waveform in waveforms(student, manifest, rows, bad, bar):
-            utterance = manifest.row(row)
-            tokens = tokens_of(student, utterance)
+        for row, waveform in waveforms(student, manifest, ids, rows, bad, bar):
             try:
-                full = aligned(reference, waveform, tokens, utterance.tgt_lang, WHOLE, WHOLE)
-                late = [
-                    aligned(student, waveform, tokens, utterance.tgt_lang, chunk_ms, args.left_context, right[chunk_ms])
-                    for chunk_ms in delays
-                ]
+                add_utterance(delays, student, reference, row, waveform)
+            except ConfigError:  # which is no fault of this utterance
+                raise
             except ColldError as error:
-                bad.update({utterance.id: str(error)})
-                continue
-            for delay, frames in zip(delays.values(), late):
-                delay.add(frames, full)
+                bad.update({row.id: str(error)})
     console.left_out(bad)
     if len(bad) == len(rows):
         raise AudioError(bad.report("which leaves none"))
     return delays
+
+
+def no_labels_yet(student: Recogniser, latency: Latency) -> LabelDelay:
+    """Warns of what the student was not trained for. ConfigError where it cannot have this latency."""
+    student.limit_context(*latency)
+    encoder = student.models[0].encoder.student
+    return LabelDelay(1000 / encoder.frame_rate_hz, frames_of(encoder, latency.chunk_ms), encoder.right)
+
+
+def waveforms(
+    student: Recogniser, manifest: AnyManifest, ids: List[str], rows: np.ndarray, bad: BadUtterances, bar: AudioBar
+) -> Iterator[Tuple[Row, np.ndarray]]:
+    """`rows` with their waveforms [N]; what cannot be read goes to `bad`. ids: of all rows of the manifest."""
+    row_of = {ids[row]: row for row in rows.tolist()}
+    batches = plan_batches(rows, manifest.n_samples, 0)  # one by one
+    for names, read in usable_batches(manifest, ids, batches, student.output_lengths, bad, bar.advance):
+        yield from ((manifest.row(row_of[name]), waveform.numpy()) for name, waveform in zip(names, read))
+
+
+def add_utterance(
+    delays: Dict[Latency, LabelDelay], student: Recogniser, reference: Recogniser, row: Row, waveform: np.ndarray
+) -> None:
+    """To all `delays`, or to none. Raises ColldError where it cannot be aligned."""
+    tokens = tokens_of(student, row)
+    full = aligned(reference, FULL, row, waveform, tokens)
+    late = [aligned(student, latency, row, waveform, tokens) for latency in delays]
+    for delay, frames in zip(delays.values(), late):
+        delay.add(frames, full)
 
 
 def tokens_of(recogniser: Recogniser, row: Row) -> List[int]:
@@ -98,23 +136,10 @@ def tokens_of(recogniser: Recogniser, row: Row) -> List[int]:
     return recogniser.vocabulary.encode(row.tgt_text, append_eos=False).tolist()
 
 
-def waveforms(
-    student: Recogniser, manifest: AnyManifest, rows, bad: BadUtterances, bar: AudioBar
-) -> Iterator[Tuple[int, torch.Tensor]]:
-    """Rows with their waveforms [N]."""
-    ids = [manifest.text("id", row) for row in range(len(manifest))]
-    row_of = {ids[row]: row for row in rows.tolist()}
-    batches = plan_batches(rows, manifest.n_samples, 0)  # one by one
-    for names, read in usable_batches(manifest, ids, batches, student.output_lengths, bad, bar.advance):
-        yield from ((row_of[name], waveform) for name, waveform in zip(names, read))
-
-
-def aligned(
-    recogniser: Recogniser, waveform: torch.Tensor, tokens: List[int], language: str, *latency: Any
-) -> List[int]:
-    """Frames of the tokens at one latency, as `Recogniser.set_context` takes it."""
+def aligned(recogniser: Recogniser, latency: Latency, row: Row, waveform: np.ndarray, tokens: List[int]) -> List[int]:
+    """Frames of the tokens at one latency."""
     recogniser.set_context(*latency)
-    return recogniser.align(waveform.numpy(), tokens, language)
+    return recogniser.align(waveform, tokens, row.tgt_lang, row.src_lang)
 
 
 def print_table(rows: List[Dict[str, Any]]) -> None:

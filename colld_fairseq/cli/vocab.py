@@ -13,7 +13,9 @@ def run(args: argparse.Namespace) -> int:
     """Writes the folder; prints how many tokens there are. Raises ColldError."""
     manifests = split_paths(args.manifest)
     if args.extend:
-        if args.kind != "char" or args.size or args.lang_tags or args.lowercase or args.remove_punctuation:
+        of_pieces = args.temperature != 1 or args.character_coverage != 1
+        others = args.kind != "char" or args.size or args.lang_tags or args.lowercase or args.remove_punctuation
+        if of_pieces or others:
             raise ConfigError("--extend keeps the settings of the old vocabulary: give it with --column alone")
         size = extend_vocabulary(manifests, args.extend, Path(args.out), args.column)
         print(f"{args.out}/dict.txt: {size} tokens, those of {args.extend} first")

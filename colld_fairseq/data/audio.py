@@ -9,11 +9,12 @@ really has such a name comes first. A file is read to its end, or AudioError nam
 import contextlib
 import functools
 import io
+import itertools
 import os
 import re
 import struct
 import zipfile
-from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import soundfile
@@ -84,22 +85,17 @@ def audio_info(path_spec: str, sample_rate: int = SAMPLE_RATE) -> AudioInfo:
     From the headers, where they can be trusted; the audio is decoded where they cannot (an mp3 without a length).
     AudioError as there, but for what only decoding shows.
     """
-    path_spec, segment = _segment_of(path_spec)
     with _opened(path_spec) as sounds:
         rate, channels = sounds[0].samplerate, sounds[0].channels
-        if segment is None:
-            samples = sum(resampled_length(sound.frames, sound.samplerate, sample_rate) for sound in sounds)
-        else:
-            start, end = _inside(path_spec, segment, sounds)
-            samples = resampled_length(end - start, rate, sample_rate)
+        samples = sum(resampled_length(sound.frames, sound.samplerate, sample_rate) for sound in sounds)
     if samples == 0:
         raise _no_samples(path_spec)
     return AudioInfo(samples, rate, channels)
 
 
 def audio_length(path_spec: str, content: Optional[bytes] = None) -> Length:
-    """Length of a whole file, or of its `content` where that was read already (`path_spec` is then only its name), at
-    16 kHz and at its own rate. AudioError as `audio_info`."""
+    """Length of a file or segment, or of a file's `content` where that was read already (`path_spec` is then only its
+    name), at 16 kHz and at its own rate. AudioError as `audio_info`."""
     with _sounds(path_spec, io.BytesIO(content)) if content is not None else _opened(path_spec) as sounds:
         resampled = sum(resampled_length(sound.frames, sound.samplerate, SAMPLE_RATE) for sound in sounds)
         rates = {sound.samplerate for sound in sounds}
@@ -115,17 +111,8 @@ def read_audio(path_spec: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     Raises AudioError: missing file, not audio, truncated, no samples, a segment that is not inside its file, samples
     that are NaN, infinite or absurdly large. The streams of chained Ogg are read one behind the other.
     """
-    path_spec, segment = _segment_of(path_spec)
     with _opened(path_spec) as sounds:
-        if segment is None:
-            waveforms = [(sound.all(), sound.samplerate) for sound in sounds]
-        else:
-            start, end = _inside(path_spec, segment, sounds)
-            if len(sounds) == 1:
-                waveform = sounds[0].read(start, end)
-            else:
-                waveform = np.concatenate([sound.all() for sound in sounds])[start:end]
-            waveforms = [(waveform, sounds[0].samplerate)]
+        waveforms = [(sound.all(), sound.samplerate) for sound in sounds]
     for waveform, _ in waveforms:
         check_samples(waveform, printable(path_spec))
     resampled = [
@@ -141,21 +128,15 @@ def read_audio(path_spec: str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
 def audio_blocks(path_spec: str, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
     """What `read_audio` gives, in order and in blocks float32 [N] of some seconds: of a file of hours only those are in
     memory, unless its container does not tell its length. Raises AudioError as `read_audio` does."""
-    path_spec, segment = _segment_of(path_spec)
     with _opened(path_spec) as sounds:
-        start, end = (0, None) if segment is None else _inside(path_spec, segment, sounds)
         for sound in sounds:
             resampler = None
             if sound.samplerate != sample_rate:
                 resampler = soxr.ResampleStream(sound.samplerate, sample_rate, 1, dtype="float32", quality="HQ")
             for block in sound.blocks():
-                wanted = block[start : None if end is None else max(end, 0)]
-                start, end = max(0, start - len(block)), None if end is None else end - len(block)
-                check_samples(wanted, printable(path_spec))
-                if len(wanted):
-                    yield wanted if resampler is None else resampler.resample_chunk(wanted)
-                if end is not None and end <= 0:
-                    break
+                check_samples(block, printable(path_spec))
+                if len(block):
+                    yield block if resampler is None else resampler.resample_chunk(block)
             if resampler is not None:
                 yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
 
@@ -230,11 +211,7 @@ class _Sound:
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise AudioError(_explain_unreadable(path_spec, handle, error)) from error
         self.samplerate, self.channels = self.file.samplerate, self.file.channels
-        if not _RATES[0] <= self.samplerate <= _RATES[1]:
-            raise AudioError(
-                f"{printable(path_spec)}: a sampling rate of {self.samplerate} Hz, which no recording of speech has (a "
-                "damaged header?); write the file again"
-            )
+        _check_header(path_spec, self.samplerate, self.channels)
         counted = stream.counted and self.file.frames < _UNKNOWN
         if self.file.format in _LOGGED and "truncated" in self.file.extra_info:
             raise AudioError(f"{printable(path_spec)}: truncated; copy or encode the file again")
@@ -310,6 +287,7 @@ class _MediaSound:
         with self._named():
             self.track = media.Track(handle)
         self.samplerate, self.channels, _ = self.track.properties
+        _check_header(path_spec, self.samplerate, self.channels)
 
     @functools.cached_property
     def frames(self) -> int:
@@ -317,10 +295,7 @@ class _MediaSound:
         return sum(map(len, self.blocks()))
 
     def all(self) -> np.ndarray:
-        return np.concatenate([np.zeros(0, dtype=np.float32), *self.blocks()])
-
-    def read(self, start: int, end: int) -> np.ndarray:
-        return self.all()[start:end]
+        return _joined(self.blocks())
 
     def blocks(self) -> Iterator[np.ndarray]:
         with self._named():
@@ -338,7 +313,68 @@ class _MediaSound:
             raise AudioError(f"{printable(self.path_spec)}: {error}") from error
 
 
-_AnySound = Union[_Sound, _MediaSound]
+class _Segment:
+    """Samples of a file's sounds, all of one rate, with the interface of one sound.
+
+    Raises AudioError: not inside the file, or of no single rate. A container that has to be decoded is, as far as the
+    segment goes, where its samples or their number are asked for; only then it is known whether it has them.
+    """
+
+    def __init__(self, path_spec: str, segment: Tuple[int, int], sounds: "List[Union[_Sound, _MediaSound]]") -> None:
+        self.name = f"{printable(path_spec)}:{segment[0]}:{segment[1]}"
+        if len({sound.samplerate for sound in sounds}) > 1:
+            raise AudioError(
+                f"{self.name}: a segment of a file whose sampling rate changes; write the file again with one"
+            )
+        (self.start, self.length), self.sounds = segment, sounds
+        self.samplerate, self.channels = sounds[0].samplerate, sounds[0].channels
+        if not isinstance(sounds[0], _MediaSound):
+            self._check_inside(sum(sound.frames for sound in sounds))
+
+    def _check_inside(self, total: int) -> None:
+        if self.length == 0 or self.start + self.length > total:
+            raise AudioError(
+                f"{self.name}: the segment is not inside its file, which has {total} samples at {self.samplerate} Hz; "
+                "correct offset and length, which count samples, or remove the row"
+            )
+
+    @functools.cached_property
+    def frames(self) -> int:
+        return sum(map(len, self.blocks())) if isinstance(self.sounds[0], _MediaSound) else self.length
+
+    def all(self) -> np.ndarray:
+        if len(self.sounds) == 1 and isinstance(self.sounds[0], _Sound):  # which may go there without decoding
+            return self.sounds[0].read(self.start, self.start + self.length)
+        return _joined(self.blocks())
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Of some seconds. What comes behind the segment is not decoded."""
+        at, end = 0, self.start + self.length
+        for block in itertools.chain.from_iterable(sound.blocks() for sound in self.sounds):
+            wanted = block[max(0, self.start - at) : max(0, end - at)]
+            at += len(block)
+            if len(wanted):
+                yield wanted
+            if at >= end > self.start:
+                return
+        self._check_inside(at)
+
+
+_AnySound = Union[_Sound, _MediaSound, _Segment]
+
+
+def _check_header(path_spec: str, rate: int, channels: int) -> None:
+    """AudioError for what no recording of speech has."""
+    low, high = _RATES
+    if not low <= rate <= high or channels < 1:
+        raise AudioError(
+            f"{printable(path_spec)}: a sampling rate of {rate} Hz and {channels} channel(s), which no recording of "
+            "speech has (a damaged header?); write the file again"
+        )
+
+
+def _joined(blocks: Iterator[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
 
 
 def _mono(samples: np.ndarray) -> np.ndarray:
@@ -357,33 +393,20 @@ def _segment_of(path_spec: str) -> Tuple[str, Optional[Tuple[int, int]]]:
     return (parts[0], parts[1:]) if parts else (path_spec, None)
 
 
-def _inside(path_spec: str, segment: Tuple[int, int], sounds: List[_AnySound]) -> Tuple[int, int]:
-    """First sample of a segment and that behind it. AudioError: not inside the file, or of no single rate."""
-    start, length = segment
-    total = sum(sound.frames for sound in sounds)
-    name = f"{printable(path_spec)}:{start}:{length}"
-    if len({sound.samplerate for sound in sounds}) > 1:
-        raise AudioError(f"{name}: a segment of a file whose sampling rate changes; write the file again with one")
-    if start + length > total or length == 0:
-        raise AudioError(
-            f"{name}: the segment is not inside its file, which has {total} samples at {sounds[0].samplerate} Hz; "
-            "correct offset and length, which count samples, or remove the row"
-        )
-    return start, start + length
-
-
 @contextlib.contextmanager
-def _opened(path_spec: str) -> Iterator[List[_AnySound]]:
+def _opened(path_spec: str) -> Iterator[Sequence[_AnySound]]:
+    """Those of a file, or a segment of it as one."""
+    path_spec, segment = _segment_of(path_spec)
     with open_bytes(path_spec) as handle, _sounds(path_spec, handle) as sounds:
-        yield sounds
+        yield sounds if segment is None else [_Segment(path_spec, segment, sounds)]
 
 
 @contextlib.contextmanager
-def _sounds(path_spec: str, handle: BinaryIO) -> Iterator[List[_AnySound]]:
+def _sounds(path_spec: str, handle: BinaryIO) -> Iterator[List[Union[_Sound, _MediaSound]]]:
     if media.media_format(handle.read(16)):
         yield [_MediaSound(path_spec, handle)]
         return
-    sounds: List[_AnySound] = []
+    sounds: List[Union[_Sound, _MediaSound]] = []
     try:
         try:
             streams = find_streams(handle)

@@ -171,11 +171,9 @@ class _Ffmpeg:
     @contextlib.contextmanager
     def _running(self):
         """The process, and the file of its messages; it is ended in any case."""
-        command = ["ffmpeg", "-nostdin", "-hide_banner", "-nostats", "-xerror", "-i", "PATH", "-map", "0:a:0"]
-        command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
-        with contextlib.ExitStack() as stack:
-            command[command.index("PATH")] = f"file:{stack.enter_context(_on_disk(self.handle))}"
-            log = stack.enter_context(tempfile.TemporaryFile())
+        with _on_disk(self.handle) as path, tempfile.TemporaryFile() as log:
+            command = ["ffmpeg", "-nostdin", "-hide_banner", "-nostats", "-xerror", "-i", f"file:{path}"]
+            command += ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
             try:
                 yield process, log

@@ -104,15 +104,15 @@ def extend_vocabulary(manifests: Sequence[str], old: str, out: Path, column: str
     before = Vocabulary(old)
     if before.codec.boundary != LETTER_BOUNDARY:
         raise ConfigError(f"--extend {old}: a vocabulary of pieces cannot grow, one of letters can")
-    known = before.dictionary.symbols[NUM_SPECIALS:]
+    counts = list(zip(before.dictionary.symbols, before.dictionary.count))[NUM_SPECIALS:]
+    known = {symbol for symbol, _ in counts}
     letters = _letters(_sentences_by_language(manifest, column, before.codec.normalizer), before.codec.normalizer, None)
-    counts = [(symbol, before.dictionary.count[before.dictionary.index(symbol)]) for symbol in known]
-    counts += [(letter, count) for letter, count in letters if letter not in set(known)]
+    counts += [(letter, count) for letter, count in letters if letter not in known]
     config, languages = dict(read_vocabulary_config(old)), _target_languages(manifest)
     config.update(vocab_filename="dict.txt", languages=sorted({*(config.get("languages") or []), *languages}))
     if before.uses_tags:
-        tags = {LANG_TAG_TEMPLATE.format(language): count for language, count in sorted(languages.items())}
-        counts += [(tag, count) for tag, count in tags.items() if tag not in set(known)]
+        tags = [(LANG_TAG_TEMPLATE.format(language), count) for language, count in sorted(languages.items())]
+        counts += [(tag, count) for tag, count in tags if tag not in known]
     _check_tokens([token for token, _ in counts])
     _write(out, config, counts, {})
     return len(counts) + NUM_SPECIALS

@@ -80,7 +80,7 @@ def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -
         log_probs: [T, V].
 
     Raises:
-        ColldError: the labels need more frames than there are.
+        ColldError: the labels need more frames than there are, or one of them has no probability at all.
     """
     num_frames, num_states = len(log_probs), 2 * len(tokens) + 1
     needed = len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:]))
@@ -107,6 +107,8 @@ def align_labels(log_probs: np.ndarray, tokens: Sequence[int], blank: int = 0) -
     state = num_states - 1
     if num_states > 1 and best[-2] > best[-1]:
         state -= 1
+    if best[state] == NEG_INF:
+        raise ColldError("these tokens have no path: is one of them of another language than src_lang says?")
     starts, ends = [0] * len(tokens), [0] * len(tokens)
     path_scores = np.empty(num_frames)
     for t in range(num_frames - 1, -1, -1):

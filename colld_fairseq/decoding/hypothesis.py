@@ -49,7 +49,8 @@ class Hypothesis:
     """Of the text, with their times; recognisers fill them in. Empty for attention decoders."""
 
     language: str = ""
-    """The target language that the decoder was told; "" where it is told none: CTC, models of one language."""
+    """What the decoder was told: the target language, or the added language whose parts an `adapted_ctc` used; "" where
+    nothing is told."""
 
     @property
     def mean_log_prob(self) -> float:

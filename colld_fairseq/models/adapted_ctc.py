@@ -54,7 +54,9 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
     """Token 0 (`<s>`) of the dictionary is the blank.
 
     Attributes:
-        language: that of the utterances to come: an added one, or "" for those of the recogniser before.
+        languages: those that were added; the last one is in training.
+        parts: what each of them has for itself, in the same order.
+        language: that of the utterances to be decoded: an added one, or "" for those of the recogniser before.
         recorded: options as they are to be in the checkpoint.
     """
 
@@ -65,12 +67,13 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
         super().__init__()
         student = encoder.student
         self.encoder, self.ctc = encoder, nn.Linear(student.width, old_size)
-        self.languages = nn.ModuleDict({name: LanguageParts(student, *size) for name, size in sizes.items()})
+        self.languages = list(sizes)
+        self.parts = nn.ModuleList(LanguageParts(student, *size) for size in sizes.values())
         self.vocabulary_size = vocabulary_size
         self.recorded = {"added_parts": json.dumps({"old": old_size, "languages": sizes})}
-        self.language = next(reversed(sizes))  # which is the one in training
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(f"languages.{self.language}."))
+        self.language = self.languages[-1]
+        self.requires_grad_(False)
+        self.parts[-1].requires_grad_(True)
 
     @classmethod
     def build_model(cls, cfg: AdaptedCtcConfig, task) -> "AdaptedCtc":
@@ -80,19 +83,19 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
             return cls(FinetuneEncoder(cfg, build_encoder(cfg)), parts["languages"], parts["old"], size)
         saved = read_recogniser(cfg, task)
         record_encoder(cfg, saved.config)
-        before = json.loads(saved.model.get("added_parts") or "{}") or {"old": len(saved.weights["ctc.weight"])}
-        languages = {**before.get("languages", {}), cfg.added_language: (cfg.adapter_dim, size)}
-        model = cls(FinetuneEncoder(cfg, build_encoder(cfg)), languages, before["old"], size)
+        languages = {**languages_of(saved), cfg.added_language: (cfg.adapter_dim, size)}
+        old_size = len(saved.weights["ctc.weight"])
+        model = cls(FinetuneEncoder(cfg, build_encoder(cfg)), languages, old_size, size)
         model.start_from(saved.weights)
         return model
 
     def start_from(self, weights: Dict[str, Tensor]) -> None:
         """All of a trained recogniser; the new language's CTC layer begins with what that has for its symbols."""
-        own = {name for name in self.state_dict() if name.startswith(f"languages.{self.language}.")}
+        own = {name for name in self.state_dict() if name.startswith(f"parts.{len(self.parts) - 1}.")}
         missing, unexpected = self.load_state_dict(weights, strict=False)
         if set(missing) != own or unexpected:
             raise ConfigError(f"--student: weights of another model: {[*(set(missing) - own), *unexpected][:3]}")
-        layer = self.languages[self.language].ctc
+        layer = self.parts[-1].ctc
         with torch.no_grad():
             layer.weight[: len(self.ctc.weight)] = self.ctc.weight
             layer.bias[: len(self.ctc.bias)] = self.ctc.bias
@@ -103,17 +106,21 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
         self.encoder.eval()
         return self
 
-    def choose_language(self, language: str) -> str:
-        """For the utterances to come; returns it, or "" where it is none of the added ones."""
+    def choose_language(self, language: str) -> None:
+        """For the utterances to be decoded next; one that was not added is recognized as before."""
         self.language = language if language in self.languages else ""
-        return self.language
+
+    def parts_for(self, language: str) -> Optional[LanguageParts]:
+        """Those of an added language."""
+        return self.parts[self.languages.index(language)] if language in self.languages else None
 
     def student_for(self, language: str) -> StudentEncoder:
-        student = self.encoder.student
-        return adapted(student, self.languages[language].adapters) if language in self.languages else student
+        student, parts = self.encoder.student, self.parts_for(language)
+        return student if parts is None else adapted(student, parts.adapters)
 
     def ctc_for(self, language: str) -> nn.Linear:
-        return self.languages[language].ctc if language in self.languages else self.ctc
+        parts = self.parts_for(language)
+        return self.ctc if parts is None else parts.ctc
 
     def log_probs(self, x: Tensor, language: str) -> Tensor:
         """float32 [B, T, V] of encoder output [B, T, D]; symbols that the language does not know have no
@@ -126,9 +133,15 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
         return self.log_probs(encoded.x, self.language), encoded.lengths
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, **unused: Any) -> Dict[str, Tensor]:
-        """{"ctc_logits": [B, T, V], "ctc_lengths": [B]}, of the language that was added last."""
-        output = self.student_for(self.language)(src_tokens, src_lengths)
-        return {"ctc_logits": self.ctc_for(self.language)(output.x), "ctc_lengths": output.lengths}
+        """{"ctc_logits": [B, T, V], "ctc_lengths": [B]} of the language in training, whatever was decoded before."""
+        trained = self.languages[-1]
+        output = self.student_for(trained)(src_tokens, src_lengths)
+        return {"ctc_logits": self.ctc_for(trained)(output.x), "ctc_lengths": output.lengths}
+
+
+def languages_of(saved: SavedModel) -> Dict[str, Tuple[int, int]]:
+    """Sizes of the languages that were added to a recogniser before, as `AdaptedCtc` takes them."""
+    return json.loads(saved.model.get("added_parts") or "{}").get("languages", {})
 
 
 def read_recogniser(cfg: AdaptedCtcConfig, task) -> SavedModel:
@@ -142,8 +155,11 @@ def read_recogniser(cfg: AdaptedCtcConfig, task) -> SavedModel:
     saved = read_model(cfg.student, task.input_options)
     if not saved.model.get("_name", "").startswith((BASE, "adapted_ctc")):
         raise ConfigError(f"--student {cfg.student}: a {saved.model.get('_name')}; a language can be added to a {BASE}")
-    if "." in cfg.added_language or f"languages.{cfg.added_language}.ctc.weight" in saved.weights:
-        raise ConfigError(f"--added-language {cfg.added_language!r}: {cfg.student} has it already, or it has a dot")
+    if cfg.added_language in languages_of(saved):
+        raise ConfigError(
+            f"--added-language {cfg.added_language!r}: {cfg.student} has it already; to train it anew, add it to the"
+            " recogniser that this was made from"
+        )
     check_grown(saved.state.get(vocabulary_copy.NAME), task.vocabulary.dictionary.symbols, cfg.student)
     return saved
 

@@ -79,7 +79,7 @@ class EncoderOptions(ContextOptions):
         None, "so long is an utterance with that silence at least; default: 0", NOT_NEGATIVE
     )
     checkpoint_activations: bool = option(
-        False, "of the encoder: less memory in training, a third more time; the same results"
+        False, "of the encoder: less memory in training, a third more arithmetic; the same results"
     )
     compile_encoder: bool = option(
         False, "by torch.compile, in training: the same results (but other random numbers of dropout), after a minute"

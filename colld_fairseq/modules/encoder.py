@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.modules.block_runs import BlockRuns
+from colld_fairseq.modules.block_runs import BlockRuns, active
 from colld_fairseq.modules.chunks import Chunk, Count, draw_chunk, widest
 from colld_fairseq.modules.conformer import ConformerBlock
 from colld_fairseq.modules.cpu import use_cpu_kernels
@@ -275,8 +275,9 @@ class StudentEncoder(nn.Module):
     def _packs(self, x: Tensor, padding_mask: Optional[Tensor]) -> bool:
         """Whether blocks get the utterances behind one another; of these blocks only attention mixes frames."""
         gains = padding_mask is not None or (x.size(0) > 1 and not torch.is_grad_enabled())
-        able = self.config.block == "transformer" and self.config.position != "rotary" and not self.runs.compiled
-        return gains and able and use_cpu_kernels("packing", x)
+        able = self.config.block == "transformer" and self.config.position != "rotary"
+        compiled = self.runs.compiled and active(self)
+        return gains and able and not compiled and use_cpu_kernels("packing", x)
 
     @property
     def _draws_chunks(self) -> bool:

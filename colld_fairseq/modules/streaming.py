@@ -144,9 +144,11 @@ class StreamingEncoder:
         lengths, state = lengths.cpu(), self.start(len(source))
         parts: List[List[Tensor]] = [[] for _ in source]
         for begin in range(0, max(source.size(1), 1), shift):
+            running = (lengths >= window + begin - shift) | (begin == 0)  # the step before was not their last
+            if not running.any():
+                break
             piece = source[:, begin : begin + window]
             given = (lengths - begin).clamp(0, piece.size(1))
-            running = lengths - begin + shift >= window if begin else torch.ones_like(lengths, dtype=torch.bool)
             last = bool((given < window).any())
             x, state = self.step(piece, state, last, given if last else None)
             counts = (self.output_lengths(given) * running).tolist()

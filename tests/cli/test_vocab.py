@@ -170,6 +170,15 @@ def test_temperature_favors_the_small_language(tmp_path):
     assert long_pieces[100] > long_pieces[1]
 
 
+@pytest.mark.parametrize(
+    "option", [("--size", 9), ("--temperature", 2), ("--character-coverage", 0.9), ("--lowercase",), ("--lang-tags",)]
+)
+def test_a_vocabulary_grows_with_its_own_settings(option, tmp_path):
+    manifest = ["--manifest", write_manifest(tmp_path / "a.tsv")]
+    with pytest.raises(ConfigError, match="keeps the settings of the old vocabulary"):
+        colld_vocab(*manifest, "--extend", tmp_path / "old", "--out", tmp_path / "new", *option)
+
+
 def test_errors_name_the_remedy(tmp_path):
     rows = [(text, "xx", "", "") for text in sentences(4, 20, "abcdef")]
     manifest = write_manifest(tmp_path / "a.tsv", rows)

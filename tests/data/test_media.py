@@ -1,7 +1,9 @@
 """Containers that libsndfile does not read: samples, lengths, damage, and what to install."""
 
 import shutil
+import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +100,44 @@ def test_blocks_are_small_and_decoded_as_they_are_asked_for(decoder, tmp_path, m
     monkeypatch.setattr(media, "_BUFFER", 1 << 16)
     blocks = [len(block) for block in audio_blocks(path)]
     assert max(blocks) < 2 * RATE and sum(blocks) == audio_info(path).num_samples == len(read_audio(path))
+
+
+def test_a_segment_is_decoded_once_and_no_further_than_it_goes(decoder, tmp_path, monkeypatch):
+    path = encode(tmp_path / "a.m4a", sweep(20, RATE), RATE, "aac")
+    whole, plain, decoded = read_audio(path), media.Track.blocks, []
+
+    def blocks(track):
+        decoded.append(0)
+        for block in plain(track):
+            decoded[-1] += len(block)
+            yield block
+
+    monkeypatch.setattr(media.Track, "blocks", blocks)
+    monkeypatch.setattr(media, "_BUFFER", 1 << 16)
+    segment = f"{path}:{RATE}:{2 * RATE}"
+    np.testing.assert_array_equal(read_audio(segment), whole[RATE : 3 * RATE])
+    np.testing.assert_array_equal(np.concatenate(list(audio_blocks(segment))), whole[RATE : 3 * RATE])
+    assert audio_info(segment) == (2 * RATE, RATE, 1)
+    assert len(decoded) == 3 and max(decoded) < 6 * RATE
+    for start, length in ((19 * RATE, 2 * RATE), (len(whole), 1), (5, 0)):
+        for read in (read_audio, audio_info, lambda name: list(audio_blocks(name))):
+            message = rf"{start}:{length}: the segment is not inside its file, which has {len(whole)} samples"
+            with pytest.raises(AudioError, match=message):
+                read(f"{path}:{start}:{length}")
+    assert len(decoded) == 12
+
+
+@pytest.mark.parametrize("rate, channels", [(0, 1), (500, 1), (2e9, 1), (RATE, 0)])
+def test_rates_and_channels_of_no_recording(rate, channels, decoder, tmp_path):
+    """In Matroska's elements SamplingFrequency and Channels."""
+    content = Path(encode(tmp_path / "a.mkv", sweep(1, RATE), RATE, "pcm_s16le")).read_bytes()
+    sound = b"\x9f\x81\x01\xb5\x88" + struct.pack(">d", RATE)
+    assert content.count(sound) == 1
+    damaged = b"\x9f\x81" + bytes([channels]) + b"\xb5\x88" + struct.pack(">d", rate)
+    (tmp_path / "b.mkv").write_bytes(content.replace(sound, damaged))
+    for read in (audio_info, read_audio):
+        with pytest.raises(AudioError, match=r"b\.mkv: (a sampling rate of|cannot be decoded)"):
+            read(str(tmp_path / "b.mkv"))
 
 
 def test_members_of_archives(decoder, tmp_path):

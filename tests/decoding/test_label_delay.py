@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from checkpoints import save_ctc, save_transducer
+from checkpoints import save_ctc, save_recogniser, save_transducer
 from streams import UTTERANCES
 
 from colld_fairseq.cli import main
@@ -112,7 +112,9 @@ def test_the_command(kind, models, corpus, tmp_path, capsys):
     arguments = ["delay", models[kind], "--manifest", str(manifest), "--json", str(out), "--left-context", "2"]
     assert main([*arguments, "--chunk-ms", "40,160,full"]) == 0
     printed = capsys.readouterr()
-    short, long, full = json.loads(out.read_text())["delays"]
+    written = json.loads(out.read_text())
+    assert (written["manifest"], written["decoder"], written["lang"]) == (str(manifest), kind, "")
+    short, long, full = written["delays"]
     assert [row["chunk_ms"] for row in (short, long, full)] == [40, 160, "full"]
     assert full["shift_ms"] == 0 and full["wait_ms"] is None and short["labels"] == long["labels"] == full["labels"] > 9
     assert "160" in printed.out and "trained with" not in printed.err
@@ -140,6 +142,24 @@ def test_refused_with_the_remedy(models, corpus, capsys):
     assert "frame rate and vocabulary" in capsys.readouterr().err
     assert main(["delay", models["ctc"], *manifest, "--chunk-ms", "100"]) == 2
     assert "multiple of 40" in capsys.readouterr().err
-    ensemble = load_recogniser(":".join([models["ctc"]] * 2))
+
+
+def test_what_no_utterance_can_have_is_no_fault_of_the_utterances(models, corpus, vocab, tmp_path, capsys):
+    """It is refused as such, and before any is read."""
+    ensemble = ":".join([models["ctc"]] * 2)
     with pytest.raises(ConfigError, match="one model"):
-        ensemble.align(UTTERANCES[0], [5])
+        load_recogniser(ensemble).align(UTTERANCES[0], [5])
+    attending = ["--arch", "student_s2t", "--criterion", "ctc_attention", "--vocab", vocab, "--cmvn", "none"]
+    attending = save_recogniser(tmp_path / "s2t.pt", corpus, "chunk", *attending)
+    manifest = ["--manifest", str(corpus / "test.tsv")]
+    for model in (ensemble, attending):
+        assert main(["delay", model, *manifest, "--chunk-ms", "full"]) == 2
+        said = capsys.readouterr().err
+        assert "one model with CTC (--decoder ctc) or a transducer" in said and "utterances" not in said
+    rows = [line.split("\t") for line in (corpus / "test.tsv").read_text().splitlines()]
+    column = rows[0].index("tgt_lang")
+    (tmp_path / "test.tsv").write_text("".join("\t".join(row[:column] + row[column + 1 :]) + "\n" for row in rows))
+    elsewhere = ["--manifest", str(tmp_path / "test.tsv"), "--audio-root", str(corpus)]
+    assert main(["delay", models["transducer"], *elsewhere]) == 2
+    said = capsys.readouterr().err
+    assert "test.tsv:2: target language '' has no tag" in said and "utterances" not in said

@@ -1,5 +1,8 @@
 """One more language for a trained recogniser: hypotheses of the others stay the same to the last bit."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.data.manifest_writer import write_manifest
 from colld_fairseq.data.vocabulary import Vocabulary
-from colld_fairseq.errors import ConfigError
+from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.recogniser import load_recogniser
 
 STEPS = 60
@@ -107,9 +110,9 @@ def test_a_vocabulary_grows_at_its_end(old, grown, spoken):
 def test_only_the_new_parts_are_trained(spoken, old, grown):
     model = added(spoken["yy"], old[1], "yy", grown).model
     own = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert own == {name for name in model.state_dict() if name.startswith("languages.yy.")}
+    assert own == {name for name in model.state_dict() if name.startswith("parts.0.")}
     assert not model.train().encoder.training
-    fresh = sum(parameter.numel() for parameter in model.languages["yy"].adapters.parameters())
+    fresh = sum(parameter.numel() for parameter in model.parts_for("yy").adapters.parameters())
     assert fresh < 0.2 * sum(parameter.numel() for parameter in model.encoder.parameters())
 
 
@@ -145,6 +148,19 @@ def test_streams_of_the_new_language(right_ms, trained, utterances):
     assert (streamed.text, streamed.language) == (whole.text, "yy") and whole.tokens
 
 
+def test_a_stream_of_another_language_is_refused(spoken, trained, tmp_path, capsys):
+    """Which --src-lang may say or the rows."""
+    rows = [read_manifest(str(spoken[language] / "train.tsv")) for language in ("xx", "yy")]
+    rows = [table.row(0)._replace(audio=table.audio_path(0)) for table in rows]
+    runs = [("yy", rows, "is 'xx', but .* now yy: give --src-lang xx,"), ("xx", rows[1:], "added: give --src-lang yy,")]
+    runs += [("yy", rows[1:], None), ("xx", rows[:1], None)]
+    for language, own, refusal in runs:
+        write_manifest(tmp_path / "a.tsv", own)
+        command = ["transcribe", trained[0], "--streaming", "--manifest", str(tmp_path / "a.tsv")]
+        assert main([*command, "--src-lang", language]) == (2 if refusal else 0)
+        assert re.search(refusal or "1 stream", capsys.readouterr().err)
+
+
 def test_another_language_leaves_both(spoken, trained, grown, utterances, tmp_path):
     run = added(spoken["xx"], trained[0], "zz", grown)
     path = save(run, tmp_path / "three.pt", run.model.state_dict())
@@ -153,6 +169,60 @@ def test_another_language_leaves_both(spoken, trained, grown, utterances, tmp_pa
     assert three.added_languages == ["yy", "zz"]
     expected = two.transcribe(waveforms, source_languages=languages)
     assert three.transcribe(waveforms, source_languages=languages) == expected
+
+
+def test_alignments_are_those_of_the_language_spoken(trained, utterances):
+    """A greedy hypothesis' own path, whatever was decoded before it."""
+    recogniser = load_recogniser(trained[0])
+    languages, waveforms, _ = zip(*utterances)
+    n_best = recogniser.transcribe(waveforms, source_languages=languages)
+    aligned = [
+        recogniser.align(waveform, one.tokens, spoken=language)
+        for language, waveform, (one,) in zip(languages, waveforms, n_best)
+    ]
+    assert aligned == [one.frames for (one,) in n_best] and {"xx", "yy"} == set(languages)
+    cyrillic = recogniser.vocabulary.encode("абв", append_eos=False).tolist()
+    assert len(recogniser.align(waveforms[0], cyrillic, spoken="yy")) == 3
+    with pytest.raises(ColldError, match="another language than src_lang says"):
+        recogniser.align(waveforms[0], cyrillic, spoken="xx")
+
+
+def test_delays_are_those_of_the_language_spoken(spoken, old, trained, tmp_path):
+    """Those of old utterances are the old recogniser's, and beside others as alone."""
+
+    def delays(model, *languages):
+        tables = [read_manifest(str(spoken[language] / "train.tsv")) for language in languages]
+        rows = [table.row(i)._replace(audio=table.audio_path(i)) for table in tables for i in (0, 1)]
+        manifest, out = tmp_path / "delay.tsv", tmp_path / "delay.json"
+        write_manifest(manifest, rows)
+        assert main(["delay", model, "--manifest", str(manifest), "--chunk-ms", "80", "--json", str(out)]) == 0
+        (figures,) = json.loads(out.read_text())["delays"]
+        return figures
+
+    alone = [delays(trained[0], language) for language in ("xx", "yy")]
+    assert alone[0] == delays(old[1], "xx")
+    together, labels = delays(trained[0], "xx", "yy"), [figures["labels"] for figures in alone]
+    for name in ("shift_ms", "wait_ms"):
+        assert together[name] == pytest.approx(np.average([figures[name] for figures in alone], weights=labels))
+    assert together["labels"] == sum(labels) and min(labels) > 5
+
+
+def test_training_does_not_depend_on_what_was_decoded(spoken, old, grown):
+    run = added(spoken["yy"], old[1], "yy", grown)
+    run.model.train()
+    torch.nn.init.normal_(run.model.parts[0].adapters[0].up.weight)
+    source, lengths = torch.randn(1, 80, 80), torch.tensor([80])
+    before = run.model(source, lengths)["ctc_logits"]
+    run.model.choose_language("xx")
+    torch.testing.assert_close(run.model(source, lengths)["ctc_logits"], before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("language", ["to", "keys", "zh.tw"])
+def test_any_code_of_a_language(language, spoken, trained, grown, tmp_path):
+    """Tongan, and what else is a name inside torch."""
+    run = added(spoken["yy"], trained[0], language, grown)
+    path = save(run, tmp_path / "three.pt", run.model.state_dict())
+    assert load_recogniser(path).added_languages == ["yy", language]
 
 
 def test_refused(spoken, old, trained, grown):

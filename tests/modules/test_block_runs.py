@@ -103,6 +103,22 @@ def test_compiling_changes_nothing_and_blocks_share_their_graphs(shape, checkpoi
     assert copy.deepcopy(other).runs.compiled and encoder.state_dict().keys() == other.state_dict().keys()
 
 
+def test_decoding_is_that_of_a_model_that_was_not_compiled(monkeypatch):
+    """Utterances behind one another in one row, and no compiler, which takes seconds to import."""
+    encoder, rows = make("transformer").eval(), []
+    other = copy.deepcopy(encoder)
+    monkeypatch.setattr(torch, "compile", None)
+    other.runs = BlockRuns(compiled=True)
+    torch.manual_seed(1)
+    source, lengths = torch.randn(2, 80, 80), torch.tensor([80, 48])
+    for one in (encoder, other):
+        one.blocks[0].register_forward_pre_hook(lambda block, given: rows.append(len(given[0])))
+    with torch.no_grad():
+        expected, output = encoder(source, lengths), other(source, lengths)
+    torch.testing.assert_close(output.x, expected.x, rtol=0, atol=0)
+    assert rows == [1, 1]
+
+
 @SLOW
 def test_compiled_to_machine_code():
     encoder = make("transformer")

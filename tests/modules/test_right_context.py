@@ -65,6 +65,15 @@ def test_streams_and_whole_batches_are_the_definition(size, left, right, positio
             torch.testing.assert_close(torch.cat(frames), expected, atol=1e-5, rtol=0)
 
 
+def test_as_many_steps_as_the_longest_stream_has(monkeypatch):
+    streaming, steps, step = StreamingEncoder(streaming_encoder(), 2, None, 6), [], StreamingEncoder.step
+    monkeypatch.setattr(StreamingEncoder, "step", lambda *given: steps.append(given) or step(*given))
+    shift, lookahead = streaming.fbank_frames_per_chunk, streaming.fbank_lookahead
+    lengths = torch.tensor([shift + lookahead + 3 * shift - 1, lookahead])
+    _, counts = streaming.encode(utterances(2, int(lengths.max())), lengths)
+    assert len(steps) == 4 and counts.tolist() == streaming.encoder.output_lengths(lengths).tolist()
+
+
 def test_what_it_is_told():
     student = streaming_encoder(front_end="conv2d", chunk_sizes=[4, 8], left_contexts=[2])
     assert set_latency(student, 160, right_ms=160) == [] and (student.chunk, student.right) == ((4, 2), 4)

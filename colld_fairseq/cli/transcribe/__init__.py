@@ -80,7 +80,7 @@ def run_streaming(args: argparse.Namespace, recogniser: Recogniser, console: Con
 
 
 def cutting(args: argparse.Namespace, recogniser: Recogniser) -> Optional[Cutting]:
-    """How long recordings are cut; None: they are not. Raises ConfigError."""
+    """How to cut long recordings; None: not at all. Raises ConfigError."""
     if not args.cut_seconds and not args.vad:
         return None
     detector = VoiceActivity() if args.vad else None
@@ -250,8 +250,8 @@ def settings(args: argparse.Namespace, utterances: Utterances) -> Dict[str, str]
     for path in split_paths(args.checkpoint, ":"):
         with open(path, "rb") as file:
             models.update(hashlib.file_digest(file, "sha256").digest())
-    context = [args.streaming, args.chunk_ms, args.left_context, args.endpoint, args.cut_seconds, args.vad]
-    context += [args.right_ms] * bool(args.right_ms)
+    latency = [args.streaming, args.chunk_ms, args.left_context, args.right_ms]
+    context = [*latency, args.endpoint, args.cut_seconds, args.vad]
     names = json.dumps([(utterances.ids[row], utterances.rows.audio_path(row)) for row in utterances.todo.tolist()])
     return {
         "checkpoint": models.hexdigest(),

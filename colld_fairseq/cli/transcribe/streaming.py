@@ -82,6 +82,7 @@ def stream_utterances(
     """Results by id, `streams` utterances at a time, of which some seconds are in memory. `latencies` and `bad` are
     added to; `printer` shows results as they come."""
     require_waveforms(utterances.rows, "this command")
+    check_spoken(streaming, recogniser, utterances)
     for batch in np.split(utterances.todo, range(streams, len(utterances), streams)):
         names = [utterances.ids[row] for row in batch.tolist()]
         sources = [Source(utterances.rows.audio_path(row), bar) for row in batch.tolist()]
@@ -99,6 +100,20 @@ def stream_utterances(
         bad.update(failed)
         yield results
         bar.advance(len(names), 0.0)
+
+
+def check_spoken(streaming: StreamingRecogniser, recogniser: Recogniser, utterances: Utterances) -> None:
+    """ConfigError where an added language is spoken that is not that of the streams, or the other way round."""
+    if not recogniser.added_languages:
+        return
+    for row in utterances.todo.tolist():
+        spoken = utterances.row(row).src_lang
+        if recogniser.told_language("", spoken) != streaming.language:
+            raise ConfigError(
+                f"{utterances.ids[row]}: its src_lang is {spoken!r}, but --streaming decodes in one language, now"
+                f" {streaming.language or 'none that was added'}: give --src-lang {spoken or 'XX'}, and rows of other"
+                " languages in another run"
+            )
 
 
 @dataclass
