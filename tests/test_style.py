@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -35,17 +37,23 @@ def test_everything_is_formatted():
     assert code == 0, said
 
 
-def test_types_of_the_public_api(tmp_path):
-    code, said = output_of(sys.executable, "-m", "mypy", "--cache-dir", tmp_path)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Of mypy: the second test need not read again what the first has read."""
+    return tmp_path_factory.mktemp("mypy")
+
+
+def test_types_of_the_public_api(cache):
+    code, said = output_of(sys.executable, "-m", "mypy", "--cache-dir", cache)
     assert code == 0, said
 
 
-def test_a_wrong_type_is_seen(tmp_path):
+def test_a_wrong_type_is_seen(cache, tmp_path):
     """Of a function of the public API, as a user of it would."""
     (tmp_path / "user.py").write_text(
         "from colld_fairseq.data.audio import read_audio\nread_audio(3)\n"
         "from colld_fairseq.scoring.bootstrap import interval\ninterval()\n"
     )
-    config = ["--config-file", REPOSITORY / "pyproject.toml", "--cache-dir", tmp_path]
+    config = ["--config-file", REPOSITORY / "pyproject.toml", "--cache-dir", cache]
     code, said = output_of(sys.executable, "-m", "mypy", *config, tmp_path / "user.py")
     assert code == 1 and said.count("user.py:") == 2, said

@@ -5,6 +5,8 @@ import sys
 
 from commands import PACKAGE, environment
 
+SHOW = "; root = logging.getLogger(); print(root.level, len(root.handlers))"
+
 
 def python(code):
     done = subprocess.run(
@@ -15,19 +17,19 @@ def python(code):
 
 
 def test_import_leaves_the_root_logger_alone():
-    show = "; root = logging.getLogger(); print(root.level, len(root.handlers))"
-    assert python("import logging, fairseq" + show)[0] == ["10", "1"]  # else the guard is no longer needed
-    assert python("import logging, colld_fairseq, fairseq" + show)[0] == ["30", "0"]
+    assert python("import logging, fairseq" + SHOW)[0] == ["10", "1"]  # else the guard is no longer needed
     configured = "import logging; logging.basicConfig(level=20); import colld_fairseq"
-    assert python(configured + show)[0] == ["20", "1"]
+    assert python(configured + SHOW)[0] == ["20", "1"]
 
 
 def test_the_command_still_tells_what_this_package_has_to_say(tmp_path):
+    """Whose import leaves the root logger as it is."""
     code = (
-        "import logging\nfrom colld_fairseq.cli import main\n"
+        f"import logging, colld_fairseq, fairseq{SHOW}\nfrom colld_fairseq.cli import main\n"
         "main(['score', '--hyp', 'none', '--ref', 'none'])\n"
         "logging.getLogger('colld_fairseq.x').info('ours')\n"
         "logging.getLogger('matplotlib.x').info('theirs')\n"
     )
-    error = python(code)[1]
+    output, error = python(code)
+    assert output[:2] == ["30", "0"]
     assert "ours" in error and "theirs" not in error
