@@ -50,7 +50,7 @@ def _charts(logs: Dict[int, TrainingLog], systems: Sequence[System], part: str) 
     records = {index: getattr(log, part) for index, log in logs.items()}
     logged = dict.fromkeys(name for lines in records.values() for line in lines for name in line)
     if part == "training":
-        terms = [name for name in logged if name not in _COUNTERS and name != "loss"]
+        terms = [name for name in logged if name not in _COUNTERS and name != "loss" and _tells(name, records)]
         names, where = ["loss", *terms[:_MOST_TERMS]], "training"
     else:
         names, where = ["loss", *(name for name in logged if name in _SCORES)], "validation"
@@ -66,6 +66,12 @@ def _charts(logs: Dict[int, TrainingLog], systems: Sequence[System], part: str) 
             title = f"{NAMES.get(name, name)} in {where}"
             charts.append(Chart(title, svg.lines(series, "updates", NAMES.get(name, name))))
     return charts
+
+
+def _tells(term: str, records: Dict[int, List[Dict[str, float]]]) -> bool:
+    """Whether a term is anywhere something else than the loss, and than 0."""
+    lines = [line for one in records.values() for line in one if term in line]
+    return any(line[term] != line.get("loss") for line in lines) and any(line[term] != 0 for line in lines)
 
 
 def language_intervals(section: Section) -> List[Chart]:

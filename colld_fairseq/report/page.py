@@ -15,6 +15,7 @@ from colld_fairseq.report.files import Problems
 from colld_fairseq.report.players import Players
 from colld_fairseq.report.sections import (
     Cell,
+    Entry,
     Section,
     System,
     all_systems,
@@ -117,26 +118,31 @@ def title_of(section: Section) -> str:
 
 
 def headline(section: Section) -> Table:
-    """Systems with both measures, over the average that the experiment names."""
-    rows = []
-    for entry in section.entries:
+    """Systems with both measures, over the average that the experiment names; and sizes, where one is known."""
+    rows, sizes = [], [entry.system.runs[0].parameters for entry in section.entries]
+    sized = any(size is not None for size in sizes)
+    for entry, size in zip(section.entries, sizes, strict=True):
         cells = entry.cells.get(section.average, {})
         rows.append(
             [
                 Shown(entry.system.label),
                 *(figure(section, section.average, measure, cells.get(measure)) for measure in section.measures),
-                Shown(millions(entry.system.runs[0].parameters)),
+                *([Shown(millions(size))] if sized else []),
                 Shown(str(sum(one["sentences"] for one in pairs_of(section, entry.decoded[0])))),
             ]
         )
-    header = ["system", *(NAMES[measure] for measure in section.measures), "parameters", "utterances"]
+    names = [NAMES[measure] for measure in section.measures]
+    header = ["system", *names, *(["parameters"] if sized else []), "utterances"]
     return Table(f"Percent, {charts.in_words(section.average)}", header, rows)
 
 
 def language_tables(section: Section) -> List[Table]:
-    """A table for each measure; the longer one of languages and systems goes down. None of a single language."""
+    """A table for each measure; the longer one of languages and systems goes down. None of a single language; of a
+    single system one table of both measures."""
     if len(section.languages) < 2:
         return []
+    if len(section.entries) == 1:
+        return [_languages_of_one(section, section.entries[0])]
     labels, names = [entry.system.label for entry in section.entries], [charts.in_words(one) for one in section.names]
     tables = []
     for measure in section.measures:
@@ -151,6 +157,15 @@ def language_tables(section: Section) -> List[Table]:
             rows = [[Shown(label), *row] for label, row in zip(labels, cells, strict=True)]
             tables.append(Table(f"{NAMES[measure]} by language", ["system", *names], rows))
     return tables
+
+
+def _languages_of_one(section: Section, entry: Entry) -> Table:
+    rows = []
+    for name in section.names:
+        cells = entry.cells.get(name, {})
+        figures = (figure(section, name, measure, cells.get(measure)) for measure in section.measures)
+        rows.append([Shown(charts.in_words(name)), *figures])
+    return Table("By language", ["language", *(NAMES[measure] for measure in section.measures)], rows)
 
 
 def overlong(section: Section) -> List[Table]:

@@ -1,5 +1,6 @@
 """Systems side by side: the scores of every test set with intervals, and which differences are more than chance."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from colld_fairseq.scoring.bootstrap import (
     interval,
     resampled_scores,
 )
-from colld_fairseq.scoring.measures import LOWER_IS_BETTER, MEASURES
+from colld_fairseq.scoring.measures import LOWER_IS_BETTER, MEASURES, NAMES
 
 AVERAGES = ("mean", "all")
 Samples = Dict[str, Dict[str, np.ndarray]]  # language (pair), "mean" or "all" -> measure -> [resamples]
@@ -171,10 +172,16 @@ def _section(
     average = next(iter(wanted), averages[-1] if averages else languages[0])
     signatures: Dict[str, str] = {}
     for entry in entries:
-        signatures.update(entry.decoded[0].scores["signatures"])
+        signatures.update(_signatures(entry.decoded[0], kind))
     section = Section(group, test, kind, average, [*languages, *averages], entries, signatures)
     _compare(section, comparisons)
     return section
+
+
+def _signatures(decoded: Decoded, kind: str) -> Dict[str, str]:
+    """Of the measures that are shown: `BLEU (de, en)`, `WER, CER`, ..."""
+    shown = {NAMES[measure] for measure in MEASURES[kind]}
+    return {name: one for name, one in decoded.scores["signatures"].items() if shown & set(re.findall(r"\w+", name))}
 
 
 def _samples(decoded: List[Decoded], kind: str, resamples: int) -> Samples:

@@ -5,7 +5,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 from colld_fairseq.errors import ColldError
 from colld_fairseq.parsing import parse_json
@@ -34,6 +34,7 @@ class TrainingLog:
     validations: List[Dict[str, float]] = field(default_factory=list)
     training: List[Dict[str, float]] = field(default_factory=list)
     config: Dict[str, Any] = field(default_factory=dict)
+    _epochs: Set[Any] = field(default_factory=set)  # that have lines of training of their own
 
     def _add(self, record: Dict[str, Any]) -> None:
         """A line of training (with or without `train_` before its metrics), or of a validation (with the subset)."""
@@ -46,7 +47,10 @@ class TrainingLog:
             return
         self._progress(metrics["num_updates"], metrics.get("wall") if training else None)
         if training:
-            if prefix == "" or not self.training or self.training[-1]["num_updates"] < metrics["num_updates"]:
+            epoch, last = record.get("epoch"), self.training[-1]["num_updates"] if self.training else -1
+            if prefix == "":
+                self._epochs.add(epoch)
+            if prefix == "" or (epoch not in self._epochs and last < metrics["num_updates"]):
                 self.training.append(metrics)
         else:
             if self.validations and self.validations[-1]["num_updates"] == metrics["num_updates"]:

@@ -16,6 +16,7 @@ from lxml import html
 from miniature_run import ASR, HOSTILE, LABELS, SYSTEMS
 
 from colld_fairseq.cli import main as colld
+from colld_fairseq.report.training_log import read_log
 from colld_fairseq.report.utterances import differences, units
 from colld_fairseq.scoring.bootstrap import SEED
 
@@ -140,8 +141,9 @@ def test_figures_are_those_of_the_score_files(original, page, way):
 def test_signatures_are_there(original, page):
     notes = [note.text_content() for note in page.iter("p")]
     for way in TITLES:
-        for signature in scores_of(original, "cut", way)[0]["signatures"].values():
-            assert any(signature in note for note in notes)
+        for name, signature in scores_of(original, "cut", way)[0]["signatures"].items():
+            shown = any(measure in name for measure in MEASURES[way])
+            assert not shown or any(signature in note for note in notes)
     assert any(f"bs:1000|seed:{SEED}" in note for note in notes)
 
 
@@ -303,6 +305,51 @@ def test_plain_folders(original, tmp_path, capsys):
     page = html.fromstring(page_of(*folders, *named, "--baseline", "my_cut"))
     (name,) = tables_of(page, "Recognition · test_asr")["Paired comparisons"]
     assert name == "my_teacher beside my_cut"
+
+
+def test_a_single_system_is_not_compared_in_words(original, tmp_path):
+    """One table of languages with both measures, nothing of changes, no column of unknown sizes, no BLEU."""
+    folder = tmp_path / "mine"
+    shutil.copytree(original / "cut" / "seed1" / "asr", folder)
+    shutil.copy(original / "data" / "test_asr.tsv", folder)
+    page = html.fromstring(page_of(folder))
+    tables = tables_of(page, "Recognition · test_asr")
+    assert list(tables) == ["Percent, all utterances", "By language"]
+    assert list(tables["Percent, all utterances"]["mine"][0]) == ["WER", "CER", "utterances"]
+    ((whole,),) = [tables["Percent, all utterances"]["mine"]]
+    ((again,),) = [tables["By language"]["all utterances"]]
+    assert again == {name: whole[name] for name in ("WER", "CER")}
+    words = page.text_content()
+    assert "The worst utterances" in words and "most changed" not in words and "among the worst" not in words
+    assert "BLEU" not in words
+
+
+def write_training_log(path, epochs, every):
+    """As fairseq's --log-file has it, every line twice; losses fall by 1 for each update, a mean for each epoch."""
+    lines = []
+    for epoch, updates in enumerate(epochs, start=1):
+        for update in updates:
+            if update % every == 0:
+                line = {"epoch": epoch, "loss": str(100 - update), "ctc_loss": str(100 - update), "ctc_too_short": "0"}
+                lines += [json.dumps({**line, "l1": str(update), "num_updates": str(update)})] * 2
+        mean = np.mean([100 - update for update in updates])
+        lines += [json.dumps({"epoch": epoch, "train_loss": str(mean), "train_num_updates": str(updates[-1])})] * 2
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_means_of_epochs_are_no_points_of_a_curve_that_has_others(tmp_path):
+    epochs = [range(1, 14), range(14, 27), range(27, 31)]  # the last one ends between two lines
+    log = read_log(write_training_log(tmp_path / "train.log", epochs, every=5))
+    assert {line["num_updates"]: line["loss"] for line in log.training} == {x: 100 - x for x in range(5, 31, 5)}
+    rare = read_log(write_training_log(tmp_path / "rare.log", epochs, every=1000))
+    assert [(line["num_updates"], line["loss"]) for line in rare.training] == [(13, 93), (26, 80), (30, 71.5)]
+
+
+def test_terms_that_say_nothing_new_are_not_drawn(original, tmp_path):
+    write_training_log(tmp_path / "train.log", [range(1, 31)], every=5)
+    titles = [one.text for one in html.fromstring(page_of(tmp_path)).iter("figcaption")]
+    assert titles == ["loss in training", "l1 in training"]
 
 
 def test_what_is_missing_is_named_and_the_rest_shown(folder, capsys):
