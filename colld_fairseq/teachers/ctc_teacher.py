@@ -51,7 +51,7 @@ def load_ctc_teacher(path: str, task) -> CtcTeacher:
     saved = read_model(path)
     if "ctc.weight" not in saved.weights:
         raise ConfigError(f"--teacher-ctc {path}: no CTC layer; train one, as --arch student_ctc has")
-    if any(name.startswith("languages.") for name in saved.weights):
+    if saved.model.get("added_parts"):
         raise ConfigError(f"--teacher-ctc {path}: a model with added languages is no teacher: give a student_ctc")
     check_vocabulary(saved, task, path, "--teacher-ctc", len(saved.weights["ctc.weight"]))
     cfg = options_of(saved, FinetuneOptions)
