@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.checkpoints.encoder import Fields, Layout, Names, StateDict, split_projections
-from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
+from colld_fairseq.checkpoints.verify import NativeEncoder, tapped
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.feed_forward import get_activation
 from colld_fairseq.modules.input_config import InputConfig
+from colld_fairseq.quiet import quiet
 
 FAMILY = "colld_ctc"
 FRONT_ENDS, POSITIONS = ("fbank_stack", "fbank", "conv2d"), ("rotary", "relative_key", "none")  # that the code has

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from colld_fairseq.checkpoints import names_hf
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, Fields, Layout, Names, StateDict, check_fits
 from colld_fairseq.checkpoints.files import plain, read_torch, resolve_file
-from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
+from colld_fairseq.checkpoints.verify import NativeEncoder, tapped
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.input_config import InputConfig
+from colld_fairseq.quiet import quiet
 
 MODELS = ("wav2vec2", "hubert", "data2vec_audio")  # pre-trained, or inside a fine-tuned one
 ACTIVATIONS = ("gelu", "relu")  # of those that the student has too

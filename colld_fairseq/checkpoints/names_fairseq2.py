@@ -36,10 +36,11 @@ from colld_fairseq.checkpoints.fairseq2_config import (
 from colld_fairseq.checkpoints.files import resolve_file
 from colld_fairseq.checkpoints.names_fairseq import without_identity_projection
 from colld_fairseq.checkpoints.tensor_files import TensorFiles
-from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
+from colld_fairseq.checkpoints.verify import NativeEncoder, tapped
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.quiet import quiet
 
 DESCRIPTION = "colld_fairseq"  # of a file that `write` wrote, beside its "model"
 CODEBOOK_ENTRIES = 640  # of both codebooks together, fairseq2's default

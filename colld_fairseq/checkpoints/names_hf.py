@@ -11,13 +11,14 @@ from torch import Tensor
 from colld_fairseq.checkpoints import names_custom, names_omniasr, names_whisper
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, Fields, Layout, Names, check_fits
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory, weight_files
-from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
+from colld_fairseq.checkpoints.verify import NativeEncoder, tapped
 from colld_fairseq.constants import NUM_BINS, SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.modules.encoder_config import WAV2VEC_CONV_LAYERS, EncoderConfig
 from colld_fairseq.modules.feed_forward import get_activation
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.parsing import values_of
+from colld_fairseq.quiet import quiet
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.checkpoints.encoder import Fields, Names, StateDict
-from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
+from colld_fairseq.checkpoints.verify import NativeEncoder, tapped
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.encoder_config import WAV2VEC_CONV_LAYERS, EncoderConfig
 from colld_fairseq.modules.input_config import InputConfig
+from colld_fairseq.quiet import quiet
 
 FAMILIES = ("omniasr_ctc", "omniasr", "omniasr_audio")
 VARIANCE_FLOOR = 1e-5  # added to the variance by transformers' OmniASRFeatureExtractor

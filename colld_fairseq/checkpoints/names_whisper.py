@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.checkpoints.encoder import Fields, Layout, Names
-from colld_fairseq.checkpoints.verify import NativeEncoder, quiet, tapped
+from colld_fairseq.checkpoints.verify import NativeEncoder, tapped
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.encoder_config import WHISPER_RATE_HZ, EncoderConfig
 from colld_fairseq.modules.feed_forward import get_activation
+from colld_fairseq.quiet import quiet
 
 NAMES = Names(
     [

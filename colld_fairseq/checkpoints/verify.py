@@ -4,11 +4,8 @@ Nothing here goes through the renaming of weights that a conversion uses, except
 without the heads of the checkpoint. fairseq2, which cannot be installed beside us, is stood in for by transformers.
 """
 
-import contextlib
-import logging
-import warnings
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
+from typing import Callable, Dict, List, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -94,16 +91,3 @@ def tapped(blocks: Sequence[nn.Module], forward: Callable[[Tensor], Tensor], tim
         return {**{str(k): x for k, x in features.items()}, "output": output}
 
     return layers
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without what the libraries say of a model that is built: configuration, left-over heads, deprecations."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

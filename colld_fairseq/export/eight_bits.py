@@ -1,15 +1,14 @@
 """Weights of a graph in 8 bits."""
 
-import contextlib
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, List
 
 import numpy as np
 
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.quiet import quiet
 
 BLOCK = 64  # weights that share a scale: half the error of 128, and 3 % more bytes
 
@@ -142,17 +141,3 @@ def look_up(graph: Any, gather: Any, product: Any) -> List[Any]:
         helper.make_node("Slice", [name("filled_up"), name("first"), name("last"), name("axis")], [name("rows")]),
         helper.make_node("Transpose", [name("rows")], [output], perm=[1, 0]),
     ]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without what the quantizers log below an error."""
-    loggers = [logging.getLogger(), logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)

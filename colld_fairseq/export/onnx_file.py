@@ -1,13 +1,12 @@
 """Graphs of torch as files of ONNX: written and described."""
 
-import contextlib
-import logging
-import warnings
 from pathlib import Path
-from typing import Iterator, Mapping, Sequence
+from typing import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from colld_fairseq.quiet import quiet
 
 EXPORTERS = ("dynamo", "torchscript")
 Axes = Mapping[str, Mapping[int, str]]  # input or output -> dimension that may have any size -> its name
@@ -25,7 +24,7 @@ def write_graph(
     """
     inputs = tuple(example.values())
     common = dict(input_names=list(example), output_names=list(outputs), external_data=False)
-    with quiet_exporters(), torch.no_grad():
+    with quiet(), torch.no_grad():
         if exporter == "dynamo":
             shapes = tuple(
                 {axis: torch.export.Dim(label) for axis, label in axes.get(name, {}).items()} for name in example
@@ -35,22 +34,6 @@ def write_graph(
             )
         else:
             torch.onnx.export(graph, inputs, str(path), dynamo=False, dynamic_axes=axes, opset_version=17, **common)
-
-
-@contextlib.contextmanager
-def quiet_exporters() -> Iterator[None]:
-    """Without the warnings of torch's exporters about code that is as it should be."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
 
 
 def add_metadata(path: Path, values: Mapping[str, str]) -> None:
