@@ -24,7 +24,8 @@ class TrainingLog:
 
     updates: done in all; seconds: of wall clock, validation included.
     validations: one dictionary a validation, by rising `num_updates`: the metrics without the subset's name,
-        as floats, and the `seconds` at the last line of training before it.
+        as floats, and the `seconds` at the last line of training before it. Of several subsets those of the first, by
+        which fairseq chooses its best checkpoint.
     training: one dictionary per line of training, likewise; of an epoch as a whole only where it has no other line.
     config: fairseq's configuration by groups, of the last start; empty where the log does not tell it.
     """
@@ -35,6 +36,7 @@ class TrainingLog:
     training: List[Dict[str, float]] = field(default_factory=list)
     config: Dict[str, Any] = field(default_factory=dict)
     _epochs: Set[Any] = field(default_factory=set)  # that have lines of training of their own
+    _subset: str = field(default="", repr=False)  # that the last of the validations is of
 
     def _add(self, record: Dict[str, Any]) -> None:
         """A line of training (with or without `train_` before its metrics), or of a validation (with the subset)."""
@@ -53,9 +55,15 @@ class TrainingLog:
             if prefix == "" or (epoch not in self._epochs and last < metrics["num_updates"]):
                 self.training.append(metrics)
         else:
-            if self.validations and self.validations[-1]["num_updates"] == metrics["num_updates"]:
-                self.validations.pop()
-            self.validations.append({**metrics, "seconds": self.seconds})
+            self._add_validation(prefix, {**metrics, "seconds": self.seconds})
+
+    def _add_validation(self, subset: str, metrics: Dict[str, float]) -> None:
+        if self.validations and self.validations[-1]["num_updates"] == metrics["num_updates"]:
+            if subset != self._subset:  # a further one
+                return
+            self.validations.pop()
+        self._subset = subset
+        self.validations.append(metrics)
 
     def _progress(self, updates: float, wall: Optional[float]) -> None:
         """A run that was restarted writes some updates twice: what it says last counts."""

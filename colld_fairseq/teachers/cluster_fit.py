@@ -151,10 +151,10 @@ class ClusterFit:
             with safe_open(self.path, framework="np") as handle:
                 facts = parse_json(handle.metadata()["colld"])
                 arrays = {name: handle.get_tensor(name) for name in handle.keys()}
-            settings, position = FitSettings(**facts["settings"]), _Position(**facts["position"])
+            settings, position, model = FitSettings(**facts["settings"]), _Position(**facts["position"]), facts["model"]
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{self.path}: not the state of a fit ({error}); delete it to begin anew") from error
         self.settings.must_equal(settings, self.path)
         self.position = position
-        self.clustering.restore(arrays, facts["model"])
+        self.clustering.restore(arrays, model)
         self.bad.update(position.bad)

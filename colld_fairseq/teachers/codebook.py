@@ -80,8 +80,8 @@ class Codebook:
             check_types(header)
         except (KeyError, TypeError, ConfigError) as error:
             raise TeacherError(f"{path}: incomplete codebook ({error}); write it with `colld cluster`") from error
-        width = book.centroids.shape[-1]
-        if book.centroids.shape != (header.num_clusters, width) or not book.mean.shape == book.std.shape == (width,):
+        width = book.mean.shape[-1:]
+        if book.centroids.shape != (header.num_clusters, *width) or not book.mean.shape == book.std.shape == width:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in tensors.items())
             raise TeacherError(f"{path}: shapes do not fit each other ({shapes}); write it with `colld cluster`")
         return book

@@ -1,11 +1,15 @@
 """`colld cluster`: codebooks from caches and teachers, taken up again after a stop; labels that fairseq reads."""
 
+import json
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 from fairseq.data import Dictionary
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig, HubertPretrainingTask
+from safetensors import safe_open
+from safetensors.numpy import save
 from sklearn.metrics import adjusted_rand_score
 
 from colld_fairseq.cli import main
@@ -128,9 +132,15 @@ def test_a_state_of_another_fit_is_refused(fit, cache, tmp_path, monkeypatch):
         fit("--cache", cache)
     with pytest.raises(ConfigError, match="codes.safetensors.state is of a fit with another seed .1, not 2."):
         fit("--cache", cache, "--seed", "2")
-    (tmp_path / "codes.safetensors.state").write_bytes(b"nothing")
-    with pytest.raises(ConfigError, match="not the state of a fit .* delete it"):
-        fit("--cache", cache)
+    state = tmp_path / "codes.safetensors.state"
+    with safe_open(state, "np") as handle:
+        facts = json.loads(handle.metadata()["colld"])
+        arrays = {name: handle.get_tensor(name) for name in handle.keys()}
+    del facts["model"]
+    for content in (b"nothing", save(arrays, {"colld": json.dumps(facts)})):
+        state.write_bytes(content)
+        with pytest.raises(ConfigError, match="not the state of a fit .* delete it"):
+            fit("--cache", cache)
 
 
 def test_a_codebook_that_is_there_is_kept(fit, corpus, cache, tmp_path, capsys):

@@ -226,6 +226,23 @@ def test_log_on_standard_output_reads_the_same(prefix, tmp_path):
     assert read_log(a) == read_log(b) and read_log(a).updates == 10
 
 
+def test_of_several_validation_sets_the_first_counts(tmp_path):
+    """Also where a run that was restarted validates once more."""
+    lines = [
+        json.dumps({f"{subset}_num_updates": str(updates), f"{subset}_cer": cer})
+        for updates, subset, cer in [
+            (5, "dev", 9),
+            (5, "far", 8),
+            (9, "dev", 7),
+            (9, "far", 6),
+            (9, "dev", 5),
+            (9, "far", 4),
+        ]
+    ]
+    (tmp_path / "x.log").write_text("\n".join(lines))
+    assert [(one["num_updates"], one["cer"]) for one in read_log(tmp_path / "x.log").validations] == [(5, 9), (9, 5)]
+
+
 def test_simple_log_says_what_to_do(tmp_path):
     path = tmp_path / "x.log"
     path.write_text("2026-01-01 00:00:00 | INFO | train_inner | epoch 001: loss=1, num_updates=2, wall=9\n")

@@ -165,9 +165,10 @@ def test_files_that_are_no_codebook(tmp_path):
 
 def test_shapes_of_a_codebook_must_fit(tmp_path):
     made = book()
-    Codebook(made.centroids[:, :5], made.mean, made.std, made.header).save(tmp_path / "codes")
-    with pytest.raises(TeacherError, match="shapes do not fit"):
-        Codebook.load(tmp_path / "codes")
+    for centroids in (made.centroids[:, :5], torch.tensor(1.0)):
+        Codebook(centroids, made.mean, made.std, made.header).save(tmp_path / "codes")
+        with pytest.raises(TeacherError, match="shapes do not fit"):
+            Codebook.load(tmp_path / "codes")
 
 
 def test_settings_that_differ_are_named():
