@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional
 from colld_fairseq.files import write_atomically
 from examples.driver import recipes
 from examples.driver.jobs import Job, at_a_time, run_jobs
-from examples.driver.recipes import SMALL, Config, Shape, override, read_yaml, resolved, training_job, words
+from examples.driver.recipes import SMALL, Config, Shape, override, read_yaml, resolved, training_job
 
 HERE = Path(__file__).resolve().parent
 LATENCIES = ["80", "160", "320", "640", "full"]
@@ -127,9 +127,7 @@ def arguments(argv: List[str]) -> Args:
     add("--delay", type=int, default=4, help="frames by which the student may be later (default: %(default)s)")
     add("--updates", type=int, default=6000, help="default: %(default)s")
     add("--lr", type=float, default=1e-3, help="default: %(default)s")
-    add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
-    add("--seeds", type=words, default="1", help="comma-separated (default: %(default)s)")
-    add("--jobs", type=int, help="parallel jobs (default: one a core, or one with a GPU)")
+    recipes.run_options(add)
     add("--settings", nargs="*", default=[], metavar="GROUP.NAME=VALUE", help="of every training: common.bf16=true")
     return parser.parse_args(argv)
 

@@ -4,7 +4,7 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 from omegaconf import OmegaConf
 
@@ -118,6 +118,13 @@ class Shape(NamedTuple):
         """Of the model in a recipe."""
         names = ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
         return {f"encoder_{name}": value for name, value in zip(names, self)}
+
+
+def run_options(add: Callable[..., Any]) -> None:
+    """Options that every comparison has, by `add` of an argparse parser."""
+    add("--seeds", type=words, default="1", help="comma-separated (default: %(default)s)")
+    add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
+    add("--jobs", type=int, help="parallel jobs (default: one a core, or one with a GPU)")
 
 
 def absolute_spec(spec: str) -> str:

@@ -186,7 +186,6 @@ def arguments(argv: List[str]) -> Args:
     add("--teacher-codes", default="", help="file of colld cluster, for a teacher without code embeddings of its own")
     add("--unlabeled", type=manifests, default="", help="to distil from, A.tsv,B.tsv (default: train_asr.tsv)")
     add("--label-minutes", type=words, default="10,60", help="labels of every language (default: 10,60)")
-    add("--seeds", type=words, default="1", help="comma-separated (default: %(default)s)")
     add("--systems", type=words, default="*", help="of systems.yaml, with wildcards: 'deep_thin/*' (default: all)")
     shape = "LAYERSxWIDTH/FFN/HEADS"
     add("--deep-thin", metavar=shape, help="default: all layers, 5/8 of the width (HuBERT Base: 12x480/480/12)")
@@ -200,11 +199,10 @@ def arguments(argv: List[str]) -> Args:
     add("--distil-lr", type=float, default=1e-3, help="default: %(default)s")
     add("--finetune-lr", type=float, default=1e-3, help="default: %(default)s")
     add("--discriminative-weight", type=float, default=1.0, help="default: %(default)s")
-    add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
     add("--lm", type=resolved, help="n-gram model (ARPA or KenLM) of words: the test set is also decoded with it")
     add("--lm-weight", default="0.5", help="default: %(default)s")
     add("--no-cache", action="store_true", help="run the teacher in every update instead of storing its features once")
-    add("--jobs", type=int, help="parallel jobs (default: one a core, or one with a GPU)")
+    recipes.run_options(add)
     more = "GROUP.NAME=VALUE"
     add("--distil-settings", nargs="*", default=[], metavar=more, help="of every distillation: common.bf16=true")
     add("--finetune-settings", nargs="*", default=[], metavar=more, help="of every fine-tuning")

@@ -105,7 +105,8 @@ def check_bash(words):
 
 def check_python(words):
     program = importlib.util.find_spec(words[2]).origin if words[1] == "-m" else REPOSITORY / words[1]
-    source = Path(program).read_text()
+    shared = EXAMPLES / "driver" / "recipes.py"  # `run_options`
+    source = Path(program).read_text() + shared.read_text()
     unknown = [word for word in words if word.startswith("--") and f'"{word}"' not in source]
     assert set(unknown) <= {f"--{split}" for split in ("train", "dev", "test")}  # made in a loop
 
