@@ -1,22 +1,12 @@
 """Runs that several end-to-end tests look at: a distilled student, recognisers and translators made from it."""
 
-from pathlib import Path
-from typing import NamedTuple
-
 import pytest
-from commands import PACKAGE, TINY_ENCODER, TRAINING, call, spawn
+from commands import PACKAGE, TINY_ENCODER, TRAINING, spawn
+from trained import UPDATES, Trained, finetune
 
 from colld_fairseq.cli import main as colld
 
 DECODER = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "48"]
-UPDATES = 8
-
-
-class Trained(NamedTuple):
-    """A finished training run: its last checkpoint and its log."""
-
-    checkpoint: Path
-    output: str
 
 
 @pytest.fixture(scope="session")
@@ -80,11 +70,6 @@ def finetune_options(corpus, distilled):
         *[corpus, "--task", "multilingual_speech_to_text", "--criterion", "ctc_attention"],
         *["--student", distilled.checkpoint, *TRAINING],
     ]
-
-
-def finetune(options, folder, *more):
-    output = call("train", *options, *more, "--max-update", UPDATES, "--save-dir", folder)
-    return Trained(folder / "checkpoint_last.pt", output)
 
 
 @pytest.fixture(scope="session")

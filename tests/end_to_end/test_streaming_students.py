@@ -2,8 +2,8 @@
 
 import pytest
 from commands import TINY_ENCODER, TRAINING, call, losses
-from conftest import Trained
 from test_decoding import generate, hypotheses
+from trained import Trained
 
 from colld_fairseq import load_student
 from colld_fairseq.errors import ConfigError

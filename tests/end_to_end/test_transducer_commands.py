@@ -2,8 +2,8 @@
 
 import pytest
 from commands import PACKAGE, TINY_ENCODER, TRAINING, call, log_records
-from conftest import finetune
 from test_decoding import NUM_TEST, generate, hypotheses, references
+from trained import finetune
 
 from colld_fairseq.cli import main as colld
 from colld_fairseq.errors import ConfigError
