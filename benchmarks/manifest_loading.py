@@ -1,6 +1,6 @@
 """Loading a manifest of a million rows: colld_fairseq beside fairseq's own readers.
 
-    python benchmarks/manifest_loading.py [--rows 1000000] [--repeats 3] [--output FILE.json]
+    python benchmarks/manifest_loading.py [--rows 1000000] [--repeats 3] [--json FILE]
 
 Both formats are written to a temporary folder. Each reader then loads the same file in a process of its own,
 pinned to one core, ours and fairseq's in turn; medians are printed. Peak memory is that of the whole process,
@@ -85,7 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of each manifest")
     parser.add_argument("--repeats", type=int, default=3, help="loads of each; the median is printed")
-    parser.add_argument("--output", type=Path, help="JSON file for all raw numbers")
+    parser.add_argument("--json", type=Path, help="JSON file for all raw numbers")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -119,14 +119,14 @@ def main() -> int:
         )
         within_limits &= ours["seconds"] <= LIMIT_SECONDS and ours["peak_mb"] <= LIMIT_MB
     print(f"limits of {LIMIT_SECONDS:.0f} s and {LIMIT_MB:.0f} MB: {'kept' if within_limits else 'EXCEEDED'}")
-    if args.output:
+    if args.json:
         machine = {
             "python": platform.python_version(),
             "machine": platform.platform(),
             "cores": os.cpu_count(),
         }
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"rows": args.rows, "machine": machine, "runs": runs}, indent=1) + "\n")
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"rows": args.rows, "machine": machine, "runs": runs}, indent=1) + "\n")
     return 0 if within_limits else 1
 
 
