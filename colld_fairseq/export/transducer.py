@@ -23,6 +23,7 @@ from colld_fairseq.export.comparison import (
     difference_stage,
     files_stages,
     frames_stage,
+    int8_client_stage,
     metadata_stages,
     text_stage,
 )
@@ -253,15 +254,15 @@ class Transducer(Family):
     def int8_stages(
         self, exported: Exported, waveform: np.ndarray, language: str, frames: np.ndarray, ours: np.ndarray
     ) -> List[Stage]:
-        """8 bits may write other text now and then; the two runtimes should agree on it."""
+        """8 bits may write other text now and then; the two runtimes should agree on it, up to single symbols."""
         suffix = f" ({language})" if language else ""
         theirs = self.recogniser.detokenize(self.runtime(exported, language, int8=True).greedy(frames))
         text = self.recogniser.detokenize(self.tokens(ours, language))
         other = "" if theirs == text else f" (32 bits: {text!r})"
         stages = [Stage(f"8 bits, ONNX Runtime{suffix}", True, f"{theirs!r}{other}")]
         if self.client:
-            stage = client_stage(self.client_model(exported, language, int8=True), waveform, theirs)
-            stages.append(stage._replace(name=f"8 bits, {display(self.client)}{suffix}"))
+            stage = int8_client_stage(self.client_model(exported, language, int8=True), waveform, theirs)
+            stages.append(stage._replace(name=f"{stage.name}{suffix}"))
         return stages
 
     def features(self, waveform: np.ndarray) -> np.ndarray:

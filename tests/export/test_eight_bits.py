@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from colld_fairseq.export.comparison import int8_text_stage
 from colld_fairseq.export.eight_bits import BLOCK, IN_BLOCKS, quantize
 from colld_fairseq.export.onnx_file import write_graph
 
@@ -53,3 +54,18 @@ def blockwise(weights: np.ndarray) -> np.ndarray:
         scale = part[np.arange(len(part)), index][:, None] / -128
         result[:, first : first + BLOCK] = np.clip(np.rint(part / scale), -128, 127) * scale
     return result
+
+
+@pytest.mark.parametrize(
+    "theirs, runtime, same",
+    [
+        ("your party's name", "your party's name", True),
+        ("lte si ter prsprso or as nnd", "lte si ter prsprseo or las nnd", True),  # of a real student and sherpa-onnx
+        ("lte si ter prsprso", "lte si ter prsprseo or las nnd", False),
+        ("", "lte", False),
+    ],
+)
+def test_a_client_may_round_single_symbols_otherwise(theirs, runtime, same):
+    stage = int8_text_stage("8 bits, sherpa-onnx", theirs, runtime)
+    assert stage.same == same and repr(theirs) in stage.detail and "PyTorch" not in stage.detail
+    assert (f"ONNX Runtime {runtime!r}" in stage.detail) == (theirs != runtime)
