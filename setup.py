@@ -124,6 +124,7 @@ setup(
             "mypy>=2.4,<3",
             "numba",
             "ruff>=0.17,<0.18",  # another version formats otherwise
+            "setuptools>=77",  # a test builds a wheel
             "warprnnt_numba",
             "faster-whisper>=1.1",
             *EXPORT_NEEDS,
