@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from colld_fairseq.checkpoints.files import content_hash
+from colld_fairseq.checkpoints.stored_weights import StateDict, StoredWeights, Tensors, block_of, shapes_of
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.input_config import InputConfig
 
-StateDict = Dict[str, Tensor]
 Formats = Mapping[str, Tuple[str, str]]
 
 #: Scheme of a spec -> (how it is written, module of this folder). The module has `read(name, blocks)`, `write(path,
@@ -47,28 +47,28 @@ class EncoderCheckpoint:
 
     config: EncoderConfig
     """Shape and input of the whole encoder."""
-    weights: StateDict
-    """In our names; of the blocks that were asked for."""
+    weights: Mapping[str, Tensor]
+    """In our names; of the blocks that were asked for. `StoredWeights` are read when they are needed."""
     origin: str = ""
     """What it was read from, for messages."""
     lacks: str = ""
     """The part that the student encoder has no place for, which makes these weights a starting point only."""
-    owned: bool = False
-    """Whether the weights lie in memory of their own, and in no file that is mapped into memory. `build` takes them
-    over then, and the checkpoint has none any more."""
 
     def build(self, blocks: Optional[int] = None, dtype: torch.dtype = torch.float32) -> StudentEncoder:
-        """The encoder with these weights, in eval mode; blocks: only the first so many; dtype: of weights that are
-        taken over (others are float32)."""
+        """The encoder with these weights, in eval mode.
+
+        Args:
+            blocks: only the first so many.
+            dtype: of `StoredWeights`, which are turned into it as they are read: nothing large is there twice. Others
+                become float32.
+        """
         kept = self.config.layers if blocks is None else blocks
-        with torch.device("meta") if self.owned else contextlib.nullcontext():
+        stored = isinstance(self.weights, StoredWeights)
+        with torch.device("meta") if stored else contextlib.nullcontext():
             encoder = StudentEncoder(replace(self.config, layers=max(1, kept)))
         del encoder.blocks[kept:]
-        if self.owned:  # one after another, so that nothing large is there twice
-            weights = {name: self.weights.pop(name).to(dtype) for name in list(self.weights)}
-            encoder.load_state_dict(weights, assign=True)
-        else:
-            encoder.load_state_dict(self.weights)
+        weights = dict(self.weights.in_turn(dtype)) if stored else self.weights
+        encoder.load_state_dict(weights, assign=stored)
         return encoder.eval()
 
 
@@ -139,12 +139,12 @@ def every_kth(count: int, depth: int) -> List[int]:
 
 
 def take_layers(
-    state: StateDict, teacher: EncoderConfig, student: EncoderConfig, layers: Optional[Sequence[int]] = None
+    state: Mapping[str, Tensor], teacher: EncoderConfig, student: EncoderConfig, layers: Optional[Sequence[int]] = None
 ) -> StateDict:
     """The part of a teacher's weights that starts a shallower student of the same width.
 
     Args:
-        state: the teacher in our names, of configuration `teacher`.
+        state: the teacher in our names, of configuration `teacher`; of `StoredWeights` only what is taken is read.
         student: configuration of the student.
         layers: the teacher block (1 is the first) that starts each student block. None takes :func:`every_kth`; an
             empty sequence copies no block, which also suits students of another width.
@@ -167,18 +167,16 @@ def take_layers(
                 f"{len(layers)} teacher blocks given for {student.layers} student blocks; give one for each"
             )
         _check_same_blocks(teacher, student)
-    expected = _expected_weights(student)
-    other_kind = _parts_of_another_kind(teacher, student)
-    taken = {}
-    for name, tensor in state.items():
-        same = name in expected and expected[name].shape == tensor.shape
-        if same and not name.startswith(("blocks.",) + other_kind):
-            taken[name] = tensor.clone()
-    for index, layer in enumerate(layers):
+    other_kind = ("blocks.", *_parts_of_another_kind(teacher, student))
+    expected, shapes = _expected_weights(student), shapes_of(state)
+    same = [name for name in shapes if name in expected and expected[name].shape == shapes[name].shape]
+    taken = {name: state[name].clone() for name in same if not name.startswith(other_kind)}
+    blocks: Dict[str, List[str]] = {}
+    for name in shapes:
+        blocks.setdefault(block_of(name), []).append(name)
+    for index, layer in enumerate(layers):  # of weights that are read when they are asked for, these alone
         source, target = f"blocks.{layer - 1}.", f"blocks.{index}."
-        for name, tensor in state.items():
-            if name.startswith(source):
-                taken[target + name[len(source) :]] = tensor.clone()
+        taken.update({target + name.removeprefix(source): state[name].clone() for name in blocks.get(source, ())})
     return taken
 
 
@@ -273,10 +271,10 @@ class Names:
             if tensor.shape != shape:
                 wrong["of another shape"].append(f"{full_name} is {list(tensor.shape)}, expected {list(shape)}")
             weights_here[ours] = tensor
-        dtype = next((tensor.dtype for tensor in weights_here.values()), None)  # half precision stays so
+        like = next(iter(weights_here.values()), torch.zeros(0))  # half precision stays so
         for name in expected:
             if name not in weights_here and is_kept(name, blocks) and re.fullmatch(self.absent, name):
-                weights_here[name] = torch.zeros(expected[name].shape, dtype=dtype)
+                weights_here[name] = like.new_zeros(expected[name].shape)
         missing = [name for name in expected if is_kept(name, blocks) and name not in weights_here]
         wrong["missing"] = [self.theirs(name) or name for name in missing]
         if any(wrong.values()):
@@ -287,7 +285,24 @@ class Names:
             )
         return join_projections(weights_here)
 
-    def to_theirs(self, weights: StateDict) -> StateDict:
+    def stored(
+        self,
+        files: Tensors,
+        config: EncoderConfig,
+        blocks: Optional[int] = None,
+        origin: str = "weights",
+        others: Optional[StateDict] = None,
+    ) -> StoredWeights:
+        """`to_ours` of what lies in files: names and shapes are checked at once, values are read when asked for.
+
+        others: weights under their names that are in no file.
+        """
+        shapes = self.to_ours({**files.shapes, **(others or {})}, config, blocks, origin)
+        theirs = {self.ours(self.without_prefix(name)): name for name in files.shapes}
+        sources = {name: [theirs.get(part) for part in projections(name)] for name in shapes}
+        return StoredWeights(files, shapes, sources)
+
+    def to_theirs(self, weights: Mapping[str, Tensor]) -> StateDict:
         """Weights of a StudentEncoder under their names (copies). ConfigError where one has no place there."""
         renamed = {name: (self.theirs(name), tensor) for name, tensor in split_projections(weights).items()}
         unexpected = [
@@ -344,15 +359,17 @@ def _renamed(name: Optional[str], rules: Sequence[Tuple[re.Pattern, str]]) -> Op
     return None
 
 
-def split_projections(state: StateDict) -> StateDict:
-    """Every joint `….qkv.*` replaced by its thirds `….qkv.0.*`, `.1`, `.2`."""
+def projections(name: str) -> List[str]:
+    """Names of the thirds `….qkv.0.*`, `.1`, `.2` of a joint `….qkv.*`; of any other weight its own."""
+    return [name.replace(".qkv.", f".qkv.{index}.") for index in range(3)] if ".qkv." in name else [name]
+
+
+def split_projections(state: Mapping[str, Tensor]) -> StateDict:
+    """Every joint `….qkv.*` replaced by its thirds."""
     split: StateDict = {}
     for name, tensor in state.items():
-        if ".qkv." in name:
-            for index, part in enumerate(tensor.chunk(3)):
-                split[name.replace(".qkv.", f".qkv.{index}.")] = part
-        else:
-            split[name] = tensor
+        parts = projections(name)
+        split.update(zip(parts, tensor.chunk(len(parts)) if len(parts) > 1 else [tensor]))
     return split
 
 
@@ -361,8 +378,8 @@ def join_projections(state: StateDict) -> StateDict:
     joined: StateDict = {}
     for name, tensor in state.items():
         if ".qkv.0." in name:
-            parts = [state[name.replace(".qkv.0.", f".qkv.{index}.")] for index in range(3)]
-            joined[name.replace(".qkv.0.", ".qkv.")] = torch.cat(parts)
+            name = name.replace(".qkv.0.", ".qkv.")
+            joined[name] = torch.cat([state[part] for part in projections(name)])
         elif ".qkv." not in name:
             joined[name] = tensor
     return joined

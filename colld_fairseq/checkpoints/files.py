@@ -6,7 +6,6 @@ import re
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Union
 
@@ -16,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from colld_fairseq.checkpoints.hash_cache import sha256_of
 from colld_fairseq.compat import absolute_path
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.parsing import parse_json
@@ -170,15 +170,8 @@ def plain(value: Any) -> Any:
 
 
 def content_hash(files: Sequence[Path]) -> str:
-    """sha256 over the bytes of the files in the order given; an unchanged file is hashed once a process."""
+    """sha256 over the hashes of the files in the order given; see `hash_cache` for when a file is read."""
     total = hashlib.sha256()
     for file in files:
-        status = file.stat()
-        total.update(_hash_file(str(file.resolve()), status.st_size, status.st_mtime_ns))
+        total.update(sha256_of(file))
     return total.hexdigest()
-
-
-@lru_cache(maxsize=None)
-def _hash_file(path: str, size: int, modified_ns: int) -> bytes:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()

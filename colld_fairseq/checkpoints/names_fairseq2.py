@@ -21,8 +21,6 @@ from colld_fairseq.checkpoints.encoder import (
     Names,
     StateDict,
     check_fits,
-    is_kept,
-    join_projections,
 )
 from colld_fairseq.checkpoints.fairseq2_config import (
     KERNELS,
@@ -227,30 +225,12 @@ def read_config(name: str) -> EncoderConfig:
 
 
 def read(name: str, blocks: Optional[int] = None) -> EncoderCheckpoint:
-    """See `encoder.read_encoder`: all names and shapes are checked, and only the weights asked for are read, one block
-    after another."""
+    """See `encoder.read_encoder`: all names and shapes are checked, and values are read when they are asked for."""
     opened = open_file(name)
-    every = {**opened.tensors.shapes, **opened.identity}
-    complete = opened.names.to_ours(every, opened.config, origin=str(opened.tensors.paths[0]))
-    weights: StateDict = {}
-    for group in groups_of(opened, blocks):
-        values = opened.tensors.read(list(group.values()))
-        weights.update(join_projections({ours: values[theirs] for ours, theirs in group.items()}))
-    for ours, tensor in complete.items():
-        if ours not in weights and is_kept(ours, blocks):  # the identity, and zeros in place of a mask embedding
-            weights[ours] = tensor
-    return EncoderCheckpoint(opened.config, weights, f"fairseq2:{name}", owned=True)
-
-
-def groups_of(opened: Opened, blocks: Optional[int]) -> List[Dict[str, str]]:
-    """{our name: name in the file} of what lies outside the blocks, and of each of the first `blocks`."""
-    groups: Dict[str, Dict[str, str]] = {}
-    for name in opened.tensors.shapes:
-        ours = opened.names.ours(opened.names.without_prefix(name))
-        if ours is not None and is_kept(ours, blocks):
-            block = re.match(r"blocks\.\d+\.", ours)
-            groups.setdefault(block[0] if block else "", {})[ours] = name
-    return list(groups.values())
+    tensors, origin = opened.tensors, str(opened.tensors.paths[0])
+    opened.names.to_ours({**tensors.shapes, **opened.identity}, opened.config, origin=origin)
+    weights = opened.names.stored(tensors, opened.config, blocks, origin, opened.identity)
+    return EncoderCheckpoint(opened.config, weights, f"fairseq2:{name}")
 
 
 def write(path: Path, checkpoint: EncoderCheckpoint) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 from colld_fairseq.checkpoints import names_custom, names_omniasr, names_whisper
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint, Fields, Layout, Names, check_fits
 from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory, weight_files
+from colld_fairseq.checkpoints.stored_weights import StoredWeights, shapes_of
+from colld_fairseq.checkpoints.tensor_files import SplitFiles
 from colld_fairseq.checkpoints.verify import NativeEncoder, tapped
 from colld_fairseq.constants import NUM_BINS, SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError
@@ -148,20 +150,26 @@ def files(name: str) -> List[Path]:
     return [directory / "config.json", *weight_files(directory)] + ([preprocessor] if preprocessor else [])
 
 
+def stored_state(directory: Path) -> StoredWeights:
+    """All weights of a directory under their own names; see `read_state`, which maps them all."""
+    files = SplitFiles(weight_files(directory))
+    return StoredWeights(files, files.shapes)
+
+
 def read(name: str, blocks: Optional[int] = None) -> EncoderCheckpoint:
-    """See `encoder.read_encoder`."""
+    """See `encoder.read_encoder`: values are read when they are asked for."""
     directory = resolve_directory(name)
     settings = read_json(directory / "config.json")
     family = settings.get("model_type")
     with values_of(directory / "config.json"):
         config = config_from_hf(settings, read_preprocessor(directory, family))
-    names, state = layout_of(config).names, read_state(directory)
     if family == names_custom.FAMILY:
-        weights = names_custom.read_weights(state, config, blocks, str(directory))
+        weights = names_custom.read_weights(read_state(directory), config, blocks, str(directory))
         return EncoderCheckpoint(config, weights, f"hf:{name}")
+    names, files = layout_of(config).names, SplitFiles(weight_files(directory))
     if family in names_omniasr.FAMILIES:
-        names, state = names_omniasr.NAMES, names_omniasr.with_weight_norm(state)
-    weights = names.to_ours(state, config, blocks, str(directory))
+        names, files = names_omniasr.NAMES, names_omniasr.WithWeightNorm(files)
+    weights = names.stored(files, config, blocks, str(directory))
     return EncoderCheckpoint(config, weights, f"hf:{name}", _lacking(settings))
 
 
@@ -323,7 +331,7 @@ def write(directory: Path, checkpoint: EncoderCheckpoint) -> None:
         )
     check_fits(checkpoint.config, layout)
     settings, preprocessor = layout.write(checkpoint.config)
-    dtype = str(checkpoint.weights["blocks.0.attention.out.weight"].dtype).removeprefix("torch.")
+    dtype = str(shapes_of(checkpoint.weights)["blocks.0.attention.out.weight"].dtype).removeprefix("torch.")
     stem = FAMILIES[settings["model_type"]]
     weights = layout.names.to_theirs(checkpoint.weights)
     directory.mkdir()

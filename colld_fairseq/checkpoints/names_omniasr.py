@@ -4,13 +4,14 @@ It is in the CTC models ("omniasr_ctc"), in those with a language model ("omnias
 """
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from colld_fairseq.checkpoints.encoder import Fields, Names, StateDict
+from colld_fairseq.checkpoints.encoder import Fields, Names
+from colld_fairseq.checkpoints.stored_weights import StateDict, Tensors
 from colld_fairseq.checkpoints.verify import NativeEncoder, tapped
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError
@@ -27,7 +28,7 @@ NAMES = Names(
         ("subsampling.conv_layers.{n}.layer_norm.{w}", "front_end.layers.{n}.norm.{w}"),
         ("subsampling.layer_norm.{w}", "front_end.layer_norm.{w}"),
         ("subsampling.projection.{w}", "front_end.projection.{w}"),
-        ("encode_positions.conv.weight_g", "pos_conv.weight_g"),  # of `with_weight_norm`
+        ("encode_positions.conv.weight_g", "pos_conv.weight_g"),  # of `WithWeightNorm`
         ("encode_positions.conv.weight_v", "pos_conv.weight_v"),
         ("encode_positions.conv.bias", "pos_conv.bias"),
         ("layer_norm.{w}", "layer_norm.{w}"),
@@ -113,17 +114,29 @@ def check_heads(layers: int, width: int, heads: Any) -> None:
         )
 
 
-def with_weight_norm(state: StateDict) -> StateDict:
-    """The weights with those of the position convolution as weight normalization has them: weight_g, weight_v."""
-    state = dict(state)
-    for name in [name for name in state if NAMES.without_prefix(name) == FOLDED]:
-        weight = state.pop(name)
-        if weight.dim() != 3:
-            continue  # missing, then
-        gain = weight.float().norm(dim=(0, 1), keepdim=True)  # stays so: half precision would round every position
-        state[f"{name}_g"] = gain
-        state[f"{name}_v"] = torch.where(gain > 0, weight, 1.0)  # a direction, where there is none
-    return state
+class WithWeightNorm:
+    """Files in which the weight of the position convolution is as weight normalization has it: weight_g, weight_v."""
+
+    def __init__(self, files: Tensors) -> None:
+        self.files, self.shapes = files, dict(files.shapes)
+        self.folded: Dict[str, str] = {}  # our two weights -> the one that both are made of
+        for name in [name for name in self.shapes if NAMES.without_prefix(name) == FOLDED]:
+            weight = self.shapes.pop(name)
+            if weight.dim() != 3:
+                continue  # missing, then
+            self.shapes[f"{name}_g"] = weight.new_empty(1, 1, weight.size(-1), dtype=torch.float32)
+            self.shapes[f"{name}_v"] = weight
+            self.folded.update({f"{name}_g": name, f"{name}_v": name})
+
+    def read(self, names: Sequence[str], dtype: Optional[torch.dtype] = None) -> StateDict:
+        """See `TensorFiles.read`."""
+        values = self.files.read([name for name in names if name not in self.folded], dtype)
+        for name in {self.folded[name] for name in names if name in self.folded}:
+            weight = self.files.read([name])[name]
+            gain = weight.float().norm(dim=(0, 1), keepdim=True)  # half precision would round every position
+            values[f"{name}_g"] = gain.to(dtype or gain.dtype)
+            values[f"{name}_v"] = weight.masked_fill_(~(gain > 0), 1.0).to(dtype or weight.dtype)  # some direction
+        return values
 
 
 def own_library(directory: Path, settings: Dict[str, Any], preprocessor: Dict[str, Any]) -> NativeEncoder:

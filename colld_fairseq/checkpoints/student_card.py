@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 from colld_fairseq.checkpoints.card import LICENSE_FIELDS, TO_BE_FILLED, metadata_of, training_table
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint
 from colld_fairseq.checkpoints.files import read_json
+from colld_fairseq.checkpoints.stored_weights import shapes_of
 from colld_fairseq.errors import ConfigError
 
 NAME = "README.md"
@@ -113,7 +114,7 @@ def card_of(
 ) -> str:
     """The card's text; settings: config.json. The others: see :func:`write`."""
     config = encoder.config
-    weights = [tensor.numel() for name, tensor in encoder.weights.items() if name != "mask_emb"]
+    weights = [tensor.numel() for name, tensor in shapes_of(encoder.weights).items() if name != "mask_emb"]
     vocabulary = settings["vocab_size"] if recognizer else 0
     made = f"### The encoder\n\n{training_table(earlier)}\n\n" if earlier else ""
     return TEMPLATE.format(

@@ -1,9 +1,12 @@
 """Tensors in files that may be larger than memory: their shapes at once, their values a few at a time."""
 
+import contextlib
+import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from colld_fairseq.checkpoints.files import read_torch
@@ -43,15 +46,104 @@ class TensorFiles:
         shape = (sum(len(part) for part in parts), *first.shape[1:]) if first.dim() else ()
         return torch.empty(shape, dtype=first.dtype, device="meta")
 
-    def read(self, names: Sequence[str]) -> Dict[str, Tensor]:
-        """These tensors, in memory of their own."""
+    def read(self, names: Sequence[str], dtype: Optional[torch.dtype] = None) -> Dict[str, Tensor]:
+        """These tensors, in memory of their own; in the files' precision, or in `dtype`."""
         parts: Dict[str, List[Tensor]] = {name: [] for name in names}
         for path in self.paths:
             state, _ = _open(path)
             for name in names:
                 if name in state:
-                    parts[name].append(state[name].clone(memory_format=torch.contiguous_format))
+                    parts[name].append(_in_memory(state[name], dtype))
         return {name: _joined(tensors) for name, tensors in parts.items()}
+
+
+class SplitFiles:
+    """The tensors of several files, each in one of them: as transformers writes models, in safetensors or by
+    `torch.save`, in one file or in shards.
+
+    Files are mapped as those of `TensorFiles`; what is in two has the value of the last.
+
+    Attributes:
+        shapes: name -> the tensor on the meta device, which has shape and dtype alone.
+
+    Raises CheckpointError that names the file that cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.shapes: Dict[str, Tensor] = {}
+        self._file: Dict[str, Path] = {}
+        self._unmapped: Dict[Path, Dict[str, Tensor]] = {}  # of torch before 1.6, which are read as a whole
+        for path in paths:
+            shapes = self._shapes_in(path)
+            self.shapes.update(shapes)
+            self._file.update(dict.fromkeys(shapes, path))
+
+    def read(self, names: Sequence[str], dtype: Optional[torch.dtype] = None) -> Dict[str, Tensor]:
+        """See `TensorFiles.read`."""
+        values = {}
+        for path in dict.fromkeys(self._file[name] for name in names):
+            with self._opened(path) as tensor:
+                values.update({name: _in_memory(tensor(name), dtype) for name in names if self._file[name] == path})
+        return values
+
+    def _shapes_in(self, path: Path) -> Dict[str, Tensor]:
+        if path.suffix != ".safetensors":
+            return {name: value.to("meta") for name, value in self._state(path).items()}
+        with _open_safetensors(path) as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}
+            return {
+                name: torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
+                for name, part in parts.items()
+            }
+
+    @contextlib.contextmanager
+    def _opened(self, path: Path) -> Iterator[Callable[[str], Tensor]]:
+        """What gives a tensor of a file as long as that is open."""
+        if path.suffix != ".safetensors":
+            yield self._state(path).__getitem__
+            return
+        with _open_safetensors(path) as file:
+            yield file.get_tensor
+
+    def _state(self, path: Path) -> Dict[str, Tensor]:
+        """What `torch.save` wrote."""
+        if path in self._unmapped:
+            return self._unmapped[path]
+        state = {name: value for name, value in read_torch(path).items() if isinstance(value, Tensor)}
+        if not zipfile.is_zipfile(path):
+            self._unmapped[path] = state
+        return state
+
+
+#: Of safetensors -> of torch.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@contextlib.contextmanager
+def _open_safetensors(path: Path) -> Iterator[Any]:
+    """The file, as long as something is read from it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except Exception as error:  # of several kinds, and what the header says may be of any
+        raise CheckpointError(f"{path}: cannot be read as weights ({error}); copy it again") from error
+
+
+def _in_memory(tensor: Tensor, dtype: Optional[torch.dtype]) -> Tensor:
+    return tensor.to(dtype or tensor.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _open(path: Path) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:

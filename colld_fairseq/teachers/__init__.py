@@ -1,6 +1,5 @@
 """Frozen teachers: `load_teacher("hf:DIR", layers=[4, 8])` turns waveforms into layer features."""
 
-import logging
 import math
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Sequence
@@ -18,15 +17,13 @@ from colld_fairseq.checkpoints import (
     python_class,
 )
 from colld_fairseq.checkpoints.encoder import TEACHERS, EncoderCheckpoint, read_encoder, usage
-from colld_fairseq.checkpoints.files import read_json, read_state, resolve_directory
+from colld_fairseq.checkpoints.files import read_json, resolve_directory
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import CheckpointError, ConfigError, TeacherError
 from colld_fairseq.field_types import check_types
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.parsing import values_of
 from colld_fairseq.teachers.base import DTYPES, Teacher, TeacherOutput, check_request
-
-logger = logging.getLogger(__name__)
 
 WHISPER_RATE_HZ, FBANK_RATE_HZ = 50.0, 100.0
 EXACT_FAMILIES = ("hubert", "wav2vec2")  # WavLM's gated position bias has no place in the student encoder
@@ -84,7 +81,7 @@ def _load_directory(spec: str, name: str, request: Dict[str, Any]) -> Teacher:
         exact = _if_exact(lambda blocks: read_encoder(spec, blocks), request)
         if exact is not None:
             return _on_our_modules(exact, spec, request)
-    preprocessor, state = names_hf.read_preprocessor(directory, family), read_state(directory)
+    preprocessor, state = names_hf.read_preprocessor(directory, family), names_hf.stored_state(directory)
     from colld_fairseq.teachers.huggingface import load_transformers
 
     return load_transformers(spec, settings, names_hf.input_of(settings, preprocessor), state, **request)
@@ -137,9 +134,7 @@ def _on_our_modules(checkpoint: EncoderCheckpoint, spec: str, request: Dict[str,
     check_request(spec, request["layers"], request["kind"], checkpoint.config.layers + checkpoint.config.norm_first)
     build = WhisperTeacher if checkpoint.config.front_end == "whisper" else EncoderTeacher
     teacher = build(checkpoint, spec=spec, **request)
-    held = sum(weight.numel() * weight.element_size() for weight in teacher.module.parameters())
-    blocks = f"{len(teacher.module.blocks)} of {checkpoint.config.layers} blocks"
-    logger.info("teacher %s: %s are read, %.2f GB in %s", spec, blocks, held / 1e9, request["dtype"])
+    teacher.log_size(len(teacher.module.blocks))
     return teacher
 
 

@@ -4,6 +4,7 @@ A teacher is deliberately not an `nn.Module`: as a plain attribute of a task or 
 a checkpoint, switched to train mode by `model.train()`, halved by `--fp16`, copied by an EMA or broadcast.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Dict, Sequence, Tuple
 
@@ -14,6 +15,8 @@ from colld_fairseq.checkpoints.encoder import hash_of
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("layer", "ffn")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,6 +98,13 @@ class Teacher:
         self.dtype = dtype
         self.module = module.eval().requires_grad_(False).to(device=device, dtype=dtype)
         self.device = torch.device(device)
+
+    def log_size(self, blocks: int) -> None:
+        """Say what memory the weights take, of so many of its blocks, and which blocks stay unread."""
+        held = sum(weight.numel() * weight.element_size() for weight in self.module.parameters())
+        unread = f"; blocks {blocks + 1} to {self.num_layers} stay unread" if blocks < self.num_layers else ""
+        counted = f"{blocks} of {self.num_layers} blocks are read"
+        logger.info("teacher %s: %s, %.2f GB in %s%s", self.spec, counted, held / 1e9, self.dtype, unread)
 
     def set_silence(self, given: InputConfig) -> None:
         """Take in the silence that `given` has behind each utterance, and give its features as well.

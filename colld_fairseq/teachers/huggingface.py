@@ -6,13 +6,14 @@ convolutions behind a norm (Data2Vec has a stack of them).
 """
 
 import math
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from colld_fairseq.checkpoints.names_hf import FAMILIES, PREFIXES
+from colld_fairseq.checkpoints.stored_weights import block_of
 from colld_fairseq.constants import NUM_BINS, SAMPLE_RATE
 from colld_fairseq.data.fbank import fbank_length, log_mel_fbank
 from colld_fairseq.errors import CheckpointError
@@ -27,15 +28,16 @@ VARIANCE_FLOOR = 1e-7  # added to the variance by SeamlessM4TFeatureExtractor
 
 
 def load_transformers(
-    spec: str, settings: Dict[str, Any], given: InputConfig, state: Dict[str, Tensor], **request: Any
+    spec: str, settings: Dict[str, Any], given: InputConfig, state: Mapping[str, Tensor], **request: Any
 ) -> Teacher:
     """The teacher of a config.json and weights in transformers' names, on its modules. Raises ColldError."""
     model, num_layers = build_model(spec, settings, request["layers"], request["kind"])
     load_into(model, state, (*PREFIXES, ""), spec)
     description = dict(spec=spec, num_layers=num_layers, **request)
-    if settings["model_type"] == "wav2vec2-bert":
-        return W2vBertTeacher(model, **description)
-    return ConvTeacher(model, given, **description)
+    bert = settings["model_type"] == "wav2vec2-bert"
+    teacher = W2vBertTeacher(model, **description) if bert else ConvTeacher(model, given, **description)
+    teacher.log_size(len(model.encoder.layers))
+    return teacher
 
 
 def build_model(spec: str, config: Dict[str, Any], layers: Sequence[int], kind: str) -> Tuple[nn.Module, int]:
@@ -53,19 +55,27 @@ def build_model(spec: str, config: Dict[str, Any], layers: Sequence[int], kind: 
     return getattr(transformers, f"{stem}Model")(settings), num_layers
 
 
-def load_into(module: nn.Module, state: Dict[str, Tensor], prefixes: Sequence[str], where: str) -> None:
-    """Fills every parameter and buffer of `module` from `state`, whose keys carry one of `prefixes`.
+def load_into(module: nn.Module, state: Mapping[str, Tensor], prefixes: Sequence[str], where: str) -> None:
+    """Fills every parameter and buffer of `module` from `state`, whose keys carry one of `prefixes`, block by block.
 
-    Surplus keys (heads, a decoder, blocks that were not built) are ignored. Raises CheckpointError naming keys that are
-    missing or of another shape, and `where` they were looked for.
+    Surplus keys (heads, a decoder) are ignored, blocks that were not built are not read. Raises CheckpointError naming
+    keys that are missing or of another shape, and `where` they were looked for.
     """
     expected = module.state_dict().keys()
     prefix = max(prefixes, key=lambda p: sum(p + name in state for name in expected))
-    chosen = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    try:
-        missing = module.load_state_dict(chosen, strict=False).missing_keys
-    except RuntimeError as error:  # of another shape; the first line names the class
-        raise CheckpointError(f"{where}: {'; '.join(map(str.strip, str(error).splitlines()[1:]))}") from error
+    blocks: Dict[str, List[str]] = {block_of(name): [] for name in expected}
+    for key in state:
+        name = key.removeprefix(prefix)
+        if key.startswith(prefix) and block_of(name) in blocks:
+            blocks[block_of(name)].append(key)
+    unset = set(expected)
+    for keys in blocks.values():
+        try:
+            values = {key.removeprefix(prefix): state[key] for key in keys}
+            unset.intersection_update(module.load_state_dict(values, strict=False).missing_keys)
+        except RuntimeError as error:  # of another shape; the first line names the class
+            raise CheckpointError(f"{where}: {'; '.join(map(str.strip, str(error).splitlines()[1:]))}") from error
+    missing = [name for name in expected if name in unset]
     if missing:
         names = ", ".join(prefix + name for name in missing[:5])
         raise CheckpointError(

@@ -49,7 +49,7 @@ class WhisperTeacher(Teacher):
     def __init__(self, checkpoint: EncoderCheckpoint, **description: Any):
         config = checkpoint.config
         super().__init__(
-            checkpoint.build(min(max(description["layers"]), config.layers)),
+            checkpoint.build(min(max(description["layers"]), config.layers), description.get("dtype", torch.float32)),
             num_layers=config.layers,
             width=config.embed_dim,
             frame_rate_hz=float(FRAMES_PER_SECOND),

@@ -1,4 +1,4 @@
-"""Of a large file only the blocks needed are read, and held once: omniASR 1B in its true shape, as holes on disk."""
+"""Of large files only the blocks needed are read, and held once: omniASR 1B in its true shape, as holes on disk."""
 
 import json
 import math
@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 from torch.serialization import skip_data
+
+from benchmarks import large_teachers
 
 LAYERS, WIDTH, INNER = 48, 1280, 5120
 PARAMETERS, HEADS = 965_514_752, 3_017_344  # as published, and of these what pre-training alone uses
@@ -60,23 +62,45 @@ def linear(name, rows, columns):
     return (f"{name}.weight", (rows, columns)), (f"{name}.bias", (rows,))
 
 
-@pytest.fixture(scope="module")
-def one_billion(tmp_path_factory):
-    """Spec of a file of 3.8 GB, next to nothing of it on disk."""
-    path = tmp_path_factory.mktemp("large") / "1b.pt"
+def write_fairseq2(folder):
+    path = folder / "1b.pt"
     assert sum(math.prod(shape) for _, shape in shapes()) == PARAMETERS - HEADS
     state = {name: torch.empty(shape) for name, shape in shapes()}  # never touched: no memory either
     with skip_data():
         torch.save({"model": state}, path)
-    assert path.stat().st_size > 3.8e9 and path.stat().st_blocks * 512 < 1e8
-    yield f"fairseq2:{path}"
-    path.unlink()
+    return f"fairseq2:{path}"
+
+
+def write_directory(folder, shards):
+    large_teachers.write_directory(folder, LAYERS, WIDTH, INNER, shards, holes=True)
+    return f"hf:{folder}"
+
+
+WRITERS = {
+    "fairseq2": write_fairseq2,
+    "hf": lambda folder: write_directory(folder, 1),
+    "hf in shards": lambda folder: write_directory(folder, 3),
+}
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def one_billion(request, tmp_path_factory):
+    """Spec of files of 3.8 GB, next to nothing of them on disk."""
+    folder = tmp_path_factory.mktemp("large")
+    spec, files = WRITERS[request.param](folder), list(folder.iterdir())
+    assert sum(path.stat().st_size for path in files) > 3.8e9
+    assert sum(path.stat().st_blocks for path in files) * 512 < 1e8
+    yield spec
+    for path in files:
+        path.unlink()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("blocks, dtype", [(8, "float32"), (8, "bfloat16")])
-def test_peak_memory_is_that_of_the_blocks_read(one_billion, blocks, dtype, teacher):
-    """At most 1.2 times the weights of these blocks and of what lies before them, in the file's precision."""
+@pytest.mark.parametrize("dtype, factor", [("float32", 1.2), ("bfloat16", 0.9)])
+def test_peak_memory_is_that_of_the_blocks_read(one_billion, dtype, factor, teacher):
+    """At most 1.2 times the weights of these blocks and of what lies before them. In half the precision that is half as
+    much, and two blocks as they come from the file."""
+    blocks = 8
     command = [sys.executable, "-c", MEASURE, one_billion, str(blocks), dtype, teacher]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -84,4 +108,4 @@ def test_peak_memory_is_that_of_the_blocks_read(one_billion, blocks, dtype, teac
     print(memory)
     assert memory["blocks"] == blocks and memory["read"] > blocks * 12 * WIDTH**2 * 4
     assert memory["held"] == memory["read"] // (1 if dtype == "float32" else 2)
-    assert memory["peak"] <= 1.2 * memory["read"]
+    assert memory["peak"] <= factor * memory["read"]
