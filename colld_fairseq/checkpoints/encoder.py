@@ -63,12 +63,12 @@ class EncoderCheckpoint:
                 become float32.
         """
         kept = self.config.layers if blocks is None else blocks
-        stored = isinstance(self.weights, StoredWeights)
+        stored = self.weights if isinstance(self.weights, StoredWeights) else None
         with torch.device("meta") if stored else contextlib.nullcontext():
             encoder = StudentEncoder(replace(self.config, layers=max(1, kept)))
         del encoder.blocks[kept:]
-        weights = dict(self.weights.in_turn(dtype)) if stored else self.weights
-        encoder.load_state_dict(weights, assign=stored)
+        weights = dict(stored.in_turn(dtype)) if stored else self.weights
+        encoder.load_state_dict(weights, assign=stored is not None)
         return encoder.eval()
 
 
