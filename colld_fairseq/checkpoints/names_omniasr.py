@@ -4,14 +4,14 @@ It is in the CTC models ("omniasr_ctc"), in those with a language model ("omnias
 """
 
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from colld_fairseq.checkpoints.encoder import Fields, Names
-from colld_fairseq.checkpoints.stored_weights import StateDict, Tensors
+from colld_fairseq.checkpoints.stored_weights import Tensors
 from colld_fairseq.checkpoints.verify import NativeEncoder, tapped
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.errors import ConfigError
@@ -128,15 +128,16 @@ class WithWeightNorm:
             self.shapes[f"{name}_v"] = weight
             self.folded.update({f"{name}_g": name, f"{name}_v": name})
 
-    def read(self, names: Sequence[str], dtype: Optional[torch.dtype] = None) -> StateDict:
-        """See `TensorFiles.read`."""
-        values = self.files.read([name for name in names if name not in self.folded], dtype)
-        for name in {self.folded[name] for name in names if name in self.folded}:
-            weight = self.files.read([name])[name]
+    def fill(self, targets: Mapping[str, Tensor]) -> None:
+        """See `TensorFiles.fill`."""
+        self.files.fill({name: target for name, target in targets.items() if name not in self.folded})
+        for name in {self.folded[name] for name in targets.keys() & self.folded.keys()}:
+            weight = torch.empty_like(self.files.shapes[name], device="cpu")
+            self.files.fill({name: weight})
             gain = weight.float().norm(dim=(0, 1), keepdim=True)  # half precision would round every position
-            values[f"{name}_g"] = gain.to(dtype or gain.dtype)
-            values[f"{name}_v"] = weight.masked_fill_(~(gain > 0), 1.0).to(dtype or weight.dtype)  # some direction
-        return values
+            halves = {f"{name}_g": gain, f"{name}_v": torch.where(gain > 0, weight, 1.0)}  # a direction, where is none
+            for half in halves.keys() & targets.keys():
+                targets[half].copy_(halves[half])
 
 
 def own_library(directory: Path, settings: Dict[str, Any], preprocessor: Dict[str, Any]) -> NativeEncoder:

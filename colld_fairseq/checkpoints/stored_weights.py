@@ -19,8 +19,8 @@ class Tensors(Protocol):
     def shapes(self) -> StateDict:
         """Name -> the tensor on the meta device, which has shape and dtype alone."""
 
-    def read(self, names: Sequence[str], dtype: Optional[torch.dtype] = None) -> StateDict:
-        """These tensors, in memory of their own; in the files' precision, or in `dtype`."""
+    def fill(self, targets: Mapping[str, Tensor]) -> None:
+        """Copies the tensors of these names, each into one of as many values, in its shape and precision."""
 
 
 class StoredWeights(Mapping):
@@ -65,21 +65,23 @@ class StoredWeights(Mapping):
             yield from self._read(block, dtype).items()
 
     def _read(self, block: str, dtype: Optional[torch.dtype] = None) -> StateDict:
-        names = self._blocks[block]
-        values = self.files.read([part for name in names for part in self._parts(name) if part], dtype)
-        return {name: self._joined(name, values, dtype) for name in names}
+        """A block's weights, each where it will stay: temporary ones would leave holes in memory."""
+        values = {name: self._empty(name, dtype) for name in self._blocks[block]}
+        targets = {}
+        for name, value in values.items():
+            parts = self._parts(name)
+            targets.update(zip(parts, value.chunk(len(parts)) if len(parts) > 1 else [value]))
+        targets.pop(None, None)
+        self.files.fill(targets)
+        return values
 
-    def _joined(self, name: str, values: StateDict, dtype: Optional[torch.dtype]) -> Tensor:
-        """One of our weights; takes what it is made of out of `values`."""
-        expected, sources = self.shapes[name], self._parts(name)
+    def _empty(self, name: str, dtype: Optional[torch.dtype]) -> Tensor:
+        """With the value, where that is in no file."""
+        expected = self.shapes[name]
         dtype = dtype or expected.dtype
         if not expected.is_meta:
             return expected.to(dtype, copy=True)
-        if len(sources) == 1 and sources[0]:
-            return values.pop(sources[0]).reshape(expected.shape)
-        rows = len(expected) // len(sources)
-        zeros = torch.zeros((rows, *expected.shape[1:]), dtype=dtype)
-        return torch.cat([values.pop(source) if source else zeros for source in sources])
+        return (torch.zeros if None in self._parts(name) else torch.empty)(expected.shape, dtype=dtype)
 
     def _parts(self, name: str) -> Sequence[Optional[str]]:
         if not self.shapes[name].is_meta:

@@ -3,7 +3,7 @@
 import contextlib
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import torch
 from safetensors import safe_open
@@ -46,15 +46,23 @@ class TensorFiles:
         shape = (sum(len(part) for part in parts), *first.shape[1:]) if first.dim() else ()
         return torch.empty(shape, dtype=first.dtype, device="meta")
 
-    def read(self, names: Sequence[str], dtype: Optional[torch.dtype] = None) -> Dict[str, Tensor]:
-        """These tensors, in memory of their own; in the files' precision, or in `dtype`."""
-        parts: Dict[str, List[Tensor]] = {name: [] for name in names}
+    def read(self, names: Sequence[str]) -> Dict[str, Tensor]:
+        """These tensors, in memory of their own."""
+        values = {name: torch.empty_like(self.shapes[name], device="cpu") for name in names}
+        self.fill(values)
+        return values
+
+    def fill(self, targets: Mapping[str, Tensor]) -> None:
+        """Copies the tensors of these names, each into one of as many values, in its shape and precision."""
+        rows = dict.fromkeys(targets, 0)
         for path in self.paths:
             state, _ = _open(path)
-            for name in names:
-                if name in state:
-                    parts[name].append(_in_memory(state[name], dtype))
-        return {name: _joined(tensors) for name, tensors in parts.items()}
+            for name in targets.keys() & state.keys():
+                part, target = state[name], targets[name].view(self.shapes[name].shape)
+                if part.dim():
+                    target = target[rows[name] : rows[name] + len(part)]
+                    rows[name] += len(part)
+                target.copy_(part)
 
 
 class SplitFiles:
@@ -78,13 +86,13 @@ class SplitFiles:
             self.shapes.update(shapes)
             self._file.update(dict.fromkeys(shapes, path))
 
-    def read(self, names: Sequence[str], dtype: Optional[torch.dtype] = None) -> Dict[str, Tensor]:
-        """See `TensorFiles.read`."""
-        values = {}
-        for path in dict.fromkeys(self._file[name] for name in names):
+    def fill(self, targets: Mapping[str, Tensor]) -> None:
+        """See `TensorFiles.fill`."""
+        for path in dict.fromkeys(self._file[name] for name in targets):
             with self._opened(path) as tensor:
-                values.update({name: _in_memory(tensor(name), dtype) for name in names if self._file[name] == path})
-        return values
+                for name, target in targets.items():
+                    if self._file[name] == path:
+                        target.copy_(tensor(name).reshape(target.shape))
 
     def _shapes_in(self, path: Path) -> Dict[str, Tensor]:
         if path.suffix != ".safetensors":
@@ -142,10 +150,6 @@ def _open_safetensors(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path}: cannot be read as weights ({error}); copy it again") from error
 
 
-def _in_memory(tensor: Tensor, dtype: Optional[torch.dtype]) -> Tensor:
-    return tensor.to(dtype or tensor.dtype, copy=True, memory_format=torch.contiguous_format)
-
-
 def _open(path: Path) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
     """State dict and the rest of a file: the state dict is what it calls "model", or all of it."""
     content = read_torch(path)
@@ -159,7 +163,3 @@ def _open(path: Path) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
     if not state:
         raise CheckpointError(f"{path}: holds no weights")
     return state, others
-
-
-def _joined(parts: List[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 or not parts[0].dim() else torch.cat(parts)

@@ -73,13 +73,13 @@ def split(directory, files):
 @pytest.fixture
 def names_read(monkeypatch):
     """Names of all tensors that are read, as often as they are."""
-    names, read = [], SplitFiles.read
+    names, fill = [], SplitFiles.fill
 
-    def recorded(self, wanted, dtype=None):
-        names.extend(wanted)
-        return read(self, wanted, dtype)
+    def recorded(self, targets):
+        names.extend(targets)
+        fill(self, targets)
 
-    monkeypatch.setattr(SplitFiles, "read", recorded)
+    monkeypatch.setattr(SplitFiles, "fill", recorded)
     return names
 
 
