@@ -1,6 +1,6 @@
 """A large teacher of which only the first blocks are needed: memory, and time to the first feature.
 
-    python benchmarks/large_teachers.py [--blocks 8] [--repeats 3] [--name now] [--folder FOLDER] [--output FILE.json]
+    python benchmarks/large_teachers.py [--blocks 8] [--repeats 3] [--name now] [--folder FOLDER] [--json FILE.json]
 
 The encoder of omniASR 1B (48 blocks, 3.9 GB in float32) is written with random weights into a temporary folder, in
 transformers' layout. Processes of their own then
@@ -11,7 +11,7 @@ transformers' layout. Processes of their own then
 
 Peak memory is that of the process less what it held before, after the same with a tiny teacher, and includes pages of
 mapped files. The weights needed are those of the blocks and of what lies before them, in the precision asked for.
-CPU seconds tell more than seconds where others use the machine. `--output` adds the runs under `--name` to those that a
+CPU seconds tell more than seconds where others use the machine. `--json` adds the runs under `--name` to those that a
 file has already; `--folder` keeps the models for another run.
 """
 
@@ -203,9 +203,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=8, help="layer whose features are computed")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each case; medians are printed")
-    parser.add_argument("--name", default="now", help="of these runs in the output")
+    parser.add_argument("--name", default="now", help="of these runs in the JSON file")
     parser.add_argument("--folder", type=Path, help="where the models are written, or lie already; default: temporary")
-    parser.add_argument("--output", type=Path, help="JSON file for all raw numbers")
+    parser.add_argument("--json", type=Path, help="file for all raw numbers")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -218,12 +218,12 @@ def main() -> int:
         runs = measure_all(Path(name), args.blocks, args.repeats)
     print(f"{args.blocks} of {LAYERS} blocks of width {WIDTH}; medians of {args.repeats}")
     report(runs)
-    if args.output:
-        content = json.loads(args.output.read_text()) if args.output.is_file() else {}
+    if args.json:
+        content = json.loads(args.json.read_text()) if args.json.is_file() else {}
         machine = {"python": platform.python_version(), "machine": platform.platform(), "cores": os.cpu_count()}
         content[args.name] = {"blocks": args.blocks, "machine": machine, "runs": runs}
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(content, indent=1) + "\n")
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(content, indent=1) + "\n")
     return 0
 
 
