@@ -54,6 +54,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--folder", type=Path, required=True, help="of colld export --to sherpa-onnx --int8")
     parser.add_argument("--manifest", required=True, help="held-out utterances with transcripts")
+    parser.add_argument("--decoder", choices=("auto", "ctc"), default="auto", help="of that export")
     parser.add_argument("--streaming", action="store_true", help="the folder was exported with --streaming")
     parser.add_argument("--chunk-ms", type=int, default=320, help="of that export")
     parser.add_argument("--left-context", default="trained", help="of that export")
@@ -69,7 +70,7 @@ def parse_arguments(arguments=None):
 def main(arguments=None) -> None:
     args = parse_arguments(arguments)
     torch.set_num_threads(1)
-    recogniser = load_recogniser(args.checkpoint, device="cpu")
+    recogniser = load_recogniser(args.checkpoint, device="cpu", decoder=args.decoder)
     streaming = dict(streaming=True, chunk_ms=args.chunk_ms, left_context=args.left_context) if args.streaming else {}
     exported = exported_in(args.folder, family_of(recogniser, ExportOptions("sherpa-onnx", **streaming)))
     manifest = read_manifests(args.manifest)

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         check_folder(folder.parent, "--to", folder)
     client = {"sherpa-onnx": ["sherpa_onnx"], "onnx-asr": ["onnx_asr"]}.get(args.to, [])
     check_installed("onnx", "onnxruntime", *(client if args.wav else []))
-    given = {"vocab": args.vocab, "tgt_lang": args.lang}
+    given = {"vocab": args.vocab, "tgt_lang": args.lang, "decoder": args.decoder.replace("auto", "")}
     recogniser = load_recogniser(
         args.checkpoint, device="cpu", **{name: value for name, value in given.items() if value}
     )

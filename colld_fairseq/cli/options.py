@@ -482,6 +482,8 @@ def export(add: Add) -> None:
     add("--checkpoint", required=True, metavar="CKPT.pt", help="a fine-tuned or assembled student")
     add("--to", choices=TARGETS, required=True, help="onnx: a graph for ONNX Runtime; else for this client")
     add("folder", metavar="DIR", help="folder to write; with --wav one that was written before is compared alone")
+    joint = "default: the model's main one; ctc: a CTC layer that an attention decoder or a transducer has beside it"
+    add("--decoder", choices=("auto", "ctc"), default="auto", help=joint)
     add("--int8", action="store_true", help="also write weights in 8 bits, as *.int8.onnx")
     add(
         "--streaming",

@@ -2,6 +2,7 @@
 
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.ctc import Ctc
+from colld_fairseq.export.ctc_layer import ctc_alone
 from colld_fairseq.export.ctc_onnx_asr import OnnxAsrCtc
 from colld_fairseq.export.family import ExportOptions, Family
 from colld_fairseq.export.transducer import transducer_family
@@ -11,7 +12,7 @@ from colld_fairseq.recogniser import Recogniser
 
 def ctc_family(recogniser: Recogniser, options: ExportOptions) -> Ctc:
     """For the client that was asked for."""
-    return (OnnxAsrCtc if options.target == "onnx-asr" else Ctc)(recogniser, options)
+    return (OnnxAsrCtc if options.target == "onnx-asr" else Ctc)(ctc_alone(recogniser), options)
 
 
 FAMILIES = {

@@ -39,7 +39,10 @@ class WhisperClient(Attention):
         super().__init__(recogniser, options)
         given, client = self.student.config.input, display(self.client)
         if getattr(recogniser.vocabulary, "family", "") != "whisper":
-            raise ConfigError(f"{client} knows attention models with a decoder of Whisper alone: take --to onnx")
+            other = (
+                ", or --decoder ctc for its CTC layer" if getattr(recogniser.models[0], "ctc", None) is not None else ""
+            )
+            raise ConfigError(f"{client} knows attention models with a decoder of Whisper alone: take --to onnx{other}")
         if given.kind != "log_mel":
             raise ConfigError(
                 f"{client} computes Whisper's log-mels for Whisper's decoder, this student takes {given}: its text"
