@@ -2,10 +2,9 @@
 
 import math
 
+import large_teachers
 import torch
 import transformers
-
-from benchmarks import large_teachers
 
 
 def test_names_and_shapes_are_those_of_transformers():

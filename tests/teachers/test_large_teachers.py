@@ -5,11 +5,10 @@ import math
 import subprocess
 import sys
 
+import large_teachers
 import pytest
 import torch
 from torch.serialization import skip_data
-
-from benchmarks import large_teachers
 
 LAYERS, WIDTH, INNER = 48, 1280, 5120
 PARAMETERS, HEADS = 965_514_752, 3_017_344  # as published, and of these what pre-training alone uses
