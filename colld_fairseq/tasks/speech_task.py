@@ -5,7 +5,7 @@ import logging
 import math
 import os
 from dataclasses import dataclass, field, replace
-from typing import Callable, List, Optional
+from typing import Any, Callable, List, Optional
 
 import numpy as np
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
@@ -139,6 +139,8 @@ class SpeechTask(FairseqTask):
         self.encoder: Optional[EncoderConfig] = None
         """Of the student, its input included: what data are made for. Set by build_model alone."""
         self.dry_run_done = False
+        self.told: List[Any] = []
+        """Datasets of which `tell_left_out` has told."""
         self.normalization_given = bool(cfg.cmvn) or cfg.normalize_waveform is not None
 
     @classmethod
@@ -358,13 +360,29 @@ class SpeechTask(FairseqTask):
             raise FloatingPointError("the loss is NaN or Inf, its gradients are not")
 
     def get_batch_iterator(self, dataset, max_tokens=None, **kwargs):
-        """No utterance is lost: fairseq would drop the last batch when its size is no multiple of 8, and stop at an
-        utterance longer than --max-tokens; outside training such an utterance makes a batch of its own."""
+        """fairseq would drop the last batch when its size is no multiple of 8, and leaves out utterances longer than
+        --max-tokens: training says so, elsewhere they make batches of their own."""
         kwargs["required_batch_size_multiple"] = 1
-        if max_tokens is not None and not dataset.options.train:
+        if max_tokens is not None and dataset.options.train:
+            self.tell_left_out(dataset, max_tokens)
+        elif max_tokens is not None:
             max_tokens = max(max_tokens, int(dataset.sizes.max()))
             kwargs["max_positions"] = None
         return super().get_batch_iterator(dataset, max_tokens=max_tokens, **kwargs)
+
+    def tell_left_out(self, dataset, max_tokens: int) -> None:
+        """Warns, once for each dataset, of utterances for which no batch is large enough."""
+        samples = dataset.num_tokens_vec(dataset.ordered_indices())
+        long = samples > max_tokens
+        if not long.any() or dataset in self.told:
+            return
+        self.told.append(dataset)
+        logger.warning(
+            "%d of %d training utterances (%.2f of %.2f hours) are longer than a batch and LEFT OUT: --max-tokens %d"
+            " is %.1f s, the longest has %.1f s (--max-tokens %d)",
+            *(long.sum(), len(long), samples[long].sum() / SAMPLE_RATE / 3600, samples.sum() / SAMPLE_RATE / 3600),
+            *(max_tokens, max_tokens / SAMPLE_RATE, samples.max() / SAMPLE_RATE, samples.max()),
+        )
 
     def max_positions(self):
         return None  # lengths are limited in seconds, when the rows are selected

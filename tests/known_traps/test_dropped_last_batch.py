@@ -40,3 +40,25 @@ def test_the_trap_is_still_there():
         required_batch_size_multiple=8,
     )  # fmt: skip
     assert sum(map(len, batches)) < 20
+
+
+def test_what_no_batch_is_large_enough_for_is_told(finetuning, tmp_path, caplog):
+    """fairseq leaves it out with a list of numbers; here with hours, and with what would take it in."""
+    synthetic.write_corpus(tmp_path, train=8, valid=2, test=2)
+    run = finetuning()
+    run.task.cfg.data = str(tmp_path)
+    run.task.load_dataset("train")
+    dataset = run.task.dataset("train")
+    longest = int(dataset.sizes.max())
+    limit = longest - 1
+    for _ in range(2):
+        batches = run.task.get_batch_iterator(
+            dataset, max_tokens=limit, max_positions=limit, ignore_invalid_inputs=True
+        )
+    kept = {index for batch in batches.frozen_batches for index in batch}
+    assert kept == set((dataset.sizes <= limit).nonzero()[0].tolist()) and len(kept) < 8
+    (said,) = [record.getMessage() for record in caplog.records if "LEFT OUT" in record.getMessage()]
+    assert said.startswith(f"{8 - len(kept)} of 8 training utterances") and said.endswith(f"(--max-tokens {longest})")
+    caplog.clear()
+    run.task.get_batch_iterator(dataset, max_tokens=longest, max_positions=longest, ignore_invalid_inputs=True)
+    assert "LEFT OUT" not in caplog.text
