@@ -63,9 +63,14 @@ class DelayedKd:
         return self.cfg.ctc_kd_weight * loss / max(frames, 1)
 
     def targets(self, model, sample: Dict) -> Tuple[Tensor, Tensor]:
-        """Log-probabilities [B, T, V] and lengths [B] of the mode with full context."""
+        """Log-probabilities [B, T, V] and lengths [B] of the mode with full context. ConfigError for a model that has
+        no other mode in training (`adapted_ctc`)."""
         if self.cfg.ctc_kd == "teacher":
             return self.task.teacher_ctc(**sample["teacher_input"])
+        if model.training and not model.encoder.training:
+            raise ConfigError(
+                "--ctc-kd self: this model's encoder stays as it is, in the mode that it would learn from: leave it out"
+            )
         net_input = sample["net_input"]
         with whole_context(model, model.encoder.student):
             return model.get_ctc_log_probs(net_input["src_tokens"], net_input["src_lengths"])

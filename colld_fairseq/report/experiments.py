@@ -6,7 +6,6 @@ fairseq-train --log-format json wrote is taken.
 """
 
 import csv
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -179,15 +178,12 @@ class _Recipe(_Reader):
                 stage = f"{stage} ({result['group']})"
             log = None if stage in run.stages else self.problems.attempt(lambda: read_log(path))
             if log is not None:
-                run.stages[stage] = Stage(path, log, max(log.seconds, _job_seconds(path)) / 60)
+                of_job = self.problems.attempt(lambda: _job_seconds(path)) or 0.0
+                run.stages[stage] = Stage(path, log, max(log.seconds, of_job) / 60)
 
     def _sizes(self) -> Dict[str, int]:
-        """Parameters of whole models, which the recipe's own report counted: checkpoint -> parameters."""
         path = self.folder / "report.json"
-        if not path.is_file():
-            return {}
-        counted = [(one["checkpoint"], one.get("parameters")) for one in read_json(path)["results"]]
-        return {checkpoint: count for checkpoint, count in counted if isinstance(count, int)}
+        return (self.problems.attempt(lambda: _counted(path)) if path.is_file() else None) or {}
 
 
 class _Plain(_Reader):
@@ -232,10 +228,25 @@ class _Plain(_Reader):
         return stages
 
 
+def _counted(path: Path) -> Dict[str, int]:
+    """Parameters of whole models, which the recipe's own report counted: checkpoint -> parameters. ColldError for
+    another file."""
+    content = read_json(path)
+    try:
+        counted = [(one["checkpoint"], one.get("parameters")) for one in content["results"]]
+        return {checkpoint: count for checkpoint, count in counted if isinstance(count, int)}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ColldError(f"{path}: is no report of a recipe ({error!r}); run the recipe again") from error
+
+
 def _job_seconds(log: Path) -> float:
-    """How long the job of a log took, 0 where it is not finished: fairseq's own clock starts anew with each start."""
+    """How long the job of a log took, 0 where it is not finished: fairseq's own clock starts anew with each start.
+    Raises ColldError."""
     done = log.with_suffix(".done")
-    return float(json.loads(done.read_text())["seconds"]) if done.is_file() else 0.0
+    note = read_json(done) if done.is_file() else {"seconds": 0.0}
+    if not isinstance(note, dict) or not is_figure(note.get("seconds")):
+        raise ColldError(f"{done}: does not say how many seconds its job took; run the recipe again without it")
+    return float(note["seconds"])
 
 
 _SIZES = ("parameters", "mb_float32", "gmacs_per_10s")

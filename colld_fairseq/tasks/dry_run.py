@@ -46,12 +46,12 @@ class DryRun:
         self.trainer, self.dataset, self.device = trainer, dataset, trainer.device
         self.last_update = max(trainer.get_num_updates(), (trainer.cfg.optimization.max_update or LATE) - 1)
         self.limit = usable_memory(self.device) if gb is None else int(gb * GB)
+        if self.limit is None or memory_in_use(self.device) is None:
+            raise ConfigError("--dry-run needs a GPU or Linux, where memory can be measured: leave it out")
         self.moments: List[torch.Tensor] = []
         if trainer.get_num_updates() == 0:  # else the optimizer has them
             weights = sum(value.numel() for value in trainer.get_model().parameters() if value.requires_grad)
             self.moments.append(torch.ones(KEPT_BY_ADAM * weights, dtype=torch.uint8, device=self.device))
-        if self.limit is None or memory_in_use(self.device) is None:
-            raise ConfigError("--dry-run needs a GPU or Linux, where memory can be measured: leave it out")
 
     def worst(self) -> Need:
         """Of the training's own batches. ConfigError where they do not fit."""

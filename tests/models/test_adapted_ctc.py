@@ -256,3 +256,11 @@ def test_one_with_adapters_is_no_teacher(spoken, old, tmp_path):
     learning = ["--arch", "student_ctc", *TINY_ENCODER, "--ctc-kd", "teacher", "--teacher-ctc", path]
     with pytest.raises(ConfigError, match="a model with added languages is no teacher"):
         set_up(spoken["xx"], *TASK, "--vocab", vocabulary, *learning)
+
+
+def test_a_frozen_encoder_learns_nothing_of_itself(spoken, old, grown):
+    run = added(spoken["yy"], old[1], "yy", grown, "--ctc-kd", "self")
+    run.task.load_dataset("train")
+    batch = run.task.datasets["train"].collater([run.task.datasets["train"][0]])
+    with pytest.raises(ConfigError, match="--ctc-kd self: this model's encoder stays as it is"):
+        run.criterion(run.model.train(), batch)

@@ -355,7 +355,9 @@ def test_terms_that_say_nothing_new_are_not_drawn(original, tmp_path):
 def test_what_is_missing_is_named_and_the_rest_shown(folder, capsys):
     (folder / "teacher" / "seed1" / "st.json").write_text("{")
     (folder / "cut" / "seed1" / "distil.log").unlink()
+    (folder / "small" / "seed1" / "distil.done").write_text('{"seco')
     (folder / "profile.json").write_text("{}")
+    (folder / "report.json").write_text('{"results": 3}')
     (folder / "data" / "en-1.wav").unlink()
     scores = folder / "cut" / "seed1" / "asr.json"
     wrong = json.loads(scores.read_text())
@@ -368,7 +370,9 @@ def test_what_is_missing_is_named_and_the_rest_shown(folder, capsys):
     for words in (
         "st.json: is not JSON",
         "distil.log: cannot be read",
+        "distil.done: is not JSON",
         "profile.json: lacks 'machine'",
+        "report.json: is no report of a recipe",
         "asr.json: is not the score of",
         "layers.tsv: is no complete table",
     ):
