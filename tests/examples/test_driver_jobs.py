@@ -147,13 +147,16 @@ def test_what_the_watch_calls_hopeless_is_stopped_for_good(tmp_path, monkeypatch
         run_jobs(tmp_path / "out", [Job("dead", ["true"])], 1)
 
 
-def test_at_the_deadline_everything_stops_and_goes_on_later(tmp_path):
-    """The second job ends when there is a file `go`."""
-    out, trace, go = tmp_path / "out", tmp_path / "trace", tmp_path / "go"
-    code = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)"
+def test_at_the_deadline_everything_stops_and_goes_on_later(tmp_path, monkeypatch):
+    """The second job ends when there is a file `go`; when it has begun, the clock jumps beyond the deadline."""
+    out, trace, begun, go = (tmp_path / name for name in ("out", "trace", "begun", "go"))
+    code = f"import os, time\nopen({str(begun)!r}, 'w')\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)"
+    clock = time.time
     two = [Job("first", write(trace, "1", 0)), Job("second", [sys.executable, "-c", code], needs=["first"])]
     assert run_jobs(out, two[:1], 1) is True
-    assert run_jobs(out, two, 1, deadline=time.time() + 1) is False
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.time, "time", lambda: clock() + 3600 * begun.exists())
+        assert run_jobs(out, two, 1, deadline=clock() + 1800) is False
     assert trace.read_text() == "1" and not (out / "second.done").exists()
     before = spent(out, "second")["seconds"]
     go.touch()
