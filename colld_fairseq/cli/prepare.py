@@ -69,8 +69,9 @@ def report(console: Console, out: Path, prepared: Prepared) -> None:
     """Totals of each manifest, then what was left out."""
     for name, total in prepared.manifests.items():
         languages = ", ".join(f"{name} {seconds / 3600:.2f} h" for name, seconds in sorted(total.languages.items()))
+        speakers = f", {total.speakers} speakers" if total.speakers else ""  # some corpora name none
         console.say(
-            f"{out / name}: {total.utterances} utterances, {total.seconds / 3600:.2f} h, {total.speakers} speakers; "
+            f"{out / name}: {total.utterances} utterances, {total.seconds / 3600:.2f} h{speakers}; "
             f"{languages or 'nothing'}"
         )
     if prepared.left_out:

@@ -298,3 +298,4 @@ def test_a_fleurs_that_is_still_packed_says_the_command_that_unpacks_it(tmp_path
     assert f"{audio / 'train.tar.gz'}: not unpacked yet" in message
     subprocess.run(["bash", "-c", message.split("unpack it with: ")[1]], check=True)
     assert colld(words) == 0
+    assert "speakers" not in capsys.readouterr().out  # FLEURS names none
