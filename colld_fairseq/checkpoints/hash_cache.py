@@ -62,8 +62,10 @@ def _hash(path: str, identity: Identity) -> bytes:
 
 
 def entry_of(path: str) -> Path:
-    """Where the hash of a file is kept."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    """Where the hash of a file is kept. OSError for a user without a home folder, as some containers have them."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(caches):
+        raise FileNotFoundError("no home folder")
     return Path(caches) / "colld_fairseq" / "sha256" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
 
 

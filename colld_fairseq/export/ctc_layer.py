@@ -1,7 +1,6 @@
 """The CTC layer of a model that has an attention decoder or a transducer, too, as a model of its own."""
 
-from dataclasses import fields
-
+from colld_fairseq.models.encoder_options import known_options
 from colld_fairseq.models.finetune_encoder import FinetuneEncoder, FinetuneOptions
 from colld_fairseq.models.student_ctc import StudentCtc
 from colld_fairseq.recogniser import Recogniser
@@ -12,8 +11,7 @@ def ctc_alone(recogniser: Recogniser) -> Recogniser:
     if len(recogniser.models) > 1 or isinstance(recogniser.models[0], StudentCtc):
         return recogniser
     joint, settings = recogniser.models[0], recogniser.settings
-    names = {field.name for field in fields(FinetuneOptions)}
-    options = {name: value for name, value in settings["model"].items() if name in names}
+    options = known_options(settings["model"], FinetuneOptions)
     encoder = FinetuneEncoder(FinetuneOptions(**options), joint.encoder.student)
     model = StudentCtc(encoder, joint.ctc.out_features)
     model.ctc = joint.ctc

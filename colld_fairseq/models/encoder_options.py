@@ -1,8 +1,8 @@
 """From fairseq options to a StudentEncoder: a preset, a few overrides, or the encoder of a checkpoint."""
 
 import json
-from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, Optional
+from dataclasses import dataclass, fields, replace
+from typing import Any, Callable, Dict, Mapping, Optional, Type
 
 from fairseq.models import register_model_architecture
 from omegaconf import DictConfig, open_dict
@@ -149,6 +149,12 @@ def check_silence(cfg: EncoderOptions, config: EncoderConfig) -> None:
 def record_encoder(cfg: Any, config: EncoderConfig) -> None:
     """Note the complete encoder in the model's configuration, which fairseq saves with the checkpoint."""
     record(cfg, "encoder_config", json.dumps(config.to_dict(), sort_keys=True))
+
+
+def known_options(recorded: Mapping[str, Any], config: Type[EncoderOptions]) -> Dict[str, Any]:
+    """Of the options of a model in its checkpoint those that `config` has: of one part of the model, say."""
+    known = {field.name for field in fields(config)}
+    return {name: value for name, value in recorded.items() if name in known}
 
 
 def record(cfg: Any, name: str, value: Any) -> None:

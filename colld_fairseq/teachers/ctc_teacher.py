@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from colld_fairseq.checkpoints.names_colld import read_model
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.encoder_options import known_options
 from colld_fairseq.models.finetune_encoder import CtcModel, FinetuneEncoder, FinetuneOptions, build_student
-from colld_fairseq.teachers.load_transducer import check_vocabulary, options_of
+from colld_fairseq.teachers.load_transducer import check_vocabulary
 
 
 class _EncoderAndCtc(CtcModel, nn.Module):
@@ -54,7 +55,7 @@ def load_ctc_teacher(path: str, task) -> CtcTeacher:
     if saved.model.get("added_parts"):
         raise ConfigError(f"--teacher-ctc {path}: a model with added languages is no teacher: give a student_ctc")
     check_vocabulary(saved, task, path, "--teacher-ctc", len(saved.weights["ctc.weight"]))
-    cfg = options_of(saved, FinetuneOptions)
+    cfg = FinetuneOptions(**known_options(saved.model, FinetuneOptions))
     encoder = FinetuneEncoder(cfg, build_student(cfg, task))
     network = _EncoderAndCtc(encoder, nn.Linear(encoder.student.width, len(saved.weights["ctc.weight"])))
     wanted = network.state_dict()

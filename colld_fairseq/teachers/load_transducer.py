@@ -1,18 +1,14 @@
 """Load a trained transducer as the teacher of another one; and what loading any recognizer as a teacher takes."""
 
-from dataclasses import fields
-from typing import Type, TypeVar
-
 from colld_fairseq.checkpoints.names_colld import SavedModel, read_model
 from colld_fairseq.data.fairseq_config import vocabulary_folder
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.data.text import has_vocabulary
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import ConfigError
+from colld_fairseq.models.encoder_options import known_options
 from colld_fairseq.models.student_transducer import TransducerStudent, TransducerStudentConfig
 from colld_fairseq.teachers.transducer_teacher import TransducerTeacher
-
-_Options = TypeVar("_Options")
 
 
 def load_teacher_transducer(path: str, task) -> TransducerTeacher:
@@ -24,15 +20,10 @@ def load_teacher_transducer(path: str, task) -> TransducerTeacher:
     if "joiner.output.weight" not in saved.weights:
         raise ConfigError(f"--teacher-transducer {path}: no transducer; train one with --arch transducer_student")
     check_vocabulary(saved, task, path, "--teacher-transducer", len(saved.weights["joiner.output.weight"]))
-    network = TransducerStudent.build_model(options_of(saved, TransducerStudentConfig), task)
+    options = TransducerStudentConfig(**known_options(saved.model, TransducerStudentConfig))
+    network = TransducerStudent.build_model(options, task)
     network.load_state_dict(saved.weights)
     return TransducerTeacher(network, StudentInput(saved.config.input), path)
-
-
-def options_of(saved: SavedModel, config: Type[_Options]) -> _Options:
-    """The options of a model in its checkpoint, as far as the dataclass `config` has them."""
-    known = {field.name for field in fields(config)}
-    return config(**{name: value for name, value in saved.model.items() if name in known})
 
 
 def check_vocabulary(saved: SavedModel, task, path: str, option: str, size: int) -> None:

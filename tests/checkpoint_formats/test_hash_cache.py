@@ -89,6 +89,11 @@ def test_a_damaged_entry_counts_as_none(content, large):
 def test_where_nothing_can_be_kept_it_is_computed(large, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(large))  # no folder
     assert is_right(large)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654)  # a user of whom the system knows nothing
+    monkeypatch.chdir(large.parent)
+    assert is_right(large) and not (large.parent / "~").exists()
 
 
 def test_small_files_leave_no_entry(large, monkeypatch):
