@@ -140,7 +140,7 @@ class SpeechTask(FairseqTask):
         """Of the student, its input included: what data are made for. Set by build_model alone."""
         self.dry_run_done = False
         self.told: List[Any] = []
-        """Datasets of which `tell_left_out` has told."""
+        """Datasets that `tell_left_out` has looked at."""
         self.normalization_given = bool(cfg.cmvn) or cfg.normalize_waveform is not None
 
     @classmethod
@@ -372,11 +372,13 @@ class SpeechTask(FairseqTask):
 
     def tell_left_out(self, dataset, max_tokens: int) -> None:
         """Warns, once for each dataset, of utterances for which no batch is large enough."""
-        samples = dataset.num_tokens_vec(dataset.ordered_indices())
-        long = samples > max_tokens
-        if not long.any() or dataset in self.told:
+        if dataset in self.told:
             return
         self.told.append(dataset)
+        samples = dataset.num_tokens_vec(dataset.ordered_indices())
+        long = samples > max_tokens
+        if not long.any():
+            return
         logger.warning(
             "%d of %d training utterances (%.2f of %.2f hours) are longer than a batch and LEFT OUT: --max-tokens %d"
             " is %.1f s, the longest has %.1f s (--max-tokens %d)",

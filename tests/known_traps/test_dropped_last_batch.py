@@ -60,5 +60,7 @@ def test_what_no_batch_is_large_enough_for_is_told(finetuning, tmp_path, caplog)
     (said,) = [record.getMessage() for record in caplog.records if "LEFT OUT" in record.getMessage()]
     assert said.startswith(f"{8 - len(kept)} of 8 training utterances") and said.endswith(f"(--max-tokens {longest})")
     caplog.clear()
+    run.task.load_dataset("train")
+    dataset = run.task.dataset("train")
     run.task.get_batch_iterator(dataset, max_tokens=longest, max_positions=longest, ignore_invalid_inputs=True)
     assert "LEFT OUT" not in caplog.text
