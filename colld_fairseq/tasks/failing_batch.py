@@ -77,11 +77,8 @@ def alone(trainer, dataset, index: int) -> str:
         # Not `backward`: the wrappers of several workers would wait for the others.
         weights = [value for value in model.parameters() if value.requires_grad]
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-    except (
-        RuntimeError,
-        ValueError,
-        ArithmeticError,
-    ) as failure:  # too short for this loss when it is alone, out of memory, ...
+    except (RuntimeError, ValueError, ArithmeticError) as failure:
+        # Too short for this loss when it is alone, out of memory, ...
         return f"failed: {failure}"
     return FINITE if all(map(finite, gradients)) else "gradient NaN or Inf"
 

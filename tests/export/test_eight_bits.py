@@ -62,6 +62,7 @@ def blockwise(weights: np.ndarray) -> np.ndarray:
         ("your party's name", "your party's name", True),
         ("lte si ter prsprso or as nnd", "lte si ter prsprseo or las nnd", True),  # of a real student and sherpa-onnx
         ("lte si ter prsprso", "lte si ter prsprseo or las nnd", False),
+        ("lte si ter prsprso or as", "lte si ter prspxe or es", False),
         ("", "lte", False),
     ],
 )
