@@ -196,8 +196,7 @@ class Builder:
         return Run(names, previous)
 
     def batch_seconds(self, config: Config) -> float:
-        tokens = config["dataset"].get("max_tokens") or self.campaign.max_tokens
-        return tokens / SAMPLE_RATE * config["optimization"].get("update_freq", [1])[0]
+        return config["dataset"]["max_tokens"] / SAMPLE_RATE * config["optimization"].get("update_freq", [1])[0]
 
     def speed(self, claim: Claim, stage: Stage) -> float:
         kind = kind_of(read_once(claim.path.parent / stage.recipe))
@@ -224,7 +223,8 @@ class Builder:
             needs.append(self.cmvn(claim.data))
             filled["task"]["cmvn"] = str(self.data(claim.data) / "cmvn.npz")
         updates = max(1, round(share * stage.updates))
-        size = recipes.sized(self.out, seed, updates, stage.rate, self.campaign.max_tokens)
+        max_tokens = self.campaign.data[claim.data].max_tokens or self.campaign.max_tokens
+        size = recipes.sized(self.out, seed, updates, stage.rate, max_tokens)
         precision = {"common": {"bf16": self.inputs.bfloat16 and stage.bfloat16}}
         given = self.named_in(claim, stage.set)
         changes = (read_once(SMALL), self.campaign.optimizer, filled, size, precision, given, own)

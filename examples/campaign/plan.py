@@ -117,6 +117,8 @@ class Data:
     """Options of colld vocab."""
     vocab_from: str = "train"
     """Its manifests there, without .tsv, comma-separated."""
+    max_tokens: Optional[int] = None
+    """Audio of a batch where it has longer utterances than the campaign's batches: what is longer is left out."""
 
 
 @dataclass(frozen=True)

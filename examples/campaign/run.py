@@ -134,7 +134,7 @@ def resolve(campaign: Campaign, claims: Sequence[Claim], args: argparse.Namespac
                 what = {"teachers": "SPEC", "corpora": "DIRECTORY", "unlabeled": "MANIFEST.tsv"}[option]
                 raise ConfigError(f"{claim.name} needs {missing[0]}: give --{option} {missing[0]}={what}")
     precision = args.precision or kept.get("precision") or "auto"
-    fast = has_fast_bfloat16(pick_device()) if precision == "auto" else precision == "bfloat16"
+    fast = torch.cuda.is_available() and has_fast_bfloat16("cuda") if precision == "auto" else precision == "bfloat16"
     ngram_lm = args.ngram_lm or kept.get("ngram_lm", "")
     return Inputs(teachers, corpora, unlabeled, str(ngram_lm or ""), fast, picks_of(args.out), read_speeds(args.out))
 
@@ -177,7 +177,7 @@ def arguments(argv: List[str]) -> argparse.Namespace:
     add("--corpora", default="", metavar="NAME=DIR,...", help="folders with train.tsv, dev.tsv and test.tsv")
     add("--unlabeled", default="", metavar="NAME=A.tsv,...", help="manifests of further audio")
     add("--ngram-lm", type=resolved, help="n-gram model of words (ARPA or KenLM) in place of the transcripts' own")
-    add("--precision", choices=("auto", "float32", "bfloat16"), help="of training (default: bfloat16 where it is fast)")
+    add("--precision", choices=("auto", "float32", "bfloat16"), help="of training (default: bfloat16 on GPUs that have it)")
     add("--jobs", type=int, help="parallel jobs (default: one a core, or one with a GPU)")
     return parser.parse_args(argv)
 

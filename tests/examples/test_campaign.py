@@ -209,18 +209,25 @@ def test_what_is_learned_from_is_waited_for(campaign, builder):
     assert str(OUT / "data/more_audio/untranscribed_30min.tsv") in command
 
 
+@pytest.mark.parametrize(("name", "seconds"), [("claim1", 30), ("claim2", 18), ("claim9_mboshi", 14)])
+def test_the_longest_utterance_of_the_data_fits_a_batch(campaign, builder, name, seconds):
+    claim = claim_named(campaign, name)
+    run = builder.system(claim, next(iter(claim.systems)), 1)
+    assert {builder.jobs[job].config["dataset"]["max_tokens"] for job in run.stages.values()} == {16000 * seconds}
+
+
 def test_the_cost_is_told_before_anything_starts(campaign, builder):
     claim = claim_named(campaign, "claim6")
     tunings = tuning_runs(builder, claim)
     header, rows = cost_rows(builder, [claim], tunings)
     assert [row[0] for row in rows] == ["claim6", "all together"] and rows[0][-2:] == rows[1][-2:]
     run = builder.system(claim, "8h", 1)
-    # 12000 updates of 14 s at 50 times real time, 3000 at 20, and the features of two hours of audio at 23.
-    expected = (12000 * 14 / 50 + 3000 * 14 / 20 + (3600 + 1800 + 1800) / 23) / 3600
+    # 12000 updates of 18 s at 50 times real time, 3000 at 20, and the features of two hours of audio at 23.
+    expected = (12000 * 18 / 50 + 3000 * 18 / 20 + (3600 + 1800 + 1800) / 23) / 3600
     assert core_hours(builder, [run.last]) == pytest.approx(expected)
     measured = replace(builder.inputs, speeds={"claim6/stage1": 100.0})
     again = Builder(campaign, OUT, measured)
-    assert core_hours(again, [again.system(claim, "8h", 1).last]) == pytest.approx(expected - 12000 * 14 / 100 / 3600)
+    assert core_hours(again, [again.system(claim, "8h", 1).last]) == pytest.approx(expected - 12000 * 18 / 100 / 3600)
     assert float(rows[0][-1]) == pytest.approx(float(rows[0][-2]) / 2, abs=0.06)
 
 
