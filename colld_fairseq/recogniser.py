@@ -29,6 +29,7 @@ from colld_fairseq.models.encoder_options import record
 from colld_fairseq.modules.latency import TRAINED, doubts, frames_of, left_of, right_of, set_latency
 from colld_fairseq.modules.streaming import StreamingEncoder
 from colld_fairseq.tasks.multilingual_speech_to_text import MultilingualSpeechToTextConfig, MultilingualSpeechToTextTask
+from colld_fairseq.teachers.base import DTYPES
 
 TASK = "multilingual_speech_to_text"
 # What validation decoded with is no choice for later; fairseq-generate does not know it either.
@@ -48,10 +49,12 @@ class Recogniser:
         nbest: int,
         device: str,
         settings: Mapping[str, Any],
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.settings = settings
         """Of model and task, {"model": ..., "task": ...}, as the (last) checkpoint records them."""
-        self.task, self.models, self.device = task, [model.eval().to(device) for model in models], device
+        self.task, self.device, self.dtype = task, device, dtype
+        self.models = [model.eval().to(device, dtype) for model in models]
         self.input, self.vocabulary, self.nbest = task.student_input, task.vocabulary, nbest
         self.decoder = task.decoder_of(self.models)
         self.search: Any = task.build_decoder(self.models, beam, nbest)  # streams ask more of it than a Decoder has
@@ -87,7 +90,7 @@ class Recogniser:
         least = 1 if self.decoder == "attention" else 0
         usable = torch.nonzero(student.output_lengths(lengths) >= least).flatten().tolist()
         if usable:
-            source = pad_sequence([inputs[i] for i in usable], batch_first=True).to(self.device)
+            source = pad_sequence([inputs[i] for i in usable], batch_first=True).to(self.device, self.dtype)
             short = self._one_frame - source.size(1)
             if short > 0:
                 source = torch.cat((source, source.new_zeros(len(usable), short, *source.shape[2:])), dim=1)
@@ -192,6 +195,8 @@ class Recogniser:
         """
         if len(self.models) > 1:
             raise ConfigError("an ensemble cannot stream: give one model")
+        if self.dtype != torch.float32:
+            raise ConfigError(f"streams are decoded in float32, not in {str(self.dtype).partition('.')[2]}")
         (model,) = self.models
         self.task.check_latency(self.models, self.decoder, chunk_ms)
         spoken = self.told_language("", "")
@@ -243,7 +248,7 @@ class Recogniser:
         (model,), blank = self.models, self.task.target_dictionary.bos()
         source = torch.from_numpy(self.input(as_waveform(waveform, SAMPLE_RATE)))[None]
         lengths = torch.tensor([source.size(1)])
-        given = model, source.to(self.device), lengths.to(self.device), tokens, blank
+        given = model, source.to(self.device, self.dtype), lengths.to(self.device), tokens, blank
         if self.added_languages:
             model.choose_language(self.told_language("", spoken))
         if self.decoder == "ctc":
@@ -262,7 +267,12 @@ class Recogniser:
 
 
 def load_recogniser(
-    path: str, beam: int = 1, nbest: int = 1, device: Optional[str] = None, **options: Any
+    path: str,
+    beam: int = 1,
+    nbest: int = 1,
+    device: Optional[str] = None,
+    dtype: str = "float32",
+    **options: Any,
 ) -> Recogniser:
     """The model of a checkpoint (several with colons between them: an ensemble), ready to transcribe.
 
@@ -270,6 +280,7 @@ def load_recogniser(
 
     Args:
         device: "cpu" or "cuda"; default: cuda where there is one.
+        dtype: precision of the model, "float32", "bfloat16" or "float16"; scores are added up in float32 all the same.
         options: of the task `multilingual_speech_to_text` that are to differ from the training's: `vocab`, `cmvn`,
             `decoder`, `tgt_lang`, `ngram_lm`, ... `cmvn` can only say where statistics are now that an older checkpoint
             has no copy of.
@@ -280,6 +291,8 @@ def load_recogniser(
     unknown = sorted(set(options) - {field.name for field in fields(MultilingualSpeechToTextConfig)})
     if unknown:
         raise ConfigError(f"the task {TASK} has no option {unknown[0]!r}")
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}, choose one of {', '.join(DTYPES)}")
     if not 1 <= nbest <= beam:
         raise ConfigError(f"--nbest {nbest} of a beam of {beam}: give at least 1, and a --beam of at least as many")
     device = pick_device(device)
@@ -294,7 +307,7 @@ def load_recogniser(
             raise ConfigError(f"{part}: {error}") from error
         models += loaded
         settings = {name: plain(state["cfg"][name]) for name in ("model", "task")}
-    return Recogniser(task, models, beam, nbest, device, settings)
+    return Recogniser(task, models, beam, nbest, device, settings, DTYPES[dtype])
 
 
 def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:

@@ -177,7 +177,7 @@ def arguments(argv: List[str]) -> argparse.Namespace:
     add("--corpora", default="", metavar="NAME=DIR,...", help="folders with train.tsv, dev.tsv and test.tsv")
     add("--unlabeled", default="", metavar="NAME=A.tsv,...", help="manifests of further audio")
     add("--ngram-lm", type=resolved, help="n-gram model of words (ARPA or KenLM) in place of the transcripts' own")
-    add("--precision", choices=("auto", "float32", "bfloat16"), help="of training (default: bfloat16 on GPUs that have it)")
+    add("--precision", choices=("auto", "float32", "bfloat16"), help="default: bfloat16 on GPUs that have it")
     add("--jobs", type=int, help="parallel jobs (default: one a core, or one with a GPU)")
     return parser.parse_args(argv)
 

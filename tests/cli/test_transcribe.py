@@ -15,8 +15,8 @@ from task_setup import set_up
 from colld_fairseq.cli import main
 from colld_fairseq.data.hypotheses import read_entries
 from colld_fairseq.data.manifest import read_manifest
-from colld_fairseq.errors import ManifestError
-from colld_fairseq.recogniser import Recogniser
+from colld_fairseq.errors import ConfigError, ManifestError
+from colld_fairseq.recogniser import Recogniser, load_recogniser
 
 TEST_UTTERANCES = 9
 DECODER = ["--decoder-embed-dim", "32", "--decoder-layers", "1", "--decoder-ffn-embed-dim", "48"]
@@ -38,6 +38,7 @@ def checkpoint(request, corpus, tmp_path_factory):
     def make(name):
         if name not in made:
             arch, vocab, options = MODELS[name]
+            torch.manual_seed(1)
             arguments = [corpus, "--task", "multilingual_speech_to_text", "--vocab", request.getfixturevalue(vocab)]
             criterion = [] if "--criterion" in options else ["--criterion", "ctc_attention"]
             run = set_up(*arguments, *criterion, "--arch", arch, *TINY_ENCODER, *options)
@@ -92,6 +93,37 @@ def test_hypotheses_are_those_of_fairseq_generate(case, checkpoint, corpus, tmp_
             assert " ".join(transcript["text"].split()) == " ".join(text.split())
             assert transcript["score"] == pytest.approx(score, abs=1e-3)
         assert "--nbest" not in options or len(n_best[row.id]) == len(transcripts) == 2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_in_bfloat16_scores_are_nearly_those_of_float32(name, checkpoint, corpus, tmp_path):
+    best = {}
+    for dtype in ("float32", "bfloat16"):
+        command = [checkpoint(name), "--manifest", corpus / "test.tsv", "--out", tmp_path / f"{dtype}.tsv"]
+        own = {"attention": ["--decoder", "ctc"], "modified": ["--lang", "yy"]}.get(name, [])
+        assert transcribe(*command, *own, "--dtype", dtype, "--beam", "2", "--nbest", "2") == 0
+        lines = (tmp_path / f"{dtype}.hypotheses.jsonl").read_text().splitlines()
+        best[dtype] = [json.loads(line)["hypotheses"][0]["score"] for line in lines]
+    assert best["bfloat16"] == pytest.approx(best["float32"], rel=0.03, abs=0.05)
+    assert best["bfloat16"] != best["float32"]
+
+
+def test_an_attention_decoder_reads_and_writes_bfloat16(checkpoint):
+    """Searches of an untrained one diverge; what they go by does not."""
+    waveform, previous = torch.sin(torch.arange(16000) / 7)[None], torch.tensor([[2, 5, 7, 6]])
+    log_probs = {}
+    for dtype in ("float32", "bfloat16"):
+        recogniser = load_recogniser(checkpoint("attention"), dtype=dtype)
+        recogniser.transcribe([waveform[0].numpy()], ["yy"])
+        (model,) = recogniser.models
+        output = model(waveform.to(recogniser.dtype), torch.tensor([16000]), previous)
+        log_probs[dtype] = torch.log_softmax(output["logits"].float(), dim=-1)
+    assert (log_probs["bfloat16"] - log_probs["float32"]).abs().mean() < 0.02 * log_probs["float32"].abs().mean()
+
+
+def test_streams_are_refused_in_bfloat16(checkpoint, corpus):
+    with pytest.raises(ConfigError, match="float32, not in bfloat16"):
+        load_recogniser(checkpoint("ctc"), dtype="bfloat16").streaming()
 
 
 def test_manifest_can_be_trained_on(checkpoint, corpus, tmp_path, finetuning):

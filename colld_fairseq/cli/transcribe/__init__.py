@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     formats = parse_formats(args.words)
     if formats and not args.out:
         raise ConfigError("--words writes files beside a manifest: give --out")
-    recogniser = load_recogniser(args.checkpoint, args.beam, args.nbest, args.device, **task_options(args))
+    recogniser = load_recogniser(args.checkpoint, args.beam, args.nbest, args.device, args.dtype, **task_options(args))
     if formats and recogniser.decoder == "attention":
         raise ConfigError("--words: an attention decoder knows no times; take --decoder ctc where there is a CTC layer")
     console = Console(stderr=True)  # standard output is for hypotheses
