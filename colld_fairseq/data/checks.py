@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Callable, Collection, Counter, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from colld_fairseq.data.audio import SAMPLE_RATE, audio_info, read_audio
@@ -26,7 +27,7 @@ from colld_fairseq.data.text import (
     read_vocabulary_config,
     vocabulary_file,
 )
-from colld_fairseq.errors import AudioError, ConfigError
+from colld_fairseq.errors import AudioError, ConfigError, ManifestError
 from colld_fairseq.worker_signals import leave_signals_to_parent
 
 # kind of finding -> (whether it is an error, what to do about it)
@@ -160,6 +161,22 @@ def vocabulary_warnings(
         f"({unknown.total() / tokens.total():.2%}) are out of vocabulary, no hypothesis can match them: "
         f"{worst}{more}; {remedy}"
     ]
+
+
+def check_target_lengths(manifest: Manifest, encode: Callable[[str], Sequence], longest: int) -> None:
+    """ManifestError, naming the line, for a target of more tokens than a decoder has positions for.
+
+    encode: a text -> its tokens, end included; with at most one for each byte of UTF-8, the beginning and the end.
+    longest: tokens that fit.
+    """
+    sizes = pc.binary_length(pc.cast(manifest.table.column("tgt_text"), pa.binary())).to_numpy()
+    for row in np.flatnonzero(sizes + 2 > longest).tolist():
+        tokens = len(encode(manifest.text("tgt_text", row)))
+        if tokens > longest:
+            raise ManifestError(
+                f"{manifest.where(row)}: tgt_text has {tokens} tokens, the decoder has positions for {longest}; cut the"
+                " recording into shorter ones, or leave the row out"
+            )
 
 
 def check_manifest(

@@ -52,17 +52,25 @@ class FrozenDecoder:
         }
         return self.module(given["prev_output_tokens"], encoder_out)[0]
 
+    def within_positions(self, sample: Dict) -> Tuple[Dict[str, Tensor], Tensor]:
+        """`net_input` and target [B, U] of a batch without the tokens that the decoder has no positions for: the end of
+        what it wrote in circles, or of many utterances joined."""
+        given, longest = sample["net_input"], self.module.max_positions()
+        tokens = given["prev_output_tokens"][:, :longest]
+        return {**given, "prev_output_tokens": tokens}, sample["target"][:, :longest]
+
     def cross_entropy(self, frames: Tensor, lengths: Tensor, sample: Dict) -> Tuple[Tensor, int]:
         """-log p of the targets, summed, float32 [], and how many tokens they have; see `logits`."""
-        target = sample["target"]
-        logits = self.logits(frames, lengths, sample["net_input"])
+        given, target = self.within_positions(sample)
+        logits = self.logits(frames, lengths, given)
         written = target != self.vocabulary.dictionary.pad()
         return F.cross_entropy(logits[written].float(), target[written], reduction="sum"), int(written.sum())
 
     def divergence(self, frames: Tensor, teacher: Tensor, lengths: Tensor, sample: Dict) -> Tuple[Tensor, int]:
         """KL(p of the teacher's output || p of the student's), both [B, T, D], along the targets, summed over tokens,
         and how many they are."""
-        given, written = sample["net_input"], sample["target"] != self.vocabulary.dictionary.pad()
+        given, target = self.within_positions(sample)
+        written = target != self.vocabulary.dictionary.pad()
         with torch.no_grad():
             expected = self.logits(teacher.to(frames), lengths, given)[written].float().log_softmax(-1)
         student = self.logits(frames, lengths, given)[written].float().log_softmax(-1)

@@ -27,7 +27,7 @@ from colld_fairseq.compat import (
 )
 from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.audio import SAMPLE_RATE
-from colld_fairseq.data.checks import load_warnings, vocabulary_warnings
+from colld_fairseq.data.checks import check_target_lengths, load_warnings, vocabulary_warnings
 from colld_fairseq.data.datasets import NamedAudioDataset, SpeechToTextDataset
 from colld_fairseq.data.fairseq_config import vocabulary_folder
 from colld_fairseq.data.fbank import SHIFT
@@ -45,6 +45,7 @@ from colld_fairseq.decoding.transducer import GreedySearch, TransducerDecoder
 from colld_fairseq.decoding.transducer_beam import BeamSearch
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import record
+from colld_fairseq.models.pretrained_decoder import PretrainedDecoder
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.latency import TRAINED, WHOLE, set_latency
 from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, FINITE, NOT_NEGATIVE, POSITIVE, option
@@ -172,6 +173,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         self.valid_decoders: Optional[Dict[str, Decoder]] = None
         self.teacher_transducer: Optional[TransducerTeacher] = None  # loaded where a criterion asks for it
         self.teacher_ctc: Optional[CtcTeacher] = None  # likewise
+        self.longest_target: Optional[int] = None  # tokens that a pretrained decoder has positions for
         self.validations: List[Dict[str, float]] = []  # of this start of a run: their scores, by metric
 
     @property
@@ -188,6 +190,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
         for name, value in getattr(model, "recorded", {}).items():
             record(cfg, name, value)
         self.set_latency(model.encoder.student)
+        if isinstance(getattr(model, "decoder", None), PretrainedDecoder):
+            self.longest_target = model.decoder.max_positions()
         self.output_lengths = model.encoder.student.output_lengths  # fairseq-interactive asks for what is too short
         return model
 
@@ -237,6 +241,9 @@ class MultilingualSpeechToTextTask(SpeechTask):
         targets = list(dict.fromkeys(("tgt_text", str(self.cfg.ctc_target))))
         for part in rows.parts:
             self.check_languages(part, "" if train else self.cfg.tgt_lang)
+            if self.longest_target is not None and (train or not evaluated_checkpoint(self.cfg)):
+                encode = functools.partial(self.vocabulary.encode, append_eos=True)
+                check_target_lengths(part, encode, self.longest_target)
             warnings = load_warnings(part, targets=targets)
             codec, known, alone = self.vocabulary.codec, self.target_dictionary.indices, len(rows.parts) == 1
             for target in targets:

@@ -15,7 +15,8 @@ from colld_fairseq import load_recogniser
 from colld_fairseq.cli import main
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.manifest import read_manifest
-from colld_fairseq.errors import ConfigError
+from colld_fairseq.data.manifest_writer import write_manifest
+from colld_fairseq.errors import ConfigError, ManifestError
 from colld_fairseq.models.assembly import assemble
 from colld_fairseq.scoring.metrics import CorpusScores
 
@@ -61,6 +62,18 @@ def assembled(student, whisper, tmp_path_factory):
     path = tmp_path_factory.mktemp("assembled") / "model.pt"
     assert main(["assemble", "--student", str(student), "--decoder-from", f"hf:{whisper}", "--out", str(path)]) == 0
     return path
+
+
+def test_a_target_that_the_decoder_has_no_positions_for_is_named_before_training(data, whisper, student, tmp_path):
+    rows = [read_manifest(str(data / "train.tsv")).row(index) for index in range(4)]
+    longest = 64 - 4 + 1  # positions, less start, language, task and "no times", and one: the end is not read
+    write_manifest(tmp_path / "train.tsv", [*rows[:3], rows[3]._replace(tgt_text="x" * 100)])
+    write_manifest(tmp_path / "test.tsv", [rows[3]._replace(tgt_text="x" * 100)])
+    task = ["--task", "multilingual_speech_to_text", "--arch", "student_s2t", "--criterion", "ctc_attention"]
+    run = set_up(tmp_path, *task, "--student", student, "--decoder-from", f"hf:{whisper}", "--ctc-weight", "0")
+    assert run.task.longest_target == longest
+    with pytest.raises(ManifestError, match=f"train.tsv:5: tgt_text has 102 tokens.*positions for {longest}"):
+        run.task.load_dataset("train")
 
 
 def generate(data, path, *more):

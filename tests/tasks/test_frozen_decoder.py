@@ -90,6 +90,24 @@ def test_divergence_from_itself_is_zero_and_grows(data, whisper):
 
 
 @pytest.mark.parametrize("term", ["cross_entropy", "kl"])
+def test_tokens_beyond_the_decoders_positions_are_left_out(term, data, whisper, tmp_path):
+    """A teacher that goes in circles writes more of them than it has positions for, once the text is tokens again."""
+    manifest = read_manifest(str(data / "train.tsv"))
+    row = manifest.row(2)
+    longest = distil(data, whisper).task.frozen_decoder.module.max_positions()
+    losses = []
+    for count in (longest - 3, longest, 3 * longest):
+        write_manifest(tmp_path / "valid.tsv", [row._replace(tgt_text="x" * count)])
+        torch.manual_seed(1)
+        run = distil(tmp_path, whisper, "--decoder-term", term, "--encoder-layers", "1", "--layer-map", "1:1,out:out")
+        run.model.eval()
+        log = run.criterion(run.model, batch_of(run, [0]))[2]
+        losses.append((float(log["decoder"]), int(log["decoder_tokens"])))
+    assert losses[1] == losses[2] and losses[0] != losses[1]
+    assert [tokens for _, tokens in losses] == [longest - 1, longest, longest]
+
+
+@pytest.mark.parametrize("term", ["cross_entropy", "kl"])
 def test_the_student_gets_the_gradient_and_the_decoder_none(term, data, whisper):
     run = distil(
         data, whisper, "--encoder-layers", "1", "--init-layers", "2", "--layer-map", "out:out", "--decoder-term", term
