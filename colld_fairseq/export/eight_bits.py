@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Set
 
 import numpy as np
 
@@ -99,9 +99,18 @@ def look_up_in_blocks(model: Any) -> None:
         graph.node.remove(node)
         for offset, new in enumerate(look_up(graph, node, products[node.input[0]])):
             graph.node.insert(index + offset, new)
-    used = {name for node in graph.node for name in node.input}
+    used = names_read(graph)
     for value in [value for value in graph.initializer if value.name not in used]:
         graph.initializer.remove(value)
+
+
+def names_read(graph: Any) -> Set[str]:
+    """What the operators of a graph read, those of branches and loops (graphs in attributes) included."""
+    names = {name for node in graph.node for name in node.input}
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            names |= names_read(inner) | {output.name for output in inner.output}
+    return names
 
 
 def look_up(graph: Any, gather: Any, product: Any) -> List[Any]:

@@ -140,7 +140,8 @@ def test_character_coverage_leaves_out_the_rarest(tmp_path):
 def test_the_same_input_gives_the_same_bytes(tmp_path, kind):
     manifest = write_manifest(tmp_path / "a.tsv", [(text, "xx", "xx", "") for text in sentences(1, 50, "abcdefgh")])
     for name in ("first", "second"):
-        colld_vocab("--manifest", manifest, "--kind", kind, "--size", 40, "--temperature", 3, "--out", tmp_path / name)
+        temperature = ["--temperature", 3] if kind == "sentencepiece" else []
+        colld_vocab("--manifest", manifest, "--kind", kind, "--size", 40, *temperature, "--out", tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "first").iterdir())
     expected = ["config.yaml", "dict.txt"] + (["spm.model", "spm.vocab"] if kind == "sentencepiece" else [])
     assert files == expected  # and no temporary file
@@ -188,6 +189,9 @@ def test_errors_name_the_remedy(tmp_path):
         colld_vocab("--manifest", manifest, "--out", tmp_path, "--lang-tags")
     with pytest.raises(ManifestError, match="no text in the column src_text"):
         colld_vocab("--manifest", manifest, "--out", tmp_path, "--column", "src_text")
+    for option in ("--temperature", 2), ("--character-coverage", 0.9):
+        with pytest.raises(ConfigError, match="are about pieces: give --kind sentencepiece"):
+            colld_vocab("--manifest", manifest, *option, "--out", tmp_path)
     with pytest.raises(ConfigError, match="--temperature 0.5: must be a finite number at least 1"):
         make_vocabulary([manifest], tmp_path, "sentencepiece", temperature=0.5)
     assert not (tmp_path / "dict.txt").exists()

@@ -5,10 +5,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 
 from colld_fairseq.export.comparison import int8_text_stage
-from colld_fairseq.export.eight_bits import BLOCK, IN_BLOCKS, quantize
+from colld_fairseq.export.eight_bits import BLOCK, IN_BLOCKS, names_read, quantize
 from colld_fairseq.export.onnx_file import write_graph
 
 TOKENS, SIZE = torch.tensor([3, 0, 7, 7]), 50
@@ -43,6 +44,17 @@ def test_rows_and_products_come_from_one_table(width, tmp_path):
     assert np.abs(products - exact).max() < 0.02 * np.abs(exact).max()  # activations have 8 bits as well
     large = [value for value in onnx.load(small).graph.initializer if value.data_type == onnx.TensorProto.FLOAT]
     assert all(np.prod(value.dims) <= SIZE * (width // BLOCK + 1) for value in large)
+
+
+def test_what_branches_read_is_kept():
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    branches = [
+        helper.make_graph([helper.make_node("Identity", ["inner"], ["y"])], "then", [], [value]),
+        helper.make_graph([], "else", [], [helper.make_tensor_value_info("outer", TensorProto.FLOAT, [1])]),
+    ]
+    node = helper.make_node("If", ["choice"], ["z"], then_branch=branches[0], else_branch=branches[1])
+    graph = helper.make_graph([node], "whole", [], [])
+    assert names_read(graph) == {"choice", "inner", "y", "outer"}
 
 
 def blockwise(weights: np.ndarray) -> np.ndarray:
