@@ -1,10 +1,11 @@
 """Model `adapted_ctc`: a trained `student_ctc` that learns one more language and loses nothing of the others.
 
 All of the trained recogniser stays as it is. The new language has adapters behind the encoder's blocks and a CTC layer
-of its own, whose vocabulary may have grown (`colld vocab --extend`); both are used for utterances in that language, and
-for no others. A model with added languages can be given another one.
+of its own, whose vocabulary may have grown (`colld vocab --extend`); with --own-blocks it also has its own copies of the
+last blocks. They are used for utterances in that language, and for no others. A model with added languages can be given another one.
 """
 
+import copy
 import json
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
@@ -22,7 +23,7 @@ from colld_fairseq.models.encoder_options import build_encoder, record_encoder
 from colld_fairseq.models.finetune_encoder import CtcModel, FinetuneEncoder, FinetuneOptions
 from colld_fairseq.modules.adapters import Adapter, adapted
 from colld_fairseq.modules.encoder import StudentEncoder
-from colld_fairseq.numbers import COUNT, option
+from colld_fairseq.numbers import COUNT, COUNT_OR_NONE, option
 
 BASE = "student_ctc"
 NUM_SPECIALS = len(SPECIALS)
@@ -37,15 +38,17 @@ class AdaptedCtcConfig(FinetuneOptions):
     student: str = option("", "checkpoint of the trained recogniser, a `student_ctc` or one with added languages")
     added_language: str = option("", "language to add, as src_lang of manifests and --src-lang name it")
     adapter_dim: int = option(64, "width inside the adapters of the new language (our choice)", COUNT)
+    own_blocks: int = option(0, "last blocks of which the new language trains copies of its own", COUNT_OR_NONE)
     added_parts: str = option("", "sizes of all parts as JSON; filled in by the program and kept in the checkpoint")
 
 
 class LanguageParts(nn.Module):
-    """What one added language has for itself."""
+    """What one added language has for itself; `blocks` in place of the student's last ones, with its adapters behind."""
 
-    def __init__(self, student: StudentEncoder, adapter_dim: int, vocabulary_size: int) -> None:
+    def __init__(self, student: StudentEncoder, adapter_dim: int, vocabulary_size: int, own_blocks: int = 0) -> None:
         super().__init__()
         self.adapters = nn.ModuleList(Adapter(student.width, adapter_dim) for _ in student.blocks)
+        self.blocks = nn.ModuleList(copy.deepcopy(block) for block in student.blocks[len(student.blocks) - own_blocks :])
         self.ctc = nn.Linear(student.width, vocabulary_size)
 
 
@@ -61,9 +64,9 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
     """
 
     def __init__(
-        self, encoder: FinetuneEncoder, sizes: Dict[str, Tuple[int, int]], old_size: int, vocabulary_size: int
+        self, encoder: FinetuneEncoder, sizes: Dict[str, Tuple[int, ...]], old_size: int, vocabulary_size: int
     ) -> None:
-        """sizes: adapter width and vocabulary of each added language; old_size: vocabulary of the first recogniser."""
+        """sizes: adapter width, vocabulary and own blocks (0 may lack) of each added language; old_size: vocabulary of the first recogniser."""
         super().__init__()
         student = encoder.student
         self.encoder, self.ctc = encoder, nn.Linear(student.width, old_size)
@@ -83,14 +86,17 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
             return cls(FinetuneEncoder(cfg, build_encoder(cfg)), parts["languages"], parts["old"], size)
         saved = read_recogniser(cfg, task)
         record_encoder(cfg, saved.config)
-        languages = {**languages_of(saved), cfg.added_language: (cfg.adapter_dim, size)}
+        if cfg.own_blocks > saved.config.layers:
+            raise ConfigError(f"--own-blocks {cfg.own_blocks}: the encoder has {saved.config.layers}")
+        languages = {**languages_of(saved), cfg.added_language: (cfg.adapter_dim, size, cfg.own_blocks)}
         old_size = len(saved.weights["ctc.weight"])
         model = cls(FinetuneEncoder(cfg, build_encoder(cfg)), languages, old_size, size)
         model.start_from(saved.weights)
         return model
 
     def start_from(self, weights: Dict[str, Tensor]) -> None:
-        """All of a trained recogniser; the new language's CTC layer begins with what that has for its symbols."""
+        """All of a trained recogniser; the new language's CTC layer begins with what that has for its symbols, and its
+        own blocks as the recogniser's last ones."""
         own = {name for name in self.state_dict() if name.startswith(f"parts.{len(self.parts) - 1}.")}
         missing, unexpected = self.load_state_dict(weights, strict=False)
         if set(missing) != own or unexpected:
@@ -99,6 +105,8 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
         with torch.no_grad():
             layer.weight[: len(self.ctc.weight)] = self.ctc.weight
             layer.bias[: len(self.ctc.bias)] = self.ctc.bias
+        for own_block, block in zip(reversed(self.parts[-1].blocks), reversed(self.encoder.student.blocks)):
+            own_block.load_state_dict(block.state_dict())
 
     def train(self, mode: bool = True) -> "AdaptedCtc":
         """The trunk stays in eval mode: no dropout, the widest context."""
@@ -116,7 +124,7 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
 
     def student_for(self, language: str) -> StudentEncoder:
         student, parts = self.encoder.student, self.parts_for(language)
-        return student if parts is None else adapted(student, parts.adapters)
+        return student if parts is None else adapted(student, parts.adapters, parts.blocks)
 
     def ctc_for(self, language: str) -> nn.Linear:
         parts = self.parts_for(language)
@@ -139,7 +147,7 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
         return {"ctc_logits": self.ctc_for(trained)(output.x), "ctc_lengths": output.lengths}
 
 
-def languages_of(saved: SavedModel) -> Dict[str, Tuple[int, int]]:
+def languages_of(saved: SavedModel) -> Dict[str, Tuple[int, ...]]:
     """Sizes of the languages that were added to a recogniser before, as `AdaptedCtc` takes them."""
     return json.loads(saved.model.get("added_parts") or "{}").get("languages", {})
 

@@ -38,10 +38,11 @@ class AdaptedBlock(nn.Module):
         return self.adapter(x), memory
 
 
-def adapted(student: StudentEncoder, adapters: Sequence[Adapter]) -> StudentEncoder:
-    """The encoder with an adapter behind each block; it shares all weights and the choice of context with `student`,
-    which stays as it is."""
+def adapted(student: StudentEncoder, adapters: Sequence[Adapter], last: Sequence[nn.Module] = ()) -> StudentEncoder:
+    """The encoder with an adapter behind each block, and blocks `last` in place of as many last ones; it shares all
+    other weights and the choice of context with `student`, which stays as it is."""
+    blocks = [*student.blocks[: len(student.blocks) - len(last)], *last]
     other = copy.copy(student)
     other._modules = dict(student._modules)
-    other.blocks = nn.ModuleList(AdaptedBlock(block, one) for block, one in zip(student.blocks, adapters))
+    other.blocks = nn.ModuleList(AdaptedBlock(block, one) for block, one in zip(blocks, adapters))
     return other.train(student.training)

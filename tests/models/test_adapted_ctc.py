@@ -65,10 +65,10 @@ def added(data, student, language, vocabulary, *more):
     return set_up(data, *TASK, "--vocab", vocabulary, *arguments, *more)
 
 
-@pytest.fixture(scope="module")
-def trained(spoken, old, grown, tmp_path_factory):
+@pytest.fixture(scope="module", params=[0, 1], ids=["adapters", "own-block"])
+def trained(request, spoken, old, grown, tmp_path_factory):
     """After some updates on the new language; the losses."""
-    run, losses = added(spoken["yy"], old[1], "yy", grown), []
+    run, losses = added(spoken["yy"], old[1], "yy", grown, "--own-blocks", str(request.param)), []
     run.task.load_dataset("train")
     dataset = run.task.datasets["train"]
     batch = dataset.collater([dataset[index] for index in range(len(dataset))])
@@ -114,6 +114,20 @@ def test_only_the_new_parts_are_trained(spoken, old, grown):
     assert not model.train().encoder.training
     fresh = sum(parameter.numel() for parameter in model.parts_for("yy").adapters.parameters())
     assert fresh < 0.2 * sum(parameter.numel() for parameter in model.encoder.parameters())
+
+
+def test_own_blocks_begin_as_the_recognisers_last_ones(spoken, old, grown, utterances):
+    before, model = load_recogniser(old[1]), added(spoken["yy"], old[1], "yy", grown, "--own-blocks", "2").model.eval()
+    blocks, own = model.encoder.student.blocks, model.parts_for("yy").blocks
+    assert len(own) == 2 and all(one.requires_grad for one in own.parameters())
+    source = torch.randn(1, 50, 80)
+    with torch.no_grad():
+        theirs = before.models[0].encoder.encode(source, torch.tensor([50])).x
+        same = model.student_for("yy")(source, torch.tensor([50])).x
+        torch.testing.assert_close(same, theirs, atol=1e-6, rtol=0.0)
+        own[0].load_state_dict({name: 2 * value for name, value in own[0].state_dict().items()})
+        assert not torch.allclose(model.student_for("yy")(source, torch.tensor([50])).x, theirs, atol=1e-3)
+    assert not any(torch.equal(a, b) for a, b in zip(blocks[-2].parameters(), own[0].parameters()) if a.abs().sum())
 
 
 def test_the_old_language_stays_the_same_to_the_last_bit(old, trained, utterances):
