@@ -107,7 +107,7 @@ def quickstart(add: Add) -> None:
     add("--data", metavar="DIR", help=data)
     whisper = "Hugging Face directory of a Whisper of base's width (default: base, fetched)"
     add("--whisper", metavar="DIR", help=whisper)
-    add("--updates", type=COUNT, metavar="N", help="of one window (default: 1000, 1750 in bfloat16)")
+    add("--updates", type=COUNT, metavar="N", help="of one window (default: 1300, 2400 in bfloat16)")
     precision = "of the distillation (default: bfloat16 where the processor has units for it, as CPUs with AMX)"
     add("--precision", choices=("auto", *PRECISIONS[:2]), default="auto", help=precision)
     _seed(add, "of the distillation")
