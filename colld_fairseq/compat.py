@@ -48,6 +48,7 @@ def prepare() -> None:
     stop_reading_at_exit()
     name_modules_of_nan()
     let_tasks_watch_training()
+    open_log_files_once()
     start_as_torchrun_says()
     _prepared = True
 
@@ -338,6 +339,26 @@ def let_tasks_watch_training() -> None:
             raise FloatingPointError(self.task.explain_nan(self, update, samples, error)) from error
 
     Trainer.begin_epoch, Trainer.train_step = begin_epoch, train_step
+
+
+def open_log_files_once() -> None:
+    """Write each record to --log-file once: fairseq opens the file anew for every epoch and validation, keeps all of
+    them open, and writes to each."""
+    from fairseq.logging import progress_bar
+
+    plain = progress_bar.progress_bar
+
+    @functools.wraps(plain)
+    def one_handler(*args: Any, **kwargs: Any) -> Any:
+        known = {one.baseFilename for one in progress_bar.logger.handlers if isinstance(one, logging.FileHandler)}
+        bar = plain(*args, **kwargs)
+        (*_, latest) = progress_bar.logger.handlers or [None]
+        if isinstance(latest, logging.FileHandler) and kwargs.get("log_file") and latest.baseFilename in known:
+            progress_bar.logger.removeHandler(latest)
+            latest.close()
+        return bar
+
+    progress_bar.progress_bar = one_handler
 
 
 def start_as_torchrun_says() -> None:

@@ -1,3 +1,4 @@
+import logging
 import queue
 import sys
 import time
@@ -235,3 +236,26 @@ def test_the_checkpoint_that_is_evaluated():
     assert compat.evaluated_checkpoint(cfg.task) == "a.pt"
     cfg.common_eval.path = None
     assert compat.evaluated_checkpoint(cfg.task) is compat.evaluated_checkpoint(SimpleNamespace()) is None
+
+
+def test_a_record_is_written_to_the_log_file_once(tmp_path):
+    """However many epochs and validations opened it; a second run in this process has its own."""
+    from fairseq.logging import progress_bar
+
+    paths = [tmp_path / "a.log", tmp_path / "b.log"]
+    before = list(progress_bar.logger.handlers)
+    level = progress_bar.logger.level
+    progress_bar.logger.setLevel(logging.INFO)
+    try:
+        for path in paths:
+            for epoch in range(1, 4):
+                bar = progress_bar.progress_bar([1], log_format="json", log_file=str(path), epoch=epoch)
+                bar.print({"loss": 0.5, "path": path.name}, tag="train", step=epoch)
+        assert len(progress_bar.logger.handlers) == len(before) + 2
+    finally:
+        for handler in set(progress_bar.logger.handlers) - set(before):
+            progress_bar.logger.removeHandler(handler)
+            handler.close()
+        progress_bar.logger.setLevel(level)
+    for path in paths:
+        assert sum(path.name in line for line in path.read_text().splitlines()) == 3

@@ -288,7 +288,8 @@ def assemble(add: Add) -> None:
     add("--decoder-tokens-from", default="", metavar=MANIFESTS, help=tokens)
     tail = "silence behind each utterance, in place of what a Whisper-shaped student was trained with"
     add("--tail-seconds", type=NOT_NEGATIVE, help=tail)
-    add("--least-seconds", type=NOT_NEGATIVE, help="so long at least with its silence, likewise (Whisper's decoder: 8)")
+    least = "so long at least with its silence, likewise (a published Whisper: 30; students of short windows: 8)"
+    add("--least-seconds", type=NOT_NEGATIVE, help=least)
     add("--out", required=True, metavar="FILE.pt", help="the model, with weights and tokenizer")
 
 

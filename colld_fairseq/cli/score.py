@@ -67,7 +67,8 @@ def print_report(report: Dict[str, Any]) -> None:
         factor, more = OVERLONG
         console.say(
             f"{report['overall']['overlong']} hypotheses have more than {factor} times the reference's words and {more}"
-            " more: the decoder may run in circles (--no-repeat-ngram-size, --max-len-a)"
+            " more: the decoder may run in circles (Whisper's does in windows of a few seconds: --least-seconds of"
+            " colld assemble; else --no-repeat-ngram-size, --max-len-a)"
         )
     for language in sorted({pair["tgt_lang"] for pair in report["pairs"]} - {""}):
         if not is_language(language):

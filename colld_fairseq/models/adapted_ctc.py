@@ -1,8 +1,9 @@
 """Model `adapted_ctc`: a trained `student_ctc` that learns one more language and loses nothing of the others.
 
 All of the trained recogniser stays as it is. The new language has adapters behind the encoder's blocks and a CTC layer
-of its own, whose vocabulary may have grown (`colld vocab --extend`); with --own-blocks it also has its own copies of the
-last blocks. They are used for utterances in that language, and for no others. A model with added languages can be given another one.
+of its own, whose vocabulary may have grown (`colld vocab --extend`); with --own-blocks it also has its own copies of
+the last blocks. They are used for utterances in that language, and for no others. A model with added languages can be
+given another one.
 """
 
 import copy
@@ -43,12 +44,13 @@ class AdaptedCtcConfig(FinetuneOptions):
 
 
 class LanguageParts(nn.Module):
-    """What one added language has for itself; `blocks` in place of the student's last ones, with its adapters behind."""
+    """What one added language has for itself; `blocks` are in place of the student's last ones."""
 
     def __init__(self, student: StudentEncoder, adapter_dim: int, vocabulary_size: int, own_blocks: int = 0) -> None:
         super().__init__()
         self.adapters = nn.ModuleList(Adapter(student.width, adapter_dim) for _ in student.blocks)
-        self.blocks = nn.ModuleList(copy.deepcopy(block) for block in student.blocks[len(student.blocks) - own_blocks :])
+        replaced = student.blocks[len(student.blocks) - own_blocks :]
+        self.blocks = nn.ModuleList(copy.deepcopy(block) for block in replaced)
         self.ctc = nn.Linear(student.width, vocabulary_size)
 
 
@@ -66,7 +68,8 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
     def __init__(
         self, encoder: FinetuneEncoder, sizes: Dict[str, Tuple[int, ...]], old_size: int, vocabulary_size: int
     ) -> None:
-        """sizes: adapter width, vocabulary and own blocks (0 may lack) of each added language; old_size: vocabulary of the first recogniser."""
+        """sizes: adapter width, vocabulary and (0 where it lacks) own blocks of each added language; old_size: that of
+        the first recogniser's vocabulary."""
         super().__init__()
         student = encoder.student
         self.encoder, self.ctc = encoder, nn.Linear(student.width, old_size)

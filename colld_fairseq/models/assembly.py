@@ -19,7 +19,8 @@ def assemble(
 
     Args:
         student, decoder_from, tokens_from: as --student, --decoder-from and --decoder-tokens-from of training.
-        silence: tail_seconds and least_seconds in place of those that a Whisper-shaped student was trained with.
+        silence: tail_seconds and least_seconds in place of those that a Whisper-shaped student was trained with; a
+            published Whisper was with windows of 30 s, and has them unless `silence` says otherwise.
 
     Raises ConfigError where something between the two would have to be trained first, and what reading them raises.
     """
@@ -40,6 +41,8 @@ def assemble(
         raise ConfigError(
             f"{student} takes in no silence behind an utterance: leave --tail-seconds, --least-seconds out"
         )
+    if config.input_kind == "log_mel" and not student.startswith("colld:") and ":" in student:
+        silence = {"least_seconds": config.input.window_seconds, **(silence or {})}
     if silence:
         config.input = replace(config.input, **silence)
     record_encoder(cfg, config)

@@ -139,6 +139,7 @@ class SpeechTask(FairseqTask):
         self.encoder: Optional[EncoderConfig] = None
         """Of the student, its input included: what data are made for. Set by build_model alone."""
         self.dry_run_done = False
+        self.begun = False  # the first epoch of this start of a run
         self.told: List[Any] = []
         """Datasets that `tell_left_out` has looked at."""
         self.normalization_given = bool(cfg.cmvn) or cfg.normalize_waveform is not None
@@ -336,7 +337,11 @@ class SpeechTask(FairseqTask):
         return super().valid_step(sample, model, criterion)
 
     def before_epoch(self, trainer) -> None:
-        """The dry run, before the first epoch."""
+        """What the first epoch is to begin with: words about the run, and the dry run."""
+        if not self.begun:
+            self.begun = True
+            for remark in remarks(trainer):
+                logger.warning(remark)
         if self.cfg.dry_run == "none" or self.dry_run_done:
             return
         self.dry_run_done = True
@@ -388,6 +393,22 @@ class SpeechTask(FairseqTask):
 
     def max_positions(self):
         return None  # lengths are limited in seconds, when the rows are selected
+
+
+def remarks(trainer) -> List[str]:
+    """What a person may not expect of a run that begins or goes on."""
+    told, updates, last = [], trainer.get_num_updates(), trainer.cfg.optimization.max_update
+    model, restored = trainer.cfg.model, trainer.cfg.checkpoint.restore_file
+    start = next((f"--{name.replace('_', '-')}" for name in ("student", "init_from") if getattr(model, name, "")), "")
+    if updates and start:
+        told.append(
+            f"this run goes on from {restored} at update {updates}: {start} is not read again; for a run from its"
+            " beginning give another --save-dir"
+        )
+    frozen = getattr(model, "freeze_encoder_updates", 0) or 0
+    if 0 < last <= frozen:
+        told.append(f"--freeze-encoder-updates {frozen}: the encoder learns nothing in a run of {last} updates")
+    return told
 
 
 def check_stored(rows: JoinedManifest, wanted: InputConfig, who: str = "the student", remedy: str = "") -> None:

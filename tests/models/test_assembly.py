@@ -59,10 +59,12 @@ def test_logits_of_a_whole_window(whole):
     assert torch.allclose(ours["logits"], expected, atol=1e-4) and expected.std() > 0.1
 
 
+@pytest.mark.parametrize("seconds", [2, 1.6])
 @pytest.mark.parametrize("source, target, task", [("es", "en", "translate"), ("ru", "ru", "transcribe")])
-def test_text_of_whole_windows(whole, source, target, task):
-    """transformers' own `generate`, which makes language and task into tokens itself."""
-    waveforms = [utterance(2, seed) for seed in range(6)]
+def test_text_of_whole_windows(whole, source, target, task, seconds):
+    """transformers' own `generate`, which makes language and task into tokens itself; shorter utterances, too, are in
+    windows of the published length unless something else was said."""
+    waveforms = [utterance(seconds, seed) for seed in range(6)]
     with torch.no_grad():
         source_features = features(whole, waveforms)
         written = whole.reference.generate(source_features, language=source, task=task, max_new_tokens=40)  # as ours
@@ -70,7 +72,7 @@ def test_text_of_whole_windows(whole, source, target, task):
     expected = [" ".join(text.split()) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
     recogniser = load_recogniser(whole.path)
     n_best = recogniser.transcribe(waveforms, [target] * 6, source_languages=[source] * 6)
-    assert len(set(expected)) > 2 and max(map(len, expected)) > 9
+    assert len(set(expected)) > 1 and max(map(len, expected)) > 9
     for (hypothesis,), text in zip(n_best, expected):
         assert hypothesis.text == text
 
@@ -82,3 +84,9 @@ def test_shorter_utterances_do_not_depend_on_the_batch(whole):
     for waveform, (hypothesis,) in zip(waveforms, together):
         ((alone,),) = recogniser.transcribe([waveform], ["en"])
         assert alone.tokens == hypothesis.tokens and alone.score == pytest.approx(hypothesis.score, abs=1e-4)
+
+
+def test_shorter_windows_where_they_are_asked_for(whole):
+    for silence, seconds in ((None, 2.0), ({"least_seconds": 0.5}, 0.5), ({"tail_seconds": 0.1}, 2.0)):
+        content = assemble(f"hf:{whole.folder}", f"hf:{whole.folder}", silence=silence)
+        assert json.loads(content["cfg"]["model"]["encoder_config"])["input"]["least_seconds"] == seconds
