@@ -87,6 +87,7 @@ def render(
         "similarities": [
             (one, charts.similarity(one)) for experiment in experiments for one in experiment.similarities
         ],
+        "trained_with": [settings_table(one, ["value"]) for one in settings.in_common(systems)],
         "settings": [settings_table(one) for one in settings.differences(systems)],
         "command_lines": settings_table(settings.of_command_lines(systems)) if len(experiments) > 1 else None,
         "problems": problems,
@@ -229,9 +230,11 @@ def encoders_table(experiments: Sequence[Experiment]) -> Optional[Table]:
     return Table("Encoders, as measured", header, rows) if rows else None
 
 
-def settings_table(differences: settings.Differences) -> Table:
+def settings_table(differences: settings.Differences, columns: Sequence[str] = ()) -> Table:
+    """columns: in place of the systems' labels."""
+    columns = columns or [system.label for system in differences.systems]
     rows = [[Shown(name), *map(Shown, values)] for name, values in differences.rows.items()]
-    return Table(differences.stage, ["setting", *(system.label for system in differences.systems)], rows)
+    return Table(differences.stage, ["setting", *columns], rows)
 
 
 # -- cells -------------------------------------------------------------------------------------------------------------

@@ -259,6 +259,8 @@ def test_training_settings_sizes_and_layers(page):
     (settings,) = tables_of(page, "Settings that differ").values()
     assert list(settings) == ["optimization.lr"]
     assert [cell[0] for cell in settings["optimization.lr"][0].values()] == ["[0.001]", "[0.002]"]
+    (common,) = tables_of(page, "Settings in common").values()
+    assert {name: cells[0]["value"][0] for name, cells in common.items()} == {"task.data": "d", "common.seed": "1"}
     encoders = tables_of(page, "Size and speed")["Encoders, as measured"]
     assert encoders["teacher"][0]["real-time factor"][0] == "0.0200"
 
@@ -297,6 +299,9 @@ def test_plain_folders(original, tmp_path, capsys):
     assert rows["my_cut"][0]["WER"][0] == f"{scores['overall']['wer']:.2f}" and rows["my_cut"][0]["WER"][1]
     assert tables_of(page, "Training")["Updates, and wall clock with validation"]["my_cut"]
     assert list(page.iter("audio"))
+    alone = html.fromstring(page_of(folders[1], *named))
+    (settings,) = tables_of(alone, "Settings of training").values()
+    assert settings["optimization.lr"][0]["value"][0] == "[0.002]"
     capsys.readouterr()
     assert colld(["report", *map(str, [*folders, *named]), "--baseline", "no"]) == 2
     assert "--baseline 'no'" in capsys.readouterr().err
