@@ -49,6 +49,7 @@ def prepare() -> None:
     name_modules_of_nan()
     let_tasks_watch_training()
     open_log_files_once()
+    name_weights_that_are_shared()
     start_as_torchrun_says()
     _prepared = True
 
@@ -359,6 +360,22 @@ def open_log_files_once() -> None:
         return bar
 
     progress_bar.progress_bar = one_handler
+
+
+def name_weights_that_are_shared() -> None:
+    """fairseq takes all weights that a module lacks (biases, say) for one, and tells a line for each of them."""
+    from fairseq import trainer
+
+    plain = trainer._catalog_shared_params
+
+    @functools.wraps(plain)
+    def catalog(module: Any, memo: Any = None, prefix: str = "") -> Any:
+        memo = {} if memo is None else memo
+        plain(module, memo, prefix)  # as if it were called by itself: it fills `memo`
+        memo.pop(None, None)
+        return None if prefix else [names for names in memo.values() if len(names) > 1]
+
+    trainer._catalog_shared_params = catalog
 
 
 def start_as_torchrun_says() -> None:

@@ -259,3 +259,12 @@ def test_a_record_is_written_to_the_log_file_once(tmp_path):
         progress_bar.logger.setLevel(level)
     for path in paths:
         assert sum(path.name in line for line in path.read_text().splitlines()) == 3
+
+
+def test_weights_that_are_missing_are_not_shared():
+    from fairseq import trainer
+
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 2))
+    assert trainer._catalog_shared_params(model) == []
+    model[2].weight = model[0].weight
+    assert trainer._catalog_shared_params(nn.Sequential(model)) == [["0.0.weight", "0.2.weight"]]
