@@ -146,7 +146,8 @@ def check_same(copy: Copy, other: Copy, folder: str) -> None:
     """ConfigError where the copy in a checkpoint is of another vocabulary than that of `folder`."""
     (there, *what), (here, *mine) = _meaning(copy), _meaning(other)
     if (there, what) != (here, mine):
-        sizes = "" if CONFIG in copy or CONFIG in other else f" (of {len(there)} tokens, and {len(here)}, special symbols apart)"
+        counted = f" (of {len(there)} tokens, and {len(here)}, special symbols apart)"
+        sizes = "" if CONFIG in copy or CONFIG in other else counted
         raise ConfigError(
             f"the model was trained with another vocabulary than that in {folder}{sizes}: name the right one (--vocab),"
             " or a folder without any to take the checkpoint's copy"
