@@ -351,12 +351,13 @@ def open_log_files_once() -> None:
 
     @functools.wraps(plain)
     def one_handler(*args: Any, **kwargs: Any) -> Any:
-        known = {one.baseFilename for one in progress_bar.logger.handlers if isinstance(one, logging.FileHandler)}
+        before = list(progress_bar.logger.handlers)
+        files = {one.baseFilename for one in before if isinstance(one, logging.FileHandler)}
         bar = plain(*args, **kwargs)
-        (*_, latest) = progress_bar.logger.handlers or [None]
-        if isinstance(latest, logging.FileHandler) and kwargs.get("log_file") and latest.baseFilename in known:
-            progress_bar.logger.removeHandler(latest)
-            latest.close()
+        for handler in set(progress_bar.logger.handlers) - set(before):  # that of this call, if it has --log-file
+            if handler.baseFilename in files:
+                progress_bar.logger.removeHandler(handler)
+                handler.close()
         return bar
 
     progress_bar.progress_bar = one_handler

@@ -308,7 +308,7 @@ def transcribe(add: Add) -> None:
     add(
         "--nbest", type=COUNT, default=1, help="hypotheses of each; with --out in O.hypotheses.jsonl, with their scores"
     )
-    precision = "precision of the model: less is faster on GPUs, and of Whisper's size on CPUs with AMX; not of streams"
+    precision = "precision of the model, not of streams: bfloat16 is faster for a Whisper on CPUs with AMX"
     add("--dtype", choices=PRECISIONS, default="float32", help=precision)
     add("--lang", default="", help="target language of everything (default: each row's own)")
     add("--src-lang", "--source-lang", default="", help="spoken language, noted in --out where a row has none")

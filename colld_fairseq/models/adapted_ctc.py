@@ -90,7 +90,7 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
         saved = read_recogniser(cfg, task)
         record_encoder(cfg, saved.config)
         if cfg.own_blocks > saved.config.layers:
-            raise ConfigError(f"--own-blocks {cfg.own_blocks}: the encoder has {saved.config.layers}")
+            raise ConfigError(f"--own-blocks {cfg.own_blocks}: the encoder has {saved.config.layers} blocks")
         languages = {**languages_of(saved), cfg.added_language: (cfg.adapter_dim, size, cfg.own_blocks)}
         old_size = len(saved.weights["ctc.weight"])
         model = cls(FinetuneEncoder(cfg, build_encoder(cfg)), languages, old_size, size)

@@ -9,6 +9,7 @@ from colld_fairseq.checkpoints.names_fairseq import as_fairseq_saves
 from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_options import record_encoder
+from colld_fairseq.models.finetune_encoder import is_published
 from colld_fairseq.models.student_s2t import StudentS2T, StudentS2TConfig
 
 
@@ -41,7 +42,7 @@ def assemble(
         raise ConfigError(
             f"{student} takes in no silence behind an utterance: leave --tail-seconds, --least-seconds out"
         )
-    if config.input_kind == "log_mel" and not student.startswith("colld:") and ":" in student:
+    if config.input_kind == "log_mel" and is_published(student):
         silence = {"least_seconds": config.input.window_seconds, **(silence or {})}
     if silence:
         config.input = replace(config.input, **silence)

@@ -168,7 +168,12 @@ def build_student(cfg: FinetuneOptions, task) -> StudentEncoder:
 
 def read_start(student: str, options: InputOptions) -> EncoderCheckpoint:
     """What --student names: a spec, or a checkpoint of ours, whose input `options` may not contradict."""
-    scheme, _, name = student.partition(":")
-    if scheme in FORMATS and scheme != "colld":
+    if is_published(student):
         return read_encoder(student)
-    return names_colld.read(name if scheme == "colld" else student, options=options)
+    return names_colld.read(student.removeprefix("colld:"), options=options)
+
+
+def is_published(student: str) -> bool:
+    """Whether --student names an encoder in another format than ours."""
+    scheme = student.partition(":")[0]
+    return scheme in FORMATS and scheme != "colld"

@@ -138,7 +138,6 @@ class SpeechTask(FairseqTask):
             raise ConfigError("--dry-run-gb says nothing without --dry-run: give worst or largest, or leave it out")
         self.encoder: Optional[EncoderConfig] = None
         """Of the student, its input included: what data are made for. Set by build_model alone."""
-        self.dry_run_done = False
         self.begun = False  # the first epoch of this start of a run
         self.told: List[Any] = []
         """Datasets that `tell_left_out` has looked at."""
@@ -338,13 +337,13 @@ class SpeechTask(FairseqTask):
 
     def before_epoch(self, trainer) -> None:
         """What the first epoch is to begin with: words about the run, and the dry run."""
-        if not self.begun:
-            self.begun = True
-            for remark in remarks(trainer):
-                logger.warning(remark)
-        if self.cfg.dry_run == "none" or self.dry_run_done:
+        if self.begun:
             return
-        self.dry_run_done = True
+        self.begun = True
+        for remark in remarks(trainer):
+            logger.warning(remark)
+        if self.cfg.dry_run == "none":
+            return
         if self.cfg.dry_run == "largest" and trainer.data_parallel_world_size > 1:
             raise ConfigError("--dry-run largest: find it with one process; --max-tokens is per GPU")
         dry_run = DryRun(trainer, self.datasets[trainer.cfg.dataset.train_subset], self.cfg.dry_run_gb)
@@ -402,7 +401,7 @@ def remarks(trainer) -> List[str]:
     start = next((f"--{name.replace('_', '-')}" for name in ("student", "init_from") if getattr(model, name, "")), "")
     if updates and start:
         told.append(
-            f"this run goes on from {restored} at update {updates}: {start} is not read again; for a run from its"
+            f"this run goes on from {restored} at update {updates}: {start} does not count; for a run from its"
             " beginning give another --save-dir"
         )
     frozen = getattr(model, "freeze_encoder_updates", 0) or 0

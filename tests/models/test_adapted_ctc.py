@@ -250,6 +250,8 @@ def test_refused(spoken, old, trained, grown):
         added(spoken["yy"], old[1], "yy", grown, "--mask-prob", "0.1")
     with pytest.raises(ConfigError, match="--compile-encoder: the encoder of adapted_ctc is frozen"):
         added(spoken["yy"], old[1], "yy", grown, "--compile-encoder")
+    with pytest.raises(ConfigError, match="--own-blocks 9: the encoder has 2 blocks"):
+        added(spoken["yy"], old[1], "yy", grown, "--own-blocks", "9")
 
 
 def test_a_vocabulary_of_pieces_does_not_grow(spoken, corpus, tmp_path, capsys):

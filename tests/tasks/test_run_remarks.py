@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from colld_fairseq.tasks.speech_task import remarks
+from colld_fairseq.tasks.speech_task import SpeechTask, remarks
 
 
 def trainer(updates=0, max_update=100, **model):
@@ -20,8 +20,8 @@ def trainer(updates=0, max_update=100, **model):
     "run, expected",
     [
         (trainer(student="a.pt", freeze_encoder_updates=50), []),
-        (trainer(10, student="a.pt"), ["checkpoint_last.pt at update 10: --student is not read again"]),
-        (trainer(10, init_from="hf:DIR"), ["at update 10: --init-from is not read again"]),
+        (trainer(10, student="a.pt"), ["checkpoint_last.pt at update 10: --student does not count"]),
+        (trainer(10, init_from="hf:DIR"), ["at update 10: --init-from does not count"]),
         (trainer(10, student="", init_from=""), []),
         (trainer(freeze_encoder_updates=100), ["--freeze-encoder-updates 100: the encoder learns nothing"]),
         (trainer(max_update=0, freeze_encoder_updates=100), []),
@@ -31,3 +31,11 @@ def trainer(updates=0, max_update=100, **model):
 def test_remarks(run, expected):
     told = remarks(run)
     assert len(told) == len(expected) and all(part in line for part, line in zip(expected, told))
+
+
+def test_they_are_told_once_before_the_first_epoch(caplog):
+    task = SimpleNamespace(begun=False, cfg=SimpleNamespace(dry_run="none"))
+    for _ in range(2):
+        SpeechTask.before_epoch(task, trainer(freeze_encoder_updates=100))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "the encoder learns nothing" in caplog.text
