@@ -19,6 +19,7 @@ from colld_fairseq.cli.options import ENCODERS
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
+from colld_fairseq.data.fairseq_config import vocabulary_folder
 from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.outputs import check_folder
 from colld_fairseq.parsing import parse_json
@@ -92,7 +93,8 @@ def write_recognizer(
     """The model of a checkpoint with its CTC layer; returns what its card is to say."""
     path = str(resolve_file(source.partition(":")[2]))
     saved = names_colld.read_model(path)
-    folder = vocab or saved.task.get("vocab") or saved.task.get("data") or ""
+    task = saved.task
+    folder = vocabulary_folder(vocab or task.get("vocab"), task.get("data") or "", task.get("config_yaml"))
     vocabulary, copy = vocabulary_copy.open_vocabulary(folder, path)
     ctc_directory.write(directory, encoder, saved.weights, vocabulary)
     return student_card.Recognizer(vocabulary.codec.kind, vocabulary_copy.languages_of(copy), scores)

@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import yaml
@@ -20,7 +20,14 @@ from colld_fairseq.data.pretrained_vocabulary import (
     directory_of,
     used_tokens,
 )
-from colld_fairseq.data.text import FORMER_KEY, file_beside, has_vocabulary, read_vocabulary_config, vocabulary_file
+from colld_fairseq.data.text import (
+    FORMER_KEY,
+    SPECIALS,
+    file_beside,
+    has_vocabulary,
+    read_vocabulary_config,
+    vocabulary_file,
+)
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.files import split_paths
@@ -82,7 +89,8 @@ def open_vocabulary(
     a new one that of `decoder_from`, hf:DIR, cut by `tokens_from` (see :func:`copy_of_decoder`). Any other has the one
     in `folder`, or where there is none, that of its checkpoint.
 
-    Raises ConfigError as Vocabulary does, and where `decoder_from` is not the decoder that training goes on with.
+    Raises ConfigError as Vocabulary does, where `decoder_from` is not the decoder that training goes on with, and where
+    the vocabulary in `folder` is not that of the checkpoint.
     """
     checkpoint = evaluated or restored
     copy = _copy_in(checkpoint) if checkpoint else None
@@ -95,7 +103,10 @@ def open_vocabulary(
         copy = copy_of_decoder(directory, tokens_from)
         return _open_copy(copy, str(directory)), copy
     if checkpoint is None or has_vocabulary(folder):
-        return Vocabulary(folder), copy_of(folder)
+        vocabulary, mine = Vocabulary(folder), copy_of(folder)
+        if copy is not None:
+            check_same(copy, mine, folder)
+        return vocabulary, mine
     if copy is None:
         read_torch(resolve_file(checkpoint))  # raises where that is what is wrong
         raise ConfigError(f"{checkpoint}: its vocabulary {folder} is not there; say where it is now (--vocab)")
@@ -144,28 +155,65 @@ def _copy_in(checkpoint: str) -> Optional[Copy]:
 
 def check_same(copy: Copy, other: Copy, folder: str) -> None:
     """ConfigError where the copy in a checkpoint is of another vocabulary than that of `folder`."""
-    (there, *what), (here, *mine) = _meaning(copy), _meaning(other)
-    if (there, what) != (here, mine):
-        counted = f" (of {len(there)} tokens, and {len(here)}, special symbols apart)"
-        sizes = "" if CONFIG in copy or CONFIG in other else counted
+    what = difference(copy, other)
+    if what:
         raise ConfigError(
-            f"the model was trained with another vocabulary than that in {folder}{sizes}: name the right one (--vocab),"
-            " or a folder without any to take the checkpoint's copy"
+            f"the model was trained with another vocabulary than that in {folder} ({what}): name the right one"
+            " (--vocab), or a folder without any to take the checkpoint's copy"
         )
 
 
-def _meaning(copy: Copy) -> Tuple[List[bytes], Dict[str, Any], bytes, bytes]:
-    """What decides how text becomes tokens: the tokens, settings, the model of sentencepiece and the merges of BPE."""
+def difference(copy: Copy, other: Copy) -> str:
+    """What tells a vocabulary from another first, in words; "" where text becomes the same tokens in both."""
+    if (CONFIG in copy) != (CONFIG in other):
+        return "that of a pretrained decoder" if CONFIG in copy else "not that of a pretrained decoder"
+    ours, theirs = _meaning(copy), _meaning(other)
+    for name in sorted({*ours.settings, *theirs.settings}):
+        one, another = (vocabulary.settings.get(name) for vocabulary in (ours, theirs))
+        if one != another:
+            return f"{name} is {one!r}, not {another!r}"
+    files = (name for name in {**ours.files, **theirs.files} if ours.files.get(name) != theirs.files.get(name))
+    return _other_token(ours.tokens, theirs.tokens) or next((f"another {name}" for name in files), "")
+
+
+def label_difference(copy: Copy, other: Copy) -> str:
+    """The same for two models of which one learns the labels of the other: of pretrained decoders the tokens count, not
+    the files, since decoders of several sizes share their tokens."""
+    if CONFIG in copy and CONFIG in other:
+        return _other_token(*(_open_copy(one, "the copy").dictionary.symbols for one in (copy, other)), first=0)
+    return difference(copy, other)
+
+
+def _other_token(ours: Sequence[str], theirs: Sequence[str], first: int = len(SPECIALS)) -> str:
+    """The first token in which two lists differ, in words, or their lengths; "" for none. first: id of the first."""
+    if len(ours) != len(theirs):
+        return f"{len(ours) + first} tokens, not {len(theirs) + first}"
+    pairs = enumerate(zip(ours, theirs), first)
+    return next((f"token {index} is {one!r}, not {other!r}" for index, (one, other) in pairs if one != other), "")
+
+
+class _Meaning(NamedTuple):
+    """What decides how text becomes tokens: tokens (but for the special ones), settings, and the files of a pretrained
+    decoder, or the model of sentencepiece and the merges of BPE."""
+
+    tokens: List[str]
+    settings: Dict[str, Any]
+    files: Dict[str, bytes]
+
+
+def _meaning(copy: Copy) -> _Meaning:
     contents = {name: content.numpy().tobytes() for name, content in copy.items()}
     if CONFIG in contents:
-        return [*contents.values()], contents, b"", b""
+        return _Meaning([], {}, contents)
     config = yaml.safe_load(contents["config.yaml"])
     settings = {name: _chosen(value) for name, value in config.items() if _chosen(value)}
-    return (
-        [line.split()[0] for line in contents[SYMBOLS].splitlines() if line],
-        settings,
-        *(contents.get(name, b"") for name in (PIECES, CODES)),
-    )
+    return _Meaning(tokens_in(copy), settings, {name: contents[name] for name in (PIECES, CODES) if name in contents})
+
+
+def tokens_in(copy: Copy) -> List[str]:
+    """Of a vocabulary that is no pretrained decoder's: all but the special ones, in the order of their ids."""
+    lines = copy[SYMBOLS].numpy().tobytes().decode().split("\n")
+    return [line.rstrip().removesuffix(" #fairseq:overwrite").rpartition(" ")[0] for line in lines if line.strip()]
 
 
 def _chosen(value: Any) -> Any:

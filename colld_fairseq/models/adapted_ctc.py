@@ -17,6 +17,7 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
 from colld_fairseq.checkpoints.names_colld import SavedModel, read_model
+from colld_fairseq.compat import given_on_command_line
 from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.data.text import SPECIALS
 from colld_fairseq.errors import ConfigError
@@ -84,8 +85,10 @@ class AdaptedCtc(CtcModel, BaseFairseqModel):
     @classmethod
     def build_model(cls, cfg: AdaptedCtcConfig, task) -> "AdaptedCtc":
         size = len(task.target_dictionary)
-        if cfg.encoder_config:
+        if cfg.added_parts:  # of a checkpoint
             parts = json.loads(cfg.added_parts)
+            if getattr(task, "restored", ""):
+                check_going_on(cfg, parts["languages"], task.restored)
             return cls(FinetuneEncoder(cfg, build_encoder(cfg)), parts["languages"], parts["old"], size)
         saved = read_recogniser(cfg, task)
         record_encoder(cfg, saved.config)
@@ -155,14 +158,35 @@ def languages_of(saved: SavedModel) -> Dict[str, Tuple[int, ...]]:
     return json.loads(saved.model.get("added_parts") or "{}").get("languages", {})
 
 
-def read_recogniser(cfg: AdaptedCtcConfig, task) -> SavedModel:
-    """The checkpoint of --student. Raises ConfigError where no language can be added to it, or not this one."""
-    if not cfg.student or not cfg.added_language:
-        raise ConfigError("adapted_ctc needs --student, a trained student_ctc, and --added-language")
+def check_frozen(cfg: AdaptedCtcConfig) -> None:
+    """ConfigError for options of encoders that are trained."""
     useless = [name for name in OF_TRAINED_ENCODERS if getattr(cfg, name)]
     if useless:
         option_name = f"--{useless[0].replace('_', '-')}"
         raise ConfigError(f"{option_name}: the encoder of adapted_ctc is frozen, and as in recognition; leave it out")
+
+
+def check_going_on(cfg: AdaptedCtcConfig, languages: Dict[str, Tuple[int, ...]], file: str) -> None:
+    """ConfigError where options contradict a training that goes on from `file`, which has added these languages."""
+    check_frozen(cfg)
+    language, (width, _, *own_blocks) = list(languages.items())[-1]
+    if cfg.added_language not in ("", language):
+        raise ConfigError(
+            f"--added-language {cfg.added_language}, but {file} learns {language}: take another --save-dir, and {file}"
+            " as --student"
+        )
+    for name, recorded in (("adapter_dim", width), ("own_blocks", sum(own_blocks))):
+        if given_on_command_line(name) and getattr(cfg, name) != recorded:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {getattr(cfg, name)}, but {file} has {recorded}: leave the option out"
+            )
+
+
+def read_recogniser(cfg: AdaptedCtcConfig, task) -> SavedModel:
+    """The checkpoint of --student. Raises ConfigError where no language can be added to it, or not this one."""
+    if not cfg.student or not cfg.added_language:
+        raise ConfigError("adapted_ctc needs --student, a trained student_ctc, and --added-language")
+    check_frozen(cfg)
     saved = read_model(cfg.student, task.input_options)
     if not saved.model.get("_name", "").startswith((BASE, "adapted_ctc")):
         raise ConfigError(f"--student {cfg.student}: a {saved.model.get('_name')}; a language can be added to a {BASE}")
@@ -179,8 +203,7 @@ def check_grown(old: Optional[vocabulary_copy.Copy], symbols: List[str], student
     """Raises ConfigError unless the vocabulary's `symbols` begin with those of the trained recogniser."""
     if old is None or vocabulary_copy.SYMBOLS not in old:
         raise ConfigError(f"--student {student}: without a copy of its vocabulary; fine-tune it with this version")
-    content = old[vocabulary_copy.SYMBOLS].numpy().tobytes().decode()
-    known = [line.rsplit(" ", 1)[0] for line in content.splitlines() if line]
+    known = vocabulary_copy.tokens_in(old)
     if symbols[NUM_SPECIALS : NUM_SPECIALS + len(known)] != known:
         raise ConfigError(
             f"the vocabulary does not begin with that of {student}, in its order: make it with"

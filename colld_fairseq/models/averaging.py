@@ -16,6 +16,7 @@ from torch import Tensor
 
 from colld_fairseq.checkpoints.files import plain, read_torch
 from colld_fairseq.checkpoints.older import bring_up_to_date
+from colld_fairseq.data import vocabulary_copy
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.input_config import InputConfig
 
@@ -140,7 +141,8 @@ def settings(checkpoint: Checkpoint) -> Dict[str, Any]:
 
 
 def check_same(first: Checkpoint, other: Checkpoint, first_path: str, path: str) -> None:
-    """ConfigError that names the first difference in the model's settings, or in the names and shapes of weights."""
+    """ConfigError that names the first difference in the model's settings, the names and shapes of weights, or the
+    vocabularies."""
     ours, theirs = settings(first), settings(other)
     shapes = ({name: list(value.shape) for name, value in file["model"].items()} for file in (first, other))
     for here, there, what in ((ours, theirs, "the model's"), (*shapes, "weight")):
@@ -156,3 +158,8 @@ def check_same(first: Checkpoint, other: Checkpoint, first_path: str, path: str)
                     f"{path}: {what} {name} is {is_there}, in {first_path} {is_here}; only checkpoints of one model"
                     " can be averaged"
                 )
+    copies = [(file.get("task_state") or {}).get(vocabulary_copy.NAME) for file in (first, other)]
+    if None not in copies and (what := vocabulary_copy.difference(copies[1], copies[0])):
+        raise ConfigError(
+            f"{path}: another vocabulary than {first_path} has ({what}); only checkpoints of one model can be averaged"
+        )

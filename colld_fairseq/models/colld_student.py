@@ -133,7 +133,7 @@ class ColldStudent(BaseFairseqModel):
             check_alone(teachers)
             check_rate(encoder, teachers.first.info.frame_rate_hz)
         if cfg.frozen_blocks is not None:
-            freeze_start(encoder, cfg.frozen_blocks, started=bool(cfg.init_from))
+            freeze_start(encoder, cfg.frozen_blocks, started=from_checkpoint or bool(cfg.init_from))
         freeze_unreached(encoder, pairs, masked=cfg.mask_prob > 0)
         upsample = encoder.config.time_reduction if cfg.upsample_heads else 1
         rate_hz = encoder.frame_rate_hz * upsample

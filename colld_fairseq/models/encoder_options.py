@@ -8,6 +8,7 @@ from fairseq.models import register_model_architecture
 from omegaconf import DictConfig, open_dict
 
 from colld_fairseq.checkpoints.names_fairseq import parse_conv_layers
+from colld_fairseq.compat import given_on_command_line
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.context_options import ContextOptions, context_fields, evaluation_chunk
 from colld_fairseq.models.encoder_presets import PRESETS
@@ -144,6 +145,28 @@ def check_silence(cfg: EncoderOptions, config: EncoderConfig) -> None:
             given = "" if config.input is None else f": it takes {config.input}"
             option_name = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option_name} {value:g} does not go with this encoder{given}")
+
+
+def check_shape(cfg: EncoderOptions, trained: Mapping[str, Any], config: EncoderConfig, file: str) -> None:
+    """ConfigError, with both values, where options ask for another shape than that of the encoder `config` in `file`.
+
+    trained: the model's options in that checkpoint. Where these or `cfg` name a --student, its shape won over options.
+    """
+    if getattr(cfg, "student", "") or trained.get("student"):
+        return
+    preset = trained.get("encoder_preset") or cfg.encoder_preset
+    given = cfg.encoder_preset != EncoderOptions.encoder_preset or given_on_command_line("encoder_preset")
+    shapes = {"encoder_preset": (cfg.encoder_preset, preset)} if given else {}
+    for name, field_name in OVERRIDES.items():
+        value = getattr(cfg, name)
+        if value is not None:
+            value = parse_conv_layers(value) if name == "conv_feature_layers" else value
+            shapes[name] = value, getattr(config, field_name)
+    for name, (asked, recorded) in shapes.items():
+        if asked != recorded:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {asked}, but {file} was trained with {recorded}: leave the option out"
+            )
 
 
 def record_encoder(cfg: Any, config: EncoderConfig) -> None:

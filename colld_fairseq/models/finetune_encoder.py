@@ -151,8 +151,8 @@ class AttendedEncoder(FinetuneEncoder):
 def build_student(cfg: FinetuneOptions, task) -> StudentEncoder:
     """The encoder to fine-tune: that of `cfg.student` with its weights, or a new one of the chosen shape.
 
-    A checkpoint of the fine-tuned model carries `encoder_config`: then the student's file is not needed any more, and
-    the weights come from the checkpoint itself.
+    A checkpoint of the fine-tuned model carries `encoder_config`, which a training that goes on from it has, too: then
+    the student's file is not needed any more, and the weights come from the checkpoint itself.
     """
     if not cfg.student or cfg.encoder_config:
         student = build_encoder(cfg)

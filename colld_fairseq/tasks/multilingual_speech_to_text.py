@@ -160,7 +160,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         super().__init__(cfg)
         folder, run = vocabulary_folder(cfg.vocab, cfg.data, cfg.config_yaml), run_of(cfg)
         model = run.get("model") if run is not None else None
-        self.vocabulary, self._vocabulary_copy = vocabulary_copy.open_vocabulary(
+        self.vocabulary, self.vocabulary_copy = vocabulary_copy.open_vocabulary(
             folder,
             evaluated_checkpoint(cfg),
             restored_checkpoint(run),
@@ -169,7 +169,6 @@ class MultilingualSpeechToTextTask(SpeechTask):
         )
         if cfg.vocab and not self.vocabulary.tags_in_targets:
             raise ConfigError(f"--vocab {cfg.vocab}: the vocabulary is that of the pretrained decoder; leave it out")
-        self.restored = False  # whether weights come from a checkpoint that training goes on from
         self.valid_decoders: Optional[Dict[str, Decoder]] = None
         self.teacher_transducer: Optional[TransducerTeacher] = None  # loaded where a criterion asks for it
         self.teacher_ctc: Optional[CtcTeacher] = None  # likewise
@@ -206,7 +205,9 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def go_on_from(self, saved, cfg, file):
         self.load_state_dict(saved.state)
-        self.restored = True
+        super().go_on_from(saved, cfg, file)
+        if saved.model.get("added_parts") and "added_parts" in cfg:  # of languages
+            record(cfg, "added_parts", saved.model["added_parts"])
         if "topology" in saved.model:  # of a transducer
             recorded, given = str(saved.model["topology"] or "regular"), getattr(cfg, "topology", None)
             if given and str(given) != recorded:
@@ -337,7 +338,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def state_dict(self) -> Dict[str, Any]:
         """Kept in every checkpoint: the vocabulary, and which teacher it learned from."""
-        state = {vocabulary_copy.NAME: self._vocabulary_copy}
+        state = {vocabulary_copy.NAME: self.vocabulary_copy}
         for name, teacher in self.loaded_teachers.items():
             state.update({name: teacher.path, f"{name}_hash": content_hash([Path(teacher.path)])})
         return state
@@ -345,7 +346,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Of the checkpoint of a model that this task is to run; ConfigError where its vocabulary is another."""
         if vocabulary_copy.NAME in (state or {}):
-            vocabulary_copy.check_same(state[vocabulary_copy.NAME], self._vocabulary_copy, self.vocabulary.folder)
+            vocabulary_copy.check_same(state[vocabulary_copy.NAME], self.vocabulary_copy, self.vocabulary.folder)
 
     def get_interactive_tokens_and_lengths(self, lines: List[str], encode_fn):
         """fairseq-interactive: each line is the path of an audio file."""

@@ -240,4 +240,5 @@ class SpeechDistillationTask(SpeechTask):
         self.loss_scales.restore(state_dict.get("loss_scales", {}))
 
     def go_on_from(self, saved, cfg, file: str) -> None:
+        super().go_on_from(saved, cfg, file)
         self.load_state_dict(saved.state)  # fairseq-train itself does not

@@ -27,7 +27,7 @@ from colld_fairseq.data.perturbation import Perturbation
 from colld_fairseq.data.sampling import sampling_indices
 from colld_fairseq.data.stored_fbank import STORED_VARIANT, stored_shape
 from colld_fairseq.errors import AudioError, ColldError, ConfigError, ManifestError
-from colld_fairseq.models.encoder_options import record, record_encoder
+from colld_fairseq.models.encoder_options import check_shape, record, record_encoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
 from colld_fairseq.modules.input_config import InputConfig
 from colld_fairseq.named_values import value_of_each
@@ -138,6 +138,8 @@ class SpeechTask(FairseqTask):
             raise ConfigError("--dry-run-gb says nothing without --dry-run: give worst or largest, or leave it out")
         self.encoder: Optional[EncoderConfig] = None
         """Of the student, its input included: what data are made for. Set by build_model alone."""
+        self.restored = ""
+        """The checkpoint of which weights are taken where training goes on. Set by build_model alone."""
         self.begun = False  # the first epoch of this start of a run
         self.told: List[Any] = []
         """Datasets that `tell_left_out` has looked at."""
@@ -169,7 +171,7 @@ class SpeechTask(FairseqTask):
         file, known = restored or self.file_of_model(cfg), None
         if restored:
             saved = read_model(restored, given)
-            known = saved.config.input
+            known, self.restored = saved.config.input, restored
             self.go_on_from(saved, cfg, file)
         elif from_checkpoint and run is not None:
             encoder_in(run, file, given)
@@ -209,7 +211,13 @@ class SpeechTask(FairseqTask):
         return compat.evaluated_checkpoint(self.cfg) or next(filter(None, starts), "the checkpoint")
 
     def go_on_from(self, saved: SavedModel, cfg, file: str) -> None:
-        """Notes in the settings `cfg` of a model what the checkpoint `saved` in `file` says of it besides the input."""
+        """Notes in the settings `cfg` of a model what the checkpoint `saved` in `file` says of it besides the input.
+
+        That is the encoder, so that what --student or --init-from names is not read again. Raises ConfigError where
+        options contradict it.
+        """
+        check_shape(cfg, saved.model, saved.config, file)
+        record_encoder(cfg, saved.config)
 
     def manifest_paths(self, split: str) -> List[str]:
         paths = [os.path.join(self.cfg.data, f"{name}.tsv") for name in split.split(",")]
@@ -340,7 +348,7 @@ class SpeechTask(FairseqTask):
         if self.begun:
             return
         self.begun = True
-        for remark in remarks(trainer):
+        for remark in remarks(trainer, self.restored):
             logger.warning(remark)
         if self.cfg.dry_run == "none":
             return
@@ -394,11 +402,14 @@ class SpeechTask(FairseqTask):
         return None  # lengths are limited in seconds, when the rows are selected
 
 
-def remarks(trainer) -> List[str]:
-    """What a person may not expect of a run that begins or goes on."""
+def remarks(trainer, weights_of: str = "") -> List[str]:
+    """What a person may not expect of a run that begins or goes on; weights_of: the checkpoint that it has them of."""
     told, updates, last = [], trainer.get_num_updates(), trainer.cfg.optimization.max_update
     model, restored = trainer.cfg.model, trainer.cfg.checkpoint.restore_file
-    start = next((f"--{name.replace('_', '-')}" for name in ("student", "init_from") if getattr(model, name, "")), "")
+    names = [name for name in ("student", "init_from") if getattr(model, name, "")]
+    start = f"--{names[0].replace('_', '-')}" if names else ""
+    if start and weights_of and not updates and getattr(model, names[0]) != weights_of:
+        told.append(f"shape and weights are those of {weights_of}: {start} does not count")
     if updates and start:
         told.append(
             f"this run goes on from {restored} at update {updates}: {start} does not count; for a run from its"

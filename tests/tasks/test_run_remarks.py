@@ -33,8 +33,14 @@ def test_remarks(run, expected):
     assert len(told) == len(expected) and all(part in line for part, line in zip(expected, told))
 
 
+def test_a_start_from_all_weights_of_another_checkpoint():
+    (told,) = remarks(trainer(student="a.pt"), "b.pt")
+    assert "those of b.pt: --student does not count" in told
+    assert remarks(trainer(student="a.pt"), "a.pt") == remarks(trainer(), "b.pt") == []
+
+
 def test_they_are_told_once_before_the_first_epoch(caplog):
-    task = SimpleNamespace(begun=False, cfg=SimpleNamespace(dry_run="none"))
+    task = SimpleNamespace(begun=False, restored="", cfg=SimpleNamespace(dry_run="none"))
     for _ in range(2):
         SpeechTask.before_epoch(task, trainer(freeze_encoder_updates=100))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
