@@ -10,6 +10,7 @@ from colld_fairseq.corpora.preparation import SHOWN, Preparation, Prepared
 from colld_fairseq.corpora.request import Request, parse_names, parse_splits
 from colld_fairseq.data.manifest_writer import checked_name
 from colld_fairseq.data.text import TextNormalizer
+from colld_fairseq.durations import duration_text
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import printable
 from colld_fairseq.named_values import split_named
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         bar = display.add_task("", total=len(plan.utterances), done="")
 
         def show(opened: int, total: int, seconds: float) -> None:
-            done = f"{opened}/{total} utterances  {seconds / 3600:.2f} h"
+            done = f"{opened}/{total} utterances  {duration_text(seconds)}"
             display.update(bar, completed=opened, done=done)
 
         prepared = preparation.run(plan, show)
@@ -68,11 +69,18 @@ def request_of(args: argparse.Namespace) -> Request:
 def report(console: Console, out: Path, prepared: Prepared) -> None:
     """Totals of each manifest, then what was left out."""
     for name, total in prepared.manifests.items():
-        languages = ", ".join(f"{name} {seconds / 3600:.2f} h" for name, seconds in sorted(total.languages.items()))
+        languages = ", ".join(f"{one} {duration_text(seconds)}" for one, seconds in sorted(total.languages.items()))
         speakers = f", {total.speakers} speakers" if total.speakers else ""  # some corpora name none
         console.say(
-            f"{out / name}: {total.utterances} utterances, {total.seconds / 3600:.2f} h{speakers}; "
+            f"{out / name}: {total.utterances} utterances, {duration_text(total.seconds)}{speakers}; "
             f"{languages or 'nothing'}"
+        )
+    if prepared.replaced:
+        names = ", ".join(prepared.replaced)
+        console.say(
+            f"{names}: other utterances than an earlier preparation of this corpus had, whose manifests are replaced "
+            "(--name NAME keeps both)",
+            style="yellow",
         )
     if prepared.left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in prepared.kinds().items())

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Optional, Tuple
 import rich.console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from colld_fairseq.durations import duration_text
+
 if TYPE_CHECKING:  # it imports torch, which `colld score` does without
     from colld_fairseq.data.utterances import BadUtterances
 
@@ -42,7 +44,7 @@ def progress(console: Console, name: str, transient: bool = False) -> Progress:
 
 
 class AudioBar:
-    """Progress in seconds of audio: utterances, hours and speed."""
+    """Progress in seconds of audio: utterances, their length and speed."""
 
     def __init__(self, display: Progress, utterances: int, seconds: float):
         self.progress, self.utterances = display, utterances
@@ -52,7 +54,7 @@ class AudioBar:
     def advance(self, utterances: int, seconds: float) -> None:
         self.count += utterances
         self.seconds += seconds
-        done = f"{self.count}/{self.utterances} utterances  {self.seconds / 3600:.2f} h"
+        done = f"{self.count}/{self.utterances} utterances  {duration_text(self.seconds)}"
         self.progress.update(self.task, completed=self.seconds, done=f"{done}  {self.speed:.1f} x real time")
 
     @property
@@ -62,5 +64,4 @@ class AudioBar:
         return self.seconds / elapsed if elapsed else 0.0
 
     def summary(self, where: str) -> str:
-        hours = self.seconds / 3600
-        return f"{where}: {self.count} utterances, {hours:.2f} h, {self.speed:.1f} times real time"
+        return f"{where}: {self.count} utterances, {duration_text(self.seconds)}, {self.speed:.1f} times real time"

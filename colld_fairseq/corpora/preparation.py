@@ -60,11 +60,15 @@ class Totals:
 
 @dataclass
 class Prepared:
-    """What was written: totals by manifest, and what was left out, with the file that lists it."""
+    """What was written: totals by manifest, and what was left out, with the file that lists it.
+
+    replaced: those manifests that had other utterances in an earlier preparation of the same corpus.
+    """
 
     manifests: Dict[str, Totals]
     left_out: List[LeftOut]
     left_out_path: Path
+    replaced: List[str]
 
     def kinds(self) -> Dict[str, int]:
         """How many were left out, by kind."""
@@ -96,6 +100,7 @@ class Preparation:
         pack = self.pack or any(isinstance(one.audio, ArrowAudio) for one in plan.utterances)
         splits = list(dict.fromkeys(one.split for one in plan.utterances))
         self._check_names(plan, splits)
+        earlier = self._record().get("manifests", {})
         parts = [sources(plan.utterances[start : start + PART]) for start in range(0, len(plan.utterances), PART)]
         # Processes are started before the lock is taken, so that those of a killed run do not hold it.
         with _measuring(self.workers, len(parts)) as run_parts, only_run(self._path("prepared.partial")):
@@ -112,7 +117,7 @@ class Preparation:
                     self._clear_archives(len(parts))
                 self._measure(plan, parts, pack, journal, run_parts, on_progress)
                 results = [result for part in range(len(parts)) for result in journal.results[part]]
-                prepared = self._write(plan, results, splits, pack)
+                prepared = self._write(plan, results, splits, pack, earlier)
             journal.path.unlink()
         return prepared
 
@@ -144,7 +149,9 @@ class Preparation:
             journal.add(part, results)
             note(part, results)
 
-    def _write(self, plan: Plan, results: Sequence[Result], splits: Sequence[str], pack: bool) -> Prepared:
+    def _write(
+        self, plan: Plan, results: Sequence[Result], splits: Sequence[str], pack: bool, earlier: Dict[str, Any]
+    ) -> Prepared:
         left_out = plan.left_out + [one for one in results if isinstance(one, LeftOut)]
         manifests: Dict[str, Totals] = {}
         for split in splits:
@@ -166,9 +173,10 @@ class Preparation:
         if not manifests:
             first = left_out[0]
             raise AudioError(f"{self.folder}: nothing can be used; the first: {first.id}: {first.kind}: {first.reason}")
-        prepared = Prepared(manifests, left_out, self._path("left_out.tsv"))
-        _write_left_out(prepared.left_out_path, left_out)
         totals = {name: asdict(total) for name, total in manifests.items()}
+        replaced = [name for name, total in totals.items() if earlier.get(name, total) != total]
+        prepared = Prepared(manifests, left_out, self._path("left_out.tsv"), replaced)
+        _write_left_out(prepared.left_out_path, left_out)
         record = {**self._origin(), "manifests": totals, "left_out": prepared.kinds()}
         write_atomically(self._path("prepared.json"), json.dumps(record, ensure_ascii=False, indent=1).encode())
         return prepared

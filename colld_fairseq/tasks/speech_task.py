@@ -26,6 +26,7 @@ from colld_fairseq.data.manifest import JoinedManifest, join_manifests, read_man
 from colld_fairseq.data.perturbation import Perturbation
 from colld_fairseq.data.sampling import sampling_indices
 from colld_fairseq.data.stored_fbank import STORED_VARIANT, stored_shape
+from colld_fairseq.durations import duration_text
 from colld_fairseq.errors import AudioError, ColldError, ConfigError, ManifestError
 from colld_fairseq.models.encoder_options import check_shape, record, record_encoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
@@ -245,7 +246,7 @@ class SpeechTask(FairseqTask):
         self.check_data_config(split)
         check_stored(rows, self.student_input.config, remedy=", or choose --front-end fbank_stack, fbank or conv2d")
         self.datasets[split] = dataset = self.make_dataset(split, rows, self.student_input, options)
-        logger.info("%s: %d utterances, %.2f hours", split, len(rows), dataset.sizes.sum() / SAMPLE_RATE / 3600)
+        logger.info("%s: %d utterances, %s", split, len(rows), duration_text(dataset.sizes.sum() / SAMPLE_RATE))
 
     def training_rows(self, rows) -> np.ndarray:
         """Indices of the rows within the length limits; raises ManifestError when there are none."""
@@ -392,9 +393,9 @@ class SpeechTask(FairseqTask):
         if not long.any():
             return
         logger.warning(
-            "%d of %d training utterances (%.2f of %.2f hours) are longer than a batch and LEFT OUT: --max-tokens %d"
+            "%d of %d training utterances (%s of %s) are longer than a batch and LEFT OUT: --max-tokens %d"
             " is %.1f s, the longest has %.1f s (--max-tokens %d)",
-            *(long.sum(), len(long), samples[long].sum() / SAMPLE_RATE / 3600, samples.sum() / SAMPLE_RATE / 3600),
+            *(long.sum(), len(long), *(duration_text(part.sum() / SAMPLE_RATE) for part in (samples[long], samples))),
             *(max_tokens, max_tokens / SAMPLE_RATE, samples.max() / SAMPLE_RATE, samples.max()),
         )
 

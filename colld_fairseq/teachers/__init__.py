@@ -131,7 +131,7 @@ def _on_our_modules(checkpoint: EncoderCheckpoint, spec: str, request: Dict[str,
     from colld_fairseq.teachers.encoder_teacher import EncoderTeacher
     from colld_fairseq.teachers.whisper import WhisperTeacher
 
-    check_request(spec, request["layers"], request["kind"], checkpoint.config.layers + checkpoint.config.norm_first)
+    check_request(spec, request["layers"], request["kind"], checkpoint.config.layers, checkpoint.config.norm_first)
     build = WhisperTeacher if checkpoint.config.front_end == "whisper" else EncoderTeacher
     teacher = build(checkpoint, spec=spec, **request)
     teacher.log_size(len(teacher.module.blocks))

@@ -50,17 +50,25 @@ class TeacherOutput:
         return self
 
 
-def check_request(spec: str, layers: Sequence[int], kind: str, num_layers: int) -> Tuple[int, ...]:
-    """The requested layer numbers, checked. 0 = input of the first block, k = output of block k."""
+def check_request(
+    spec: str, layers: Sequence[int], kind: str, num_layers: int, has_output: bool = False
+) -> Tuple[int, ...]:
+    """The requested layer numbers, checked. 0 = input of the first block, k = output of block k.
+
+    has_output: one more layer is what leaves the encoder, behind its last norm.
+    """
     if kind not in KINDS:
         raise TeacherError(f"teacher {spec}: kind is {kind!r}, choose one of {', '.join(KINDS)}")
-    first = 1 if kind == "ffn" else 0
-    wrong = [layer for layer in layers if not first <= layer <= num_layers]
+    has_output = has_output and kind == "layer"
+    first, last = 1 if kind == "ffn" else 0, num_layers + has_output
+    wrong = [layer for layer in layers if not first <= layer <= last]
     if wrong or not layers:
         asked = f"layer {', '.join(map(str, wrong))} does not exist" if wrong else "no layer was requested"
+        meanings = ["0 is the input of the first block"] if first == 0 else []
+        meanings += [f"{last} what leaves the encoder, behind its last norm"] if has_output else []
         raise TeacherError(
-            f"teacher {spec}: {asked}; kind {kind!r} offers layers {first} to {num_layers}"
-            + (" (0 is the input of the first block)" if first == 0 else "")
+            f"teacher {spec}: {asked}; kind {kind!r} offers layers {first} to {last}"
+            + (f" ({', '.join(meanings)})" if meanings else "")
         )
     return tuple(sorted(set(int(layer) for layer in layers)))
 
@@ -92,7 +100,7 @@ class Teacher:
         has_output: bool = False,
     ):
         self.spec, self.content_hash = spec, hash_of(spec)
-        self.layers = check_request(spec, layers, kind, num_layers + has_output)
+        self.layers = check_request(spec, layers, kind, num_layers, has_output)
         self.kind = kind
         self.num_layers, self.width, self.frame_rate_hz = num_layers, width, frame_rate_hz
         self.dtype = dtype

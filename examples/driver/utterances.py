@@ -5,6 +5,7 @@ from typing import Collection, Dict, Iterable, List
 
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.manifest import Row, join_manifests, read_manifest
+from colld_fairseq.durations import duration_text
 from colld_fairseq.files import split_paths
 
 
@@ -62,5 +63,5 @@ def describe(name: str, rows: List[Row]) -> str:
 
 
 def amount(name: str, rows: List[Row]) -> str:
-    """`train.tsv: 1346 utterances, 1.22 h`"""
-    return f"{name}: {len(rows)} utterances, {sum(row.n_samples for row in rows) / SAMPLE_RATE / 3600:.2f} h"
+    """`train.tsv: 1346 utterances, 73.1 min`"""
+    return f"{name}: {len(rows)} utterances, {duration_text(sum(row.n_samples for row in rows) / SAMPLE_RATE)}"

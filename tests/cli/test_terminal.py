@@ -26,8 +26,8 @@ def test_names_are_printed_letter_by_letter(name):
 
 def test_progress_counts_utterances_and_hours():
     with progress(Console(quiet=True), "work") as display:
-        bar = AudioBar(display, 10, 7200)
-        bar.advance(3, 1800)
-        bar.advance(1, 1800)
-        assert "4/10 utterances  1.00 h" in display.tasks[0].fields["done"]
-        assert bar.summary("there").startswith("there: 4 utterances, 1.00 h")
+        bar = AudioBar(display, 10, 14400)
+        bar.advance(3, 3600)
+        bar.advance(1, 3600)
+        assert "4/10 utterances  2.00 h" in display.tasks[0].fields["done"]
+        assert bar.summary("there").startswith("there: 4 utterances, 2.00 h")

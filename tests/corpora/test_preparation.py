@@ -197,6 +197,16 @@ def test_a_file_that_was_mended_is_tried_again(tmp_path, capsys):
     assert [row.n_samples for row in rows_of(tmp_path / "data/train.tsv")] == [4800, 4800, 3200, 3200, 3200, 3200]
 
 
+def test_replaced_manifests_are_named(tmp_path, capsys):
+    common_voice(tmp_path / "cv", de="Ja", fr="Oui")
+    told = "train.tsv: other utterances than an earlier preparation of this corpus had"
+    for languages, replaced in (("de", False), ("de", False), ("fr", True)):
+        for more in ([], ["--zip", "--name", "packed"]):
+            assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", "--languages", languages, *more) == 0
+            said = capsys.readouterr().out
+            assert (told.replace("train", "train_packed" if more else "train") in said) == replaced
+
+
 def test_no_manifest_names_archives_that_were_replaced(tmp_path, capsys):
     """A second preparation of a corpus that grew is stopped half-way: the old manifests must not be read any more."""
     common_voice(tmp_path / "cv", de="Ja")

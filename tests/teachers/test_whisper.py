@@ -8,6 +8,7 @@ from second_device import DEVICE, second_device
 from tiny_whisper import tiny_whisper
 
 from colld_fairseq.data.log_mel import LogMel
+from colld_fairseq.errors import TeacherError
 from colld_fairseq.teachers import load_teacher
 
 LAYERS = [0, 1, 2, 3]
@@ -173,3 +174,13 @@ def test_it_follows_the_waveforms_to_their_device(whisper):
         result = teacher(*(part.to(DEVICE) for part in utterances))
         for layer, features in result.features.items():
             torch.testing.assert_close(features.to("cpu"), expected[layer], atol=2e-4, rtol=1e-3)
+
+
+def test_layers_that_do_not_exist_are_told_with_what_the_last_one_is(whisper):
+    directory, encoder = whisper
+    last = len(encoder.layers) + 1
+    told = rf"0 to {last} \(0 is the input of the first block, {last} what leaves the encoder, behind its last norm\)"
+    with pytest.raises(TeacherError, match=told):
+        load_teacher(f"hf:{directory}", [last + 1])
+    with pytest.raises(TeacherError, match=f"'ffn' offers layers 1 to {last - 1}$"):
+        load_teacher(f"hf:{directory}", [last], kind="ffn")

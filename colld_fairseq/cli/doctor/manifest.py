@@ -8,6 +8,7 @@ from rich.text import Text
 
 from colld_fairseq.cli.terminal import Console, progress
 from colld_fairseq.data.checks import REMEDIES, ManifestReport, check_manifest
+from colld_fairseq.durations import duration_text
 from colld_fairseq.errors import ManifestError
 
 _EXAMPLES = 5  # findings shown of each kind
@@ -51,9 +52,9 @@ def _check_with_bar(console, path, audio_root, dictionary, workers, decode) -> M
 
 def print_report(console: Console, report: ManifestReport, with_dictionary: bool, decoded: bool) -> None:
     """Totals, then for every kind of finding its count, lines, examples and remedy."""
-    console.say(f"\n{report.path}: {report.rows} rows, {report.seconds / 3600:.2f} h", style="bold")
+    console.say(f"\n{report.path}: {report.rows} rows, {duration_text(report.seconds)}", style="bold")
     languages = sorted(report.seconds_by_language.items(), key=lambda item: -item[1])
-    shares = ", ".join(f"{name} {seconds / 3600:.2f} h" for name, seconds in languages)
+    shares = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in languages)
     console.say(f"  languages: {shares}")
     if with_dictionary:
         unknown = " ".join(repr(token) for token, _ in report.unknown_tokens.most_common(_TOKENS)) or "none"

@@ -21,6 +21,7 @@ from colld_fairseq.data.utterances import BadUtterances
 from colld_fairseq.decoding.hypothesis import joined
 from colld_fairseq.decoding.real_time import PIECE, Latency, cut, listen
 from colld_fairseq.decoding.streaming import EndpointRules, StreamingRecogniser, StreamingResult
+from colld_fairseq.durations import duration_text
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.numbers import POSITIVE
 from colld_fairseq.recogniser import Recogniser
@@ -183,7 +184,7 @@ def summary(latencies: Sequence[Latency]) -> str:
     delays = sorted(delay for one in latencies for delay in one.delays)
     firsts = [one.first for one in latencies if one.first is not None]
     count = f"{len(latencies)} stream{'s' * (len(latencies) != 1)}"
-    parts = [f"{count}, {audio / 3600:.2f} h", f"real-time factor {work / max(audio, 1e-9):.4f}"]
+    parts = [f"{count}, {duration_text(audio)}", f"real-time factor {work / max(audio, 1e-9):.4f}"]
     if delays:
         late = delays[math.ceil(0.9 * len(delays)) - 1]
         parts.append(f"emission delay {statistics.mean(delays):.2f} s (90 % within {late:.2f} s)")
