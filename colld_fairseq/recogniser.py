@@ -1,8 +1,10 @@
 """A trained recogniser or translator in plain Python: waveforms in, hypotheses out."""
 
 import logging
+import os
 from dataclasses import fields, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
@@ -18,6 +20,7 @@ from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.waveform import as_waveform
 from colld_fairseq.decoding.forced_alignment import align_ctc_model, align_transducer_model
 from colld_fairseq.decoding.hypothesis import Hypothesis, NBest
+from colld_fairseq.decoding.options import GENERATION, generation_options, refuse_unused
 from colld_fairseq.decoding.streaming import EndpointRules, StreamingRecogniser
 from colld_fairseq.decoding.transducer import Scorer
 from colld_fairseq.decoding.words import WordTimer
@@ -50,6 +53,7 @@ class Recogniser:
         device: str,
         settings: Mapping[str, Any],
         dtype: torch.dtype = torch.float32,
+        generation: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.settings = settings
         """Of model and task, {"model": ..., "task": ...}, as the (last) checkpoint records them."""
@@ -57,7 +61,9 @@ class Recogniser:
         self.models = [model.eval().to(device, dtype) for model in models]
         self.input, self.vocabulary, self.nbest = task.student_input, task.vocabulary, nbest
         self.decoder = task.decoder_of(self.models)
-        self.search: Any = task.build_decoder(self.models, beam, nbest)  # streams ask more of it than a Decoder has
+        self.search: Any = task.build_decoder(
+            self.models, beam, nbest, **generation
+        )  # streams ask more of it than a Decoder has
         self.transcribes: bool = task.transcribes(self.models)
         """Whether hypotheses are in the language spoken whatever the target language: CTC trained on transcripts."""
 
@@ -81,7 +87,13 @@ class Recogniser:
         `sample_rate` Hz; without tokens where one is too short for a frame. languages: the target language of each,
         where `needs_language`. source_languages: those spoken, which a Whisper decoder is told, and by which an
         `adapted_ctc` takes the parts of an added language; "" or None: the option src_lang, else the target languages.
+
+        Raises ConfigError: not one language for each utterance, or one that the model does not have.
         """
+        check_one_each(languages, len(waveforms), "languages")
+        check_one_each(source_languages, len(waveforms), "source_languages")
+        if self.needs_language and languages is None:
+            raise ConfigError("this model writes several languages: name in `languages` that of each utterance")
         inputs = [torch.from_numpy(self.input(as_waveform(waveform, sample_rate))) for waveform in waveforms]
         n_best = [[Hypothesis([], 0.0, 0.0)] for _ in inputs]
         lengths = torch.tensor([len(one) for one in inputs], dtype=torch.long)
@@ -266,8 +278,16 @@ class Recogniser:
         return None, lambda x: self.search.emittable(torch.log_softmax(model.ctc(x).float(), dim=-1))
 
 
+def check_one_each(languages: Optional[Sequence[str]], utterances: int, argument: str) -> None:
+    """ConfigError unless there is a name for each utterance, or None."""
+    if languages is None or (not isinstance(languages, str) and len(languages) == utterances):
+        return
+    given = repr(languages) if isinstance(languages, str) else f"{len(languages)}"
+    raise ConfigError(f"{argument} is a list of one language for each of the {utterances} utterances, not {given}")
+
+
 def load_recogniser(
-    path: str,
+    path: Union[str, "os.PathLike[str]"],
     beam: int = 1,
     nbest: int = 1,
     device: Optional[str] = None,
@@ -283,14 +303,17 @@ def load_recogniser(
         dtype: precision of the model, "float32", "bfloat16" or "float16"; scores are added up in float32 all the same.
         options: of the task `multilingual_speech_to_text` that are to differ from the training's: `vocab`, `cmvn`,
             `decoder`, `tgt_lang`, `ngram_lm`, ... `cmvn` can only say where statistics are now that an older checkpoint
-            has no copy of.
+            has no copy of. Of attention decoders also fairseq's of generation: `max_len_a`, `max_len_b`, `min_len`,
+            `lenpen`, `unkpen`, `temperature`, `no_repeat_ngram_size`.
 
     Raises ConfigError: no such file, no model of this task, a vocabulary that is gone; and what the task raises.
     """
     options = {present_name(name): value for name, value in options.items()}
+    given = [name for name, value in options.items() if value not in (None, "")]
+    generation = generation_options({name: options.pop(name) for name in GENERATION if name in options})
     unknown = sorted(set(options) - {field.name for field in fields(MultilingualSpeechToTextConfig)})
     if unknown:
-        raise ConfigError(f"the task {TASK} has no option {unknown[0]!r}")
+        raise ConfigError(f"neither the task {TASK} nor fairseq's generation has an option {unknown[0]!r}")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}, choose one of {', '.join(DTYPES)}")
     if not 1 <= nbest <= beam:
@@ -299,7 +322,7 @@ def load_recogniser(
     task: Any = None
     models: List[nn.Module] = []
     settings: Dict[str, Any] = {}
-    for part in split_paths(path, ":"):
+    for part in split_paths(os.fspath(path), ":"):
         state = _read_checkpoint(part, options)
         try:
             loaded, _, task = checkpoint_utils.load_model_ensemble_and_task([part], task=task, state=state)
@@ -307,7 +330,8 @@ def load_recogniser(
             raise ConfigError(f"{part}: {error}") from error
         models += loaded
         settings = {name: plain(state["cfg"][name]) for name in ("model", "task")}
-    return Recogniser(task, models, beam, nbest, device, settings, DTYPES[dtype])
+    refuse_unused(given, task.decoder_of(models))
+    return Recogniser(task, models, beam, nbest, device, settings, DTYPES[dtype], generation)
 
 
 def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:

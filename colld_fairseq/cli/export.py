@@ -60,5 +60,5 @@ def compare_on(wav: str, exported: Exported, console: Console) -> int:
     wrong = first_difference(stages)
     if wrong is None:
         return 0
-    console.say(f"The first stage that differs from PyTorch: {wrong.name}: {wrong.detail}", style="red")
+    console.say(f"The first stage that differs: {wrong.name}: {wrong.detail}", style="red")
     return 1

@@ -5,6 +5,7 @@ For `colld features`, which needs audio that stays the same; a teacher that runs
 """
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import Iterator, List
@@ -21,6 +22,8 @@ from colld_fairseq.data.utterances import BadUtterances
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.outputs import check_output
 
+WINDOW = re.compile(r"\d{6}\.flac")  # the audio of one
+
 
 def run(args: argparse.Namespace) -> int:
     """Writes the audio files, then the manifest. Raises ColldError."""
@@ -32,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     folder = out.with_suffix("")
     if out.suffix != ".tsv":
         raise ConfigError(f"--out {out}: give the manifest's name, NAME.tsv; the audio is written to NAME/")
+    check_texts(manifest, args.seconds)
+    check_apart(manifest, folder)
     windows = plan(args, manifest)
     empty(folder)
     bad = BadUtterances(len(manifest), args.max_bad)
@@ -43,10 +48,33 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def check_texts(manifest: AnyManifest, seconds: float) -> None:
+    """ConfigError where an utterance would lose its end and its transcript would not."""
+    long = np.flatnonzero(manifest.n_samples > seconds * SAMPLE_RATE)
+    cut = [row for row in map(manifest.row, long.tolist()) if row.tgt_text or row.src_text]
+    if cut:
+        longest = max(cut, key=lambda row: row.n_samples)
+        raise ConfigError(
+            f"--seconds {seconds:g}: {len(cut)} utterances with a text are longer, {longest.id} with"
+            f" {longest.n_samples / SAMPLE_RATE:.1f} s is the longest: their audio would be cut and their text not;"
+            " give more seconds, or leave them out of the manifest"
+        )
+
+
+def check_apart(manifest: AnyManifest, folder: Path) -> None:
+    """ConfigError where audio to be read lies in the folder that is emptied for the windows."""
+    emptied = folder.resolve()
+    for path in map(manifest.audio_path, range(len(manifest))):
+        if WINDOW.match(os.path.basename(path)) and Path(path).resolve().parent == emptied:
+            raise ConfigError(
+                f"--out: {folder} is emptied for the windows, and {path} is to be read: give another name"
+            )
+
+
 def empty(folder: Path) -> None:
     """Make the folder, without the windows that an earlier run may have left; ConfigError for anything else in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    windows = {path for path in folder.iterdir() if re.fullmatch(r"\d{6}\.flac", path.name)}
+    windows = {path for path in folder.iterdir() if WINDOW.fullmatch(path.name)}
     others = sorted(set(folder.iterdir()) - windows)
     if others:
         raise ConfigError(f"{folder} is to hold the windows alone, but there is {others[0].name}: take another --out")

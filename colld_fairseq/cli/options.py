@@ -318,12 +318,14 @@ def transcribe(add: Add) -> None:
         "--options",
         metavar="NAME=VALUE,...",
         default="",
-        help="more, as of fairseq-generate: blank_penalty, max_symbols, ngram_lm, ...",
+        help="more, as of fairseq-generate: of CTC and transducers hotwords, ngram_lm, blank_penalty, ..., of attention"
+        " decoders no_repeat_ngram_size, max_len_a, max_len_b, lenpen, ...",
     )
     cut = "recordings longer than this are cut where they are quietest and transcribed in pieces (default: never)"
     add("--cut-seconds", type=POSITIVE, default=0.0, metavar="SECONDS", help=cut)
     voice = (
-        "cut around speech, which silero-vad finds (extra [vad]), and leave silence out; default of --cut-seconds then"
+        "cut around speech, which silero-vad finds (extra [vad]), and leave silence out, of short files too;"
+        " default of --cut-seconds then"
     )
     add("--vad", action="store_true", help=f"{voice}: the longest of the training")
     _batches(add)

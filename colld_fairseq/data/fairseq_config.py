@@ -80,7 +80,7 @@ class FairseqDataConfig:
     def spec_augment(self, split: str) -> Optional[SpecAugment]:
         """What is masked in the filterbanks of a split, if anything."""
         values = self.values.get(_SPECAUGMENT) or {}
-        if self.uses_audio or _SPECAUGMENT not in self._transforms(split):
+        if self.uses_audio or _SPECAUGMENT not in self._transforms(split, train=True):
             return None
         if values.get("time_warp_W"):
             raise ConfigError(
@@ -100,9 +100,10 @@ class FairseqDataConfig:
         """Names of transforms by split; `transforms` is fairseq's former name of `feature_transforms`."""
         return [self.values.get(name) or {} for name in ("transforms", "feature_transforms")]
 
-    def _transforms(self, split: str) -> List[str]:
-        """Of the filterbanks of a split, in order: those of its name, else of all such splits, else of all."""
-        keys = (split, "_train" if split.startswith("train") else "_eval", "*")
+    def _transforms(self, split: str, train: bool = False) -> List[str]:
+        """Of the filterbanks of a split, in order: those of its name, else of all such splits, else of all. A split is
+        trained on if it is said to be, or as fairseq has it, by its name."""
+        keys = (split, "_train" if train or split.startswith("train") else "_eval", "*")
         names: List[str] = []
         for table in self._tables():
             names += next((table[key] for key in keys if table.get(key) is not None), [])

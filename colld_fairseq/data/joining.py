@@ -165,6 +165,6 @@ def join(rows: Sequence[Row]) -> Row:
     return first._replace(
         id="+".join(row.id for row in rows),
         n_samples=sum(row.n_samples for row in rows),
-        tgt_text=" ".join(row.tgt_text for row in rows),
-        src_text=" ".join(row.src_text for row in rows),
+        tgt_text=" ".join(row.tgt_text for row in rows if row.tgt_text),
+        src_text=" ".join(row.src_text for row in rows if row.src_text),
     )

@@ -40,6 +40,7 @@ from colld_fairseq.decoding.generators import Decoder, FairseqGenerator
 from colld_fairseq.decoding.hotwords import HotwordScorer, read_hotwords
 from colld_fairseq.decoding.kenlm_scorer import TokenKenlm, WordKenlm
 from colld_fairseq.decoding.neural_lm import NeuralLm
+from colld_fairseq.decoding.options import FRAMES, refuse_unused
 from colld_fairseq.decoding.prefix_tree import LanguageModel
 from colld_fairseq.decoding.transducer import GreedySearch, TransducerDecoder
 from colld_fairseq.decoding.transducer_beam import BeamSearch
@@ -381,25 +382,37 @@ class MultilingualSpeechToTextTask(SpeechTask):
 
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
         """Called by fairseq; `build_decoder` is for callers of ours."""
-        kind, tags, extra = self.decoder_of(models), self.vocabulary.tag_ids, extra_gen_cls_kwargs or {}
+        kind, extra = self.decoder_of(models), extra_gen_cls_kwargs or {}
+        refuse_unused(self.search_options, kind)
         if kind == "attention":
-            extra = dict(extra, symbols_to_strip_from_output=tags)
-            if seq_gen_cls is None:
-                seq_gen_cls = AttentionGenerator
-                extra.update(never_written=self.unwanted_unknown)
-            if not self.vocabulary.tags_in_targets:
-                never_written = self.vocabulary.never_written | self.unwanted_unknown
-                extra.update(never_written=never_written, never_first=self.vocabulary.never_first)
-            return super().build_generator(models, self.limited(args), seq_gen_cls, extra, prefix_allowed_tokens_fn)
+            return self.attention_generator(models, args, seq_gen_cls, extra, prefix_allowed_tokens_fn)
         decoder = self.frame_decoder(models, kind, getattr(args, "beam", 1), getattr(args, "nbest", 1), **extra)
-        return FairseqGenerator(decoder, self.target_dictionary.eos(), tags)
+        return FairseqGenerator(decoder, self.target_dictionary.eos(), self.vocabulary.tag_ids)
 
-    def build_decoder(self, models, beam: int, nbest: int) -> Decoder:
-        """What decodes the models' batches into hypotheses."""
+    def build_decoder(self, models, beam: int, nbest: int, **generation: float) -> Decoder:
+        """What decodes the models' batches into hypotheses; generation: of `decoding.options.GENERATION`."""
         kind = self.decoder_of(models)
         if kind != "attention":
             return self.frame_decoder(models, kind, beam, nbest)
-        return AttentionDecoder(self.build_generator(models, Namespace(beam=beam, nbest=nbest)), nbest)
+        args = Namespace(beam=beam, nbest=nbest, **generation)
+        return AttentionDecoder(self.attention_generator(models, args), nbest)
+
+    @property
+    def search_options(self) -> List[str]:
+        """Names of the options for searches over frames that have other values than by default."""
+        defaults = MultilingualSpeechToTextConfig()
+        return [name for name in FRAMES if getattr(self.cfg, name) != getattr(defaults, name)]
+
+    def attention_generator(self, models, args, seq_gen_cls=None, extra=None, prefix_allowed_tokens_fn=None):
+        """fairseq's generator, which writes no tag, no unknown token and nothing that a pretrained decoder must not."""
+        extra = dict(extra or {}, symbols_to_strip_from_output=self.vocabulary.tag_ids)
+        if seq_gen_cls is None:
+            seq_gen_cls = AttentionGenerator
+            extra.update(never_written=self.unwanted_unknown)
+        if not self.vocabulary.tags_in_targets:
+            never_written = self.vocabulary.never_written | self.unwanted_unknown
+            extra.update(never_written=never_written, never_first=self.vocabulary.never_first)
+        return super().build_generator(models, self.limited(args), seq_gen_cls, extra, prefix_allowed_tokens_fn)
 
     @property
     def unwanted_unknown(self) -> Set[int]:

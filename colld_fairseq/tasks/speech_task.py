@@ -230,7 +230,7 @@ class SpeechTask(FairseqTask):
     def load_dataset(self, split: str, combine: bool = False, task_cfg=None, **kwargs) -> None:
         root = compat.absolute_path(self.cfg.audio_root) if self.cfg.audio_root else self.data_config.audio_root
         rows = join_manifests([read_manifest(path, audio_root=root) for path in self.manifest_paths(split)])
-        train = os.path.basename(split.split(",")[0]).startswith("train")
+        train = self.trains_on(split)
         options = DatasetOptions(
             train=train,
             seed=self.cfg.seed,
@@ -243,10 +243,30 @@ class SpeechTask(FairseqTask):
             options.perturbation = self.perturbation()
             if options.perturbation is not None:
                 require_waveforms(rows, "--perturb-*")
+            self.warn_of_one_name(split)
         self.check_data_config(split)
         check_stored(rows, self.student_input.config, remedy=", or choose --front-end fbank_stack, fbank or conv2d")
         self.datasets[split] = dataset = self.make_dataset(split, rows, self.student_input, options)
         logger.info("%s: %d utterances, %s", split, len(rows), duration_text(dataset.sizes.sum() / SAMPLE_RATE))
+
+    def trains_on(self, split: str) -> bool:
+        """Whether a split is that of --train-subset, whatever its name; a task without a run goes by the name."""
+        run = compat.run_of(self.cfg)
+        if compat.evaluated_checkpoint(self.cfg):
+            return False
+        named = (run.get("dataset") or {}).get("train_subset") if run is not None else None
+        return split == named if named else os.path.basename(split).startswith("train")
+
+    def warn_of_one_name(self, split: str) -> None:
+        """Where validation is on the training split: fairseq has one data set of a name, which is that of training."""
+        run = compat.run_of(self.cfg)
+        dataset = run.get("dataset") if run is not None and split not in self.datasets else None
+        if dataset and not dataset.disable_validation and split in (dataset.valid_subset or "").split(","):
+            logger.warning(
+                "--valid-subset %s is trained on, too, and validation will be on its utterances as training has them:"
+                " sampled, cropped, perturbed and masked; give a copy of the manifest to have them as they are",
+                split,
+            )
 
     def training_rows(self, rows) -> np.ndarray:
         """Indices of the rows within the length limits; raises ManifestError when there are none."""
@@ -392,12 +412,15 @@ class SpeechTask(FairseqTask):
         long = samples > max_tokens
         if not long.any():
             return
-        logger.warning(
-            "%d of %d training utterances (%s of %s) are longer than a batch and LEFT OUT: --max-tokens %d"
-            " is %.1f s, the longest has %.1f s (--max-tokens %d)",
-            *(long.sum(), len(long), *(duration_text(part.sum() / SAMPLE_RATE) for part in (samples[long], samples))),
-            *(max_tokens, max_tokens / SAMPLE_RATE, samples.max() / SAMPLE_RATE, samples.max()),
+        lost, whole = (duration_text(part.sum() / SAMPLE_RATE) for part in (samples[long], samples))
+        told = (
+            f"{long.sum()} of {len(long)} training utterances ({lost} of {whole}) are longer than a batch and LEFT OUT:"
+            f" --max-tokens {max_tokens} is {max_tokens / SAMPLE_RATE:.1f} s, the longest has"
+            f" {samples.max() / SAMPLE_RATE:.1f} s (--max-tokens {samples.max()})"
         )
+        if long.all():
+            raise ConfigError(told)
+        logger.warning(told)
 
     def max_positions(self):
         return None  # lengths are limited in seconds, when the rows are selected

@@ -82,6 +82,23 @@ def test_a_stopped_run_is_begun_anew(corpus, tmp_path):
     assert len(list((tmp_path / "windows").iterdir())) == expected.count("\n") - 1
 
 
+def test_no_window_loses_the_end_of_its_text(corpus, tmp_path, capsys):
+    longest = read_manifest(str(corpus / "train.tsv")).n_samples.max() / 16000
+    assert join(corpus, tmp_path / "windows.tsv", "--seconds", str(longest - 0.01)) == 2
+    assert "utterances with a text are longer" in capsys.readouterr().err and not (tmp_path / "windows").exists()
+    assert join(corpus, tmp_path / "windows.tsv", "--seconds", str(longest)) == 0
+
+
+def test_windows_that_are_to_be_read_are_not_removed(corpus, tmp_path, capsys):
+    """Windows are joined again to longer ones, by a copy of their manifest and into the folder that they lie in."""
+    assert join(corpus, tmp_path / "windows.tsv") == 0
+    manifest = (tmp_path / "windows.tsv").rename(tmp_path / "other.tsv")
+    before = sorted(path.name for path in (tmp_path / "windows").iterdir())
+    again = ["join", "--manifest", str(manifest), "--out", str(tmp_path / "windows.tsv"), "--seconds", "12"]
+    assert colld(again) == 2 and "is emptied for the windows" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "windows").iterdir()) == before
+
+
 def test_nothing_else_is_overwritten(corpus, tmp_path, capsys):
     (tmp_path / "windows").mkdir()
     (tmp_path / "windows" / "speech.wav").touch()

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,14 +65,20 @@ def generated(corpus, path, *options):
     return result
 
 
+GENERATION = "no_repeat_ngram_size=2,lenpen=0.5,min_len=3,max_len_a=0.0005,max_len_b=4,unkpen=0.5"
 CASES = {
     "ctc": ("ctc", ["--beam", "3", "--nbest", "2"], []),
     "attention": ("attention", ["--beam", "2", "--nbest", "2"], []),
+    "attention-otherwise": ("attention", ["--beam", "2", "--nbest", "2"], ["--options", GENERATION]),
     "ctc-of-attention": ("attention", ["--decoder", "ctc", "--beam", "1"], []),
     "transducer": ("transducer", ["--beam", "1"], ["--options", "blank_penalty=0.5,max_symbols=2"]),
     "modified": ("modified", ["--beam", "2", "--nbest", "2"], ["--lang", "yy"]),
 }
-SAME = {"--lang": "--tgt-lang", "blank_penalty=0.5,max_symbols=2": "--blank-penalty 0.5 --max-symbols 2"}
+SAME = {
+    "--lang": "--tgt-lang",
+    "blank_penalty=0.5,max_symbols=2": "--blank-penalty 0.5 --max-symbols 2",
+    GENERATION: " ".join(f"--{one.replace('_', '-').replace('=', ' ')}" for one in GENERATION.split(",")),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -237,6 +244,8 @@ def test_stopped_run_is_finished(checkpoint, corpus, tmp_path, monkeypatch, caps
     other = [*manifest[:2], "--beam", "3", "--nbest", "2"]
     assert transcribe(checkpoint("ctc"), *other, "--out", out) == 2
     assert "begun with other options" in capsys.readouterr().err
+    assert transcribe(checkpoint("ctc"), *manifest, "--dtype", "bfloat16", "--out", out) == 2
+    assert "begun with other options" in capsys.readouterr().err
     stop_at = -1
     assert transcribe(checkpoint("ctc"), *manifest, "--out", out) == 0
     assert sum(batch_sizes) == 24
@@ -289,7 +298,15 @@ def test_refused_with_the_remedy(checkpoint, corpus, distillation, tmp_path, cap
     path = checkpoint("ctc")
     assert "one of the two" in refused(path) and "one of the two" in refused(path, corpus, *manifest)
     assert "--nbest" in refused(path, *manifest, "--nbest", "2")
-    assert "no option 'nonsense'" in refused(path, *manifest, "--options", "nonsense=1")
+    assert "has an option 'nonsense'" in refused(path, *manifest, "--options", "nonsense=1")
+    assert "--no-repeat-ngram-size is an option of attention decoding, and what decodes here is ctc" in refused(
+        path, *manifest, "--options", "no_repeat_ngram_size=3"
+    )
+    assert "--max-symbols is an option of transducer" in refused(path, *manifest, "--options", "max_symbols=1")
+    for option in ("hotwords=nowhere.txt", "ngram_lm=nowhere.arpa", "length_bonus=1"):
+        told = refused(checkpoint("attention"), *manifest, "--options", option)
+        assert "is an option of CTC or transducer decoding, and what decodes here is attention" in told
+    assert "max_len_a: 'x' is not" in refused(checkpoint("attention"), *manifest, "--options", "max_len_a=x")
     assert "NAME=VALUE" in refused(path, *manifest, "--options", "nonsense")
     assert "CTC layer only" in refused(path, *manifest, "--decoder", "attention")
     assert "vocabulary" in refused(path, *manifest, "--vocab", tmp_path)
@@ -297,6 +314,15 @@ def test_refused_with_the_remedy(checkpoint, corpus, distillation, tmp_path, cap
     (tmp_path / "empty").mkdir()
     assert "no audio" in refused(path, tmp_path / "empty")
     assert "tab" in refused(path, tmp_path / "a\tb.wav")
+
+
+def test_a_waveform_has_a_language(checkpoint, corpus):
+    recogniser, wave = load_recogniser(Path(checkpoint("attention"))), np.sin(np.arange(16000) / 7)
+    for languages, told in ((["yy"], "not 1"), (["yy"] * 3, "not 3"), ("yy", "not 'yy'"), (None, "`languages`")):
+        with pytest.raises(ConfigError, match=told):
+            recogniser.transcribe([wave, wave], languages)
+    with pytest.raises(ConfigError, match="source_languages is a list of one language for each of the 2"):
+        recogniser.transcribe([wave, wave], ["yy", "yy"], source_languages=["yy"])
 
 
 def test_long_utterances_are_pointed_out(checkpoint, corpus, capsys):

@@ -250,11 +250,11 @@ def test_every_system_is_tuned_alike_and_the_best_is_picked(campaign, builder, t
     mixed = claim_named(campaign, "claim5")
     assert len(choices_of(mixed, mixed.systems["sum"])) == 9  # with its weights
     tuning = next(one for one in tuning_runs(builder, claim) if one.system == "l1cos")
-    assert {builder.jobs[run.last].updates for run in tuning.runs} == {750}
+    assert {builder.jobs[run.last].updates for run in tuning.runs} == {500}
     for run, rate in zip(tuning.runs, (52.0, 48.5, 100.0)):
         log = tmp_path / f"{run.last}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("\n".join(validation(updates, cer) for updates, cer in ((375, 99), (750, rate))))
+        log.write_text("\n".join(validation(updates, cer) for updates, cer in ((250, 99), (500, rate))))
     picks = pick(tmp_path, [tuning])
     assert picks == {"claim1/l1cos": 1}
     assert json.loads((tmp_path / "choices.json").read_text())["claim1/l1cos"]["rows"][1]["cer"] == 48.5

@@ -160,4 +160,4 @@ def test_the_command(checkpoint, waveforms, tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err
     add_metadata(tmp_path / "m" / "model.onnx", {"subsampling_factor": "4"})
     assert main([*command, "--wav", str(tmp_path / "a.wav")]) == 1
-    assert "first stage that differs from PyTorch: metadata of model.onnx" in capsys.readouterr().out
+    assert "first stage that differs: metadata of model.onnx" in capsys.readouterr().out

@@ -5,6 +5,8 @@ import pytest
 import synthetic
 from fairseq.data import data_utils
 
+from colld_fairseq.errors import ConfigError
+
 
 def seen_ids(task, split):
     iterator = task.get_batch_iterator(
@@ -64,3 +66,6 @@ def test_what_no_batch_is_large_enough_for_is_told(finetuning, tmp_path, caplog)
     dataset = run.task.dataset("train")
     run.task.get_batch_iterator(dataset, max_tokens=longest, max_positions=longest, ignore_invalid_inputs=True)
     assert "LEFT OUT" not in caplog.text
+    with pytest.raises(ConfigError, match="8 of 8 training utterances .* LEFT OUT: --max-tokens 10 is"):
+        run.task.load_dataset("train")
+        run.task.get_batch_iterator(run.task.dataset("train"), max_tokens=10, max_positions=10)

@@ -1,3 +1,4 @@
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from fairseq.logging import metrics
 from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from colld_fairseq import compat
 from colld_fairseq.decoding.attention import AttentionDecoder, AttentionGenerator
 from colld_fairseq.decoding.ctc import CtcDecoder
 from colld_fairseq.errors import ConfigError
@@ -229,7 +231,8 @@ def test_temperature_sampling_balances_languages_or_corpora(by, groups, finetuni
     lines = (corpus / "train.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "train_a.tsv").write_text("".join(lines[:5]), encoding="utf-8")
     (tmp_path / "train_b.tsv").write_text("".join(lines[:1] + lines[5:]), encoding="utf-8")
-    run = finetuning("--sampling-alpha", "0", "--sampling-by", by, "--audio-root", corpus)
+    both = ["--train-subset", "train_a,train_b"]
+    run = finetuning("--sampling-alpha", "0", "--sampling-by", by, "--audio-root", corpus, *both)
     run.task.cfg.data = str(tmp_path)
     run.task.load_dataset("train_a,train_b")
     dataset = run.task.datasets["train_a,train_b"]
@@ -247,6 +250,27 @@ def test_length_limits_hold_in_training_only(finetuning):
     seconds = train.rows.n_samples[train.options.epoch_rows(1)] / 16000
     assert 0 < len(seconds) < 24 and seconds.min() >= 0.5 and seconds.max() <= 0.8
     assert len(run.task.dataset("valid").ordered_indices()) == 10
+
+
+@pytest.mark.parametrize("name", ["unlabeled", "train"])
+def test_what_is_trained_on_is_said_by_train_subset_and_not_by_its_name(name, finetuning, corpus, tmp_path, caplog):
+    for copy in (name, "train_dev"):
+        shutil.copy(corpus / "train.tsv", tmp_path / f"{copy}.tsv")
+    options = ["--train-subset", name, "--valid-subset", f"train_dev,{name}", "--max-seconds", "0.8"]
+    run = finetuning(*options, "--audio-root", corpus, "--perturb-speed", "0.1")
+    run.task.cfg.data = str(tmp_path)
+    run.task.load_dataset(name), run.task.load_dataset("train_dev")
+    trained, validated = (run.task.dataset(split) for split in (name, "train_dev"))
+    assert len(trained.ordered_indices()) < len(validated.ordered_indices()) == len(validated)
+    assert trained.options.perturbation and not validated.options.perturbation
+    assert caplog.text.count(f"--valid-subset {name} is trained on, too") == 1
+
+
+def test_nothing_is_trained_on_in_an_evaluation(finetuning, monkeypatch):
+    monkeypatch.setattr(compat, "evaluated_checkpoint", lambda cfg: "checkpoint.pt")
+    run = finetuning("--max-seconds", "0.8")
+    run.task.load_dataset("train")
+    assert len(run.task.dataset("train").ordered_indices()) == len(run.task.dataset("train"))
 
 
 def test_suspicious_rows_are_named_when_data_is_loaded(finetuning, caplog):

@@ -145,14 +145,17 @@ def test_one_teacher_is_feature_regression(distillation):
 
 def test_unlabeled_manifests_join_with_a_weight(distillation, corpus):
     """9 rows of test.tsv get two thirds of the 33 rows of an epoch."""
-    run = distillation("--sampling-weights", "train=1,test=2")
+    both = ["--train-subset", "train,test"]
+    run = distillation("--sampling-weights", "train=1,test=2", *both)
     run.task.load_dataset("train,test")
     dataset = run.task.dataset("train,test")
     drawn = [dataset.rows.row(int(index)).id for index in dataset.options.epoch_rows(1)]
     assert len(drawn) == 33 and sum(name.startswith("test-") for name in drawn) == 22
     with pytest.raises(ConfigError, match="no 'dev'"):
-        distillation("--sampling-weights", "train=1,dev=2").task.load_dataset("train,test")
+        distillation("--sampling-weights", "train=1,dev=2", *both).task.load_dataset("train,test")
     with pytest.raises(ConfigError, match="every weight must be above 0"):
-        distillation("--sampling-weights", "train=1,test=0").task.load_dataset("train,test")
+        distillation("--sampling-weights", "train=1,test=0", *both).task.load_dataset("train,test")
     with pytest.raises(ConfigError, match="give one"):
-        distillation("--sampling-weights", "train=1,test=2", "--sampling-alpha", "0.5").task.load_dataset("train,test")
+        distillation("--sampling-weights", "train=1,test=2", "--sampling-alpha", "0.5", *both).task.load_dataset(
+            "train,test"
+        )

@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from functools import partial
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from rich.progress import Progress
@@ -109,6 +109,7 @@ def run_utterances(
         with progress(Console(quiet=True) if sys.stdout.isatty() else console, "transcribing") as display:
             for results in work(utterances, bad, audio_bar(display, utterances)):
                 show(utterances, results, bad)
+            show(utterances, {}, bad)  # what has waited for the last ones, which could not be used
     if len(bad) == bad.rows:
         raise AudioError(bad.report("which leaves none"))
     console.left_out(bad)
@@ -158,6 +159,8 @@ def transcribe(
     that cannot be used go to `bad`."""
     for rows in np.split(utterances.todo, range(WINDOW, len(utterances), WINDOW)):
         is_long = utterances.rows.n_samples[rows] > (cut.longest_seconds if cut else np.inf) * SAMPLE_RATE
+        if cut and cut.detector:  # silence is left out of short ones, too
+            is_long[:] = True
         yield from transcribe_utterances(recogniser, batch_seconds, utterances, rows[~is_long], bad, bar)
         for row in rows[is_long].tolist():
             yield from transcribe_recording(recogniser, cut, batch_seconds, utterances, row, bad, bar)
@@ -246,15 +249,22 @@ def timed(rows: Sequence[Row], results: Mapping[str, Result]) -> Iterator[Timed]
 
 def settings(args: argparse.Namespace, utterances: Utterances) -> Dict[str, str]:
     """What a result depends on: a journal that was begun with other values is refused."""
-    models = hashlib.sha256()
-    for path in split_paths(args.checkpoint, ":"):
-        with open(path, "rb") as file:
-            models.update(hashlib.file_digest(file, "sha256").digest())
+    options = task_options(args)
+    beside = filter(None, (options.get(name) for name in ("hotwords", "ngram_lm")))
     latency = [args.streaming, args.chunk_ms, args.left_context, args.right_ms]
     context = [*latency, args.endpoint, args.cut_seconds, args.vad]
     names = json.dumps([(utterances.ids[row], utterances.rows.audio_path(row)) for row in utterances.todo.tolist()])
     return {
-        "checkpoint": models.hexdigest(),
+        "checkpoint": digest_of(split_paths(args.checkpoint, ":")),
         "audio": hashlib.sha256(names.encode()).hexdigest(),
-        "options": json.dumps([args.beam, args.nbest, args.src_lang, task_options(args), context]),
+        "options": json.dumps([args.beam, args.nbest, args.dtype, args.src_lang, options, digest_of(beside), context]),
     }
+
+
+def digest_of(paths: Iterable[str]) -> str:
+    """sha256 of what files hold."""
+    total = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
