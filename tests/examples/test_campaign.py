@@ -223,12 +223,12 @@ def test_the_cost_is_told_before_anything_starts(campaign, builder):
     header, rows = cost_rows(builder, [claim], tunings)
     assert [row[0] for row in rows] == ["claim6", "all together"] and rows[0][-2:] == rows[1][-2:]
     run = builder.system(claim, "8h", 1)
-    # 12000 updates of 18 s at 50 times real time, 3000 at 20, and the features of two hours of audio at 23.
-    expected = (12000 * 18 / 50 + 3000 * 18 / 20 + (3600 + 1800 + 1800) / 23) / 3600
+    # 12000 updates of 18 s at 60 times real time, 3000 at 55, and the features of two hours of audio at 25.
+    expected = (12000 * 18 / 60 + 3000 * 18 / 55 + (3600 + 1800 + 1800) / 25) / 3600
     assert core_hours(builder, [run.last]) == pytest.approx(expected)
     measured = replace(builder.inputs, speeds={"claim6/stage1": 100.0})
     again = Builder(campaign, OUT, measured)
-    assert core_hours(again, [again.system(claim, "8h", 1).last]) == pytest.approx(expected - 12000 * 18 / 100 / 3600)
+    assert core_hours(again, [again.system(claim, "8h", 1).last]) == pytest.approx(expected - 12000 * 18 * (1 / 60 - 1 / 100) / 3600)
     assert float(rows[0][-1]) == pytest.approx(float(rows[0][-2]) / 2, abs=0.06)
 
 
