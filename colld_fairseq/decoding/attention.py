@@ -77,12 +77,15 @@ class AttentionDecoder:
 
 class NGramBlocker(NGramRepeatBlock):
     """fairseq's --no-repeat-ngram-size, which without its CUDA extension blocks nothing: it compares n-grams with the
-    end of the buffer that hypotheses are written to, instead of the tokens written last."""
+    end of the buffer that hypotheses are written to, instead of the tokens written last. Of size 1, no token twice, it
+    blocks nothing with the extension either."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, use_extension=False)
 
     def forward(self, tokens: Tensor, lprobs: Tensor, bsz: int, beam_size: int, step: int) -> Tensor:
+        if self.no_repeat_ngram_size == 1:
+            return lprobs.scatter(1, tokens[:, 1 : step + 1], -torch.inf)
         return super().forward(tokens[:, : step + 1], lprobs, bsz, beam_size, step)
 
 

@@ -10,13 +10,13 @@ from colld_fairseq.decoding.attention import NGramBlocker
 BUFFER = torch.tensor([[2, 7, 5, 7, 1, 1, 1, 1]])  # start, 7 5 7 so far, and padding up to the longest hypothesis
 
 
-@pytest.mark.parametrize("size, blocked", [(2, [5]), (3, [])])
+@pytest.mark.parametrize("size, blocked", [(1, [5, 7]), (2, [5]), (3, [])])
 def test_ngrams_that_were_written(size, blocked):
     plain, ours = torch.zeros(1, 9), torch.zeros(1, 9)
     NGramRepeatBlock(size, use_extension=False)(BUFFER, plain, 1, 1, 3)
-    NGramBlocker(size)(BUFFER, ours, 1, 1, 3)
+    ours = NGramBlocker(size)(BUFFER, ours, 1, 1, 3)
     assert ours[0].isinf().nonzero().flatten().tolist() == blocked
-    if size == 2:  # as long as this fails, the class of ours is needed
+    if size < 3:  # as long as this fails, the class of ours is needed
         assert not plain.isinf().any()
 
 
