@@ -228,7 +228,9 @@ def test_the_cost_is_told_before_anything_starts(campaign, builder):
     assert core_hours(builder, [run.last]) == pytest.approx(expected)
     measured = replace(builder.inputs, speeds={"claim6/stage1": 100.0})
     again = Builder(campaign, OUT, measured)
-    assert core_hours(again, [again.system(claim, "8h", 1).last]) == pytest.approx(expected - 12000 * 18 * (1 / 60 - 1 / 100) / 3600)
+    assert core_hours(again, [again.system(claim, "8h", 1).last]) == pytest.approx(
+        expected - 12000 * 18 * (1 / 60 - 1 / 100) / 3600
+    )
     assert float(rows[0][-1]) == pytest.approx(float(rows[0][-2]) / 2, abs=0.06)
 
 
