@@ -12,11 +12,15 @@ ENTRY = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9_-]*)=")
 
 
 def split_named(text: str, option: str) -> Dict[str, str]:
-    """{name: value} in the order written; empty where `text` does not begin with NAME= (one value without a name).
-    Raises ConfigError for a name given twice or without a value. `option` is named in the message."""
-    if ENTRY.match(text.strip()) is None:
+    """{name: value} in the order written; empty where `text` has no NAME= (one value without a name).
+    Raises ConfigError for a name given twice or without a value, and for a value without a name before named ones.
+    `option` is named in the message."""
+    first = ENTRY.search(text.strip())
+    if first is None:
         return {}
-    _, *parts = ENTRY.split(text.strip())
+    unnamed, *parts = ENTRY.split(text.strip())
+    if unnamed:
+        raise ConfigError(f"{option} {text!r}: {unnamed!r} has no name, but {first[1]}= begins a named value; name all")
     names, values = parts[0::2], [value.strip() for value in parts[1::2]]
     for name, value in zip(names, values):
         if names.count(name) > 1:
@@ -24,6 +28,15 @@ def split_named(text: str, option: str) -> Dict[str, str]:
         if not value:
             raise ConfigError(f"{option} {text!r} gives {name!r} no value")
     return dict(zip(names, values))
+
+
+def all_named(text: str, option: str, example: str) -> Dict[str, str]:
+    """`split_named` of an option whose values all need names; empty where it is not given. Raises ConfigError, which
+    shows the example, for a value without a name."""
+    named = split_named(text, option)
+    if text.strip() and not named:
+        raise ConfigError(f"{option} {text!r} has no NAME=; write it as {example}")
+    return named
 
 
 def value_of_each(text: str, names: Sequence[str], option: str, default: Optional[str] = None) -> Dict[str, str]:

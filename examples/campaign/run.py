@@ -22,7 +22,7 @@ from tabulate import tabulate
 from colld_fairseq.devices import has_fast_bfloat16, pick_device
 from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.files import write_atomically
-from colld_fairseq.named_values import split_named
+from colld_fairseq.named_values import all_named
 from colld_fairseq.profiling import describe_machine
 from examples.campaign.build import Builder, Inputs, teachers_in
 from examples.campaign.cost import claim_jobs, cost_rows, measure, read_speeds, system_rows
@@ -104,10 +104,14 @@ def resolve(campaign: Campaign, claims: Sequence[Claim], args: argparse.Namespac
     names, and for names that the plan does not have."""
     kept = read_kept(args.out)
     given: Dict[str, Dict[str, str]] = {}
-    for option, known in (
-        ("teachers", campaign.teachers), ("corpora", campaign.corpora), ("unlabeled", campaign.unlabeled),
-    ):  # fmt: skip
-        values = {**split_named(kept.get(option, ""), option), **split_named(getattr(args, option), f"--{option}")}
+    for option, known, what in (
+        ("teachers", campaign.teachers, "SPEC"),
+        ("corpora", campaign.corpora, "DIR"),
+        ("unlabeled", campaign.unlabeled, "A.tsv"),
+    ):
+        values: Dict[str, str] = {}
+        for text in (kept.get(option, ""), getattr(args, option)):
+            values.update(all_named(text, f"--{option}", f"NAME={what},..."))
         for name in values:
             if name not in known:
                 raise ConfigError(f"--{option}: {name!r} is none of {', '.join(known)}")

@@ -19,8 +19,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.models.encoder_presets import PRESETS
-from colld_fairseq.named_values import split_named, value_of_each
+from colld_fairseq.named_values import all_named, split_named, value_of_each
 from colld_fairseq.teachers import describe_teacher
 from examples.driver import recipes
 from examples.driver.jobs import Job
@@ -329,11 +330,14 @@ def arguments(argv: List[str]) -> argparse.Namespace:
     for student in args.students:
         if student not in TABLE["students"]:
             parser.error(f"--students: {student!r} is none of {', '.join(TABLE['students'])}")
-    caches = split_named(args.teacher_cache, "--teacher-cache").items()
-    args.teacher_cache = ",".join(f"{name}={Path(folder).resolve()}" for name, folder in caches)
-    specs = split_named(args.teachers, "--teachers")
+    try:
+        caches = all_named(args.teacher_cache, "--teacher-cache", "NAME=DIR,...")
+        specs = all_named(args.teachers, "--teachers", "whisper=hf:DIRECTORY,hubert=fairseq:FILE.pt")
+    except ConfigError as error:
+        parser.error(str(error))
     if not specs:
-        parser.error("--teachers: give every teacher a name, as in whisper=hf:DIRECTORY,hubert=fairseq:FILE.pt")
+        parser.error("--teachers is empty: give whisper=hf:DIRECTORY,hubert=fairseq:FILE.pt")
+    args.teacher_cache = ",".join(f"{name}={Path(folder).resolve()}" for name, folder in caches.items())
     for name in specs:
         if name in TABLE["systems"]:
             parser.error(f"--teachers: {name!r} is the name of a system; choose another")

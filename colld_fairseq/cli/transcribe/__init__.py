@@ -25,7 +25,7 @@ from colld_fairseq.data.voice_activity import VoiceActivity
 from colld_fairseq.decoding.real_time import Latency
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.files import split_paths
-from colld_fairseq.named_values import split_named
+from colld_fairseq.named_values import all_named
 from colld_fairseq.outputs import only_run, refuse_inputs
 from colld_fairseq.recogniser import TRAINED, Recogniser, load_recogniser
 
@@ -117,9 +117,7 @@ def run_utterances(
 
 def task_options(args: argparse.Namespace) -> Dict[str, str]:
     """The task's options that differ from those of the training."""
-    options = split_named(args.options, "--options")
-    if args.options and not options:
-        raise ConfigError(f"--options {args.options!r}: write NAME=VALUE, with commas between them")
+    options = all_named(args.options, "--options", "NAME=VALUE,NAME=VALUE")
     moved = {name: getattr(args, name) for name in ("vocab", "cmvn") if getattr(args, name)}
     return {"decoder": args.decoder, "tgt_lang": args.lang, "src_lang": args.src_lang, **moved, **options}
 
