@@ -24,8 +24,8 @@ def read(request: Request) -> Iterator[Listed]:
     for locale in locales:
         language = language_of(locale.name)
         if request.wants_language(language, locale.name):
-            for split in filter(request.wants_split, SPLITS):
-                if (locale / f"{split}.tsv").is_file():
+            for split in SPLITS:
+                if (locale / f"{split}.tsv").is_file() and request.wants_split(split):
                     yield from _split(locale, language, split, targets, request.raw_text)
 
 

@@ -15,6 +15,7 @@ from colld_fairseq.corpora.reading import is_text
 from colld_fairseq.corpora.request import Request, nothing_there
 from colld_fairseq.corpora.utterance import LeftOut, Listed, Utterance
 from colld_fairseq.data.audio import AUDIO_SUFFIXES
+from colld_fairseq.errors import ConfigError
 
 _SPLIT = re.compile(r"(train|dev|valid|test)([-_.].*)?")
 
@@ -25,13 +26,16 @@ def read(request: Request) -> Iterator[Listed]:
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     if not paths:
         raise nothing_there(root, f"audio ({', '.join(AUDIO_SUFFIXES)})")
+    for use, ending in request.columns.items():
+        if not any(_beside(path, ending).is_file() for path in paths):
+            raise ConfigError(f"{root}: no audio has a file NAME.{ending} beside it, as --columns {use}={ending} says")
     language = request.unsaid_language
     endings = {"text": [request.columns.get("text") or language or "txt", "txt"]}
     for target in request.translate_into:
         endings[target] = [request.columns.get(TRANSLATION + target, target)]
     for path in paths:
         split = next((part for part in path.relative_to(root).parts[:-1] if _SPLIT.fullmatch(part)), "train")
-        if request.wants_split(split):
+        if request.wants_split(split) and request.wants_language(language):
             yield _utterance(root, path, split, language, endings)
 
 
@@ -49,7 +53,11 @@ def _utterance(root: Path, path: Path, split: str, language: str, endings: Dict)
 def _content(path: Path, endings: list) -> Optional[str]:
     """What the file beside the audio says, all of it in one line; None where there is none."""
     for ending in endings:
-        beside = path.parent / f"{path.stem}.{ending}"
+        beside = _beside(path, ending)
         if beside.is_file():
             return " ".join(beside.read_bytes().decode("utf-8-sig", errors="surrogateescape").split())
     return None
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.parent / f"{path.stem}.{ending}"

@@ -15,14 +15,16 @@ TRANSCRIPTS = "*/*/*.trans.txt"
 
 def read(request: Request) -> Iterator[Listed]:
     (root,) = folders_with(request.folder, [f"*/{TRANSCRIPTS}"], "SUBSET/SPEAKER/CHAPTER/*.trans.txt")[:1]
+    language = request.unsaid_language or "en"
+    if not request.wants_language(language):
+        return
     for subset in sorted(path for path in root.iterdir() if next(path.glob(TRANSCRIPTS), None)):
         if request.wants_split(subset.name):
             for transcripts in sorted(subset.glob(TRANSCRIPTS)):
-                yield from _chapter(transcripts, subset.name, request)
+                yield from _chapter(transcripts, subset.name, language)
 
 
-def _chapter(transcripts: Path, split: str, request: Request) -> Iterator[Listed]:
-    language = request.unsaid_language or "en"
+def _chapter(transcripts: Path, split: str, language: str) -> Iterator[Listed]:
     for entry in keyed_lines(transcripts):
         if isinstance(entry, LeftOut):
             yield entry

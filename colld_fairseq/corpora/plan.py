@@ -4,8 +4,9 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
-from typing import Iterator, List, Sequence, Set
+from typing import Iterator, List, Set
 
+from colld_fairseq.corpora.asked import check_asked
 from colld_fairseq.corpora.layouts import reader
 from colld_fairseq.corpora.normalization import normalized
 from colld_fairseq.corpora.reading import is_text
@@ -13,7 +14,7 @@ from colld_fairseq.corpora.request import Request
 from colld_fairseq.corpora.utterance import LeftOut, Listed, Utterance
 from colld_fairseq.data.manifest_writer import checked_name
 from colld_fairseq.data.text import TextNormalizer
-from colld_fairseq.errors import ConfigError, ManifestError
+from colld_fairseq.errors import ManifestError
 
 
 @dataclass
@@ -33,8 +34,8 @@ class Plan:
 
 
 def make_plan(layout: str, request: Request, normalizer: TextNormalizer) -> Plan:
-    """Everything the corpus lists. Raises ConfigError where nothing is asked for that it has, and ColldError of its
-    layout."""
+    """Everything the corpus lists. Raises ConfigError where something is asked for that it does not have, and
+    ColldError of its layout."""
     taken: List[Utterance] = []
     left_out: List[LeftOut] = []
     names: Set[str] = set()
@@ -48,11 +49,7 @@ def make_plan(layout: str, request: Request, normalizer: TextNormalizer) -> Plan
         else:
             names.add(one.id)
             taken.append(one)
-    if not taken:
-        raise _nothing(request, left_out)
-    untranslated = [target for target in request.translate_into if not any(target in one.translations for one in taken)]
-    if untranslated:
-        raise ConfigError(f"{request.folder}: no translation into {untranslated[0]!r}; correct --translate-into")
+    check_asked(request, taken, left_out)
     has_text = any(one.text or one.translations for one in taken)
     if has_text:
         without = [one for one in taken if not (one.text or one.translations)]
@@ -63,7 +60,10 @@ def make_plan(layout: str, request: Request, normalizer: TextNormalizer) -> Plan
 
 def _listed(layout: str, request: Request, normalizer: TextNormalizer) -> Iterator[Listed]:
     for one in reader(layout, request)(request):
-        yield one if isinstance(one, LeftOut) else _as_written(one, request, normalizer)
+        if isinstance(one, Utterance):
+            request.seen_translations.update(one.translations)
+            one = _as_written(one, request, normalizer)
+        yield one
 
 
 def _as_written(one: Utterance, request: Request, normalizer: TextNormalizer) -> Listed:
@@ -88,19 +88,3 @@ def _as_written(one: Utterance, request: Request, normalizer: TextNormalizer) ->
     }
     text = normalized(one.text, one.language, normalizer)
     return one._replace(audio=audio, text=text, translations=translations, split=split)
-
-
-def _nothing(request: Request, left_out: Sequence[LeftOut]) -> ConfigError:
-    """What to say where no utterance is left: what was asked for is not there, or nothing can be used."""
-    if left_out:
-        first = left_out[0]
-        return ConfigError(
-            f"{request.folder}: none of its {len(left_out)} utterances can be used; the first: {first.id}: "
-            f"{first.kind}: {first.reason}"
-        )
-    splits = ", ".join(sorted(request.seen_splits)) or "none"
-    languages = ", ".join(sorted(filter(None, request.seen_languages))) or "none"
-    return ConfigError(
-        f"{request.folder}: nothing that was asked for; it has the splits {splits} and the languages {languages}: "
-        "correct --splits or --languages"
-    )

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from colld_fairseq.errors import ConfigError
-from colld_fairseq.named_values import split_named
 
 
 @dataclass
@@ -27,16 +26,21 @@ class Request:
     audio_root: Optional[Path] = None
     """Where relative paths in tables begin, if not at the table's folder."""
     seen_splits: Set[str] = field(default_factory=set)
-    seen_languages: Set[str] = field(default_factory=set)
+    """What a layout has asked `wants_split` about: every split that is there, wanted or not."""
+    seen_languages: Dict[str, str] = field(default_factory=dict)
+    """The same of languages: each name -> the first of those that the language has; "" where none is said."""
+    seen_translations: Set[str] = field(default_factory=set)
 
     def wants_split(self, name: str) -> bool:
-        """Whether to take this split; what was asked about is named if nothing was to be had."""
+        """Whether to take a split that is there. To be asked about all of them: a wanted one that never comes up is
+        one that the corpus does not have."""
         self.seen_splits.add(name)
         return not self.splits or name in self.splits
 
     def wants_language(self, *names: str) -> bool:
-        """Whether to take speech in a language, which the corpus may have several names for (`de`, `de_de`)."""
-        self.seen_languages.add(names[0])
+        """Whether to take speech in a language that is there, which the corpus may have several names for (`de`,
+        `de_de`). To be asked about all of them, as `wants_split`."""
+        self.seen_languages.update(dict.fromkeys(names, names[0]))
         return not self.languages or any(name in self.languages for name in names)
 
     @property
@@ -50,14 +54,20 @@ class Request:
 
 
 def parse_splits(text: str) -> Dict[str, str]:
-    """{split of the corpus: split to write} of `train,dev` or `train=train-clean-100,train-other-500,dev=dev-other`."""
-    named = split_named(text, "--splits")
+    """{split of the corpus: split to write} of `train,dev` or `dev,train=train-clean-100,train-other-500`: NAME= takes
+    all that follow, up to the next one; those before the first stand for themselves."""
     splits: Dict[str, str] = {}
-    for name, parts in (named or {"": text}).items():
-        for part in filter(None, (part.strip() for part in parts.split(","))):
-            if part in splits:
-                raise ConfigError(f"--splits {text!r} names {part!r} twice")
-            splits[part] = name or part
+    name = ""
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        before, equals, after = (one.strip() for one in part.partition("="))
+        split = after if equals else part
+        if equals:
+            name = before
+        if not split or equals and not name:
+            raise ConfigError(f"--splits {text!r}: {part!r} is not NAME=SPLIT")
+        if split in splits or equals and name in splits.values():
+            raise ConfigError(f"--splits {text!r} names {split if split in splits else name!r} twice")
+        splits[split] = name or split
     for name in splits.values():
         if "/" in name or name.startswith("."):
             raise ConfigError(f"--splits {text!r}: {name!r} cannot be the name of a file; write NAME={name}")

@@ -29,7 +29,7 @@ def read(request: Request) -> Iterator[Listed]:
         raise nothing_there(request.folder, "file NAME.stm")
     for path in paths:
         split = _split(path, request.folder)
-        if request.wants_split(split):
+        if request.wants_split(split) and request.wants_language(request.unsaid_language):
             yield from _file(path, split, request)
 
 

@@ -41,6 +41,8 @@ def split_of(path: Path) -> str:
 def _table(path: Path, split: str, request: Request) -> Iterator[Listed]:
     names = _names(path)
     uses = columns.resolve(names, request.columns, str(path)) if names else {}
+    if "split" not in uses and not request.wants_split(split):
+        return
     for record in _records(path):
         if isinstance(record, LeftOut):
             yield record
