@@ -13,7 +13,7 @@ from colld_fairseq.data.text import TextNormalizer
 from colld_fairseq.durations import duration_text
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import printable
-from colld_fairseq.named_values import split_named
+from colld_fairseq.named_values import all_named
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,16 +51,13 @@ def run(args: argparse.Namespace) -> int:
 
 def request_of(args: argparse.Namespace) -> Request:
     """The options as a request."""
-    columns = split_named(args.columns, "--columns")
-    if args.columns and not columns:
-        raise ConfigError(f"--columns {args.columns!r}: write USE=NAME, for example text=sentence,audio=file")
     return Request(
         folder=Path(args.folder),
         languages=parse_names(args.languages),
         splits=parse_splits(args.splits),
         translate_into=parse_names(args.translate_into),
         translations=Path(args.translations) if args.translations else None,
-        columns=columns,
+        columns=all_named(args.columns, "--columns", "text=sentence,audio=file"),
         raw_text=args.raw_text,
         audio_root=Path(args.audio_root) if args.audio_root else None,
     )
@@ -80,6 +77,13 @@ def report(console: Console, out: Path, prepared: Prepared) -> None:
         console.say(
             f"{names}: other utterances than an earlier preparation of this corpus had, whose manifests are replaced "
             "(--name NAME keeps both)",
+            style="yellow",
+        )
+    if prepared.removed:
+        names = ", ".join(prepared.removed)
+        console.say(
+            f"{names}: of an earlier preparation of this corpus, not made by this one, and removed (--name NAME keeps "
+            "both)",
             style="yellow",
         )
     if prepared.left_out:

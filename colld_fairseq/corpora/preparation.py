@@ -8,6 +8,10 @@ Files of a preparation into OUT (with a name, `_NAME` follows the split and the 
     left_out.tsv               what was left out, and why
     prepared.json              what it was made of, and totals; written last
     prepared.partial           what is known of a preparation that is under way
+
+Manifests of an earlier preparation of the same corpus are removed before the first new one is written, so that a run
+that is killed leaves none of the former ones beside its own. What it may leave stands in prepared.json before it is
+there, with `unfinished`: the next run, whatever its options, removes it.
 """
 
 import contextlib
@@ -15,6 +19,7 @@ import glob
 import json
 import multiprocessing
 import os
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,13 +67,15 @@ class Totals:
 class Prepared:
     """What was written: totals by manifest, and what was left out, with the file that lists it.
 
-    replaced: those manifests that had other utterances in an earlier preparation of the same corpus.
+    replaced: those manifests that had other utterances in an earlier preparation of the same corpus. removed: manifests
+    of that one which are not among these.
     """
 
     manifests: Dict[str, Totals]
     left_out: List[LeftOut]
     left_out_path: Path
     replaced: List[str]
+    removed: List[str]
 
     def kinds(self) -> Dict[str, int]:
         """How many were left out, by kind."""
@@ -100,7 +107,6 @@ class Preparation:
         pack = self.pack or any(isinstance(one.audio, ArrowAudio) for one in plan.utterances)
         splits = list(dict.fromkeys(one.split for one in plan.utterances))
         self._check_names(plan, splits)
-        earlier = self._record().get("manifests", {})
         parts = [sources(plan.utterances[start : start + PART]) for start in range(0, len(plan.utterances), PART)]
         # Processes are started before the lock is taken, so that those of a killed run do not hold it.
         with _measuring(self.workers, len(parts)) as run_parts, only_run(self._path("prepared.partial")):
@@ -111,9 +117,10 @@ class Preparation:
                 lambda part: not pack or self._archive(part).is_file(),
             )
             with contextlib.closing(journal):
+                earlier = self._earlier()
                 if pack:
-                    if not journal.begun:
-                        self._withdraw()
+                    if not journal.begun:  # its manifests name archives that are about to be replaced
+                        self._withdraw(earlier)
                     self._clear_archives(len(parts))
                 self._measure(plan, parts, pack, journal, run_parts, on_progress)
                 results = [result for part in range(len(parts)) for result in journal.results[part]]
@@ -153,7 +160,32 @@ class Preparation:
         self, plan: Plan, results: Sequence[Result], splits: Sequence[str], pack: bool, earlier: Dict[str, Any]
     ) -> Prepared:
         left_out = plan.left_out + [one for one in results if isinstance(one, LeftOut)]
-        manifests: Dict[str, Totals] = {}
+        manifests = self._manifests(plan, results, splits, pack)
+        if not manifests:
+            first = left_out[0]
+            raise AudioError(f"{self.folder}: nothing can be used; the first: {first.id}: {first.kind}: {first.reason}")
+        totals = {name: Totals.of(rows) for name, rows in manifests.items()}
+        records = {name: asdict(total) for name, total in totals.items()}
+        self._withdraw(earlier, records)
+        root = None if plan.has_text else ("." if pack else os.path.abspath(self.folder))
+        for name, rows in manifests.items():
+            write_manifest(self.out / name, rows, root)
+        prepared = Prepared(
+            manifests=totals,
+            left_out=left_out,
+            left_out_path=self._path("left_out.tsv"),
+            replaced=[name for name, record in records.items() if earlier.get(name, record) != record],
+            removed=[name for name in earlier if name not in records],
+        )
+        _write_left_out(prepared.left_out_path, left_out)
+        self._record({"manifests": records, "left_out": prepared.kinds()})
+        return prepared
+
+    def _manifests(
+        self, plan: Plan, results: Sequence[Result], splits: Sequence[str], pack: bool
+    ) -> Dict[str, List[Row]]:
+        """{name: rows} of all manifests that have any."""
+        manifests: Dict[str, List[Row]] = {}
         for split in splits:
             usable = [
                 (utterance, result)
@@ -161,25 +193,9 @@ class Preparation:
                 if utterance.split == split and isinstance(result, Measured)
             ]
             for suffix, rows in self._rows(usable, plan.has_text, pack):
-                path = self.out / f"{self._stem(split)}{suffix}.tsv"
-                for stale in self.out.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a run that was killed
-                    stale.unlink(missing_ok=True)
-                if not rows:
-                    path.unlink(missing_ok=True)  # of an earlier run, which had some
-                    continue
-                root = None if plan.has_text else ("." if pack else os.path.abspath(self.folder))
-                write_manifest(path, rows, root)
-                manifests[path.name] = Totals.of(rows)
-        if not manifests:
-            first = left_out[0]
-            raise AudioError(f"{self.folder}: nothing can be used; the first: {first.id}: {first.kind}: {first.reason}")
-        totals = {name: asdict(total) for name, total in manifests.items()}
-        replaced = [name for name, total in totals.items() if earlier.get(name, total) != total]
-        prepared = Prepared(manifests, left_out, self._path("left_out.tsv"), replaced)
-        _write_left_out(prepared.left_out_path, left_out)
-        record = {**self._origin(), "manifests": totals, "left_out": prepared.kinds()}
-        write_atomically(self._path("prepared.json"), json.dumps(record, ensure_ascii=False, indent=1).encode())
-        return prepared
+                if rows:
+                    manifests[f"{self._stem(split)}{suffix}.tsv"] = rows
+        return manifests
 
     def _rows(
         self, usable: Sequence[Tuple[Utterance, Measured]], has_text: bool, pack: bool
@@ -216,12 +232,9 @@ class Preparation:
 
     def _is_mine(self) -> bool:
         """Whether the last preparation under this name was of the same corpus."""
-        record = self._record()
-        if not record:
-            return self._path("prepared.partial").exists()  # stopped between its manifests and its record
-        return self._origin().items() <= record.items()
+        return self._origin().items() <= self._recorded().items()
 
-    def _record(self) -> Dict[str, Any]:
+    def _recorded(self) -> Dict[str, Any]:
         """What prepared.json says; nothing where there is none."""
         try:
             record = parse_json(self._path("prepared.json").read_text(encoding="utf-8"))
@@ -229,11 +242,28 @@ class Preparation:
             return {}
         return record if isinstance(record, dict) else {}
 
-    def _withdraw(self) -> None:
-        """Removes the manifests of an earlier preparation: the archives that they name are about to be replaced."""
-        for name in self._record().get("manifests", {}):
-            (self.out / os.path.basename(name)).unlink(missing_ok=True)
-        self._path("prepared.json").unlink(missing_ok=True)
+    def _record(self, content: Dict[str, Any]) -> None:
+        record = {**self._origin(), **content}
+        write_atomically(self._path("prepared.json"), json.dumps(record, ensure_ascii=False, indent=1).encode())
+
+    def _earlier(self) -> Dict[str, Any]:
+        """{manifest: its totals} of an earlier preparation of the same corpus, finished or not."""
+        manifests = self._recorded().get("manifests") if self._is_mine() else None
+        if not isinstance(manifests, dict):
+            return {}
+        return {name: total for name, total in manifests.items() if re.fullmatch(r"[^/\0]+\.tsv", name)}
+
+    def _withdraw(self, earlier: Dict[str, Any], coming: Optional[Dict[str, Any]] = None) -> None:
+        """Removes the manifests of an earlier preparation, and what a killed one left of them or of those to come. The
+        record goes on naming them all, for the next run if this one is killed."""
+        named = {**(coming or {}), **earlier}
+        if named:
+            self._record({"manifests": named, "unfinished": True})
+        for name in earlier:
+            (self.out / name).unlink(missing_ok=True)
+        for name in named:
+            for stale in self.out.glob(f".{glob.escape(name)}.*.tmp"):
+                stale.unlink(missing_ok=True)
 
     def _origin(self) -> Dict[str, str]:
         return {"layout": self.layout, "folder": os.path.abspath(self.folder)}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -14,7 +15,19 @@ import time
 import pytest
 import soundfile
 from commands import REPOSITORY, environment
-from miniatures import CV_HEADER, RATE, cv_row, fleurs, hub_dataset, kaldi, librispeech, sound, write
+from miniatures import (
+    CV_HEADER,
+    MINIATURES,
+    RATE,
+    cv_row,
+    fleurs,
+    hub_dataset,
+    kaldi,
+    librispeech,
+    must_c,
+    sound,
+    write,
+)
 
 from colld_fairseq.cli import main as colld
 from colld_fairseq.corpora.normalization import normalized
@@ -55,9 +68,77 @@ def test_splits_are_joined_and_renamed(tmp_path):
     assert names == ["84-121-0000", "19-198-0000", "19-198-0001"]
     assert parse_splits("train=a,b,dev=c") == {"a": "train", "b": "train", "c": "dev"}
     assert parse_splits("a,b") == {"a": "a", "b": "b"}
-    for wrong in ("a,a", "x=a,y=a", "a/b"):
+    assert parse_splits("a, x = b,c, y=d=e") == {"a": "a", "b": "x", "c": "x", "d=e": "y"}
+    for wrong in ("a,a", "x=a,y=a", "a/b", "x=a,x=b", "x,x=a", "x=,a", "a,=b"):
         with pytest.raises(ConfigError, match="--splits"):
             parse_splits(wrong)
+
+
+def test_splits_with_and_without_a_name_as_the_page_has_them(tmp_path, capsys):
+    page = (REPOSITORY / "docs/own_corpus.md").read_text()
+    (splits,) = re.findall(r"^colld prepare must-c .* --splits (\S+)$", page, re.MULTILINE)
+    assert parse_splits(splits) == {"train": "train", "dev": "dev", "tst-COMMON": "test"}
+    corpus = must_c(tmp_path / "mustc").folder
+    assert prepare("must-c", corpus, tmp_path / "data", "--splits", splits, "--max-bad", 1) == 2
+    assert "no split 'dev'; it has the splits train, tst-COMMON and the languages en" in capsys.readouterr().err
+    there = splits.replace("dev,", "")
+    assert prepare("must-c", corpus, tmp_path / "data", "--splits", there, "--max-bad", 1) == 0
+    assert [row.id for row in rows_of(tmp_path / "data/test.tsv")] == ["en-de-ted_9_0"]
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_splits_and_languages_that_are_not_all_there(name, tmp_path, capsys):
+    """In every layout, though others that are asked for are there; before any audio is opened."""
+    layout, make = MINIATURES[name]
+    miniature, out = make(tmp_path / "corpus"), tmp_path / "data"
+    splits = sorted({re.sub(r"(_asr|_st)?\.tsv$", "", manifest) for manifest in miniature.rows})
+    languages = sorted({row.source for rows in miniature.rows.values() for row in rows})
+    assert prepare(layout, miniature.folder, out, *miniature.options, "--splits", f"{splits[0]},nowhere,no=where") == 2
+    told = capsys.readouterr().err
+    assert (
+        "no split 'nowhere', 'where'; it has the splits " in told
+        and told.endswith("correct --splits\n")
+        or ("--languages" in miniature.options and told.endswith("correct --splits or --languages\n"))
+    )
+    assert all(split in told.split("it has the splits ")[1] for split in splits)
+    assert prepare(layout, miniature.folder, out, *miniature.options, "--languages", f"{languages[0]},tlh,xx") == 2
+    told = capsys.readouterr().err
+    if "--languages" in miniature.options:  # where the files say none
+        assert f"no language '{languages[0]}', 'tlh', 'xx'; " in told and "no file says the language" in told
+    else:
+        assert "no language 'tlh', 'xx'; it has " in told and f"languages {', '.join(languages)}: correct" in told
+    assert not out.exists()
+
+
+def test_a_split_that_is_there_but_empty(tmp_path, capsys):
+    sound(tmp_path / "corpus/a.wav")
+    (
+        write(tmp_path / "corpus/train.csv", "path,text,lang", "a.wav,A,de"),
+        write(tmp_path / "corpus/dev.csv", "path,text"),
+    )
+    for options in ([], ["--languages", "de"]):
+        words = [*options, "--splits", "train,valid=dev"]
+        assert prepare("table", tmp_path / "corpus", tmp_path / "data", *words) == 2
+        assert "the split 'dev' has nothing that can be used" in capsys.readouterr().err
+    assert prepare("table", tmp_path / "corpus", tmp_path / "data") == 0
+
+
+def test_languages_under_both_their_names(tmp_path):
+    miniature = fleurs(tmp_path / "fleurs")
+    words = ["--languages", "de_de,zh", "--max-bad", 1]
+    assert prepare("fleurs", miniature.folder, tmp_path / "data", *words) == 0
+    assert {row.src_lang for row in rows_of(tmp_path / "data/train.tsv")} == {"de"}
+
+
+def test_translations_and_files_beside_audio_that_are_not_there(tmp_path, capsys):
+    corpus = must_c(tmp_path / "mustc").folder
+    assert prepare("must-c", corpus, tmp_path / "data", "--translate-into", "de,fr,it") == 2
+    assert "no translation into 'fr', 'it'; it has those into: de; correct" in capsys.readouterr().err
+    radio = sound(tmp_path / "radio/a.wav").parent
+    write(radio / "a.txt", "A")
+    assert prepare("folder", radio, tmp_path / "data", "--columns", "text=words") == 2
+    assert "no audio has a file NAME.words beside it, as --columns text=words says" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
 
 
 def test_what_is_not_there_is_told_with_what_is(tmp_path, capsys):
@@ -205,6 +286,89 @@ def test_replaced_manifests_are_named(tmp_path, capsys):
             assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", "--languages", languages, *more) == 0
             said = capsys.readouterr().out
             assert (told.replace("train", "train_packed" if more else "train") in said) == replaced
+
+
+def interviews(root):
+    """A table with three splits and a translation."""
+    names = [sound(root / f"{name}.wav").name for name in "abc"]
+    splits = ("train", "dev", "test")
+    rows = [f"{name},Ja,Yes,{split}" for name, split in zip(names, splits)]
+    return write(root / "all.csv", "path,text,translation_en,split", *rows)
+
+
+ALL = [f"{split}{suffix}.tsv" for split in ("train", "dev", "test") for suffix in ("", "_asr", "_st")]
+
+
+@pytest.mark.parametrize("how", [[], ["--zip"]])
+def test_manifests_of_an_earlier_preparation_do_not_stay(how, tmp_path, capsys):
+    table, out = interviews(tmp_path / "corpus"), tmp_path / "data"
+    words = ["--languages", "de", *how]
+    assert prepare("table", table, out, *words, "--translate-into", "en") == 0
+    assert prepare("table", table, out, *words, "--translate-into", "en", "--name", "pair") == 0
+    (out / "mine.tsv").write_text("of another program")
+    named = {name: content for name, content in contents(out).items() if "_pair" in name}
+    assert "removed" not in capsys.readouterr().out
+    assert prepare("table", table, out, *words, "--splits", "train,valid=test") == 0
+    said = capsys.readouterr().out
+    (gone,) = [line for line in said.replace("\n", " ").split("  ") if "not made by this one" in line]
+    assert ", ".join(name for name in ALL if name != "train.tsv") in " ".join(gone.split())
+    assert {name for name in contents(out) if name.endswith(".tsv")} == {
+        *("train.tsv", "valid.tsv", "left_out.tsv", "mine.tsv"),
+        *(name for name in named if name.endswith(".tsv")),
+    }
+    assert {name: contents(out)[name] for name in named} == named
+    assert prepare("table", table, out, *words, "--splits", "train,valid=test") == 0
+    assert "not made by this one" not in capsys.readouterr().out
+    assert prepare("table", table, tmp_path / "alone", *words, "--splits", "train,valid=test") == 0
+    assert (out / "prepared.json").read_bytes() == (tmp_path / "alone/prepared.json").read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from colld_fairseq.corpora import preparation
+write, left = preparation.write_manifest, [int(sys.argv.pop(1))]
+def write_or_die(*how):
+    left[0] -= 1
+    return os.kill(os.getpid(), signal.SIGKILL) if left[0] < 0 else write(*how)
+preparation.write_manifest = write_or_die
+from colld_command import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_killed_among_its_manifests(written, tmp_path, capsys):
+    """kill -9 before the first or second of two manifests: no former one is beside them, and a third preparation, with
+    other options again, leaves what it makes alone."""
+    table, out = interviews(tmp_path / "corpus"), tmp_path / "data"
+    options = ["--languages", "de", "--workers", "1"]
+    assert prepare("table", table, out, *options, "--translate-into", "en") == 0
+    words = ["prepare", "table", str(table), "--out", str(out), *options, "--splits", "valid=dev,train=train"]
+    done = subprocess.run(
+        [sys.executable, "-c", "import colld_command\n" + KILLED, str(written), *words],
+        env=environment(PYTHONPATH=str(REPOSITORY)), stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    assert {path.name for path in out.glob("*.tsv")} == {"left_out.tsv", *["train.tsv", "valid.tsv"][:written]}
+    assert json.loads((out / "prepared.json").read_text())["unfinished"]
+    capsys.readouterr()
+    third = [*options, "--splits", "test"]
+    assert prepare("table", table, out, *third) == 0
+    assert "train_asr.tsv" in capsys.readouterr().out
+    assert prepare("table", table, tmp_path / "alone", *third) == 0
+    assert contents(out) == contents(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    "manifests", ['["train.tsv"]', '{"../kept.tsv": {}, "notes.txt": {}, "": {}, "sub/a.tsv": {}}']
+)
+def test_a_record_names_nothing_but_manifests_beside_it(manifests, tmp_path):
+    table, out = interviews(tmp_path / "corpus"), tmp_path / "data"
+    kept = [write(tmp_path / name, "kept") for name in ("kept.tsv", "data/notes.txt", "data/sub/a.tsv")]
+    origin = f'"layout": "table", "folder": {json.dumps(str(table))}'
+    (out / "prepared.json").write_text("{" + origin + f', "manifests": {manifests}' + "}")
+    assert prepare("table", table, out, "--languages", "de") == 0
+    assert all(path.read_text() == "kept\n" for path in kept)
 
 
 def test_no_manifest_names_archives_that_were_replaced(tmp_path, capsys):
