@@ -1,6 +1,7 @@
 """`colld prepare`: manifests from a corpus as it lies on disk. What is written: `corpora.preparation`."""
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         pack=args.zip,
         workers=args.workers or os.cpu_count() or 1,
         max_bad=args.max_bad,
+        made_by=made_by(args),
     )
     with console.status("reading what the corpus lists"):
         plan = make_plan(args.layout, request, normalizer)
@@ -47,6 +49,12 @@ def run(args: argparse.Namespace) -> int:
     if args.vocab_kind:
         make_vocabulary(args, prepared, normalizer, console)
     return 0
+
+
+def made_by(args: argparse.Namespace) -> str:
+    """The options that decide what the manifest of a split holds."""
+    names = ("languages", "translate_into", "translations", "columns", "raw_text", "audio_root")
+    return json.dumps([getattr(args, name) for name in (*names, "lowercase", "remove_punctuation")])
 
 
 def request_of(args: argparse.Namespace) -> Request:

@@ -23,7 +23,7 @@ import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Container, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.corpora.arrow_audio import ArrowAudio
@@ -88,6 +88,8 @@ class Preparation:
 
     layout, folder: where it comes from. name: added to the names of its files, for several corpora in one folder.
     pack: audio into zip archives. workers: processes. max_bad: share of utterances that may be at fault, one at least.
+    made_by: the options that decide what a split's manifest holds. Where an earlier preparation had the same, its
+    manifests of other splits stay.
     """
 
     layout: str
@@ -97,6 +99,7 @@ class Preparation:
     pack: bool = False
     workers: int = 1
     max_bad: float = 0.001
+    made_by: str = ""
 
     def run(self, plan: Plan, on_progress: Callable[[int, int, float], None] = lambda *_: None) -> Prepared:
         """Writes everything. on_progress: called with utterances opened, all of them, and seconds of audio so far.
@@ -166,7 +169,9 @@ class Preparation:
             raise AudioError(f"{self.folder}: nothing can be used; the first: {first.id}: {first.kind}: {first.reason}")
         totals = {name: Totals.of(rows) for name, rows in manifests.items()}
         records = {name: asdict(total) for name, total in totals.items()}
-        self._withdraw(earlier, records)
+        alike = not pack and self._recorded().get("made_by") == self.made_by
+        kept = {name: total for name, total in earlier.items() if alike and name not in records}
+        self._withdraw(earlier, records, kept)
         root = None if plan.has_text else ("." if pack else os.path.abspath(self.folder))
         for name, rows in manifests.items():
             write_manifest(self.out / name, rows, root)
@@ -175,10 +180,10 @@ class Preparation:
             left_out=left_out,
             left_out_path=self._path("left_out.tsv"),
             replaced=[name for name, record in records.items() if earlier.get(name, record) != record],
-            removed=[name for name in earlier if name not in records],
+            removed=[name for name in earlier if name not in {**records, **kept}],
         )
         _write_left_out(prepared.left_out_path, left_out)
-        self._record({"manifests": records, "left_out": prepared.kinds()})
+        self._record({"made_by": self.made_by, "manifests": {**kept, **records}, "left_out": prepared.kinds()})
         return prepared
 
     def _manifests(
@@ -253,14 +258,17 @@ class Preparation:
             return {}
         return {name: total for name, total in manifests.items() if re.fullmatch(r"[^/\0]+\.tsv", name)}
 
-    def _withdraw(self, earlier: Dict[str, Any], coming: Optional[Dict[str, Any]] = None) -> None:
-        """Removes the manifests of an earlier preparation, and what a killed one left of them or of those to come. The
-        record goes on naming them all, for the next run if this one is killed."""
+    def _withdraw(
+        self, earlier: Dict[str, Any], coming: Optional[Dict[str, Any]] = None, kept: Container[str] = ()
+    ) -> None:
+        """Removes the manifests of an earlier preparation but for those to keep, and what a killed one left of them or
+        of those to come. The record goes on naming them all, for the next run if this one is killed."""
         named = {**(coming or {}), **earlier}
         if named:
             self._record({"manifests": named, "unfinished": True})
         for name in earlier:
-            (self.out / name).unlink(missing_ok=True)
+            if name not in kept:
+                (self.out / name).unlink(missing_ok=True)
         for name in named:
             for stale in self.out.glob(f".{glob.escape(name)}.*.tmp"):
                 stale.unlink(missing_ok=True)

@@ -323,6 +323,20 @@ def test_manifests_of_an_earlier_preparation_do_not_stay(how, tmp_path, capsys):
     assert (out / "prepared.json").read_bytes() == (tmp_path / "alone/prepared.json").read_bytes()
 
 
+def test_other_splits_of_the_same_kind_stay(tmp_path, capsys):
+    table, out = interviews(tmp_path / "corpus"), tmp_path / "data"
+    for split in ("train", "dev,test"):
+        assert prepare("table", table, out, "--languages", "de", "--splits", split) == 0
+    assert "removed" not in capsys.readouterr().out
+    assert prepare("table", table, tmp_path / "alone", "--languages", "de") == 0
+    for name in ("train.tsv", "dev.tsv", "test.tsv"):
+        assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    records = [json.loads((folder / "prepared.json").read_text()) for folder in (out, tmp_path / "alone")]
+    assert records[0]["manifests"] == records[1]["manifests"]
+    assert prepare("table", table, out, "--languages", "de", "--splits", "dev", "--lowercase") == 0
+    assert {path.name for path in out.glob("t*.tsv")} == set() and (out / "dev.tsv").exists()
+
+
 KILLED = """
 import os, signal, sys
 from colld_fairseq.corpora import preparation
