@@ -421,7 +421,10 @@ def score(add: Add) -> None:
 
 
 def report(add: Add) -> None:
-    folders = "output folders of recipes, or of your own runs: generate-*.txt, colld score --json, training logs"
+    folders = (
+        "output folders of recipes, or of your own runs: generate-*.txt, colld score --json, training logs; of the"
+        " campaign OUT/CLAIM.plan.json"
+    )
     add("folders", nargs="*", metavar="DIR", help=folders)
     add("--out", metavar="PAGE.html", help="the page; default: report.html in DIR, if there is one DIR")
     _manifest(

@@ -7,7 +7,7 @@ from colld_fairseq.cli.terminal import Console
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import split_paths, write_atomically
 from colld_fairseq.outputs import check_output
-from colld_fairseq.report.experiments import read_experiment
+from colld_fairseq.report.experiments import PLAN, read_experiment
 from colld_fairseq.report.files import Problems
 from colld_fairseq.report.page import render
 
@@ -18,9 +18,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("give the output folder of a recipe or of a run, or several of them")
     if not args.out and len(args.folders) > 1:
         raise ConfigError("give --out PAGE.html: of several folders none is the page's own")
-    out = Path(args.out or Path(args.folders[0]) / "report.html")
+    first = Path(args.folders[0])
+    claim = first.name.removesuffix(f".{PLAN}") if first.name.endswith(f".{PLAN}") else ""
+    out = Path(args.out or (first.with_name(f"{claim}.html") if claim else first / "report.html"))
     manifests = split_paths(args.manifest or "") if args.manifest else []
-    if Path(args.folders[0]).is_dir():
+    if first.is_dir() or first.is_file():
         check_output(out, "--out", manifests)
     problems = Problems()
     folders = [Path(folder) for folder in args.folders]

@@ -1,8 +1,9 @@
 """What an experiment left in its folder: systems with their test sets, logs and sizes.
 
-A folder is the output of a recipe (it has a plan.json, which says where everything lies), or a plain one: then it is
-one system, of which everything below that fairseq-generate, `colld score --json`, `colld profile --json` and
-fairseq-train --log-format json wrote is taken.
+A folder is the output of a recipe (it has a plan.json, which says where everything lies; the campaign's has a
+NAME.plan.json of each claim, which is given by itself), or a plain one: then it is one system, of which everything
+below that fairseq-generate, `colld score --json`, `colld profile --json` and fairseq-train --log-format json wrote is
+taken.
 """
 
 import csv
@@ -81,17 +82,21 @@ class Experiment:
 def read_experiment(
     folder: Path, problems: Problems, manifests: Sequence[str] = (), audio_root: Optional[str] = None
 ) -> Experiment:
-    """What is there; what is not, or cannot be read, goes to `problems`.
+    """What is there; what is not, or cannot be read, goes to `problems`. folder: or a plan in it.
 
-    Raises ColldError: no folder, a plan.json that is none, nothing that can be reported.
+    Raises ColldError: no folder, a plan.json that is none, nothing that can be reported; several plans.
     """
+    plan = folder if folder.name.endswith(PLAN) else folder / PLAN
+    folder = plan.parent
     if not folder.is_dir():
         raise ColldError(f"{folder}: is no folder; give the output folder of a recipe, or one of your runs")
+    others = sorted(folder.glob(f"*.{PLAN}"))
+    if others and not plan.is_file():
+        raise ColldError(f"{folder}: holds several claims; give the plan of one: {', '.join(map(str, others))}")
     files = files_below(folder)
     sources = Manifests(manifests, audio_root, files)
-    plan = folder / PLAN
-    read = _Recipe if plan.is_file() else _Plain
-    experiment = read(folder, files, sources, problems).experiment()
+    given = (folder, files, sources, problems)
+    experiment = (_Recipe(*given, plan) if plan.is_file() else _Plain(*given)).experiment()
     tables = [path for path in files if path.suffix == ".tsv" and begins_with(path, SIMILARITY)]
     similarities = (problems.attempt(lambda: read_similarity(path, folder)) for path in tables)
     experiment.similarities = [one for one in similarities if one]
@@ -114,10 +119,14 @@ class _Reader:
 
 
 class _Recipe(_Reader):
-    """The output folder of a recipe."""
+    """The output folder of a recipe, and its plan."""
+
+    def __init__(self, folder: Path, files: List[Path], manifests: Manifests, problems: Problems, plan: Path):
+        super().__init__(folder, files, manifests, problems)
+        self.plan = plan
 
     def experiment(self) -> Experiment:
-        path = self.folder / PLAN
+        path = self.plan
         plan = read_json(path)
         try:
             experiment = Experiment(
@@ -127,8 +136,10 @@ class _Recipe(_Reader):
                 [str(note) for note in plan["notes"]],
                 settings=dict(plan["settings"]),
             )
-            experiment.machine, encoders = self.profile(self.folder / "profile.json")
-            experiment.encoders = [_named(one, plan["encoders"]) for one in encoders]
+            names = plan["encoders"] or {}
+            if plan["encoders"] is not None:  # else they were not profiled
+                experiment.machine, encoders = self.profile(self.folder / "profile.json")
+                experiment.encoders = [_named(one, names) for one in encoders]
             for note in (one for one in self.files if one.suffix == ".failed"):
                 self.problems.add(f"{note.with_suffix('.log')}: the job failed")
             sizes = self._sizes()
@@ -138,7 +149,7 @@ class _Recipe(_Reader):
                     (result["system"], result["seed"]), Run(str(result["system"]), str(result["label"]), result["seed"])
                 )
                 run.parameters = sizes.get(result["checkpoint"], run.parameters)
-                run.encoder = run.encoder or _encoder_of(result, plan["encoders"], experiment.encoders)
+                run.encoder = run.encoder or _encoder_of(result, names, experiment.encoders)
                 self._add_stages(run, result)
                 run.decoded += filter(None, [self._decoded(name, result["group"]) for name in result["scores"]])
             experiment.runs = list(runs.values())
@@ -229,11 +240,12 @@ class _Plain(_Reader):
 
 
 def _counted(path: Path) -> Dict[str, int]:
-    """Parameters of whole models, which the recipe's own report counted: checkpoint -> parameters. ColldError for
-    another file."""
+    """Parameters of whole models, which the recipe's own report counted: checkpoint -> parameters; the campaign's is
+    of several claims. ColldError for another file."""
     content = read_json(path)
     try:
-        counted = [(one["checkpoint"], one.get("parameters")) for one in content["results"]]
+        results = [one for part in content.get("claims", [content]) for one in part["results"]]
+        counted = [(one["checkpoint"], one.get("parameters")) for one in results]
         return {checkpoint: count for checkpoint, count in counted if isinstance(count, int)}
     except (KeyError, TypeError, AttributeError) as error:
         raise ColldError(f"{path}: is no report of a recipe ({error!r}); run the recipe again") from error

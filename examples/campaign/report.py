@@ -131,7 +131,11 @@ def write_plan(builder: Builder, claim: Claim, trained: Sequence[Trained]) -> No
             if not finished(builder.out, one.scored[test]):
                 continue
             results.append(Result(one.system.name, one.system.label, one.seed, test, [scores], logs, checkpoint))
-    plan = Plan(claim.title, results, [], None, average="all", notes=list(claim.notes))
+    there, comparisons = {result.system for result in results}, {}
+    for one in claim.comparisons:
+        if not one.minus and {one.system, *one.baselines} <= there:  # the page has all measures of a pair
+            comparisons.setdefault((one.system, one.baselines), [one.question, one.system, list(one.baselines)])
+    plan = Plan(claim.title, results, list(comparisons.values()), None, average="all", notes=list(claim.notes))
     content = json.dumps(asdict(plan), indent=1, ensure_ascii=False, default=str)
     write_atomically(builder.out / f"{claim.name}.plan.json", content.encode())
 
@@ -146,7 +150,8 @@ def page(builder: Builder, judged: Sequence[Judged], machine: Dict[str, Any]) ->
         claim = one.claim
         parts += [f"## {claim.name}: {claim.title}", f"Hypothesis: {claim.hypothesis.strip()}", *claim.notes]
         parts += [markdown_table(comparisons_table(one), "###"), remarks(one)]
-        parts += [markdown_table(table, "###") for table in build_tables(one.report) if table.rows]
+        without_gains = {**one.report, "comparisons": []}  # which the comparisons above have, with intervals
+        parts += [markdown_table(table, "###") for table in build_tables(without_gains) if table.rows]
         parts += [markdown_table(cost_table(builder, one), "###"), f"![{claim.name}]({claim.name}.png)"]
         parts += [markdown_table(sources_table(builder, one), "###")]
         if one.report["missing"]:

@@ -389,6 +389,22 @@ def test_what_is_missing_is_named_and_the_rest_shown(folder, capsys):
     assert "en-1.wav: cannot be read" in page.text_content()
 
 
+def test_plans_of_several_claims_are_given_one_at_a_time(folder, capsys):
+    """As the campaign leaves them: a plan and an entry in report.json for each claim, and no profile."""
+    plan, report = (json.loads((folder / name).read_text()) for name in ("plan.json", "report.json"))
+    for name in ("plan.json", "report.json", "profile.json"):
+        (folder / name).unlink()
+    for claim in ("claim1", "claim2"):
+        (folder / f"{claim}.plan.json").write_text(json.dumps({**plan, "title": claim.upper(), "encoders": None}))
+    (folder / "report.json").write_text(json.dumps({"claims": [report, report]}))
+    assert colld(["report", str(folder)]) == 2
+    assert "give the plan of one" in (told := capsys.readouterr().err) and "claim2.plan.json" in told
+    assert colld(["report", str(folder / "claim2.plan.json")]) == 0
+    page = html.parse(str(folder / "claim2.html")).getroot()
+    assert page.find(".//h1").text_content() == "CLAIM2" and not (folder / "report.html").exists()
+    assert tables_of(page, TITLES["asr"])["Percent, all utterances"]["cut only"]
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [
