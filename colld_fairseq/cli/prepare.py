@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from colld_fairseq.cli.terminal import Console, progress
+from colld_fairseq.corpora.columns import TRANSLATION
 from colld_fairseq.corpora.plan import make_plan
 from colld_fairseq.corpora.preparation import SHOWN, Preparation, Prepared
 from colld_fairseq.corpora.request import Request, parse_names, parse_splits
@@ -58,14 +59,22 @@ def made_by(args: argparse.Namespace) -> str:
 
 
 def request_of(args: argparse.Namespace) -> Request:
-    """The options as a request."""
+    """The options as a request. ConfigError for a column of translations into a language that is not asked for."""
+    targets = parse_names(args.translate_into)
+    uses = all_named(args.columns, "--columns", "text=sentence,audio=file")
+    for use in uses:
+        if use.startswith(TRANSLATION) and use.removeprefix(TRANSLATION) not in targets:
+            raise ConfigError(
+                f"--columns {use}={uses[use]}: is taken with --translate-into {use.removeprefix(TRANSLATION)}; give"
+                " that, too, or leave the column out"
+            )
     return Request(
         folder=Path(args.folder),
         languages=parse_names(args.languages),
         splits=parse_splits(args.splits),
-        translate_into=parse_names(args.translate_into),
+        translate_into=targets,
         translations=Path(args.translations) if args.translations else None,
-        columns=all_named(args.columns, "--columns", "text=sentence,audio=file"),
+        columns=uses,
         raw_text=args.raw_text,
         audio_root=Path(args.audio_root) if args.audio_root else None,
     )

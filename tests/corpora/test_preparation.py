@@ -323,6 +323,14 @@ def test_manifests_of_an_earlier_preparation_do_not_stay(how, tmp_path, capsys):
     assert (out / "prepared.json").read_bytes() == (tmp_path / "alone/prepared.json").read_bytes()
 
 
+def test_a_column_of_translations_that_are_not_asked_for(tmp_path, capsys):
+    table, out = interviews(tmp_path / "corpus"), tmp_path / "data"
+    words = ["--languages", "de", "--columns", "translation_en=translation_en"]
+    assert prepare("table", table, out, *words) == 2 and not out.exists()
+    assert "give that, too, or leave the column out" in capsys.readouterr().err
+    assert prepare("table", table, out, *words, "--translate-into", "en") == 0
+
+
 def test_other_splits_of_the_same_kind_stay(tmp_path, capsys):
     table, out = interviews(tmp_path / "corpus"), tmp_path / "data"
     for split in ("train", "dev,test"):
