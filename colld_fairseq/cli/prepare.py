@@ -1,9 +1,9 @@
 """`colld prepare`: manifests from a corpus as it lies on disk. What is written: `corpora.preparation`."""
 
 import argparse
-import json
 import os
 from pathlib import Path
+from typing import Any, Dict
 
 from colld_fairseq.cli.terminal import Console, progress
 from colld_fairseq.corpora.columns import TRANSLATION
@@ -52,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def made_by(args: argparse.Namespace) -> str:
+def made_by(args: argparse.Namespace) -> Dict[str, Any]:
     """The options that decide what the manifest of a split holds."""
     names = ("languages", "translate_into", "translations", "columns", "raw_text", "audio_root")
-    return json.dumps([getattr(args, name) for name in (*names, "lowercase", "remove_punctuation")])
+    return {name: getattr(args, name) for name in (*names, "lowercase", "remove_punctuation")}
 
 
 def request_of(args: argparse.Namespace) -> Request:
@@ -89,20 +89,13 @@ def report(console: Console, out: Path, prepared: Prepared) -> None:
             f"{out / name}: {total.utterances} utterances, {duration_text(total.seconds)}{speakers}; "
             f"{languages or 'nothing'}"
         )
-    if prepared.replaced:
-        names = ", ".join(prepared.replaced)
-        console.say(
-            f"{names}: other utterances than an earlier preparation of this corpus had, whose manifests are replaced "
-            "(--name NAME keeps both)",
-            style="yellow",
-        )
-    if prepared.removed:
-        names = ", ".join(prepared.removed)
-        console.say(
-            f"{names}: of an earlier preparation of this corpus, not made by this one, and removed (--name NAME keeps "
-            "both)",
-            style="yellow",
-        )
+    earlier = "an earlier preparation of this corpus"
+    for names, what in (
+        (prepared.replaced, f"other utterances than {earlier} had, whose manifests are replaced"),
+        (prepared.removed, f"of {earlier}, not made by this one, and removed"),
+    ):
+        if names:
+            console.say(f"{', '.join(names)}: {what} (--name NAME keeps both)", style="yellow")
     if prepared.left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in prepared.kinds().items())
         console.say(

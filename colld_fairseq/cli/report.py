@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     claim = first.name.removesuffix(f".{PLAN}") if first.name.endswith(f".{PLAN}") else ""
     out = Path(args.out or (first.with_name(f"{claim}.html") if claim else first / "report.html"))
     manifests = split_paths(args.manifest or "") if args.manifest else []
-    if first.is_dir() or first.is_file():
+    if first.exists():
         check_output(out, "--out", manifests)
     problems = Problems()
     folders = [Path(folder) for folder in args.folders]

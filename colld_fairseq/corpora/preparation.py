@@ -99,7 +99,7 @@ class Preparation:
     pack: bool = False
     workers: int = 1
     max_bad: float = 0.001
-    made_by: str = ""
+    made_by: Dict[str, Any] = field(default_factory=dict)
 
     def run(self, plan: Plan, on_progress: Callable[[int, int, float], None] = lambda *_: None) -> Prepared:
         """Writes everything. on_progress: called with utterances opened, all of them, and seconds of audio so far.

@@ -92,7 +92,7 @@ def read_experiment(
         raise ColldError(f"{folder}: is no folder; give the output folder of a recipe, or one of your runs")
     others = sorted(folder.glob(f"*.{PLAN}"))
     if others and not plan.is_file():
-        raise ColldError(f"{folder}: holds several claims; give the plan of one: {', '.join(map(str, others))}")
+        raise ColldError(f"{folder}: holds the plans of claims; give the plan of one: {', '.join(map(str, others))}")
     files = files_below(folder)
     sources = Manifests(manifests, audio_root, files)
     given = (folder, files, sources, problems)

@@ -255,7 +255,7 @@ class SpeechTask(FairseqTask):
         if compat.evaluated_checkpoint(self.cfg):
             return False
         named = (run.get("dataset") or {}).get("train_subset") if run is not None else None
-        return split == named if named else os.path.basename(split).startswith("train")
+        return split == named if named else os.path.basename(split.split(",")[0]).startswith("train")
 
     def warn_of_one_name(self, split: str) -> None:
         """Where validation is on the training split: fairseq has one data set of a name, which is that of training."""

@@ -155,10 +155,9 @@ def transcribe(
 ) -> Iterator[Dict[str, Result]]:
     """Results by id, batch by batch, and of recordings that are to be cut piece by piece before their own; utterances
     that cannot be used go to `bad`."""
+    whole = cut.whole_seconds if cut else np.inf
     for rows in np.split(utterances.todo, range(WINDOW, len(utterances), WINDOW)):
-        is_long = utterances.rows.n_samples[rows] > (cut.longest_seconds if cut else np.inf) * SAMPLE_RATE
-        if cut and cut.detector:  # silence is left out of short ones, too
-            is_long[:] = True
+        is_long = utterances.rows.n_samples[rows] > whole * SAMPLE_RATE
         yield from transcribe_utterances(recogniser, batch_seconds, utterances, rows[~is_long], bad, bar)
         for row in rows[is_long].tolist():
             yield from transcribe_recording(recogniser, cut, batch_seconds, utterances, row, bad, bar)

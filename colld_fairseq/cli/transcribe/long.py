@@ -42,6 +42,11 @@ class Cutting(NamedTuple):
     longest_seconds: float
     detector: Optional[VoiceActivity] = None
 
+    @property
+    def whole_seconds(self) -> float:
+        """Up to how many an utterance stays whole: 0 with a detector, which leaves silence out of short ones, too."""
+        return 0.0 if self.detector else self.longest_seconds
+
 
 @dataclass
 class Recording:
