@@ -35,7 +35,6 @@ def run(args: argparse.Namespace) -> int:
     folder = out.with_suffix("")
     if out.suffix != ".tsv":
         raise ConfigError(f"--out {out}: give the manifest's name, NAME.tsv; the audio is written to NAME/")
-    check_texts(manifest, args.seconds)
     check_apart(manifest, folder)
     windows = plan(args, manifest)
     empty(folder)
@@ -44,21 +43,12 @@ def run(args: argparse.Namespace) -> int:
         bar = AudioBar(display, len(windows), sum(window.n_samples for window in windows) / SAMPLE_RATE)
         write_manifest(out, written(windows, manifest, folder, args.seconds, bad, bar))
     console.left_out(bad)
+    cut = int((manifest.n_samples > args.seconds * SAMPLE_RATE).sum())
+    if cut:
+        what = "their windows lack their end, and have no text"
+        console.say(f"{cut} utterances are longer than --seconds {args.seconds:g}: {what}")
     console.say(f"{bar.summary(str(out))}; each utterance {args.copies} times")
     return 0
-
-
-def check_texts(manifest: AnyManifest, seconds: float) -> None:
-    """ConfigError where an utterance would lose its end and its transcript would not."""
-    long = np.flatnonzero(manifest.n_samples > seconds * SAMPLE_RATE)
-    cut = [row for row in map(manifest.row, long.tolist()) if row.tgt_text or row.src_text]
-    if cut:
-        longest = max(cut, key=lambda row: row.n_samples)
-        raise ConfigError(
-            f"--seconds {seconds:g}: {len(cut)} utterances with a text are longer, {longest.id} with"
-            f" {longest.n_samples / SAMPLE_RATE:.1f} s is the longest: their audio would be cut and their text not;"
-            " give more seconds, or leave them out of the manifest"
-        )
 
 
 def check_apart(manifest: AnyManifest, folder: Path) -> None:
@@ -91,7 +81,9 @@ def plan(args: argparse.Namespace, manifest: AnyManifest) -> List[Window]:
 
 
 def written(windows, manifest: AnyManifest, folder: Path, seconds: float, bad, bar: AudioBar) -> Iterator[Row]:
-    """The row of each window, once its audio is written; what cannot be read is entered in `bad`."""
+    """The row of each window, once its audio is written; what cannot be read is entered in `bad`. A window that an
+    utterance does not fit in has no text: that would go on where the audio ends."""
+    max_samples = int(seconds * SAMPLE_RATE)
     for index, window in enumerate(windows):
         rows, pieces = [], []
         for row in map(manifest.row, window.rows):
@@ -101,8 +93,9 @@ def written(windows, manifest: AnyManifest, folder: Path, seconds: float, bad, b
             except AudioError as error:
                 bad.update({row.id: str(error)})
         if rows:
-            waveform = window.audio(pieces, int(seconds * SAMPLE_RATE))
+            waveform = window.audio(pieces, max_samples)
             path = (folder / f"{index:06d}.flac").resolve()
             soundfile.write(path, waveform, SAMPLE_RATE, subtype="PCM_16")
-            yield join(rows)._replace(id=f"{folder.name}-{index:06d}", audio=str(path), n_samples=len(waveform))
+            row = join(rows)._replace(id=f"{folder.name}-{index:06d}", audio=str(path), n_samples=len(waveform))
+            yield row if sum(map(len, pieces)) <= max_samples else row._replace(tgt_text="", src_text="")
         bar.advance(1, window.n_samples / SAMPLE_RATE)

@@ -189,7 +189,10 @@ def cmvn(add: Add) -> None:
 def join(add: Add) -> None:
     _manifest(add)
     add("--out", required=True, metavar="NAME.tsv", help="manifest to write; its audio is written to NAME/")
-    longest = "of a window; each takes utterances until it has as many seconds as are drawn for it, from 0 to this"
+    longest = (
+        "of a window; each takes utterances until it has as many seconds as are drawn for it, from 0 to this; longer"
+        " utterances lose their end, and their text"
+    )
     add("--seconds", type=POSITIVE, default=30.0, help=longest)
     add("--padded", type=SHARE, default=0.0, help="share of windows that silence fills up to --seconds")
     add("--copies", type=COUNT, default=1, help="times that each utterance is used, in other windows each time")

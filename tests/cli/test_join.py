@@ -82,11 +82,24 @@ def test_a_stopped_run_is_begun_anew(corpus, tmp_path):
     assert len(list((tmp_path / "windows").iterdir())) == expected.count("\n") - 1
 
 
-def test_no_window_loses_the_end_of_its_text(corpus, tmp_path, capsys):
-    longest = read_manifest(str(corpus / "train.tsv")).n_samples.max() / 16000
-    assert join(corpus, tmp_path / "windows.tsv", "--seconds", str(longest - 0.01)) == 2
-    assert "utterances with a text are longer" in capsys.readouterr().err and not (tmp_path / "windows").exists()
-    assert join(corpus, tmp_path / "windows.tsv", "--seconds", str(longest)) == 0
+def test_a_window_that_lacks_the_end_of_an_utterance_has_no_text(corpus, tmp_path, capsys):
+    """To distil from, no text is needed; a transcript that goes on where the audio ends would teach a recognizer to invent."""
+    source = read_manifest(str(corpus / "train.tsv"))
+    utterances = {row.tgt_text: row for row in map(source.row, range(len(source)))}
+    limit = int(source.n_samples.max()) - 160
+    cut = int((source.n_samples > limit).sum())
+    assert 0 < cut < len(source)
+    assert join(corpus, tmp_path / "windows.tsv", "--seconds", str(limit / 16000)) == 0
+    windows = read_manifest(str(tmp_path / "windows.tsv"))
+    rows = [windows.row(index) for index in range(len(windows))]
+    assert sum(not row.tgt_text for row in rows) == cut and max(row.n_samples for row in rows) == limit
+    for row in (row for row in rows if not row.tgt_text):
+        assert row.n_samples == limit and not row.src_text
+    kept = [text for text, row in utterances.items() if row.n_samples <= limit]
+    assert sorted(" ".join(row.tgt_text for row in rows).split()) == sorted(" ".join(kept).split())
+    assert f"{cut} utterances are longer" in capsys.readouterr().out
+    assert join(corpus, tmp_path / "other.tsv", "--seconds", "60") == 0
+    assert "are longer" not in capsys.readouterr().out
 
 
 def test_windows_that_are_to_be_read_are_not_removed(corpus, tmp_path, capsys):

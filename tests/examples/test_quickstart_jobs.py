@@ -7,8 +7,10 @@ import zipfile
 import numpy as np
 import pretrained
 import pytest
+import soundfile
 from job_checks import changes, check_command, run_here
 
+from colld_fairseq.data.audio import SAMPLE_RATE, read_audio
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.data.manifest_writer import write_manifest
 from examples.driver.plan import write_plan
@@ -72,10 +74,15 @@ def test_own_corpus_and_own_whisper_need_no_preparation(tmp_path):
 
 @pytest.fixture(scope="module")
 def data(corpus, tmp_path_factory):
-    """Utterances in languages that the small Whisper knows, as prepare.py would leave them."""
+    """Utterances in languages that the small Whisper knows, as prepare.py would leave them: one is longer than the
+    windows of the first stage."""
     data = tmp_path_factory.mktemp("data")
     manifest = read_manifest(str(corpus / "test.tsv"))
     rows = [manifest.row(index) for index in range(6)]
+    longest = run.STAGES["short"][0] * SAMPLE_RATE + 100
+    waveform = np.resize(read_audio(rows[0].audio), longest)
+    soundfile.write(data / "long.wav", waveform, SAMPLE_RATE)
+    rows[0] = rows[0]._replace(audio=str(data / "long.wav"), n_samples=longest)
     for split in ("train", "dev", "test"):
         write_manifest(data / f"{split}_asr.tsv", [row._replace(src_lang="es", tgt_lang="es") for row in rows])
         write_manifest(data / f"{split}_st.tsv", [row._replace(src_lang="ru", tgt_lang="en") for row in rows])
