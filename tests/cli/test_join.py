@@ -83,7 +83,7 @@ def test_a_stopped_run_is_begun_anew(corpus, tmp_path):
 
 
 def test_a_window_that_lacks_the_end_of_an_utterance_has_no_text(corpus, tmp_path, capsys):
-    """To distil from, no text is needed; a transcript that goes on where the audio ends would teach a recognizer to invent."""
+    """To distil from, no text is needed; a transcript that goes on behind its audio teaches to invent."""
     source = read_manifest(str(corpus / "train.tsv"))
     utterances = {row.tgt_text: row for row in map(source.row, range(len(source)))}
     limit = int(source.n_samples.max()) - 160
