@@ -19,6 +19,8 @@ from device_cases import (
 )
 from second_device import DEVICE, second_device
 
+from colld_fairseq.devices import has_fast_bfloat16
+
 
 @pytest.fixture(autouse=True)
 def same_weights():
@@ -65,3 +67,9 @@ def test_the_second_device_refuses_what_a_gpu_would():
             with pytest.raises(RuntimeError):
                 wrong()
         assert (x * torch.tensor(2.0))[torch.tensor([0, 2])].tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("units", [(), ("amx_bf16",), ("avx512_bf16",), ("avx512_f", "amx_int8")])
+def test_processors_that_are_fast_in_bfloat16(units, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **{unit: True for unit in units}})
+    assert has_fast_bfloat16("cpu") == any(unit.endswith("bf16") for unit in units)

@@ -108,7 +108,8 @@ def quickstart(add: Add) -> None:
     whisper = "Hugging Face directory of a Whisper of base's width (default: base, fetched)"
     add("--whisper", metavar="DIR", help=whisper)
     add("--updates", type=COUNT, metavar="N", help="of one window (default: 1300, 2400 in bfloat16)")
-    precision = "of the distillation (default: bfloat16 where the processor has units for it, as CPUs with AMX)"
+    fast = "CPUs with AMX or AVX512-BF16"
+    precision = f"of the distillation (default: bfloat16 where the processor has units for it, as {fast})"
     add("--precision", choices=("auto", *PRECISIONS[:2]), default="auto", help=precision)
     _seed(add, "of the distillation")
 
@@ -311,7 +312,8 @@ def transcribe(add: Add) -> None:
     add(
         "--nbest", type=COUNT, default=1, help="hypotheses of each; with --out in O.hypotheses.jsonl, with their scores"
     )
-    precision = "precision of the model, not of streams: bfloat16 is faster for a Whisper on CPUs with AMX"
+    fast = "CPUs with AMX or AVX512-BF16"
+    precision = f"precision of the model, not of streams: bfloat16 is faster for a Whisper on {fast}"
     add("--dtype", choices=PRECISIONS, default="float32", help=precision)
     add("--lang", default="", help="target language of everything (default: each row's own)")
     add("--src-lang", "--source-lang", default="", help="spoken language, noted in --out where a row has none")
