@@ -12,7 +12,7 @@ killed one resumes.
 import argparse
 import sys
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import torch
 
@@ -24,24 +24,34 @@ from examples.driver.recipes import Config, decoding_jobs, override, read_yaml, 
 
 HERE = Path(__file__).resolve().parent
 TESTS = ("asr", "st")
-# Of a cut encoder the decoder may run in circles: at most 10 tokens per second and 10 more, and no three of them twice.
-DECODING = [
-    "--beam",
-    "1",
-    "--max-len-a",
-    "0.1",
-    "--max-len-b",
-    "10",
-    "--no-repeat-ngram-size",
-    "3",
-    "--max-tokens",
-    "1920000",
-]
+# Of a cut encoder the decoder may run in circles: at most 6 tokens per second (no training transcript has more than
+# 4.8) and 10 more, and no three of them twice.
+LIMITS = {"max_len_a": "0.06", "max_len_b": "10", "no_repeat_ngram_size": "3"}
+DECODING = ["--beam", "1", "--max-tokens", "1920000"]
+DECODING += [word for name, value in LIMITS.items() for word in (f"--{name.replace('_', '-')}", value)]
 # As many as 25 minutes of two cores allow; cli/options.py says them, too.
-UPDATES = {"float32": 1300, "bfloat16": 2400}
-# Stages: seconds up to which prompts are joined, and the share of all updates after which the stage ends. Short windows
-# cost a third of long ones, and teach nearly as much; but no position may go untrained.
-STAGES = {"short": (8, 0.78), "distil": (30, 1.0)}
+UPDATES = {"float32": 900, "bfloat16": 1700}
+
+
+class Stage(NamedTuple):
+    """A part of the distillation."""
+
+    seconds: int
+    """Up to which prompts are joined."""
+    share: float
+    """Of all updates, after which it ends."""
+    opinion: bool = False
+    """Whether the frozen decoder says what it makes of the student beside what it makes of the teacher."""
+
+    @property
+    def manifest(self) -> str:
+        return f"train_{self.seconds}s_teacher" if self.opinion else f"train_{self.seconds}s"
+
+
+# Short windows cost a third of long ones, and teach nearly as much; but no position may go untrained. The decoder's
+# opinion helps at the end; from the start it did harm.
+OPINION = {"decoder_weight": 0.1, "decoder_term": "kl"}
+STAGES = {"short": Stage(8, 0.8), "distil": Stage(30, 1.0, opinion=True)}
 SCORING = ["--references", "manifest", "--lowercase", "--remove-punctuation"]
 
 
@@ -59,11 +69,11 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
         needs.append("whisper")
     silence = [f"--{name}-seconds={recipe['model'][f'{name}_seconds']}" for name in ("tail", "least")]
     windows = []
-    for seconds, _ in STAGES.values():
-        windows.append(out / f"train_{seconds}s.tsv")
-        join = ["colld", "join", "--manifest", str(data / "train_asr.tsv"), "--seconds", str(seconds)]
+    for stage in STAGES.values():
+        windows.append(out / f"train_{stage.seconds}s.tsv")
+        join = ["colld", "join", "--manifest", str(data / "train_asr.tsv"), "--seconds", str(stage.seconds)]
         needed = [name for name in needs if name == "prepare"]
-        jobs.append(Job(f"windows_{seconds}s", [*join, "--out", str(windows[-1])], needed))
+        jobs.append(Job(f"windows_{stage.seconds}s", [*join, "--out", str(windows[-1])], needed))
     features = ["colld", "features", "--manifest", ",".join(map(str, windows)), "--teacher", f"hf:{whisper}", *silence]
     features += ["--layers", teacher_layers(recipe["model"]["layer_map"]), "--dtype", args.precision]
     features += ["--out", str(out / "features")]
@@ -80,16 +90,18 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
                  "model": {"init_from": f"hf:{whisper}"}},
             )  # fmt: skip
             waits = ["features"]
-            stages = stages_of(common["optimization"]["max_update"])
-            for stage, (manifest, updates) in stages.items():
-                job = f"{name}/{stage}"
-                jobs.append(training_job(out, job, with_stage(common, out / manifest, updates, bool(logs)), waits))
-                waits, logs[f"distillation ({manifest})"] = [job], f"{job}.log"
+            for stage, updates in stages_of(common["optimization"]["max_update"]).items():
+                job, stage = f"{name}/{stage}", STAGES[stage]
+                config = with_stage(common, stage, out, f"hf:{whisper}", updates, resumes=bool(logs))
+                jobs.append(training_job(out, job, config, waits + (["transcripts"] if stage.opinion else [])))
+                waits, logs[f"distillation ({stage.manifest})"] = [job], f"{job}.log"
             student = f"colld:{run / 'distil' / 'checkpoint_last.pt'}"
         model = run / "model.pt"
         assemble = ["colld", "assemble", "--student", student, "--decoder-from", f"hf:{whisper}"]
         assemble += [*silence, "--out", str(model)]
         jobs.append(Job(f"{name}/assemble", assemble, waits))
+        if name == "teacher":
+            jobs.append(transcripts_job(out, model, args.precision))
         for test in TESTS:
             jobs += decoding_jobs(
                 out, f"{name}/{test}", data, f"test_{test}", model, DECODING, [f"{name}/assemble"], SCORING, vocab=""
@@ -103,19 +115,29 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
     )
 
 
-def stages_of(updates: int) -> Dict[str, Tuple[str, int]]:
-    """Stage -> (manifest of its windows, updates after which it ends). A stage that is nothing before the last is left
-    out: the cut, which learns nothing, has the last alone."""
-    stages = {name: (f"train_{seconds}s", round(share * updates)) for name, (seconds, share) in STAGES.items()}
-    return {name: stage for name, stage in stages.items() if stage[1] < updates or name == "distil"}
+def stages_of(updates: int) -> Dict[str, int]:
+    """Stage -> updates after which it ends. A stage that is nothing before the last is left out: the cut, which learns
+    nothing, has the last alone."""
+    ends = {name: round(stage.share * updates) for name, stage in STAGES.items()}
+    return {name: end for name, end in ends.items() if end < updates or name == "distil"}
 
 
-def with_stage(config: Config, manifest: Path, updates: int, resumes: bool) -> Config:
+def transcripts_job(out: Path, teacher: Path, precision: str) -> Job:
+    """What the teacher writes of the windows of the stage that its decoder takes part in."""
+    (stage,) = (stage for stage in STAGES.values() if stage.opinion)
+    command = ["colld", "transcribe", str(teacher), "--manifest", str(out / f"train_{stage.seconds}s.tsv")]
+    command += ["--options", ",".join(f"{name}={value}" for name, value in LIMITS.items()), "--dtype", precision]
+    command += ["--batch-seconds", "240", "--out", str(out / f"{stage.manifest}.tsv")]
+    return Job("transcripts", command, ["teacher/assemble", f"windows_{stage.seconds}s"])
+
+
+def with_stage(config: Config, stage: Stage, out: Path, whisper: str, updates: int, resumes: bool) -> Config:
     """A stage of a run: the next one goes on from its last checkpoint, at the learning rate that it left."""
     total = config["optimization"]["max_update"]
     changes = {"optimization": {"max_update": updates}, "lr_scheduler": {"total_num_update": total}}
-    dataset = {"dataset": {"train_subset": str(manifest)}, "checkpoint": {"reset_dataloader": resumes}}
-    return override(config, changes, dataset)
+    dataset = {"dataset": {"train_subset": str(out / stage.manifest)}, "checkpoint": {"reset_dataloader": resumes}}
+    opinion = {"criterion": OPINION, "task": {"teacher_decoder": whisper}} if stage.opinion else {}
+    return override(config, changes, dataset, opinion)
 
 
 def teacher_layers(layer_map: str) -> str:

@@ -36,13 +36,16 @@ def test_commands_parse():
     assert updates == {**students, "cut/distil": 1}
 
 
-def test_the_second_stage_goes_on_with_longer_windows():
+def test_the_second_stage_goes_on_with_longer_windows_and_the_decoder():
     jobs, _, out = plan("--updates", 20)
     short, distil = (jobs[f"colld/{stage}"] for stage in ("short", "distil"))
-    assert distil.needs == ["colld/short"] and short.needs == ["features"]
+    assert distil.needs == ["colld/short", "transcripts"] and short.needs == ["features"]
     assert changes(short.config, distil.config) == {
         "optimization.max_update": (16, 20),
-        "dataset.train_subset": (str(out / "train_8s"), str(out / "train_30s")),
+        "dataset.train_subset": (str(out / "train_8s"), str(out / "train_30s_teacher")),
+        "task.teacher_decoder": (None, f"hf:{out / 'whisper-base'}"),
+        "criterion.decoder_weight": (None, 0.1),
+        "criterion.decoder_term": (None, "kl"),
         "checkpoint.reset_dataloader": (False, True),
     }
     assert short.config["lr_scheduler"]["total_num_update"] == 20
@@ -57,10 +60,11 @@ def test_students_differ_in_their_objective_alone():
 def test_precision_changes_nothing_else(monkeypatch):
     """By itself it is what the processor is fast in; more updates fit into the same time."""
     (single, _, _), (half, _, _) = (plan("--updates", 20, "--precision", name) for name in ("float32", "bfloat16"))
-    assert [name for name in single if single[name].command != half[name].command] == ["features"]
-    assert single["features"].command[-3] == "float32" and half["features"].command[-3] == "bfloat16"
+    assert [name for name in single if single[name].command != half[name].command] == ["features", "transcripts"]
+    for jobs, precision in ((single, "float32"), (half, "bfloat16")):
+        assert all(precision in jobs[name].command for name in ("features", "transcripts"))
     assert list(changes(single["colld/distil"].config, half["colld/distil"].config)) == ["common.bf16"]
-    for fast, updates in ((True, 2400), (False, 1300)):
+    for fast, updates in ((True, 1700), (False, 900)):
         monkeypatch.setattr(run, "has_fast_bfloat16", lambda device, fast=fast: fast)
         config = plan()[0]["colld/distil"].config
         assert (config["common"]["bf16"], config["optimization"]["max_update"]) == (fast, updates)
@@ -79,7 +83,7 @@ def data(corpus, tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
     manifest = read_manifest(str(corpus / "test.tsv"))
     rows = [manifest.row(index) for index in range(6)]
-    longest = run.STAGES["short"][0] * SAMPLE_RATE + 100
+    longest = run.STAGES["short"].seconds * SAMPLE_RATE + 100
     waveform = np.resize(read_audio(rows[0].audio), longest)
     soundfile.write(data / "long.wav", waveform, SAMPLE_RATE)
     rows[0] = rows[0]._replace(audio=str(data / "long.wav"), n_samples=longest)
