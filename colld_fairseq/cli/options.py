@@ -107,7 +107,7 @@ def quickstart(add: Add) -> None:
     add("--data", metavar="DIR", help=data)
     whisper = "Hugging Face directory of a Whisper of base's width (default: base, fetched)"
     add("--whisper", metavar="DIR", help=whisper)
-    add("--updates", type=COUNT, metavar="N", help="of one window (default: 1300, 2400 in bfloat16)")
+    add("--updates", type=COUNT, metavar="N", help="of one window (default: 900, 1700 in bfloat16)")
     fast = "CPUs with AMX or AVX512-BF16"
     precision = f"of the distillation (default: bfloat16 where the processor has units for it, as {fast})"
     add("--precision", choices=("auto", *PRECISIONS[:2]), default="auto", help=precision)
