@@ -399,6 +399,8 @@ def start_as_torchrun_says() -> None:
         cfg.device_id = int(local)
         if torch.cuda.is_available():
             torch.cuda.set_device(cfg.device_id)
+        elif cfg.distributed_backend == "nccl":  # fairseq's default, which needs GPUs
+            cfg.distributed_backend = "gloo"
 
     utils.infer_init_method = infer
 

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if args.scores and not args.head:
         raise ConfigError("--scores are for the card of a recognizer: they go with --head")
     check_folder(target.parent, "--to", target)
+    check_apart(target, args)
     waveform = read_audio(args.wav) if args.wav else generated_signal()
     encoder = read_encoder(args.source)
     if encoder.lacks:
@@ -73,6 +74,23 @@ def run(args: argparse.Namespace) -> int:
     if args.decoder_from and (warning := other_silence(encoder.config.input, training)):
         console.say(warning, style="yellow")
     return 0
+
+
+def check_apart(target: Path, args: argparse.Namespace) -> None:
+    """ConfigError where the target would replace what is read, and is more than what is written: a checkpoint of ours,
+    which holds decoders and optimizers, or a teacher."""
+    source, decoder = (Path((spec or "").partition(":")[2]).expanduser() for spec in (args.source, args.decoder_from))
+    if target.resolve() == source.resolve() and not args.source.startswith("colld:"):
+        return
+    read = {
+        "--from": source,
+        "--decoder-from": args.decoder_from and decoder,
+        "--scores": args.scores,
+        "--wav": args.wav,
+    }
+    for option, path in read.items():
+        if path and Path(path).expanduser().resolve() == target.resolve():
+            raise ConfigError(f"--to {args.target} is what {option} reads, and would be lost: give another name")
 
 
 def write_student(

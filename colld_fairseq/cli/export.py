@@ -8,6 +8,7 @@ from rich.table import Table
 from colld_fairseq.checkpoints.onnx_reading import check_installed
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.data.audio import read_audio
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.export.families import family_of
 from colld_fairseq.export.family import Exported, ExportOptions, display, first_difference
 from colld_fairseq.export.folder import check_replaceable, exported_in, write_folder
@@ -22,16 +23,19 @@ def run(args: argparse.Namespace) -> int:
     if not compares_only:
         check_replaceable(folder, args.overwrite)
         check_folder(folder.parent, "--to", folder)
+    stream = {"chunk_ms": args.chunk_ms, "left_context": args.left_context}
+    stream = {name: value for name, value in stream.items() if value is not None}
+    if stream and not args.streaming:
+        option = f"--{next(iter(stream)).replace('_', '-')}"
+        raise ConfigError(f"{option} is of streams: give --streaming, too, or leave it out")
     client = {"sherpa-onnx": ["sherpa_onnx"], "onnx-asr": ["onnx_asr"]}.get(args.to, [])
     check_installed("onnx", "onnxruntime", *(client if args.wav else []))
     given = {"vocab": args.vocab, "tgt_lang": args.lang, "decoder": args.decoder.replace("auto", "")}
     recogniser = load_recogniser(
         args.checkpoint, device="cpu", **{name: value for name, value in given.items() if value}
     )
-    family, console = (
-        family_of(recogniser, ExportOptions(args.to, args.streaming, args.chunk_ms, args.left_context, args.src_lang)),
-        Console(),
-    )
+    options = ExportOptions(args.to, args.streaming, src_lang=args.src_lang, **stream)
+    family, console = family_of(recogniser, options), Console()
     if compares_only:
         exported = exported_in(folder, family)
         console.say(f"{folder} is there already, and is compared; --overwrite writes it again")

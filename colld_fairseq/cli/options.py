@@ -503,9 +503,9 @@ def export(add: Add) -> None:
         action="store_true",
         help="a transducer of streams, trained with --encoder-context chunk or causal",
     )
-    add("--chunk-ms", type=COUNT, default=320, help="audio of a step of a stream")
-    left = "chunks (causal: frames) of context before a step, or trained: the longest limited one"
-    add("--left-context", default="trained", help=left)
+    add("--chunk-ms", type=COUNT, help="audio of a step of a stream (default: 320)")
+    left = "chunks (causal: frames) of context before a step (default: trained, the longest limited one)"
+    add("--left-context", help=left)
     add("--lang", default="", help="target language of a model with tags (default: a decoder for each), or of --wav")
     add("--wav", metavar="FILE", help="run it in ONNX Runtime and in the client, and name what differs from PyTorch")
     add("--src-lang", default="", help="language spoken in --wav, where a Whisper translates (default: --lang)")

@@ -118,7 +118,9 @@ class FairseqDataConfig:
 
 def vocabulary_folder(vocab: Optional[str], data: str, config_yaml: Optional[str]) -> str:
     """The vocabulary of a run with these options of the task: --vocab, or the file of the data folder that describes
-    both; just the folder where that is its config.yaml."""
+    both; just the folder where that is its config.yaml. "" where neither is named, as of imported models."""
+    if not vocab and not data:
+        return ""
     named = config_yaml not in (None, CONFIG_YAML) and not vocab
     return absolute_path(os.path.join(data, config_yaml) if named else vocab or data)
 
@@ -126,7 +128,7 @@ def vocabulary_folder(vocab: Optional[str], data: str, config_yaml: Optional[str
 def read_data_config(folder: str, name: str = CONFIG_YAML) -> FairseqDataConfig:
     """What a file of the data folder says; nothing where there is none, unless another than config.yaml is named."""
     path = os.path.join(folder, name)
-    if name == CONFIG_YAML and not os.path.isfile(path):
+    if name == CONFIG_YAML and not (folder and os.path.isfile(path)):
         return FairseqDataConfig(path)
     values = read_vocabulary_config(path)
     for option, kind in _KINDS.items():

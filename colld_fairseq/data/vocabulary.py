@@ -18,17 +18,17 @@ from colld_fairseq.errors import ConfigError
 
 
 class TextDictionary(Dictionary):
-    """fairseq's dictionary, whose `string` joins tokens to text unless told otherwise.
+    """fairseq's dictionary, whose `string` joins tokens to text as its own vocabulary does it, whatever it is told.
 
-    fairseq-generate would score letters or pieces as if they were words if --post-process were forgotten; here it
-    need not be given (`--post-process none` shows the tokens).
+    fairseq-generate would score letters or pieces as if they were words if --post-process were forgotten, and one word
+    a sentence if it named another tokenization; here it need not be given (`--post-process none` shows the tokens).
     """
 
     codec: Optional[TextCodec] = None
 
     def string(self, tensor, bpe_symbol=None, *args, **kwargs) -> str:
         several = torch.is_tensor(tensor) and tensor.dim() == 2  # fairseq comes back for each of them
-        if several or self.codec is None or bpe_symbol not in (None, self.codec.post_process):
+        if several or self.codec is None or bpe_symbol == "none":
             return super().string(tensor, bpe_symbol, *args, **kwargs)
         return self.codec.decode(super().string(tensor, None, *args, **kwargs))
 

@@ -102,7 +102,7 @@ def open_vocabulary(
         directory = directory_of(decoder_from)
         copy = copy_of_decoder(directory, tokens_from)
         return _open_copy(copy, str(directory)), copy
-    if checkpoint is None or has_vocabulary(folder):
+    if checkpoint is None or (folder and has_vocabulary(folder)):
         vocabulary, mine = Vocabulary(folder), copy_of(folder)
         if copy is not None:
             check_same(copy, mine, folder)
@@ -110,7 +110,8 @@ def open_vocabulary(
     if copy is None:
         read_torch(resolve_file(checkpoint))  # raises where that is what is wrong
         raise ConfigError(f"{checkpoint}: its vocabulary {folder} is not there; say where it is now (--vocab)")
-    logger.warning("no vocabulary in %s: the copy in %s is taken", folder, checkpoint)
+    if folder:
+        logger.warning("no vocabulary in %s: the copy in %s is taken", folder, checkpoint)
     return _open_copy(copy, checkpoint), copy
 
 

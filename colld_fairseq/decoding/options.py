@@ -25,6 +25,17 @@ def generation_options(given: Mapping[str, Any]) -> Dict[str, float]:
     return {name: GENERATION[name].read(str(value), name) for name, value in given.items()}
 
 
+def refuse_impossible(args: Any) -> None:
+    """ConfigError for options of fairseq-generate that no decoder here has."""
+    if getattr(args, "score_reference", False):
+        raise ConfigError("--score-reference: references are not scored by the models here; leave it out")
+    if getattr(args, "print_alignment", None):
+        raise ConfigError(
+            "--print-alignment: no decoder here aligns tokens with frames in that way; leave it out (`colld transcribe"
+            " --words` gives the times of words)"
+        )
+
+
 def refuse_unused(given: Iterable[str], kind: str) -> None:
     """ConfigError for an option that a decoder of this kind (`ctc`, `attention`, `transducer`) would not look at."""
     unused: Dict[str, List[str]] = {

@@ -45,7 +45,8 @@ class TrainedSilence(nn.Module):
 
     def forward(self, mel: Tensor) -> Tuple[Tensor, Tensor]:
         floor = (mel.amax(dim=(1, 2), keepdim=True) - RANGE).clamp(min=SILENCE)
-        something = mel != 0 if self.filling.zeros else mel > floor + 1e-4
+        # Not the floor: of several utterances onnx-asr cuts all off below the loudest one's maximum.
+        something = mel != 0 if self.filling.zeros else mel > mel.amin(dim=(1, 2), keepdim=True) + 1e-4
         positions = torch.arange(1, mel.size(1) + 1, device=mel.device)
         frames = (something.any(dim=2).long() * positions).amax(dim=1)
         filled = torch.where((positions[None] <= frames[:, None])[:, :, None], mel, floor)

@@ -131,9 +131,13 @@ def floating(checkpoint: Checkpoint) -> Iterator[Tuple[str, Tensor]]:
     return ((name, value) for name, value in checkpoint["model"].items() if value.is_floating_point())
 
 
+STARTS = ("student", "init_from", "decoder_from")
+
+
 def settings(checkpoint: Checkpoint) -> Dict[str, Any]:
-    """Of the model; the shape of a student's encoder, which is recorded as JSON, by its parts."""
-    fields = dict(checkpoint["cfg"]["model"])
+    """Of the model, but for the files that it began with; the shape of a student's encoder, which is recorded as
+    JSON, by its parts."""
+    fields = {name: value for name, value in checkpoint["cfg"]["model"].items() if name not in STARTS}
     recorded = json.loads(fields.pop("encoder_config", "") or "{}")
     if recorded:
         recorded["input"] = str(InputConfig.from_dict(recorded["input"])), recorded["input"]

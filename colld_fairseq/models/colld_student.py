@@ -118,6 +118,11 @@ class ColldStudent(BaseFairseqModel):
         if cfg.init_from and not from_checkpoint:
             start_student(encoder, cfg.init_from, cfg.init_layers)
             choose_silence(cfg, encoder.config)
+        if not hasattr(task, "teachers"):
+            raise ConfigError(
+                "the checkpoint is that of a distillation, it gives no hypotheses: fine-tune it with text first"
+                " (student_ctc, student_s2t or transducer_student)"
+            )
         teachers = task.teachers
         depths = {name: source.info.num_layers for name, source in teachers.items()}
         pairs = layer_map.parse_layer_maps(cfg.layer_map, encoder.num_layers, depths)

@@ -1,8 +1,9 @@
 """From fairseq options to a StudentEncoder: a preset, a few overrides, or the encoder of a checkpoint."""
 
 import json
+import logging
 from dataclasses import dataclass, fields, replace
-from typing import Any, Callable, Dict, Mapping, Optional, Type
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Type
 
 from fairseq.models import register_model_architecture
 from omegaconf import DictConfig, open_dict
@@ -15,6 +16,8 @@ from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.modules.block_runs import BlockRuns
 from colld_fairseq.modules.encoder import EncoderConfig, StudentEncoder
 from colld_fairseq.numbers import COUNT, NOT_NEGATIVE, PROBABILITY, option
+
+logger = logging.getLogger(__name__)
 
 # option name -> EncoderConfig field
 OVERRIDES = {
@@ -157,16 +160,34 @@ def check_shape(cfg: EncoderOptions, trained: Mapping[str, Any], config: Encoder
     preset = trained.get("encoder_preset") or cfg.encoder_preset
     given = cfg.encoder_preset != EncoderOptions.encoder_preset or given_on_command_line("encoder_preset")
     shapes = {"encoder_preset": (cfg.encoder_preset, preset)} if given else {}
+    for name, (asked, recorded) in {**shapes, **asked_shapes(cfg, config)}.items():
+        if asked != recorded:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {asked}, but {file} was trained with {recorded}: leave the option out"
+            )
+
+
+def warn_of_shape(cfg: EncoderOptions, config: EncoderConfig) -> None:
+    """Where options of a new training ask for another shape than that of its --student, `config`."""
+    for name, (asked, recorded) in asked_shapes(cfg, config).items():
+        if asked != recorded:
+            logger.warning(
+                "--%s %s has no effect: the shape is that of --student, which has %s",
+                name.replace("_", "-"),
+                asked,
+                recorded,
+            )
+
+
+def asked_shapes(cfg: EncoderOptions, config: EncoderConfig) -> Dict[str, Tuple[Any, Any]]:
+    """Option -> (its value, what an encoder `config` has), of the options of a shape that were given."""
+    shapes = {}
     for name, field_name in OVERRIDES.items():
         value = getattr(cfg, name)
         if value is not None:
             value = parse_conv_layers(value) if name == "conv_feature_layers" else value
             shapes[name] = value, getattr(config, field_name)
-    for name, (asked, recorded) in shapes.items():
-        if asked != recorded:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} {asked}, but {file} was trained with {recorded}: leave the option out"
-            )
+    return shapes
 
 
 def record_encoder(cfg: Any, config: EncoderConfig) -> None:

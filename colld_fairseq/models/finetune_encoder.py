@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from colld_fairseq.checkpoints import names_colld
 from colld_fairseq.checkpoints.encoder import FORMATS, EncoderCheckpoint, read_encoder
 from colld_fairseq.checkpoints.input_options import InputOptions
-from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, record_encoder
+from colld_fairseq.models.encoder_options import EncoderOptions, build_encoder, record_encoder, warn_of_shape
 from colld_fairseq.modules.encoder import StudentEncoder
 from colld_fairseq.modules.length_adaptor import LengthAdaptor
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
@@ -158,6 +158,7 @@ def build_student(cfg: FinetuneOptions, task) -> StudentEncoder:
         student = build_encoder(cfg)
     else:
         checkpoint = read_start(cfg.student, task.input_options)
+        warn_of_shape(cfg, checkpoint.config)
         record_encoder(cfg, checkpoint.config)
         student = build_encoder(cfg)
         student.load_state_dict(checkpoint.weights)

@@ -270,10 +270,11 @@ def read_profile(path: Path) -> Tuple[str, List[Encoder]]:
     try:
         machine = content["machine"]
         words = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}"
-        encoders = [
-            Encoder(str(one["source"]), str(one["source"]), *(one[key] for key in _SIZES), one["speed"][0]["rtf"])
-            for one in content["models"]
-        ]
+        sources = [str(one["source"]) for one in content["models"]]
+        encoders = []
+        for source, one in zip(sources, content["models"]):
+            name = source if sources.count(source) == 1 else f"{source} ({one['role']})"
+            encoders.append(Encoder(name, source, *(one[key] for key in _SIZES), one["speed"][0]["rtf"]))
         if not all(is_figure(value) for one in encoders for value in one[2:] if value is not None):
             raise TypeError("figures")
         threads = f"{content['threads']} thread{'' if content['threads'] == 1 else 's'}"
@@ -286,7 +287,7 @@ def _named(encoder: Encoder, names: Dict[str, str]) -> Encoder:
     """By the names of a plan: name -> source, relative to the folder."""
     sources = ((name, source) for name, source in names.items())
     same = (name for name, source in sources if encoder.source == source or encoder.source.endswith(f"/{source}"))
-    return encoder._replace(name=next(same, encoder.source))
+    return encoder._replace(name=next(same, encoder.name))
 
 
 def _encoder_of(result: Dict[str, Any], names: Dict[str, str], encoders: List[Encoder]) -> Optional[Encoder]:

@@ -43,7 +43,10 @@ def read_generate_output(path: str, manifest: AnyManifest, manifest_references: 
     file, references that are not those of the manifest.
     """
     references, hypotheses = _generate_lines(path, manifest)
-    remedy = "decode again with --required-batch-size-multiple 1 and without --skip-invalid-size-inputs-valid-test"
+    remedy = (
+        "fairseq-generate left them out, as audio that cannot be read (its log says why), or did not come to its end:"
+        " mend the audio or take the rows out of the manifest, and decode again"
+    )
     _require_all(path, manifest, hypotheses, "D- line", remedy)
     if not manifest_references:
         _require_all(path, manifest, references, "T- line", "use --references manifest")
@@ -130,6 +133,10 @@ def _letters_only(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFC", text).lower() if unicodedata.category(c)[0] == "L")
 
 
+def _words(text: str) -> int:
+    return sum(any(c.isalnum() for c in word) for word in text.split())
+
+
 def _check_same_references(path: str, manifest: AnyManifest, references: Dict[int, str]) -> None:
     """A wrong manifest of the right size would assign wrong languages. Normalization and unknown letters may
     change some references, not most of them."""
@@ -139,6 +146,13 @@ def _check_same_references(path: str, manifest: AnyManifest, references: Dict[in
         raise ColldError(
             f"{path}: only {same} of {len(references)} references are those of {manifest.path}; give the "
             "manifest(s) that were decoded, in the same order"
+        )
+    written = sum(map(_words, references.values()))
+    meant = sum(_words(manifest.text("tgt_text", row)) for row in references)
+    if not 0.5 <= (written + 1) / (meant + 1) <= 2:
+        raise ColldError(
+            f"{path}: its references have {written} words, those of {manifest.path} {meant}: they are tokens and no"
+            " text; decode again without --post-process"
         )
 
 

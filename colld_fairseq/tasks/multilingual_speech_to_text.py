@@ -40,7 +40,7 @@ from colld_fairseq.decoding.generators import Decoder, FairseqGenerator
 from colld_fairseq.decoding.hotwords import HotwordScorer, read_hotwords
 from colld_fairseq.decoding.kenlm_scorer import TokenKenlm, WordKenlm
 from colld_fairseq.decoding.neural_lm import NeuralLm
-from colld_fairseq.decoding.options import FRAMES, refuse_unused
+from colld_fairseq.decoding.options import FRAMES, GENERATION, refuse_impossible, refuse_unused
 from colld_fairseq.decoding.prefix_tree import LanguageModel
 from colld_fairseq.decoding.transducer import GreedySearch, TransducerDecoder
 from colld_fairseq.decoding.transducer_beam import BeamSearch
@@ -383,9 +383,13 @@ class MultilingualSpeechToTextTask(SpeechTask):
     def build_generator(self, models, args, seq_gen_cls=None, extra_gen_cls_kwargs=None, prefix_allowed_tokens_fn=None):
         """Called by fairseq; `build_decoder` is for callers of ours."""
         kind, extra = self.decoder_of(models), extra_gen_cls_kwargs or {}
+        refuse_impossible(args)
         refuse_unused(self.search_options, kind)
         if kind == "attention":
             return self.attention_generator(models, args, seq_gen_cls, extra, prefix_allowed_tokens_fn)
+        if self.generation_options:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in self.generation_options)
+            logger.warning("%s: of attention decoding, without effect on what decodes here, %s", names, kind)
         decoder = self.frame_decoder(models, kind, getattr(args, "beam", 1), getattr(args, "nbest", 1), **extra)
         return FairseqGenerator(decoder, self.target_dictionary.eos(), self.vocabulary.tag_ids)
 
@@ -402,6 +406,13 @@ class MultilingualSpeechToTextTask(SpeechTask):
         """Names of the options for searches over frames that have other values than by default."""
         defaults = MultilingualSpeechToTextConfig()
         return [name for name in FRAMES if getattr(self.cfg, name) != getattr(defaults, name)]
+
+    @property
+    def generation_options(self) -> List[str]:
+        """Names of fairseq's options for attention decoders that fairseq-generate was given."""
+        if not evaluated_checkpoint(self.cfg):  # in training, names of criterions' options are alike
+            return []
+        return [name for name in GENERATION if given_on_command_line(name)]
 
     def attention_generator(self, models, args, seq_gen_cls=None, extra=None, prefix_allowed_tokens_fn=None):
         """fairseq's generator, which writes no tag, no unknown token and nothing that a pretrained decoder must not."""

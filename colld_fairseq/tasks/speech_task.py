@@ -132,7 +132,8 @@ class SpeechTask(FairseqTask):
     cfg: SpeechTaskConfig
 
     def __init__(self, cfg: SpeechTaskConfig) -> None:
-        compat.make_path_absolute(cfg, "data")
+        if cfg.data:  # imported models name no folder
+            compat.make_path_absolute(cfg, "data")
         super().__init__(cfg)
         check_numbers(cfg, TASK_DATACLASS_REGISTRY)
         if cfg.dry_run_gb is not None and cfg.dry_run == "none":

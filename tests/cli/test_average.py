@@ -87,6 +87,11 @@ def test_the_newest_of_a_folder(checkpoint, tmp_path, capsys):
     assert "holds 3 by epoch, 3 by update" in capsys.readouterr().err
 
 
+def test_where_a_student_lay_is_no_difference(checkpoint, tmp_path):
+    paths = [checkpoint(f"{n}.pt", n + 1, model={"student": f"runs/{n}/checkpoint_best.pt"}) for n in range(2)]
+    assert average(*paths, "--out", tmp_path / "mean.pt") == 0
+
+
 def test_every_reader_takes_it(checkpoint, corpus, vocab, tmp_path):
     """Transcribing, fairseq-generate, a student to start from, and a training that goes on; the transcripts are those
     of the same weights put into a checkpoint by hand."""

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 import transformers
+from checkpoints import save_untrained
 
 from colld_fairseq import load_student
 from colld_fairseq.checkpoints import encoder as encoders
@@ -114,6 +115,15 @@ def test_onto_itself(teacher, tmp_path):
     assert main(["convert", "--from", f"hf:{tmp_path}/h", "--to", f"hf:{tmp_path}/h", "--overwrite"]) == 0
     after = transformers.HubertModel.from_pretrained(tmp_path / "h").state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_what_is_read_is_not_replaced_by_less(distillation, tmp_path, capsys):
+    """A checkpoint holds more than the encoder that is written of it."""
+    path = tmp_path / "student.pt"
+    save_untrained(distillation(), path)
+    before = path.read_bytes()
+    assert main(["convert", "--from", f"colld:{path}", "--to", f"colld:{path}", "--overwrite"]) == 2
+    assert "is what --from reads" in capsys.readouterr().err and path.read_bytes() == before
 
 
 def test_a_failure_while_writing_leaves_nothing(teacher, tmp_path, monkeypatch, capsys):

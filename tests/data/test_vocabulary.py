@@ -104,7 +104,7 @@ def test_bytes_become_the_text_that_they_were(text, byte_fallback):
     vocabulary, model = byte_fallback
     ids = vocabulary.encode(text, append_eos=True)
     assert vocabulary.decode(ids) == text == model.decode(model.encode(text))
-    for post_process in (None, "sentencepiece"):  # as fairseq-generate prints it, one text or several
+    for post_process in (None, "sentencepiece", "letter"):  # as fairseq-generate prints it, one text or several
         assert vocabulary.dictionary.string(ids, post_process) == text
         assert vocabulary.dictionary.string(torch.stack([ids, ids]), post_process) == f"{text}\n{text}"
     assert "<0x" in vocabulary.dictionary.string(vocabulary.encode("é", False), "none")

@@ -8,6 +8,7 @@ from commands import call, log_records, spawn
 
 from colld_fairseq.cli import main as colld
 from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.errors import ConfigError
 
 NUM_TEST = 9
 
@@ -77,6 +78,36 @@ def test_references_are_the_text_of_the_manifest(decoding, recogniser, vocab, co
     assert references(asked) == expected and hypotheses(asked) == hypotheses(plain)
     tokens = generate(decoding, recogniser, vocab, "--max-tokens", "200000", "--post-process", "none")
     assert references(tokens) == {i: " ".join(text.replace(" ", "|")) for i, text in expected.items()}
+    other = generate(decoding, recogniser, vocab, "--max-tokens", "200000", "--post-process", "sentencepiece")
+    assert references(other) == expected
+
+
+def test_tokens_are_not_scored_as_words(decoding, recogniser, vocab, corpus, tmp_path, capsys):
+    output = generate(decoding, recogniser, vocab, "--max-tokens", "200000", "--post-process", "none")
+    (tmp_path / "generate-test.txt").write_text(output, encoding="utf-8")
+    arguments = ["score", "--generate-output", str(tmp_path / "generate-test.txt")]
+    assert colld([*arguments, "--manifest", str(corpus / "test.tsv")]) == 2
+    assert "they are tokens and no text; decode again without --post-process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--score-reference"], "--score-reference: references are not scored"),
+        (["--print-alignment", "hard"], "--print-alignment: no decoder here"),
+    ],
+)
+def test_options_that_this_decoder_does_not_have(options, message, decoding, recogniser, vocab):
+    with pytest.raises(ConfigError, match=message):
+        generate(decoding, recogniser, vocab, "--max-tokens", "200000", *options)
+
+
+def test_options_without_effect_are_named(decoding, recogniser, translator, vocab, caplog):
+    generate(decoding, recogniser, vocab, "--max-tokens", "200000", "--lenpen", "2")
+    assert "--max-len-a, --max-len-b, --lenpen: of attention decoding, without effect" in caplog.text
+    caplog.clear()
+    generate(decoding, translator, vocab, "--max-tokens", "200000", "--lenpen", "2")
+    assert "without effect" not in caplog.text
 
 
 @pytest.mark.parametrize("scoring, printed", [("wer", "WER: "), ("sacrebleu", "BLEU = "), ("chrf", "chrF2 = ")])

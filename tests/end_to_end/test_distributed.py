@@ -83,8 +83,7 @@ def test_two_machines_of_torchrun_make_one_run(two_teachers, tmp_path):
         port = listener.getsockname()[1]
     shared = dict(MASTER_ADDR="localhost", MASTER_PORT=str(port), WORLD_SIZE=str(WORKERS), LOCAL_RANK="0")
     options = [*two_teachers, "--batch-size", "1", "--max-update", "2", "--disable-validation"]
-    options += [*["--save-dir", tmp_path / "saved"], "--cpu", "--distributed-backend", "gloo"]
-    options += ["--ddp-backend", "legacy_ddp"]
+    options += [*["--save-dir", tmp_path / "saved"], "--cpu", "--ddp-backend", "legacy_ddp"]
     first, second = run_workers(
         [options] * WORKERS, tmp_path, environments=[{**shared, "RANK": str(rank)} for rank in range(WORKERS)]
     )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import onnx
 import pytest
@@ -45,6 +46,17 @@ def test_the_same_model_comes_back(shape, target, recogniser, exported, waveform
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
         assert torch.equal(weight, theirs[name]) or "pos_conv.weight_" in name, name
+
+
+def test_a_vocabulary_in_the_current_folder_is_none_of_its_own(exported, waveforms, tmp_path, monkeypatch, caplog):
+    """It names no folder, and its own vocabulary is in it."""
+    path = Path(imported(exported("icefall", "sherpa-onnx").folder, tmp_path)).absolute()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "dict.txt").write_text("other 1\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    caplog.clear()
+    assert load_recogniser(str(path)).transcribe(waveforms[:1])
+    assert "no vocabulary" not in caplog.text
 
 
 def test_fairseq_generate_and_transcribe_take_it(exported, recogniser, corpus, waveforms, tmp_path, capsys):

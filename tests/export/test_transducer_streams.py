@@ -159,6 +159,13 @@ def test_a_client_that_ends_its_process_is_an_error(streaming, waveforms, tmp_pa
         run_client(folder.family.client_model(folder), waveforms[:1])
 
 
+@pytest.mark.parametrize("option", [["--chunk-ms", "160"], ["--left-context", "2"]])
+def test_options_of_streams_without_one(option, checkpoint, tmp_path, capsys):
+    command = ["export", "--checkpoint", checkpoint("causal"), "--to", "onnx", str(tmp_path / "m")]
+    assert main([*command, *option]) == 2
+    assert f"{option[0]} is of streams: give --streaming" in capsys.readouterr().err and not (tmp_path / "m").exists()
+
+
 def test_the_command(checkpoint, waveforms, tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", waveforms[0], 16000)
     command = ["export", "--checkpoint", checkpoint("causal"), "--to", "sherpa-onnx", str(tmp_path / "m")]

@@ -295,6 +295,18 @@ def test_silence_is_that_of_the_training(samples, filling):
     np.testing.assert_allclose(made[0, last + 3 :].numpy(), own[-1, 0] if len(own) < 3000 else 0, atol=1e-5)
 
 
+def test_a_louder_utterance_in_a_batch_changes_no_length():
+    """onnx-asr cuts log-mels off below the loudest value of the batch: above the quiet utterance's own floor."""
+    config = InputConfig(kind="log_mel", normalization="none", **SILENCE)
+    loud, quiet = utterance(2.0, 3), 0.1 * utterance(3.0, 5)
+    mels = [LogMel(80, 480000)(torch.from_numpy(waveform)[None], 3000) for waveform in (loud, quiet)]
+    assert mels[0].max() > mels[1].max() + 0.2
+    batch = torch.cat(mels).clamp(min=float(mels[0].max()) - 2)
+    _, together = TrainedSilence(config, WINDOW)(batch)
+    alone = [int(TrainedSilence(config, WINDOW)(mel)[1]) for mel in mels]
+    assert together.tolist() == alone and max(alone) < 3000
+
+
 def test_bytes_of_tokens():
     tokens = {chr(code) for code in range(33, 127)}
     table = byte_of_character()

@@ -21,6 +21,7 @@ from colld_fairseq.models.encoder_options import (
     build_encoder,
     encoder_config,
     record_encoder,
+    warn_of_shape,
 )
 from colld_fairseq.models.encoder_presets import PRESETS
 from colld_fairseq.models.student_s2t import StudentS2TConfig
@@ -122,6 +123,22 @@ def test_recorded_encoder_wins_over_preset_and_overrides(make):
     assert (config.layers, config.embed_dim) == (2, recorded.embed_dim)
     assert config.dropout == 0.1, "dropout belongs to the run, not to the shape"
     assert build_encoder(cfg).num_layers == 2
+
+
+def test_a_shape_that_the_student_does_not_have_is_told(caplog):
+    """A recipe's options of a new encoder stay beside --student, whose shape wins."""
+    recorded = encoder_config(ColldStudentConfig(encoder_preset="tiny", encoder_layers=2))
+    warn_of_shape(StudentS2TConfig(encoder_layers=2), recorded)
+    assert not caplog.text
+    warn_of_shape(StudentS2TConfig(encoder_layers=3, encoder_embed_dim=recorded.embed_dim), recorded)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("--encoder-layers 3 has no effect") and "which has 2" in record.getMessage()
+
+
+def test_a_distillation_is_not_decoded():
+    task = SimpleNamespace()  # one of recognition has no teachers
+    with pytest.raises(ConfigError, match="it gives no hypotheses: fine-tune it with text first"):
+        ColldStudent.build_model(ColldStudentConfig(encoder_preset="tiny"), task)
 
 
 def narrow_student(**changes):

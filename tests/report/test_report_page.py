@@ -16,6 +16,7 @@ from lxml import html
 from miniature_run import ASR, HOSTILE, LABELS, SYSTEMS
 
 from colld_fairseq.cli import main as colld
+from colld_fairseq.report.experiments import read_profile
 from colld_fairseq.report.training_log import read_log
 from colld_fairseq.report.utterances import differences, units
 from colld_fairseq.scoring.bootstrap import SEED
@@ -355,6 +356,18 @@ def test_terms_that_say_nothing_new_are_not_drawn(original, tmp_path):
     write_training_log(tmp_path / "train.log", [range(1, 31)], every=5)
     titles = [one.text for one in html.fromstring(page_of(tmp_path)).iter("figcaption")]
     assert titles == ["loss in training", "l1 in training"]
+
+
+def test_rows_of_a_profile_that_share_a_source_are_told_apart(tmp_path):
+    """An exported folder is measured in PyTorch, in 32 and in 8 bits."""
+    figures = {"parameters": 10, "mb_float32": 0.1, "gmacs_per_10s": 1.0, "speed": [{"rtf": 0.5}]}
+    roles = ["PyTorch", "32 bits", "8 bits"]
+    models = [{"role": role, "source": "models/x", **figures} for role in roles]
+    models.append({"role": "teacher", "source": "hf:t", **figures})
+    machine = {"gpu": None, "cpu": "CPU", "cores": 2, "torch": "2"}
+    (tmp_path / "profile.json").write_text(json.dumps({"machine": machine, "threads": 1, "models": models}))
+    _, encoders = read_profile(tmp_path / "profile.json")
+    assert [one.name for one in encoders] == [*(f"models/x ({role})" for role in roles), "hf:t"]
 
 
 def test_what_is_missing_is_named_and_the_rest_shown(folder, capsys):
