@@ -10,10 +10,11 @@
 What may be written there are the fields of `GraphDescription`.
 """
 
+import math
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from colld_fairseq.checkpoints.files import resolve_file
 from colld_fairseq.checkpoints.onnx_reading import check_installed, open_graph
@@ -106,6 +107,13 @@ def files(name: str) -> List[Path]:
     check_installed("onnx", "onnxruntime", purpose=f"onnx:{name}")
     path = resolve_file(name)
     return [path, description_file(path), *(path.parent / each for each in weight_files(path, open_graph(path)))]
+
+
+def size_of(name: str) -> Tuple[int, int]:
+    """Weights of a graph, floating-point or quantized, and the bytes that it takes with the files beside it."""
+    weights = open_graph(resolve_file(name)).graph.initializer
+    stored = sum(path.stat().st_size for path in files(name) if path != description_file(resolve_file(name)))
+    return sum(math.prod(tensor.dims) for tensor in weights), stored
 
 
 def weight_files(path: Path, model) -> List[str]:

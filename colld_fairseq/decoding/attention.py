@@ -40,8 +40,9 @@ class AttentionGenerator(SequenceGenerator):
         **kwargs: Any,
     ) -> List[List[Dict]]:
         limits = (self.max_len_a * sample["net_input"]["src_lengths"] + self.max_len_b).long().clamp(min=1)
-        ids = sample["id"] if torch.is_tensor(sample.get("id")) else torch.arange(len(limits), device=limits.device)
-        self.search.limits = dict(zip(ids.tolist(), limits.tolist()))
+        self.search.limits = dict(enumerate(limits.tolist()))
+        # Rows of the batch, not of the manifest: fairseq's diverse beam search keeps a table of one batch.
+        sample = {**sample, "id": torch.arange(len(limits), device=limits.device)}
         if all(getattr(model.decoder, "prefix_size", 0) for model in models):
             sample = {**sample, "net_input": {**sample["net_input"], "prefix_tokens": prefix_tokens}}
             prefix_tokens = None

@@ -29,6 +29,8 @@ def refuse_impossible(args: Any) -> None:
     """ConfigError for options of fairseq-generate that no decoder here has."""
     if getattr(args, "score_reference", False):
         raise ConfigError("--score-reference: references are not scored by the models here; leave it out")
+    if getattr(args, "match_source_len", False):
+        raise ConfigError("--match-source-len: a text has not as many tokens as speech has frames; leave it out")
     if getattr(args, "print_alignment", None):
         raise ConfigError(
             "--print-alignment: no decoder here aligns tokens with frames in that way; leave it out (`colld transcribe"

@@ -93,6 +93,7 @@ def test_tokens_are_not_scored_as_words(decoding, recogniser, vocab, corpus, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--match-source-len"], "--match-source-len: a text has not"),
         (["--score-reference"], "--score-reference: references are not scored"),
         (["--print-alignment", "hard"], "--print-alignment: no decoder here"),
     ],
@@ -100,6 +101,12 @@ def test_tokens_are_not_scored_as_words(decoding, recogniser, vocab, corpus, tmp
 def test_options_that_this_decoder_does_not_have(options, message, decoding, recogniser, vocab):
     with pytest.raises(ConfigError, match=message):
         generate(decoding, recogniser, vocab, "--max-tokens", "200000", *options)
+
+
+def test_diverse_beams_of_every_row(decoding, translator, vocab):
+    """Rows of a manifest are more than those of a batch, of which fairseq keeps a table."""
+    options = ["--diverse-beam-groups", "2", "--beam", "4", "--max-tokens", "60000"]
+    assert set(hypotheses(generate(decoding, translator, vocab, *options))) == set(range(NUM_TEST))
 
 
 def test_options_without_effect_are_named(decoding, recogniser, translator, vocab, caplog):

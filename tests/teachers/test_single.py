@@ -1,5 +1,6 @@
 """Graphs of ONNX and classes of the user's own as teachers: the features of the encoder that they were made of."""
 
+import json
 import sys
 
 import pytest
@@ -83,6 +84,23 @@ def test_features_are_those_of_the_module(graph, stack, waveforms):
     check(teacher, stack, waveforms)
     info = describe_teacher(f"onnx:{graph}")
     assert (info.num_layers, info.width, info.frame_rate_hz) == (2, 24, 50.0)
+
+
+def test_profile_and_similarity_of_a_graph(graph, stack, corpus, tmp_path):
+    """Its size is that of the module; all layers are those that are described."""
+    assert colld(["profile", "--teacher", f"onnx:{graph}", "--runs", "1", "--json", str(tmp_path / "p.json")]) == 0
+    (model,) = json.loads((tmp_path / "p.json").read_text())["models"]
+    assert model["parameters"] == sum(value.numel() for value in stack.parameters())
+    assert model["mb_stored"] == graph.stat().st_size / 1e6 and model["gmacs_per_10s"] is None
+    words = ["similarity", "--manifest", str(corpus / "test.tsv"), "--teacher", f"onnx:{graph}", f"onnx:{graph}"]
+    assert colld([*words, "--out", str(tmp_path / "s")]) == 0
+    assert layers_in(tmp_path / "s.tsv") == {"1", "2"}
+
+
+def layers_in(table):
+    header, *rows = (line.split("\t") for line in table.read_text().splitlines())
+    assert rows
+    return {row[header.index("row_layer")] for row in rows}
 
 
 def test_time_last_and_inner_tensors(graph, stack, waveforms):
@@ -198,6 +216,16 @@ def own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     yield "python:own_teachers:Own"
     sys.modules.pop("own_teachers")
+
+
+def test_profile_and_similarity_of_a_class(own, stack, corpus, tmp_path):
+    assert colld(["profile", "--teacher", own, "--runs", "1", "--json", str(tmp_path / "p.json")]) == 0
+    (model,) = json.loads((tmp_path / "p.json").read_text())["models"]
+    assert model["parameters"] == sum(value.numel() for value in stack.parameters())
+    assert model["mb_stored"] == model["mb_float32"] and model["gmacs_per_10s"] > 0
+    words = ["similarity", "--manifest", str(corpus / "test.tsv"), "--teacher", own, own, "--out", str(tmp_path / "s")]
+    assert colld(words) == 0
+    assert layers_in(tmp_path / "s.tsv") == {"1", "2"}
 
 
 def test_a_class_of_the_users_own(own, stack, waveforms):

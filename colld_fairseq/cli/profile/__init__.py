@@ -7,7 +7,7 @@ and the teacher's own front-end are part of them.
 import argparse
 import json
 from functools import partial
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 import torch
@@ -93,9 +93,22 @@ def load_teacher_subject(spec: str, device: torch.device) -> Subject:
         source = torch.from_numpy(waveforms).to(device)
         return teacher(source, torch.full(source.shape[:1], source.size(1))).features[last]
 
-    parameters = _parameters(teacher.module)
-    stored = round(parameters * _bytes_per_parameter(_teacher_state(spec)))
-    return Subject("teacher", spec, run, parameters, stored, last, teacher.width, teacher.frame_rate_hz)
+    parameters, stored = _size_of(spec, teacher.module)
+    in_torch = not spec.startswith("onnx:")
+    return Subject("teacher", spec, run, parameters, stored, last, teacher.width, teacher.frame_rate_hz, in_torch)
+
+
+def _size_of(spec: str, module: nn.Module) -> Tuple[int, int]:
+    """Parameters of a teacher, and the bytes that they take as stored; of a class of the user's, in memory."""
+    from colld_fairseq.checkpoints.onnx_graph import size_of
+
+    scheme, _, name = spec.partition(":")
+    if scheme == "onnx":
+        return size_of(name)
+    parameters = _parameters(module)
+    if scheme == "python":
+        return parameters, sum(value.nbytes for value in module.parameters())
+    return parameters, round(parameters * _bytes_per_parameter(_teacher_state(spec)))
 
 
 def _teacher_state(spec: str) -> Dict[str, Tensor]:
