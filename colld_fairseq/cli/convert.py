@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
@@ -216,5 +217,5 @@ def describe(scheme: str, target: str, encoder: EncoderCheckpoint) -> str:
     parameters = sum(tensor.numel() for tensor in shapes_of(encoder.weights).values())
     text = f"{target}: {config.layers} layers × {config.embed_dim}, {parameters:,} parameters; input: {config.input}"
     if scheme == "colld":
-        text += f"\nfine-tune it with: --student {target.removeprefix('colld:')}"
+        text += f"\nfine-tune it with: --student {shlex.quote(target.removeprefix('colld:'))}"
     return text

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import List
 
@@ -60,5 +61,5 @@ def describe(out: str, checkpoint: dict) -> str:
     """What was written, and how to go on from it."""
     model = checkpoint["cfg"]["model"]["_name"]
     weights = sum(value.numel() for value in checkpoint["model"].values())
-    go_on = f"--arch {model} --student {out} --finetune-from-model {out}"
+    go_on = f"--arch {model} --student {shlex.quote(out)} --finetune-from-model {shlex.quote(out)}"
     return f"{out}: {model}, {weights:,} weights, the same as the graphs'\ntrain on from it with fairseq-train {go_on}"
