@@ -128,7 +128,8 @@ def test_steps_with_a_cache_equal_pytorch(kind, folders, waveforms):
         allowed = np.isfinite(theirs)
         assert allowed.any(axis=1).all()
         ours = teacher_forced(family, waveforms[row], tokens[row].tolist())
-        np.testing.assert_allclose(theirs[allowed], ours[allowed], atol=1e-5 * np.abs(ours).max(), rtol=1e-5)
+        # Processors round otherwise: 1.4e-5 of the largest was seen on an AMD EPYC, less than 1e-5 on Intel Xeons.
+        np.testing.assert_allclose(theirs[allowed], ours[allowed], atol=3e-5 * np.abs(ours).max(), rtol=1e-5)
         assert ours.std() > 0.1
 
 
