@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 
 .PHONY: help install quickstart test test-all fuzz site clean
 help:
-	@echo "make quickstart  cut Whisper base, distil it, transcribe and translate, table and plot (25 minutes on 2 cores)"
+	@echo "make quickstart  cut Whisper base, distil it, transcribe and translate, table and plot (25 minutes on 2 cores with AMX or AVX512-BF16)"
 	@echo "make test        all tests but those marked slow"
 	@echo "make test-all    all tests"
 	@echo "make fuzz        10,000 cases of input that nobody meant to write for everything that reads some (for the night)"

@@ -28,6 +28,7 @@ from colld_fairseq.deprecated import present_name
 from colld_fairseq.devices import pick_device
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import split_paths
+from colld_fairseq.models.colld_student import NO_HYPOTHESES
 from colld_fairseq.models.encoder_options import record
 from colld_fairseq.modules.latency import TRAINED, doubts, frames_of, left_of, right_of, set_latency
 from colld_fairseq.modules.streaming import StreamingEncoder
@@ -343,8 +344,7 @@ def _read_checkpoint(path: str, options: Dict[str, Any]) -> Dict[str, Any]:
     except Exception as error:
         raise ConfigError(f"{path} is not a checkpoint of a colld_fairseq model: {error}") from error
     if task._name != TASK:
-        remedy = "fine-tune it with text first (student_ctc, student_s2t or transducer_student)"
-        raise ConfigError(f"{path} was trained for {task._name}, it gives no hypotheses: {remedy}")
+        raise ConfigError(f"{path} was trained for {task._name}, it {NO_HYPOTHESES}")
     given = InputOptions(**{field.name: options.get(field.name) for field in fields(InputOptions)})
     encoder_in(state["cfg"], path, given)
     whole = {name: value for name, value in NO_LATENCY.items() if name in task}

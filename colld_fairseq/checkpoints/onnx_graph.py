@@ -110,10 +110,12 @@ def files(name: str) -> List[Path]:
 
 
 def size_of(name: str) -> Tuple[int, int]:
-    """Weights of a graph, floating-point or quantized, and the bytes that it takes with the files beside it."""
-    weights = open_graph(resolve_file(name)).graph.initializer
-    stored = sum(path.stat().st_size for path in files(name) if path != description_file(resolve_file(name)))
-    return sum(math.prod(tensor.dims) for tensor in weights), stored
+    """How many weights a graph has, and the bytes of it and of the files that they lie in."""
+    path = resolve_file(name)
+    model = open_graph(path)
+    stored = [path, *(path.parent / each for each in weight_files(path, model))]
+    weights = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
+    return weights, sum(each.stat().st_size for each in stored)
 
 
 def weight_files(path: Path, model) -> List[str]:

@@ -78,20 +78,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_apart(target: Path, args: argparse.Namespace) -> None:
-    """ConfigError where the target would replace what is read, and is more than what is written: a checkpoint of ours,
-    which holds decoders and optimizers, or a teacher."""
-    source, decoder = (Path((spec or "").partition(":")[2]).expanduser() for spec in (args.source, args.decoder_from))
-    if target.resolve() == source.resolve() and not args.source.startswith("colld:"):
-        return
-    read = {
-        "--from": source,
-        "--decoder-from": args.decoder_from and decoder,
-        "--scores": args.scores,
-        "--wav": args.wav,
-    }
-    for option, path in read.items():
-        if path and Path(path).expanduser().resolve() == target.resolve():
-            raise ConfigError(f"--to {args.target} is what {option} reads, and would be lost: give another name")
+    """ConfigError where the target would replace what is read. A directory of transformers may be written anew from
+    itself; a checkpoint file holds more than the encoder that is written."""
+    specs = {"--from": args.source, "--decoder-from": args.decoder_from}
+    named = {option: (spec or "").partition(":")[2] for option, spec in specs.items()}
+    named.update({"--scores": args.scores, "--wav": args.wav})
+    same = [option for option, path in named.items() if path and Path(path).expanduser().resolve() == target.resolve()]
+    if same and not ("--from" in same and args.source.startswith("hf:")):
+        raise ConfigError(f"--to {args.target} is what {same[0]} reads, and would be lost: give another name")
 
 
 def write_student(

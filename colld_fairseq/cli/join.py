@@ -38,15 +38,13 @@ def run(args: argparse.Namespace) -> int:
     check_apart(manifest, folder)
     windows = plan(args, manifest)
     empty(folder)
-    bad = BadUtterances(len(manifest), args.max_bad)
+    bad, cut = BadUtterances(len(manifest), args.max_bad), []
     with progress(console, "join") as display:
         bar = AudioBar(display, len(windows), sum(window.n_samples for window in windows) / SAMPLE_RATE)
-        write_manifest(out, written(windows, manifest, folder, args.seconds, bad, bar))
+        write_manifest(out, written(windows, manifest, folder, args.seconds, bad, cut, bar))
     console.left_out(bad)
-    cut = int((manifest.n_samples > args.seconds * SAMPLE_RATE).sum())
     if cut:
-        what = "their windows lack their end, and have no text"
-        console.say(f"{cut} utterances are longer than --seconds {args.seconds:g}: {what}")
+        console.say(f"{len(cut)} windows lack the end of an utterance longer than {args.seconds:g} s, and have no text")
     console.say(f"{bar.summary(str(out))}; each utterance {args.copies} times")
     return 0
 
@@ -80,9 +78,9 @@ def plan(args: argparse.Namespace, manifest: AnyManifest) -> List[Window]:
     return [w for order in orders for w in joining.windows(order, manifest.n_samples, groups, generator)]
 
 
-def written(windows, manifest: AnyManifest, folder: Path, seconds: float, bad, bar: AudioBar) -> Iterator[Row]:
+def written(windows, manifest: AnyManifest, folder: Path, seconds: float, bad, cut: List[int], bar) -> Iterator[Row]:
     """The row of each window, once its audio is written; what cannot be read is entered in `bad`. A window that an
-    utterance does not fit in has no text: that would go on where the audio ends."""
+    utterance does not fit in is entered in `cut` and has no text: that would go on where the audio ends."""
     max_samples = int(seconds * SAMPLE_RATE)
     for index, window in enumerate(windows):
         rows, pieces = [], []
@@ -97,5 +95,8 @@ def written(windows, manifest: AnyManifest, folder: Path, seconds: float, bad, b
             path = (folder / f"{index:06d}.flac").resolve()
             soundfile.write(path, waveform, SAMPLE_RATE, subtype="PCM_16")
             row = join(rows)._replace(id=f"{folder.name}-{index:06d}", audio=str(path), n_samples=len(waveform))
-            yield row if sum(map(len, pieces)) <= max_samples else row._replace(tgt_text="", src_text="")
+            if sum(map(len, pieces)) > max_samples:
+                cut.append(index)
+                row = row._replace(tgt_text="", src_text="")
+            yield row
         bar.advance(1, window.n_samples / SAMPLE_RATE)

@@ -22,6 +22,7 @@ DRAWS = Number(whole=True, low=100)  # an interval of 95 % leaves out 2 of them 
 FBANKS = ("kaldi", "icefall")
 KINDS = ("layer", "ffn")
 PRECISIONS = ("float32", "bfloat16", "float16")
+FAST_BFLOAT16 = "CPUs with AMX or AVX512-BF16"  # as in devices.py
 STORAGES = ("float16", "uint8")
 DECODERS = ("auto", "attention", "transducer", "ctc")
 # As in export/family.py and export/onnx_file.py.
@@ -108,8 +109,7 @@ def quickstart(add: Add) -> None:
     whisper = "Hugging Face directory of a Whisper of base's width (default: base, fetched)"
     add("--whisper", metavar="DIR", help=whisper)
     add("--updates", type=COUNT, metavar="N", help="of one window (default: 900, 1700 in bfloat16)")
-    fast = "CPUs with AMX or AVX512-BF16"
-    precision = f"of the distillation (default: bfloat16 where the processor has units for it, as {fast})"
+    precision = f"of the distillation (default: bfloat16 where the processor has units for it, as {FAST_BFLOAT16})"
     add("--precision", choices=("auto", *PRECISIONS[:2]), default="auto", help=precision)
     _seed(add, "of the distillation")
 
@@ -312,8 +312,7 @@ def transcribe(add: Add) -> None:
     add(
         "--nbest", type=COUNT, default=1, help="hypotheses of each; with --out in O.hypotheses.jsonl, with their scores"
     )
-    fast = "CPUs with AMX or AVX512-BF16"
-    precision = f"precision of the model, not of streams: bfloat16 is faster for a Whisper on {fast}"
+    precision = f"precision of the model, not of streams: bfloat16 is faster for a Whisper on {FAST_BFLOAT16}"
     add("--dtype", choices=PRECISIONS, default="float32", help=precision)
     add("--lang", default="", help="target language of everything (default: each row's own)")
     add("--src-lang", "--source-lang", default="", help="spoken language, noted in --out where a row has none")

@@ -14,6 +14,7 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from colld_fairseq.checkpoints import onnx_folder
 from colld_fairseq.checkpoints.files import plain, read_torch
 from colld_fairseq.checkpoints.older import bring_up_to_date
 from colld_fairseq.data import vocabulary_copy
@@ -131,13 +132,10 @@ def floating(checkpoint: Checkpoint) -> Iterator[Tuple[str, Tensor]]:
     return ((name, value) for name, value in checkpoint["model"].items() if value.is_floating_point())
 
 
-STARTS = ("student", "init_from", "decoder_from")
-
-
 def settings(checkpoint: Checkpoint) -> Dict[str, Any]:
     """Of the model, but for the files that it began with; the shape of a student's encoder, which is recorded as
     JSON, by its parts."""
-    fields = {name: value for name, value in checkpoint["cfg"]["model"].items() if name not in STARTS}
+    fields = {name: value for name, value in checkpoint["cfg"]["model"].items() if name not in onnx_folder.FILES}
     recorded = json.loads(fields.pop("encoder_config", "") or "{}")
     if recorded:
         recorded["input"] = str(InputConfig.from_dict(recorded["input"])), recorded["input"]

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # Validation draws its masks with this seed, so that losses of different checkpoints are comparable.
 VALID_MASK_SEED = 1
 
+NO_HYPOTHESES = "gives no hypotheses: fine-tune it with text first (student_ctc, student_s2t or transducer_student)"
+
 FROM_HELP = (
     "start from the weights of hf:DIRECTORY, fairseq:FILE.pt, fairseq2:FILE.pt or colld:FILE.pt: a student of"
     " Transformer blocks from HuBERT, wav2vec 2.0, omniASR, WavLM or Whisper, one of w2v-BERT-shaped Conformer blocks"
@@ -113,16 +115,13 @@ class ColldStudent(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: ColldStudentConfig, task) -> "ColldStudent":
+        if not hasattr(task, "teachers"):
+            raise ConfigError(f"a student in distillation {NO_HYPOTHESES}")
         from_checkpoint = bool(cfg.encoder_config)  # a recorded encoder comes with the weights of its checkpoint
         encoder = build_encoder(cfg)
         if cfg.init_from and not from_checkpoint:
             start_student(encoder, cfg.init_from, cfg.init_layers)
             choose_silence(cfg, encoder.config)
-        if not hasattr(task, "teachers"):
-            raise ConfigError(
-                "the checkpoint is that of a distillation, it gives no hypotheses: fine-tune it with text first"
-                " (student_ctc, student_s2t or transducer_student)"
-            )
         teachers = task.teachers
         depths = {name: source.info.num_layers for name, source in teachers.items()}
         pairs = layer_map.parse_layer_maps(cfg.layer_map, encoder.num_layers, depths)

@@ -387,8 +387,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
         refuse_unused(self.search_options, kind)
         if kind == "attention":
             return self.attention_generator(models, args, seq_gen_cls, extra, prefix_allowed_tokens_fn)
-        if self.generation_options:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in self.generation_options)
+        if self.given_of_attention:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in self.given_of_attention)
             logger.warning("%s: of attention decoding, without effect on what decodes here, %s", names, kind)
         decoder = self.frame_decoder(models, kind, getattr(args, "beam", 1), getattr(args, "nbest", 1), **extra)
         return FairseqGenerator(decoder, self.target_dictionary.eos(), self.vocabulary.tag_ids)
@@ -408,7 +408,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         return [name for name in FRAMES if getattr(self.cfg, name) != getattr(defaults, name)]
 
     @property
-    def generation_options(self) -> List[str]:
+    def given_of_attention(self) -> List[str]:
         """Names of fairseq's options for attention decoders that fairseq-generate was given."""
         if not evaluated_checkpoint(self.cfg):  # in training, names of criterions' options are alike
             return []

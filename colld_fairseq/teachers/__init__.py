@@ -27,7 +27,7 @@ from colld_fairseq.teachers.base import DTYPES, Teacher, TeacherOutput, check_re
 
 WHISPER_RATE_HZ, FBANK_RATE_HZ = 50.0, 100.0
 EXACT_FAMILIES = ("hubert", "wav2vec2")  # WavLM's gated position bias has no place in the student encoder
-__all__ = ["Teacher", "TeacherInfo", "TeacherOutput", "describe_teacher", "load_teacher"]
+__all__ = ["Teacher", "TeacherInfo", "TeacherOutput", "describe_teacher", "layers_of", "load_teacher"]
 
 
 def load_teacher(
@@ -179,6 +179,15 @@ def describe_teacher(spec: str) -> TeacherInfo:
             return _of_directory(read_json(path))
     except ConfigError as error:
         raise TeacherError(f"teacher {spec}: {error}") from error
+
+
+def layers_of(spec: str) -> Sequence[int]:
+    """All layers that a teacher can be asked for: of a graph those that its description names, of a class of the user's
+    those from 1. Raises TeacherError."""
+    info, (scheme, _, name) = describe_teacher(spec), spec.partition(":")
+    if scheme == "onnx":
+        return sorted(onnx_graph.describe(name).layers)
+    return range(1 if scheme == "python" else 0, info.num_layers + 1)
 
 
 def _of_directory(settings: Dict[str, Any]) -> TeacherInfo:

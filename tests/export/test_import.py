@@ -48,12 +48,13 @@ def test_the_same_model_comes_back(shape, target, recogniser, exported, waveform
         assert torch.equal(weight, theirs[name]) or "pos_conv.weight_" in name, name
 
 
-def test_a_vocabulary_in_the_current_folder_is_none_of_its_own(exported, waveforms, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("folder", ["another vocabulary", "nothing"])
+def test_the_current_folder_is_not_looked_into(
+    folder, exported, waveforms, tagged_vocab, tmp_path, monkeypatch, caplog
+):
     """It names no folder, and its own vocabulary is in it."""
     path = Path(imported(exported("icefall", "sherpa-onnx").folder, tmp_path)).absolute()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "dict.txt").write_text("other 1\n")
-    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.chdir(tagged_vocab if folder == "another vocabulary" else tmp_path)
     caplog.clear()
     assert load_recogniser(str(path)).transcribe(waveforms[:1])
     assert "no vocabulary" not in caplog.text

@@ -137,7 +137,7 @@ def test_a_shape_that_the_student_does_not_have_is_told(caplog):
 
 def test_a_distillation_is_not_decoded():
     task = SimpleNamespace()  # one of recognition has no teachers
-    with pytest.raises(ConfigError, match="it gives no hypotheses: fine-tune it with text first"):
+    with pytest.raises(ConfigError, match="distillation gives no hypotheses: fine-tune it with text first"):
         ColldStudent.build_model(ColldStudentConfig(encoder_preset="tiny"), task)
 
 

@@ -5,12 +5,11 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from colld_fairseq.checkpoints import onnx_graph
 from colld_fairseq.checkpoints.names_colld import load_student
 from colld_fairseq.data.inputs import StudentInput
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.lengths import lengths_to_padding_mask
-from colld_fairseq.teachers import describe_teacher, load_teacher
+from colld_fairseq.teachers import layers_of, load_teacher
 from colld_fairseq.teachers.alignment import align_frames
 
 
@@ -21,15 +20,6 @@ class Features(NamedTuple):
     lengths: Tensor
 
 
-def teacher_layers(spec: str) -> Sequence[int]:
-    """All layers that a teacher can be asked for: of a graph those that its description names, of a class of the user's
-    those from 1."""
-    scheme, _, name = spec.partition(":")
-    if scheme == "onnx":
-        return sorted(onnx_graph.describe(name).layers)
-    return range(1 if scheme == "python" else 0, describe_teacher(spec).num_layers + 1)
-
-
 class TeacherLayers:
     """A frozen teacher. `layers`: None for all."""
 
@@ -37,7 +27,7 @@ class TeacherLayers:
 
     def __init__(self, spec: str, layers: Optional[Sequence[int]], device: str):
         if layers is None:
-            layers = teacher_layers(spec)
+            layers = layers_of(spec)
         self.name = spec
         self.teacher = load_teacher(spec, layers=layers, device=device)
         self.layers = list(self.teacher.layers)
