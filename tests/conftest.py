@@ -2,10 +2,13 @@
 
 import logging
 import os
+import random
+import zlib
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only cost time
 
 import fairseq_layouts
+import numpy
 import pytest
 import synthetic
 import torch
@@ -15,6 +18,24 @@ from task_setup import set_up
 from colld_fairseq.data.vocabulary_making import make_vocabulary
 
 torch.set_num_threads(1)
+
+
+def seed(name):
+    """Random numbers that depend on a name alone: the same weights whatever ran before, and in whichever worker."""
+    value = zlib.crc32(name.encode())
+    random.seed(value)
+    numpy.random.seed(value)
+    torch.manual_seed(value)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    seed(fixturedef.argname)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    seed(item.nodeid)
 
 
 @pytest.fixture(autouse=True)

@@ -161,8 +161,9 @@ def read(name: str, blocks: Optional[int] = None) -> EncoderCheckpoint:
     directory = resolve_directory(name)
     settings = read_json(directory / "config.json")
     family = settings.get("model_type")
-    with values_of(directory / "config.json"):
-        config = config_from_hf(settings, read_preprocessor(directory, family))
+    preprocessor = read_preprocessor(directory, family)
+    with values_of(f"{directory / 'config.json'}{' or preprocessor_config.json' if preprocessor else ''}"):
+        config = config_from_hf(settings, preprocessor)
     if family == names_custom.FAMILY:
         weights = names_custom.read_weights(read_state(directory), config, blocks, str(directory))
         return EncoderCheckpoint(config, weights, f"hf:{name}")

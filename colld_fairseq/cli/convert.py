@@ -78,13 +78,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_apart(target: Path, args: argparse.Namespace) -> None:
-    """ConfigError where the target would replace what is read. A directory of transformers may be written anew from
-    itself; a checkpoint file holds more than the encoder that is written."""
+    """ConfigError where the target would replace what is read, which may hold more than the encoder that is written."""
     specs = {"--from": args.source, "--decoder-from": args.decoder_from}
     named = {option: (spec or "").partition(":")[2] for option, spec in specs.items()}
     named.update({"--scores": args.scores, "--wav": args.wav})
     same = [option for option, path in named.items() if path and Path(path).expanduser().resolve() == target.resolve()]
-    if same and not ("--from" in same and args.source.startswith("hf:")):
+    if same:
         raise ConfigError(f"--to {args.target} is what {same[0]} reads, and would be lost: give another name")
 
 

@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     recogniser = load_recogniser(
         args.checkpoint, device="cpu", **{name: value for name, value in given.items() if value}
     )
+    if args.lang and (recogniser.decoder == "ctc" or not recogniser.vocabulary.uses_tags):
+        raise ConfigError(f"--lang {args.lang}: this model's text does not depend on a target language; leave it out")
     options = ExportOptions(args.to, args.streaming, src_lang=args.src_lang, **stream)
     family, console = family_of(recogniser, options), Console()
     if compares_only:

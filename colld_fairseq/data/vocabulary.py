@@ -82,7 +82,9 @@ class Vocabulary:
         if index not in self.tag_ids:
             prefix = f"{where}: " if where else ""
             raise ConfigError(
-                f"{prefix}target language {language!r} has no tag in {self.folder}: run `colld vocab --lang-tags`"
+                f"{prefix}target language {language!r} has no tag in {self.folder}, which has those of"
+                f" {', '.join(self.tags_by_language) or 'none'}; for another one make the vocabulary with"
+                " `colld vocab --lang-tags`"
             )
         return index
 

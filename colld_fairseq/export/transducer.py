@@ -12,7 +12,6 @@ from torch import Tensor
 from colld_fairseq.constants import SAMPLE_RATE
 from colld_fairseq.data.fbank import VARIANTS
 from colld_fairseq.data.inputs import StudentInput
-from colld_fairseq.data.text import LANG_TAG_TEMPLATE
 from colld_fairseq.decoding.transducer import GreedySearch, Scorer
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.export import lstm_decoder
@@ -79,11 +78,7 @@ class Transducer(Family):
         vocabulary, forced = self.recogniser.vocabulary, self.recogniser.task.cfg.tgt_lang
         if not vocabulary.uses_tags:
             return [""]
-        if forced:
-            return [forced]
-        before, after = LANG_TAG_TEMPLATE.split("{}")
-        tags = (vocabulary.dictionary[index] for index in sorted(vocabulary.tag_ids))
-        return [tag[len(before) : len(tag) - len(after)] for tag in tags]
+        return [forced] if forced else list(vocabulary.tags_by_language)
 
     @property
     def context(self) -> int:

@@ -365,7 +365,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
             names = " and ".join(DECODERS[name][1] for name in possible)
             raise ConfigError(f"--decoder {kind}: the model has {names} only")
         if kind != "ctc" and self.vocabulary.uses_tags and self.cfg.tgt_lang:
-            self.vocabulary.tag_id(self.cfg.tgt_lang, "--tgt-lang")
+            self.vocabulary.tag_id(self.cfg.tgt_lang, "--tgt-lang, or --lang")
         self.check_latency(models, kind, self.cfg.decoding_chunk_ms or WHOLE)
         return kind
 

@@ -108,22 +108,19 @@ def test_overwriting(teacher, tmp_path, capsys):
     assert main(["convert", "--from", teacher, "--to", f"hf:{tmp_path}/empty"]) == 0
 
 
-def test_onto_itself(teacher, tmp_path):
-    """Everything is read before the old folder makes way."""
-    assert main(["convert", "--from", teacher, "--to", f"hf:{tmp_path}/h"]) == 0
-    before = transformers.HubertModel.from_pretrained(tmp_path / "h").state_dict()
-    assert main(["convert", "--from", f"hf:{tmp_path}/h", "--to", f"hf:{tmp_path}/h", "--overwrite"]) == 0
-    after = transformers.HubertModel.from_pretrained(tmp_path / "h").state_dict()
-    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-
-
-def test_what_is_read_is_not_replaced_by_less(distillation, tmp_path, capsys):
-    """A checkpoint holds more than the encoder that is written of it."""
-    path = tmp_path / "student.pt"
-    save_untrained(distillation(), path)
-    before = path.read_bytes()
-    assert main(["convert", "--from", f"colld:{path}", "--to", f"colld:{path}", "--overwrite"]) == 2
-    assert "is what --from reads" in capsys.readouterr().err and path.read_bytes() == before
+def test_what_is_read_is_not_replaced_by_less(distillation, teacher, tmp_path, capsys):
+    """A checkpoint, or a directory with a head, holds more than the encoder that is written of it."""
+    file = tmp_path / "student.pt"
+    save_untrained(distillation(), file)
+    directory = tmp_path / "ctc"
+    config = transformers.AutoConfig.from_pretrained(teacher.removeprefix("hf:"))
+    transformers.HubertForCTC(config).save_pretrained(directory)
+    weights = directory / "model.safetensors"
+    before = file.read_bytes(), weights.read_bytes()
+    for spec in (f"colld:{file}", f"hf:{directory}"):
+        assert main(["convert", "--from", spec, "--to", spec, "--overwrite"]) == 2
+        assert "is what --from reads" in capsys.readouterr().err
+    assert (file.read_bytes(), weights.read_bytes()) == before
 
 
 def test_a_failure_while_writing_leaves_nothing(teacher, tmp_path, monkeypatch, capsys):

@@ -161,3 +161,13 @@ def test_the_command(checkpoint, waveforms, tmp_path, capsys):
     add_metadata(tmp_path / "m" / "model.onnx", {"subsampling_factor": "4"})
     assert main([*command, "--wav", str(tmp_path / "a.wav")]) == 1
     assert "first stage that differs: metadata of model.onnx" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "shape, reason", [("conformer", "does not depend on a target language"), ("lstm", "which has those of xx")]
+)
+def test_a_language_that_makes_no_difference_or_is_none(shape, reason, checkpoint, tmp_path, capsys):
+    command = ["export", "--checkpoint", checkpoint(shape), "--to", "sherpa-onnx", str(tmp_path / "m")]
+    assert main([*command, "--lang", "zz"]) == 2
+    assert reason in (said := capsys.readouterr().err) and "--lang" in said
+    assert not list(tmp_path.iterdir())

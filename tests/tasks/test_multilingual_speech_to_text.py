@@ -85,7 +85,7 @@ def test_language_tags_are_in_no_hypothesis_of_ctc(translation, beam):
 
 def test_language_that_has_no_tag(translation):
     run = translation("--tgt-lang", "zz")
-    with pytest.raises(ConfigError, match="--tgt-lang: target language 'zz' has no tag.*--lang-tags"):
+    with pytest.raises(ConfigError, match="--tgt-lang, or --lang: target language 'zz' has no tag.*--lang-tags"):
         run.task.build_decoder([run.model], 1, 1)
 
 
