@@ -61,7 +61,7 @@ def compare_on(wav: str, exported: Exported, console: Console) -> int:
     stages = exported.family.stages(exported, read_audio(wav))
     table = Table("stage", "", "result")
     for stage in stages:
-        table.add_row(stage.name, "same" if stage.same else "DIFFERS", stage.detail)
+        table.add_row(stage.name, {True: "same", False: "DIFFERS", None: "may differ"}[stage.same], stage.detail)
     console.print(table)
     wrong = first_difference(stages)
     if wrong is None:

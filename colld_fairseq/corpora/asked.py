@@ -26,7 +26,8 @@ def check_asked(request: Request, taken: Sequence[Utterance], left_out: Sequence
             f"{first.kind}: {first.reason}"
         )
     if not taken:
-        raise ConfigError(f"{request.folder}: nothing that was asked for; {_there(request)}: {_remedy(request)}")
+        none = "nothing that was asked for" if request.splits or request.languages else "no utterance"
+        raise ConfigError(f"{request.folder}: {none}; {_there(request)}: {_remedy(request)}")
     written = {one.split for one in taken}
     for split, name in request.splits.items():
         if name not in written:

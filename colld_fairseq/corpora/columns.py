@@ -1,4 +1,4 @@
-"""Which column of a table is what: by the names that are usual, or as --columns says."""
+"""Which column of a table is what: by the names that are usual, in whatever case, or as --columns says."""
 
 from typing import Dict, Mapping, Sequence
 
@@ -29,7 +29,7 @@ def resolve(names: Sequence[str], given: Mapping[str, str], where: str) -> Dict[
     given: what --columns says. Raises ConfigError naming `where`: a given column that is not there, a use that does not
     exist, two columns that could both be the same, none with audio.
     """
-    uses = {TRANSLATION + name[len(p) :]: name for name in names for p in _TRANSLATIONS if name.startswith(p)}
+    uses = {TRANSLATION + name[len(p) :]: name for name in names for p in _TRANSLATIONS if name.lower().startswith(p)}
     for use, name in given.items():
         if use not in USUAL and not use.startswith(TRANSLATION):
             raise ConfigError(
@@ -41,7 +41,7 @@ def resolve(names: Sequence[str], given: Mapping[str, str], where: str) -> Dict[
             )
         uses[use] = name
     for use, usual in USUAL.items():
-        fitting = [name for name in usual if name in names and name not in given.values()]
+        fitting = [name for name in names if name.lower() in usual and name not in given.values()]
         if use not in uses and len(fitting) > 1:
             raise ConfigError(f"{where}: {' and '.join(fitting)} could both be the {use}; say --columns {use}=NAME")
         if use not in uses and fitting:

@@ -1,5 +1,5 @@
 """Common Voice: LANGUAGE/{train,dev,test,validated,other}.tsv and the audio in LANGUAGE/clips/; with translations those
-of CoVoST 2, covost_v2.SOURCE_TARGET.tsv, whose splits then count.
+of CoVoST 2, covost_v2.SOURCE_TARGET.tsv, whose splits then count; their sentences are those of validated.tsv.
 
 The folder is that of one language, or the release with one folder for each. Without --splits: train, dev and test.
 """
@@ -36,6 +36,11 @@ def _transcribed(corpus: Path, request: Request) -> Iterator[Listed]:
 
 def _translated(corpus: Path, request: Request) -> Iterator[Listed]:
     """The sentences of validated.tsv that CoVoST 2 has, in its splits."""
+    validated = corpus / "validated.tsv"
+    if not validated.is_file():
+        raise ConfigError(
+            f"{validated}: is missing, and has the sentences of CoVoST 2; copy it from Common Voice's release"
+        )
     translations: Dict[str, Dict[str, str]] = {}
     splits: Dict[str, str] = {}
     for target, path in _covost_tables(corpus, request):
@@ -48,7 +53,7 @@ def _translated(corpus: Path, request: Request) -> Iterator[Listed]:
                 yield LeftOut(record.where, "malformed row", f"{name} is in {split}, but elsewhere in {splits[name]}")
                 continue
             translations.setdefault(name, {})[target] = record.fields["translation"]
-    for record in table(corpus / "validated.tsv", required=COLUMNS):
+    for record in table(validated, required=COLUMNS):
         if isinstance(record, LeftOut):
             yield record
             continue
@@ -58,7 +63,7 @@ def _translated(corpus: Path, request: Request) -> Iterator[Listed]:
             yield _utterance(corpus, record, split)._replace(translations=translations[name])
     for name, split in splits.items():
         if request.wants_split(split):
-            reason = f"is in CoVoST 2, but not in {corpus / 'validated.tsv'} (its release is Common Voice 4)"
+            reason = f"is in CoVoST 2, but not in {validated} (its release is Common Voice 4)"
             yield LeftOut(name, "malformed row", reason)
 
 

@@ -60,14 +60,17 @@ def keyed_lines(path: Path, separator: Optional[str] = None) -> Iterator[Union[T
 def table(
     path: Path, columns: Optional[Sequence[str]] = None, required: Sequence[str] = ()
 ) -> Iterator[Union[Record, LeftOut]]:
-    """Rows of a table with tabs between its fields, or with commas (`.csv`: quoted as there).
+    """Rows of a table with tabs between its fields, or with commas or semicolons (`.csv`: quoted as there).
 
     columns: their names, where the file has no header. required: columns without which it cannot be used. With tabs,
     quotes are ordinary characters. Raises ManifestError: no such file, no header, a required column that is missing.
     """
-    how = {} if path.suffix == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     csv.field_size_limit(sys.maxsize)  # the default limits a field to 128 KiB
     with _opened(path) as handle:
+        how = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        if path.suffix == ".csv":
+            how = {"delimiter": _csv_delimiter(handle.readline())}
+            handle.seek(0)
         reader = csv.reader(handle, **how)
         names = list(columns) if columns else _header(path, reader)
         missing = [name for name in required if name not in names]
@@ -92,6 +95,11 @@ def table(
                 yield record
 
 
+def _csv_delimiter(header: str) -> str:
+    """Spreadsheets write semicolons where a comma is a decimal sign."""
+    return ";" if ";" in header and "," not in header else ","
+
+
 def _header(path: Path, reader: Iterator[List[str]]) -> List[str]:
     try:
         return [name.strip() for name in next(reader, [])]
@@ -108,8 +116,12 @@ def _record(where: str, names: Sequence[str], values: Sequence[str]) -> Union[Re
 
 
 def json_records(path: Path) -> Iterator[Union[Tuple[str, Dict[str, Any]], LeftOut]]:
-    """(file:line, object) of a file with a JSON object on each line, `.gz` or not."""
+    """(file:line, object) of a file with a JSON object on each line, `.gz` or not. Raises ManifestError for a list."""
     for where, line in lines(path):
+        if where == f"{path}:1" and line.lstrip().startswith("["):
+            raise ManifestError(
+                f"{where}: is one JSON list, not an object on each line; make it one: jq -c '.[]' {path} > NEW.jsonl"
+            )
         try:
             entry = parse_json(line)
         except ValueError as error:

@@ -39,11 +39,16 @@ REMEDIES: Dict[str, Tuple[bool, str]] = {
     "duplicate id": (True, "give every row an id of its own"),
     "empty text": (False, "fill in tgt_text, or remove the rows from training"),
     "control characters": (False, "remove them from the text; they are usually traces of a wrong encoding"),
+    "escaped quotes": (
+        False,
+        "fairseq's scripts write them so, and train on the backslashes: sed -E 's/\\\\([\"\\\\])/\\1/g' FILE > NEW",
+    ),
     "unknown language": (False, "use ISO 639 codes (de, mdw, pt-BR), the same in all manifests"),
     "out of vocabulary": (False, "normalize the text as the vocabulary does, or make the vocabulary again"),
 }
 # Unicode category Cc (tabs and line ends cannot occur in a field), line separators, replacement character
 _CONTROL = r"[\p{Cc}\x{2028}\x{2029}\x{FFFD}]"
+_ESCAPED = r"""\\["\\]"""  # as pandas writes quotes and backslashes where nothing is quoted
 _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 _TOKENS_SHOWN = 12
 _ROWS_PER_TASK = 64  # audio files that a worker opens before it reports back
@@ -90,7 +95,7 @@ class ManifestReport:
 def text_findings(
     manifest: Manifest, languages: Optional[Collection[str]] = None, targets: Sequence[str] = ("tgt_text",)
 ) -> Iterator[Finding]:
-    """Empty utterances, empty or control-character text, unknown languages: vectorized, without opening audio.
+    """Empty utterances, empty, control-character or escaped text, unknown languages: vectorized, without opening audio.
 
     `languages` are the codes that may occur; default: anything shaped like an ISO 639 code of two or three
     letters. `targets` are the columns whose text should not be empty.
@@ -108,8 +113,9 @@ def text_findings(
             yield from findings("empty text", np.flatnonzero(blank), lambda row: f"{name} is empty")
     for name in ("tgt_text", "src_text"):
         if name in columns:
-            control = np.flatnonzero(pc.match_substring_regex(manifest.table.column(name), _CONTROL))
-            yield from findings("control characters", control, lambda row: f"{name} {manifest.text(name, row)!r}")
+            for kind, pattern in (("control characters", _CONTROL), ("escaped quotes", _ESCAPED)):
+                rows = np.flatnonzero(pc.match_substring_regex(manifest.table.column(name), pattern))
+                yield from findings(kind, rows, lambda row: f"{name} {manifest.text(name, row)!r}")
     for name in ("src_lang", "tgt_lang"):
         codes, values = manifest.codes(name)
         unknown = [

@@ -211,7 +211,7 @@ class Attention(Family):
             except ConfigError as error:
                 return [*stages, Stage("8 bits, ONNX Runtime", False, str(error))]
             other = "" if text == ours.text else f" (32 bits: {ours.text!r})"
-            stages.append(Stage("8 bits, ONNX Runtime", True, f"{text!r}{other}"))
+            stages.append(Stage("8 bits, ONNX Runtime", None, f"{text!r}{other}"))
         return stages
 
     def runtime_stages(self, exported: Exported, waveform: np.ndarray, ours: Output) -> List[Stage]:

@@ -109,7 +109,7 @@ class Ctc(Family):
         except ConfigError as error:
             return [Stage("8 bits, ONNX Runtime", False, str(error))]
         other = "" if theirs.text == ours.text else f" (32 bits: {ours.text!r})"
-        stages = [Stage("8 bits, ONNX Runtime", True, f"{theirs.text!r}{other}")]
+        stages = [Stage("8 bits, ONNX Runtime", None, f"{theirs.text!r}{other}")]
         if self.client:
             stages.append(int8_client_stage(self.client_model(exported, int8=True), waveform, theirs.text))
         return stages

@@ -33,5 +33,7 @@ def family_of(recogniser: Recogniser, options: ExportOptions) -> Family:
         names = ", ".join(recogniser.added_languages)
         raise ConfigError(f"a model with added languages ({names}) has no export yet: export the one it was made from")
     if options.streaming and recogniser.decoder != "transducer":
-        raise ConfigError(f"--streaming: only transducers stream; this model decodes with {recogniser.decoder}")
+        raise ConfigError(
+            f"--streaming: only transducers are exported for streams; this model decodes with {recogniser.decoder}"
+        )
     return FAMILIES[recogniser.decoder](recogniser, options)

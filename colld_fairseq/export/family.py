@@ -102,10 +102,10 @@ class BuiltGraph:
 
 
 class Stage(NamedTuple):
-    """One step of the way to the text: whether it is the student's, and what is to be said of it."""
+    """One step of the way to the text: whether it is the student's (None: it need not be), and what there is to say."""
 
     name: str
-    same: bool
+    same: Optional[bool]
     detail: str
 
 
@@ -220,4 +220,4 @@ def display(package: str) -> str:
 
 def first_difference(stages: Sequence[Stage]) -> Optional[Stage]:
     """The stage to look at; None where all is the same."""
-    return next((stage for stage in stages if not stage.same), None)
+    return next((stage for stage in stages if stage.same is False), None)

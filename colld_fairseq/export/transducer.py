@@ -1,6 +1,7 @@
 """Transducers, of whole utterances and of streams: encoder, decoder and joiner as graphs of their own."""
 
 import json
+import math
 from dataclasses import replace
 from functools import cached_property
 from typing import Dict, List, Mapping, Optional, Union
@@ -45,6 +46,7 @@ from colld_fairseq.recogniser import Recogniser
 ENCODER, DECODER, JOINER = "encoder", "decoder", "joiner"
 KALDI_CONTEXT = 2  # symbols that onnx-asr gives a decoder
 FBANK_RATE_HZ = 100
+FURTHER_FRAMES = 3  # that the filterbanks of a step reach beyond it, and the frame that a step waits for
 
 
 def transducer_family(recogniser: Recogniser, options: ExportOptions) -> "Transducer":
@@ -243,7 +245,7 @@ class Transducer(Family):
         if self.kind.one_label and self.model.topology == "regular":
             several = self.recogniser.detokenize(self.tokens(ours, language, self.recogniser.task.cfg.max_symbols))
             same = "the same text" if several == text else repr(several)
-            stages.append(Stage(f"with several labels per frame{suffix}", True, f"PyTorch writes {same}"))
+            stages.append(Stage(f"with several labels per frame{suffix}", None, f"PyTorch writes {same}"))
         return stages
 
     def int8_stages(
@@ -254,7 +256,7 @@ class Transducer(Family):
         theirs = self.recogniser.detokenize(self.runtime(exported, language, int8=True).greedy(frames))
         text = self.recogniser.detokenize(self.tokens(ours, language))
         other = "" if theirs == text else f" (32 bits: {text!r})"
-        stages = [Stage(f"8 bits, ONNX Runtime{suffix}", True, f"{theirs!r}{other}")]
+        stages = [Stage(f"8 bits, ONNX Runtime{suffix}", None, f"{theirs!r}{other}")]
         if self.client:
             stage = int8_client_stage(self.client_model(exported, language, int8=True), waveform, theirs)
             stages.append(stage._replace(name=f"{stage.name}{suffix}"))
@@ -315,8 +317,6 @@ class Transducer(Family):
 class StreamingTransducer(Transducer):
     """A transducer of streams, whose chunk and left context are those of the options."""
 
-    tail_seconds = TAIL_SECONDS
-
     def __init__(self, recogniser: Recogniser, options: ExportOptions) -> None:
         super().__init__(recogniser, options)
         self.streaming = recogniser.streaming(options.chunk_ms, options.left_context, endpoint=None).encoder
@@ -328,8 +328,20 @@ class StreamingTransducer(Transducer):
         if not self.streaming.context.left_frames:
             raise ConfigError("a left context of no frame: a client keeps at least one; give --left-context 1 or more")
 
+    @property
+    def tail_seconds(self) -> float:
+        """Of silence, with which the last sample of an utterance lies in a full chunk; no less than clients append."""
+        frames = self.step_frames + FURTHER_FRAMES
+        return max(TAIL_SECONDS, math.ceil(10 * frames / FBANK_RATE_HZ) / 10)
+
     def notes(self) -> List[str]:
         notes = super().notes()
+        if self.client and self.tail_seconds > TAIL_SECONDS:
+            notes.append(
+                f"Chunks of {self.options.chunk_ms} ms need {self.tail_seconds:g} s of silence behind the speech, or"
+                f" its end is lost, and sherpa-onnx's programs append {TAIL_SECONDS:g} s: append it yourself, as the"
+                " lines below do, or export shorter chunks."
+            )
         if self.client and self.client_options.get("snip_edges"):
             notes.append(
                 "The features are Kaldi's, of which sherpa-onnx's Python interface can be told (see the lines below);"

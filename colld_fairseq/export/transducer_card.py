@@ -82,7 +82,7 @@ recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
 stream = recognizer.create_stream()
 samples, rate = soundfile.read("speech.wav", dtype="float32")  # mono; or piece by piece
 stream.accept_waveform(rate, samples)
-stream.accept_waveform(rate, numpy.zeros(int(0.66 * rate), dtype=numpy.float32))  # fills the last chunk
+stream.accept_waveform(rate, numpy.zeros(int({tail:g} * rate), dtype=numpy.float32))  # fills the last chunk
 stream.input_finished()
 while recognizer.is_ready(stream):
     recognizer.decode_stream(stream)
@@ -154,7 +154,7 @@ def transducer_card(family: "Transducer", sizes: Mapping[str, int]) -> str:
     given = {name: value for name, value in family.client_options.items() if name != "model_type"}
     options = "".join(f", {name}={value!r}" for name, value in given.items())
     interfaces = "" if given else INTERFACES.format(decoder=decoder)
-    text += ONLINE.format(decoder=decoder, options=options, interfaces=interfaces)
+    text += ONLINE.format(decoder=decoder, options=options, interfaces=interfaces, tail=family.tail_seconds)
     return text + SEARCHES.format(command="transcribe --streaming")
 
 

@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 # Validation draws its masks with this seed, so that losses of different checkpoints are comparable.
 VALID_MASK_SEED = 1
 
-NO_HYPOTHESES = "gives no hypotheses: fine-tune it with text first (student_ctc, student_s2t or transducer_student)"
+NO_HYPOTHESES = (
+    "gives no hypotheses: fine-tune it with text first (student_ctc, student_s2t or transducer_student), or put a"
+    " student of Whisper before its teacher's decoder (`colld assemble`)"
+)
 
 FROM_HELP = (
     "start from the weights of hf:DIRECTORY, fairseq:FILE.pt, fairseq2:FILE.pt or colld:FILE.pt: a student of"

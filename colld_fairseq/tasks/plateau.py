@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Dict, Optional, Sequence
 
+TOO_MUCH_CER = 120.0
 BLANK_CER, BLANK_CHRF = 0.05, 0.05  # hypotheses without a character: CER so near to 100, chrF so near to 0
 
 
@@ -27,7 +28,7 @@ def plateau(validations: Sequence[Dict[str, float]], updates: int, rule: Plateau
     late = [one for one in validations if one["num_updates"] >= rule.share * updates][-rule.validations :]
     if len(late) < rule.validations or not all(is_dead(one, rule) for one in late):
         return None
-    what = "hypotheses are blank" if is_blank(late[-1]) else "hypotheses are hardly more than blank"
+    what = described(late[-1])
     of = f" of {updates}" if updates else ""
     where = f"validation CER {error_rate(late[-1]):.1f} after {late[-1]['num_updates']:.0f}{of} updates"
     return f"plateau: {where}, {what}; it learns nothing"
@@ -46,6 +47,18 @@ def overlap(validation: Dict[str, float]) -> float:
 def is_dead(validation: Dict[str, float], rule: Plateau) -> bool:
     rate = error_rate(validation)
     return rate is not None and rate >= rule.cer and overlap(validation) <= rule.chrf
+
+
+def described(validation: Dict[str, float]) -> str:
+    """What is wrong with the hypotheses of a dead run."""
+    if is_blank(validation):
+        return "hypotheses are blank"
+    # More errors than there are characters: most of them are insertions.
+    return (
+        "hypotheses are long and wrong"
+        if error_rate(validation) > TOO_MUCH_CER
+        else "hypotheses are hardly more than blank"
+    )
 
 
 def is_blank(validation: Dict[str, float]) -> bool:

@@ -119,9 +119,14 @@ def arguments(argv: List[str]) -> Args:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("out", type=resolved)
-    add("--data", type=resolved, required=True, help="folder with train.tsv, dev.tsv and test.tsv")
-    add("--student", type=resolved, help="distilled with --encoder-context chunk (default: from scratch)")
-    add("--teacher-ctc", type=resolved, help="a model with full context, a CTC layer and the vocabulary in OUT/vocab")
+    manifests = recipes.folder_with("train", "dev", "test")
+    add("--data", type=manifests, required=True, help="folder with train.tsv, dev.tsv and test.tsv")
+    add("--student", type=recipes.file, help="distilled with --encoder-context chunk (default: from scratch)")
+    add(
+        "--teacher-ctc",
+        type=recipes.file,
+        help="a model with full context, a CTC layer and the vocabulary in OUT/vocab",
+    )
     add("--pieces", type=int, default=0, help="sentencepiece units of the vocabulary (default: letters)")
     add("--shape", metavar="LAYERSxWIDTH/FFN/HEADS", help="from scratch: in place of the 10 M preset's")
     add("--delay", type=int, default=4, help="frames by which the student may be later (default: %(default)s)")

@@ -28,9 +28,7 @@ FACTORIES = {
 }
 # Of sherpa-onnx's streams, whose defaults are icefall's.
 FBANK = {"icefall": {}, "kaldi": {"high_freq": 0.0, "normalize_samples": False, "snip_edges": True}}
-TAIL_SECONDS = (
-    0.66  # of silence behind the last sample, as sherpa-onnx's examples append: a chunk is decoded as a whole
-)
+FURTHER_SECONDS = 0.03  # that the filterbanks of a chunk reach beyond its frames
 
 
 def main() -> None:
@@ -76,7 +74,8 @@ def stream_text(folder: Path, int8: bool, source: Iterator[np.ndarray]) -> Itera
     recognizer = online_recognizer(folder, int8)
     stream = recognizer.create_stream()
     shown = ""
-    for samples in with_tail(source):
+    step = int(metadata(folder / f"encoder{'.int8' * int8}.onnx")["T"]) / 100  # a chunk is decoded as a whole
+    for samples in with_tail(source, step + FURTHER_SECONDS):
         stream.accept_waveform(RATE, samples)
         while recognizer.is_ready(stream):
             recognizer.decode_stream(stream)
@@ -109,9 +108,10 @@ def finished(text: str) -> Iterator[str]:
         yield text
 
 
-def with_tail(source: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+def with_tail(source: Iterator[np.ndarray], seconds: float) -> Iterator[np.ndarray]:
+    """With so much silence behind the last sample."""
     yield from source
-    yield np.zeros(round(TAIL_SECONDS * RATE), dtype=np.float32)
+    yield np.zeros(round(seconds * RATE), dtype=np.float32)
 
 
 def utterances(source: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

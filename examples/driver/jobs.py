@@ -1,6 +1,7 @@
 """Jobs: command lines that wait for each other, several at a time; logged, resumed, stopped by the first failure."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -203,11 +204,24 @@ def _start(out: Path, job: Job, threads: int, progress: Progress) -> _Running:
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1", PATH=path)
     log = open(out / f"{job.name}.log", "a", encoding="utf-8")
+    _lock(log, job)
     try:
         process = subprocess.Popen(job.command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     except OSError as error:  # not there, or not executable
         sys.exit(f"{job.name}: {job.command[0]} cannot be started ({error.strerror}); see `colld doctor`")
     return _Running(job, process, log, time.time(), progress.add_task(job.name, total=job.updates, note=""))
+
+
+def _lock(log: IO, job: Job) -> None:
+    """Exits where the job of an earlier start still runs, which was killed without it: both would write the same files.
+    The lock is the kernel's, on the log, which the job holds open for as long as it runs."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        command = shlex.join(job.command)
+        sys.exit(f"{job.name}: still runs from an earlier start; wait for it, or end that process: {command}")
+    except OSError:
+        pass  # a file system without locks
 
 
 def _finish(out: Path, one: _Running, core_seconds: float, progress: Progress) -> None:

@@ -1,14 +1,17 @@
 """Recipes (YAML files as fairseq-hydra-train reads them) as jobs: overridden, sized, trained, decoded, scored."""
 
 import argparse
+import contextlib
 import math
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence
 
 from omegaconf import OmegaConf
 
+from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.files import split_paths
+from colld_fairseq.teachers import TeacherInfo
 from examples.driver.jobs import USER_DIR, Job
 
 Config = Dict[str, Any]
@@ -122,7 +125,7 @@ class Shape(NamedTuple):
 
 def run_options(add: Callable[..., Any]) -> None:
     """Options that every comparison has, by `add` of an argparse parser."""
-    add("--seeds", type=words, default="1", help="comma-separated (default: %(default)s)")
+    add("--seeds", type=whole_numbers, default="1", help="comma-separated (default: %(default)s)")
     add("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz (default: 14 s)")
     add("--jobs", type=int, help="parallel jobs (default: one a core, or one with a GPU)")
 
@@ -134,12 +137,26 @@ def absolute_spec(spec: str) -> str:
 
 
 def manifests(paths: str) -> str:
-    """Comma-separated manifests, likewise; this and the next two are types of argparse."""
-    chosen = [resolved(path) for path in split_paths(paths) if path]
-    for path in chosen:
-        if not path.is_file():
-            raise argparse.ArgumentTypeError(f"no manifest {path}")
-    return ",".join(map(str, chosen))
+    """Comma-separated manifests, likewise; this and the next ones are types of argparse."""
+    return ",".join(str(file(path)) for path in split_paths(paths) if path)
+
+
+def file(path: str) -> Path:
+    """One that is there."""
+    if not resolved(path).is_file():
+        raise argparse.ArgumentTypeError(f"no file {resolved(path)}")
+    return resolved(path)
+
+
+def folder_with(*names: str) -> Callable[[str], Path]:
+    """One that has these manifests."""
+
+    def folder(path: str) -> Path:
+        for name in names:
+            file(str(Path(path) / f"{name}.tsv"))
+        return resolved(path)
+
+    return folder
 
 
 def resolved(path: str) -> Path:
@@ -149,3 +166,34 @@ def resolved(path: str) -> Path:
 def words(text: str) -> List[str]:
     """Of `1,2,3`."""
     return [word for word in text.split(",") if word]
+
+
+def numbers(text: str) -> List[str]:
+    """The words of `10,0.5`; all above zero."""
+    for word in words(text):
+        if not float(word) > 0:
+            raise argparse.ArgumentTypeError(f"{word} is not above zero")
+    return words(text)
+
+
+def whole_numbers(text: str) -> List[str]:
+    """The words of `10,60`."""
+    for word in words(text):
+        int(word)
+    return words(text)
+
+
+def check_layers(option: str, layers: Sequence[str], teacher: TeacherInfo) -> None:
+    """Raises ConfigError for a layer that a teacher does not have."""
+    for layer in layers:
+        if not layer.isdecimal() or int(layer) > teacher.num_layers:
+            raise ConfigError(f"{option}: the teacher has the layers 0 to {teacher.num_layers}, and not {layer!r}")
+
+
+@contextlib.contextmanager
+def errors_told() -> Iterator[None]:
+    """What is wrong with the input ends a driver with a line, not with a traceback."""
+    try:
+        yield
+    except ColldError as error:
+        sys.exit(f"error: {error}")

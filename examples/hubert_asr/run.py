@@ -20,6 +20,7 @@ from typing import Any, Dict, List, Tuple
 
 from colld_fairseq.checkpoints.encoder import read_encoder
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.teachers.codes import load_codes
 from examples.driver import recipes
 from examples.driver.jobs import Job
 from examples.driver.plan import Plan, Result, run_comparison
@@ -33,7 +34,9 @@ Args = argparse.Namespace
 
 def main() -> None:
     args = arguments(sys.argv[1:])
-    run_comparison(args.out, *make_plan(args), args.jobs)
+    with recipes.errors_told():
+        jobs, plan = make_plan(args)
+    run_comparison(args.out, jobs, plan, args.jobs)
 
 
 def make_plan(args: Args) -> Tuple[List[Job], Plan]:
@@ -41,6 +44,8 @@ def make_plan(args: Args) -> Tuple[List[Job], Plan]:
     chosen = [name for name in SYSTEMS if any(fnmatch.fnmatch(name, pattern) for pattern in args.systems)]
     if not chosen:
         sys.exit(f"--systems {','.join(args.systems)!r} chooses none of {', '.join(SYSTEMS)}")
+    if any(learns_codes(system) for system in chosen):
+        load_codes(args.teacher, args.teacher_codes)  # refuses a teacher without, before anything is trained
     jobs = common_jobs(args, teacher, chosen)
     common = [job.name for job in jobs]
     results, encoders = [], {}
@@ -69,6 +74,13 @@ def make_plan(args: Args) -> Tuple[List[Job], Plan]:
                     results.append(Result(system, label, int(seed), group, [f"{name}.json"], log, checkpoint))
     encoders["teacher"] = args.teacher
     return jobs, Plan(TABLE["title"], results, TABLE["comparisons"], encoders, settings=vars(args))
+
+
+def learns_codes(system: str) -> bool:
+    """Whether its distillation has the discriminative loss."""
+    student, own = system.split("/")[0], SYSTEMS[system]["distil"]
+    recipe = None if own is None else override(read_yaml(HERE / f"distil_{student}.yaml"), own)
+    return recipe is not None and recipe["model"]["code_head"] != "none"
 
 
 def common_jobs(args: Args, teacher: EncoderConfig, systems: List[str]) -> List[Job]:
@@ -181,11 +193,17 @@ def arguments(argv: List[str]) -> Args:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("out", type=resolved)
-    add("--data", type=resolved, required=True, help="folder with train_asr.tsv, dev_asr.tsv, test_asr.tsv")
+    manifests_of = recipes.folder_with("train_asr", "dev_asr", "test_asr")
+    add("--data", type=manifests_of, required=True, help="folder with train_asr.tsv, dev_asr.tsv, test_asr.tsv")
     add("--teacher", type=recipes.absolute_spec, required=True, help="fairseq:FILE.pt of HuBERT or hf:DIRECTORY")
-    add("--teacher-codes", default="", help="file of colld cluster, for a teacher without code embeddings of its own")
+    add(
+        "--teacher-codes",
+        type=recipes.file,
+        default=None,
+        help="file of colld cluster, for a teacher without code embeddings of its own",
+    )
     add("--unlabeled", type=manifests, default="", help="to distil from, A.tsv,B.tsv (default: train_asr.tsv)")
-    add("--label-minutes", type=words, default="10,60", help="labels of every language (default: 10,60)")
+    add("--label-minutes", type=recipes.numbers, default="10,60", help="labels of every language (default: 10,60)")
     add("--systems", type=words, default="*", help="of systems.yaml, with wildcards: 'deep_thin/*' (default: all)")
     shape = "LAYERSxWIDTH/FFN/HEADS"
     add("--deep-thin", metavar=shape, help="default: all layers, 5/8 of the width (HuBERT Base: 12x480/480/12)")
@@ -193,13 +211,16 @@ def arguments(argv: List[str]) -> Args:
     add("--distil-updates", type=int, default=6000, help="default: %(default)s")
     add("--adaptation-updates", type=int, help="of the distillation, of the system `adapted` (default: a tenth)")
     add(
-        "--finetune-updates", type=words, default="2000", help="one, or one for each of --label-minutes (default: 2000)"
+        "--finetune-updates",
+        type=recipes.whole_numbers,
+        default="2000",
+        help="one, or one for each of --label-minutes (default: 2000)",
     )
     add("--freeze-updates", type=int, help="of a distilled encoder in fine-tuning (default: a tenth of the updates)")
     add("--distil-lr", type=float, default=1e-3, help="default: %(default)s")
     add("--finetune-lr", type=float, default=1e-3, help="default: %(default)s")
     add("--discriminative-weight", type=float, default=1.0, help="default: %(default)s")
-    add("--lm", type=resolved, help="n-gram model (ARPA or KenLM) of words: the test set is also decoded with it")
+    add("--lm", type=recipes.file, help="n-gram model (ARPA or KenLM) of words: the test set is also decoded with it")
     add("--lm-weight", default="0.5", help="default: %(default)s")
     add("--no-cache", action="store_true", help="run the teacher in every update instead of storing its features once")
     recipes.run_options(add)
@@ -207,7 +228,7 @@ def arguments(argv: List[str]) -> Args:
     add("--distil-settings", nargs="*", default=[], metavar=more, help="of every distillation: common.bf16=true")
     add("--finetune-settings", nargs="*", default=[], metavar=more, help="of every fine-tuning")
     args = parser.parse_args(argv)
-    args.teacher_codes = str(resolved(args.teacher_codes)) if args.teacher_codes else ""
+    args.teacher_codes = str(args.teacher_codes or "")
     args.finetune_updates = [int(updates) for updates in args.finetune_updates]
     if len(args.finetune_updates) == 1:
         args.finetune_updates *= len(args.label_minutes)

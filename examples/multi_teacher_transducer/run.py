@@ -57,6 +57,8 @@ class Comparison:
         self.info = {name: describe_teacher(spec) for name, spec in self.teachers.items()}
         layers = value_of_each(args.teacher_layers, list(self.teachers), "--teacher-layers", default="")
         self.layers = {name: layers[name] or str(info.num_layers) for name, info in self.info.items()}
+        for name, one in self.layers.items():
+            recipes.check_layers(f"--teacher-layers {name}", one.split("+"), self.info[name])
         self.given_caches = split_named(args.teacher_cache, "--teacher-cache")
         self.cache = {name: self.given_caches.get(name, str(args.out / "features" / name)) for name in self.teachers}
         self.has_unlabeled = bool(args.unlabeled) or args.label_minutes is not None
@@ -312,8 +314,8 @@ def arguments(argv: List[str]) -> argparse.Namespace:
     add("--stage1-lr", type=float, default=2e-3, help="default: %(default)s")
     add("--stage2-lr", type=float, default=1e-3, help="default: %(default)s")
     add("--ctc-weight", type=float, default=0.5, help="of the auxiliary CTC (default: %(default)s)")
-    add("--kd-teacher", type=resolved, help="a transducer with the same vocabulary (default: full/sum)")
-    add("--kd", default="one_best", help="one_best, three_class or lattice (default: %(default)s)")
+    add("--kd-teacher", type=recipes.file, help="a transducer with the same vocabulary (default: full/sum)")
+    add("--kd", choices=("one_best", "three_class", "lattice"), default="one_best", help="default: %(default)s")
     add("--kd-weight", type=float, default=0.3, help="default: %(default)s")
     add("--beam", type=int, default=4, help="of the second decoding; 1 = greedy only (default: %(default)s)")
     add("--length-bonus", default="0.2", help="of the beam, per label, against deletions (default: %(default)s)")
@@ -347,7 +349,9 @@ def arguments(argv: List[str]) -> argparse.Namespace:
 
 def main() -> None:
     args = arguments(sys.argv[1:])
-    run_comparison(args.out, *Comparison(args).plan(), parallel=args.jobs)
+    with recipes.errors_told():
+        jobs, plan = Comparison(args).plan()
+    run_comparison(args.out, jobs, plan, args.jobs)
 
 
 if __name__ == "__main__":

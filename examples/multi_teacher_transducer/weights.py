@@ -24,6 +24,7 @@ from tabulate import tabulate
 from colld_fairseq.files import write_atomically
 from colld_fairseq.report.training_log import read_log
 from colld_fairseq.scoring.measures import LOWER_IS_BETTER, MEASURES, NAMES
+from examples.driver import recipes
 from examples.driver.jobs import at_a_time, run_jobs
 from examples.driver.plan import Result
 from examples.driver.scores import read_scores
@@ -104,7 +105,8 @@ def arguments(argv: List[str]) -> Tuple[argparse.Namespace, int]:
 
 def main() -> None:
     args, steps = arguments(sys.argv[1:])
-    jobs, plan = WeightSearch(args, steps).plan()
+    with recipes.errors_told():
+        jobs, plan = WeightSearch(args, steps).plan()
     run_jobs(args.out, jobs, at_a_time(args.jobs))
     rows = summarize(args.out, [result for result in plan.results if result.group.endswith("greedy")])
     write_atomically(args.out / "weights.json", json.dumps(rows, indent=1).encode())

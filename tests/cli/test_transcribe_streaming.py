@@ -167,6 +167,7 @@ def test_standard_input(run, corpus, monkeypatch, tmp_path):
     assert [line[2:] for line in lines(printed.out)] == expected
     assert {line[1] for line in lines(printed.out)} == {"-"} and "real-time factor" in printed.err
     assert "raw PCM" in stream(b"", code=2).err
+    assert "is an audio file, and raw samples are read there" in stream(utterance.read_bytes(), code=2).err
 
 
 def test_interrupted_recording_is_finished(run, corpus, monkeypatch):

@@ -149,6 +149,8 @@ def test_what_is_not_there_is_told_with_what_is(tmp_path, capsys):
     assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", "--languages", "it") == 2
     assert "the languages de, fr" in capsys.readouterr().err
     write(tmp_path / "cv/covost_v2.de_en.tsv", "path\ttranslation\tsplit\tclient_id")
+    assert prepare("common-voice", tmp_path / "cv/de", tmp_path / "data", "--translate-into", "en") == 2
+    assert "validated.tsv: is missing, and has the sentences of CoVoST 2" in capsys.readouterr().err
     (tmp_path / "cv/de/validated.tsv").write_text((tmp_path / "cv/de/train.tsv").read_text())
     assert prepare("common-voice", tmp_path / "cv/de", tmp_path / "data", "--translate-into", "en") == 2
     assert prepare("common-voice", tmp_path / "cv/de", tmp_path / "data", "--translate-into", "tr") == 2
@@ -175,6 +177,24 @@ def test_columns_that_could_be_several_things_or_none(tmp_path, capsys):
     assert "no column 'recordings'" in capsys.readouterr().err
     assert prepare("table", table, tmp_path / "data", "--columns", "text=sentence,audio=recording") == 0
     assert [row.tgt_text for row in rows_of(tmp_path / "data/train.tsv")] == ["B"]
+
+
+def test_tables_of_spreadsheets(tmp_path):
+    """Semicolons, and names of columns as people write them."""
+    sound(tmp_path / "a.wav")
+    write(tmp_path / "train.csv", "Path;Text;Translation_en;Language", 'a.wav;"Ja; doch, ""so""";Yes;de')
+    assert prepare("table", tmp_path, tmp_path / "data", "--translate-into", "en") == 0
+    asr, st = rows_of(tmp_path / "data/train.tsv")
+    assert (asr.tgt_text, asr.tgt_lang) == ('Ja; doch, "so"', "de") and (st.tgt_text, st.tgt_lang) == ("Yes", "en")
+
+
+def test_tables_without_a_row_and_lists(tmp_path, capsys):
+    table = write(tmp_path / "empty.csv", "path,text")
+    assert prepare("table", table, tmp_path / "data") == 2
+    assert "empty.csv: no utterance; " in capsys.readouterr().err
+    listed = write(tmp_path / "all.jsonl", '[{"audio": "a.wav", "text": "Ja"},', '{"audio": "b.wav", "text": "Nein"}]')
+    assert prepare("table", listed, tmp_path / "data") == 2
+    assert "all.jsonl:1: is one JSON list, not an object on each line" in capsys.readouterr().err
 
 
 def test_languages_are_chosen(tmp_path):

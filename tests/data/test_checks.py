@@ -115,22 +115,25 @@ def test_text_findings(folder):
         ("ok.wav", "8000", "na\ufffdve", "de", "de"),
         ("ok.wav", "8000", "x", "German", "de"),
         ("ok.wav", "8000", "x", "de", ""),
+        ("ok.wav", "8000", r"Er sagte: \"Ja\"", "de", "de"),
+        ("ok.wav", "8000", r'a "b" c\d', "de", "de"),
     )
     report = check_manifest(path)
     expected = [
         ("empty text", 3),
         ("control characters", 4),
         ("control characters", 5),
+        ("escaped quotes", 8),
         ("unknown language", 6),
         ("unknown language", 7),
     ]
     assert kinds_and_lines(report) == expected
     assert not report.has_errors  # these can be trained on
-    assert "src_lang 'German'" in report.findings[3].detail
+    assert "src_lang 'German'" in report.findings[4].detail
     strict = [f.line for f in text_findings(read_manifest(path), languages={"en", "German", ""})]
-    assert strict == [3, 4, 5, 2, 3, 4, 5, 7, 2, 3, 4, 5, 6]
+    assert strict == [3, 4, 5, 8, 2, 3, 4, 5, 7, 8, 9, 2, 3, 4, 5, 6, 8, 9]
     warnings = load_warnings(read_manifest(path))
-    assert len(warnings) == 3 and "2 row(s) with control characters (line 4, 5)" in warnings[1]
+    assert len(warnings) == 4 and "2 row(s) with control characters (line 4, 5)" in warnings[1]
 
 
 def test_manifest_without_languages_or_text(folder):

@@ -21,6 +21,7 @@ def data(corpus, tmp_path):
 
 def test_systems_differ_in_the_distillation_alone(data, tmp_path):
     teacher = tmp_path / "teacher.pt"
+    teacher.touch()
     args = arguments(["out", "--data", str(data), "--teacher-ctc", str(teacher), "--pieces", "60"])
     jobs = {job.name: job for job in make_jobs(args)}
     programs = [check_command(job, Path("out").resolve()) for job in jobs.values()]

@@ -1,5 +1,6 @@
 """Jobs of the drivers: in order, waiting for each other, resumed, stopped by an error or a signal."""
 
+import contextlib
 import json
 import os
 import signal
@@ -100,23 +101,46 @@ def test_commands_are_those_of_this_python_whether_or_not_its_environment_is_act
     assert (tmp_path / "which.log").read_text().strip() == binary("fairseq-train")
 
 
-def test_a_driver_that_is_terminated_takes_its_jobs_along(tmp_path):
-    """A job left behind would write into the same folder as the one that the next start resumes."""
+@pytest.fixture
+def driver(tmp_path):
+    """A driver in a process of its own, and the process id of its only job, which takes a minute."""
     log = tmp_path / "long.log"
     code = f"""
 from pathlib import Path
 from examples.driver.jobs import Job, run_jobs
 run_jobs(Path({str(tmp_path)!r}), [Job("long", ["sh", "-c", "echo $$; exec sleep 60"])], 1)
 """
-    driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
     while not (log.exists() and log.read_text()):
-        assert driver.poll() is None
+        assert process.poll() is None
         time.sleep(0.05)
-    driver.send_signal(signal.SIGTERM)
-    assert "the same command goes on" in driver.communicate(timeout=60)[1]
+    return process, int(log.read_text())
+
+
+def test_a_driver_that_is_terminated_takes_its_jobs_along(driver, tmp_path):
+    """A job left behind would write into the same folder as the one that the next start resumes."""
+    process, job = driver
+    process.send_signal(signal.SIGTERM)
+    assert "the same command goes on" in process.communicate(timeout=60)[1]
     with pytest.raises(ProcessLookupError):
-        os.kill(int(log.read_text()), 0)
+        os.kill(job, 0)
     assert not (tmp_path / "long.done").exists()
+
+
+def test_a_job_that_outlives_its_driver_is_not_started_again_beside_itself(driver, tmp_path):
+    process, job = driver
+    process.kill()
+    process.communicate()
+    again = [Job("long", ["true"])]
+    with pytest.raises(SystemExit, match="long: still runs from an earlier start; .* end that process: true"):
+        run_jobs(tmp_path, again, parallel=1)
+    assert not (tmp_path / "long.done").exists()
+    os.kill(job, signal.SIGKILL)
+    deadline = time.time() + 60
+    while not (tmp_path / "long.done").exists() and time.time() < deadline:
+        with contextlib.suppress(SystemExit):  # the process may take a moment to end
+            run_jobs(tmp_path, again, parallel=1)
+    assert (tmp_path / "long.done").exists()
 
 
 def test_the_note_of_a_finished_job_has_its_time_and_what_it_was(tmp_path):

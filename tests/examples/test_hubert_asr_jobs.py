@@ -1,22 +1,26 @@
 """The student comparison: its jobs, its choice of labels, and all of it in miniature."""
 
 import json
+import re
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import synthetic
+import torch
 from commands import REPOSITORY
 from job_checks import changes, check_command, run_here
 
-from colld_fairseq.checkpoints.encoder import read_encoder
+from colld_fairseq.checkpoints.encoder import hash_of, read_encoder
 from colld_fairseq.data.manifest import Row, read_manifest
 from colld_fairseq.errors import TeacherError
 from colld_fairseq.modules.encoder_config import EncoderConfig
+from colld_fairseq.teachers.codebook import Codebook, CodebookHeader
 from examples.driver import report
 from examples.driver.plan import write_plan
 from examples.driver.utterances import minutes_by_language, with_minutes
-from examples.hubert_asr.run import arguments, layer_map, make_plan, student_shape
+from examples.hubert_asr.run import arguments, layer_map, main, make_plan, student_shape
 
 MINIATURE = ("deep_thin_fbank/adapted", "shallow_wide/discriminative", "teacher/fine_tuned")
 
@@ -38,16 +42,25 @@ def plan(coded_teacher, data):
     return make
 
 
+@pytest.fixture
+def codes(coded_teacher, tmp_path):
+    """A codebook of the teacher."""
+    header = CodebookHeader(hash_of(coded_teacher), 2, "layer", 4, 1, 7, "1", coded_teacher, 50.0, 99, 1.5)
+    Codebook(torch.randn(4, 24), torch.zeros(24), torch.ones(24), header).save(tmp_path / "codes.safetensors")
+    return tmp_path / "codes.safetensors"
+
+
 def test_commands_parse(plan, tmp_path):
-    (tmp_path / "more.tsv").touch()
+    for name in ("more.tsv", "lm.arpa"):
+        (tmp_path / name).touch()
     jobs, _ = plan("--label-minutes", "10", "--lm", tmp_path / "lm.arpa", "--unlabeled", tmp_path / "more.tsv")
     programs = Counter(check_command(job, Path("out").resolve()) for job in jobs.values())
     # 10 systems, 6 of them distilled, decoded greedily and with the language model
     assert programs["fairseq-hydra-train"] == 6 + 10 and programs["fairseq-generate"] == 2 * 10
 
 
-def test_systems_differ_in_nothing_but_their_start(plan):
-    jobs, _ = plan("--teacher-codes", "codes")
+def test_systems_differ_in_nothing_but_their_start(plan, codes):
+    jobs, _ = plan("--teacher-codes", codes)
     start = {"student", "freeze_encoder_updates", "feature_grad_mult"}
     shape = {"layers", "embed_dim", "ffn_embed_dim", "attention_heads", "preset"}
     own = start | {f"encoder_{name}" for name in shape} | {"conv_pos", "conv_pos_groups", "conv_feature_layers"}
@@ -76,16 +89,31 @@ def test_choice_of_systems_labels_and_options(plan):
     assert "features" not in jobs and not config["task"]["teacher_cache"]
 
 
-@pytest.mark.parametrize("words", [["--systems", "deep"], ["--finetune-updates", "1,2,3"], ["--distil-settings", "x"]])
-def test_mistyped_options_are_refused(plan, words, capsys):
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["--systems", "deep"], "--systems"),
+        (["--finetune-updates", "1,2,3"], "--finetune-updates"),
+        (["--distil-settings", "x"], "'x' is no setting"),
+        (["--label-minutes", "ten"], "--label-minutes"),
+        (["--lm", "nofile.arpa"], "--lm: no file"),
+        (["--teacher-codes", "nofile"], "--teacher-codes: no file"),
+        (["--data", "nowhere"], "--data: no file .*nowhere/train_asr.tsv"),
+        (["--teacher", "hf:nowhere"], "error: .*nowhere"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_starts(
+    words, reason, coded_teacher, data, tmp_path, monkeypatch, capsys
+):
+    usual = ["--data", str(data), "--teacher", coded_teacher, "--deep-thin", "3x16/20/2"]
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path / "out"), *usual, *words])
     with pytest.raises(SystemExit) as stopped:
-        plan(*words)
-    said = f"{stopped.value}{capsys.readouterr().err}"
-    assert words[0] in said or f"{words[1]!r} is no setting" in said
+        main()
+    assert re.search(reason, f"{stopped.value}{capsys.readouterr().err}") and not (tmp_path / "out").exists()
 
 
-def test_students_of_hubert_base_are_the_published_ones():
-    args = arguments(["out", "--data", "x", "--teacher", "hf:x"])
+def test_students_of_hubert_base_are_the_published_ones(data):
+    args = arguments(["out", "--data", str(data), "--teacher", "hf:x"])
     teacher = EncoderConfig(layers=12, embed_dim=768, ffn_dim=3072, attention_heads=12)
     thin, wide = (student_shape(args, teacher, student) for student in ("deep_thin", "shallow_wide"))
     assert thin == student_shape(args, teacher, "deep_thin_fbank") == (12, 480, 480, 12)
@@ -141,10 +169,7 @@ def test_in_miniature(plan, data, tmp_path, monkeypatch, capsys):
     assert stages == {s: ["distillation"] * (s != "teacher/fine_tuned") + ["fine-tuning"] for s in MINIATURE}
 
 
-def test_teacher_without_codes_is_refused_when_codes_are_asked_for(plan, teacher, tmp_path, monkeypatch, data):
-    monkeypatch.chdir(REPOSITORY)
-    jobs, _ = plan("--teacher", teacher, "--no-cache", "--systems", "deep_thin/discriminative", out=tmp_path)
-    job = jobs["deep_thin/discriminative/seed1/distil"]
-    job.config["task"]["data"], job.config["dataset"]["train_subset"] = str(data), "train_asr"
+def test_teacher_without_codes_is_refused_when_codes_are_asked_for(plan, teacher):
+    plan("--teacher", teacher, "--systems", "*/regression")
     with pytest.raises(TeacherError, match="colld cluster"):
-        run_here(tmp_path, [job])
+        plan("--teacher", teacher, "--systems", "deep_thin/discriminative")

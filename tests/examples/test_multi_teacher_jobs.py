@@ -11,6 +11,7 @@ from job_checks import changes, check_command, run_here
 
 from colld_fairseq.checkpoints.encoder import read_encoder
 from colld_fairseq.data.manifest import Row, read_manifest
+from colld_fairseq.errors import ConfigError
 from examples.driver import report
 from examples.driver.plan import write_plan
 from examples.driver.utterances import unique_ids
@@ -47,7 +48,7 @@ def option(job, name):
     return job.command[job.command.index(name) + 1]
 
 
-def test_systems_follow_from_teachers_and_data(comparison, data):
+def test_systems_follow_from_teachers_and_data(comparison, data, tmp_path):
     assert list(comparison(teachers="a").chosen) == ["scratch", "a", "kd"]
     assert list(comparison().chosen) == ["scratch", "a", "b", "sum", "random", "average", "kd"]
     assert list(comparison("--unlabeled", data / "more.tsv", teachers="a,c").chosen) == [
@@ -57,7 +58,8 @@ def test_systems_follow_from_teachers_and_data(comparison, data):
     runs = comparison("--seeds", "1,2", "--systems", "scratch,sum", "--beam", "1").plan()[1].results
     assert len(runs) == 4
     assert "kd" not in comparison("--students", "streaming").possible  # who would be the teacher?
-    assert "kd" in comparison("--students", "streaming", "--kd-teacher", "x.pt").chosen
+    (tmp_path / "x.pt").touch()
+    assert "kd" in comparison("--students", "streaming", "--kd-teacher", tmp_path / "x.pt").chosen
 
 
 REFUSED = {"average": "24 and 16", "unlabeled": "--label-minutes", "x": "scratch", "kd": "full/sum"}
@@ -70,12 +72,27 @@ def test_a_system_that_is_not_possible_is_refused(system, reason, comparison):
 
 
 @pytest.mark.parametrize(
-    "words", [["--students", "big"], ["--unlabeled", "no.tsv"], ["--teachers", "hf:x"], ["--teachers", "kd=hf:x"]]
+    "words",
+    [
+        ["--students", "big"],
+        ["--unlabeled", "no.tsv"],
+        ["--teachers", "hf:x"],
+        ["--teachers", "kd=hf:x"],
+        ["--kd", "bad"],
+        ["--kd-teacher", "nofile.pt"],
+        ["--seeds", "one"],
+    ],
 )
 def test_mistyped_options_are_refused(words, comparison, capsys):
     with pytest.raises(SystemExit):
         comparison(*words)
     assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layers", ["5", "1+x"])
+def test_layers_that_a_teacher_does_not_have_are_refused(layers, comparison):
+    with pytest.raises(ConfigError, match="--teacher-layers a: the teacher has the layers 0 to 4"):
+        comparison("--teacher-layers", f"a={layers}")
 
 
 def test_commands_parse(jobs_of, data):
@@ -86,7 +103,7 @@ def test_commands_parse(jobs_of, data):
     assert {"features/a", "features/b", "cmvn", "vocab", "prepare", "train_pseudo_seed1"} <= set(jobs)
 
 
-def test_what_is_needed_is_waited_for(jobs_of, data):
+def test_what_is_needed_is_waited_for(jobs_of, data, tmp_path):
     """And it is what the job takes."""
     jobs = jobs_of("--students", "full,streaming", "--unlabeled", data / "more.tsv")
     assert all(need in jobs for job in jobs.values() for need in job.needs)
@@ -99,8 +116,9 @@ def test_what_is_needed_is_waited_for(jobs_of, data):
     assert job.config["dataset"]["train_subset"] == "train,train_pseudo_seed1"
     assert option(jobs[third], "--out") == f"{out}/data/{third}.tsv" and second in jobs[third].needs
     assert jobs["full/kd/seed1/stage2"].config["criterion"]["kd_shift"] == 0
-    given = jobs_of("--systems", "kd", "--kd-teacher", "/x/other.pt")["full/kd/seed1/stage2"]
-    assert given.config["task"]["teacher_transducer"] == "/x/other.pt" and second not in given.needs
+    (tmp_path / "other.pt").touch()
+    given = jobs_of("--systems", "kd", "--kd-teacher", tmp_path / "other.pt")["full/kd/seed1/stage2"]
+    assert given.config["task"]["teacher_transducer"] == f"{tmp_path}/other.pt" and second not in given.needs
     assert given.config["model"]["student"] == f"{out}/full/kd/seed1/stage1/checkpoint_last.pt"  # one of its own
 
 

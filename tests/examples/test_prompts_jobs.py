@@ -1,9 +1,12 @@
 """The jobs of the small Conformers on the prompts: every command parses with the program it is for."""
 
+import re
+import sys
+
 import pytest
 from job_checks import changes, check_command
 
-from examples.colld.prompts.run import arguments, layer_map, make_plan
+from examples.colld.prompts.run import arguments, layer_map, main, make_plan
 
 
 def plan(*words):
@@ -13,7 +16,7 @@ def plan(*words):
 
 
 def test_commands_parse():
-    jobs, _, out = plan("--teacher", "hf:DIR", "--distil-updates", 20, "--max-tokens", 1000)
+    jobs, _, out = plan("--distil-updates", 20, "--max-tokens", 1000)
     programs = [check_command(job, out) for job in jobs.values()]
     assert programs.count("fairseq-hydra-train") == 5 and programs.count("fairseq-generate") == 9
     assert jobs["colld/distil"].updates == 20
@@ -27,18 +30,28 @@ def test_systems_are_fine_tuned_alike():
     assert set(changes(one, scratch)) == {"model.student", "model.freeze_encoder_updates", "checkpoint.save_dir"}
 
 
-def test_topline_is_the_teacher_itself():
-    jobs, made, _ = plan("--systems", "l1cos,topline", "--teacher", "hf:DIR")
+def test_topline_is_the_teacher_itself(teacher):
+    jobs, made, _ = plan("--systems", "l1cos,topline", "--teacher", teacher, "--layers", "1,2,4")
     topline, student = (jobs[f"{system}/finetune"].config for system in ("topline", "l1cos"))
-    assert topline["model"]["student"] == "hf:DIR" and "topline/distil" not in jobs and "colld/distil" not in jobs
+    assert topline["model"]["student"] == teacher and "topline/distil" not in jobs and "colld/distil" not in jobs
     assert set(changes(student, topline)) == {"model.student", "optimization.lr", "checkpoint.save_dir"}
     assert {result.system for result in made.results} == {"l1cos", "topline"}
 
 
-def test_unknown_systems_are_named(capsys):
-    with pytest.raises(SystemExit):
-        plan("--systems", "l1cos,best")
-    assert "'best'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["--systems", "l1cos,best"], "'best'"),
+        (["--data", "nowhere"], "no file .*nowhere/train.tsv"),
+        (["--layers", "2,4,9"], "--layers: the teacher has the layers 0 to 6, and not '9'"),
+        (["--teacher", "hf:nowhere"], "error: .*nowhere"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_starts(words, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path / "out"), *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert re.search(reason, f"{stopped.value}{capsys.readouterr().err}") and not (tmp_path / "out").exists()
 
 
 def test_language_model_is_of_the_training_transcripts():
@@ -51,6 +64,8 @@ def test_language_model_is_of_the_training_transcripts():
 
 
 def test_own_corpus_needs_no_preparation(tmp_path):
+    for name in ("train", "train_asr", "dev", "dev_asr", "test_asr", "test_st"):
+        (tmp_path / f"{name}.tsv").touch()
     jobs, _, _ = plan("--data", tmp_path)
     assert "prepare" not in jobs and jobs["colld/distil"].config["task"]["data"] == str(tmp_path)
 

@@ -129,7 +129,7 @@ def test_what_is_refused(recogniser):
         ("chunks", dict(target="sherpa-onnx", streaming=True, left_context="full"), "--left-context how many"),
         ("chunks", dict(target="sherpa-onnx", streaming=True, left_context="0"), "--left-context 1 or more"),
         ("stateless", dict(target="onnx", streaming=True), "cannot stream"),
-        ("conformer", dict(target="onnx", streaming=True), "only transducers stream"),
+        ("conformer", dict(target="onnx", streaming=True), "only transducers are exported for streams"),
     ]
     for shape, options, reason in cases:
         with pytest.raises(ConfigError, match=reason):

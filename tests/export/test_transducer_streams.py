@@ -81,6 +81,19 @@ def test_all_stages_agree(shape, streaming, waveforms):
     assert {"encoder", "text of sherpa-onnx", "8 bits, sherpa-onnx"} <= {stage.name for stage in stages}
 
 
+def test_long_chunks_are_filled_with_more_silence(exported, waveforms):
+    """sherpa-onnx's 0.66 s are less than a chunk of 1.28 s: the end of the speech, or all of it, would be lost."""
+    folder = exported("chunks", "sherpa-onnx", streaming=True, chunk_ms=1280, left_context="1")
+    family = folder.family
+    assert family.tail_seconds == 1.4 and "1280 ms need 1.4 s of silence" in family.notes()[-1]
+    assert "int(1.4 * rate)" in (folder.folder / "README.md").read_text()
+    for waveform in waveforms:
+        frames = len(family.student_frames(waveform))
+        assert frames / family.student.frame_rate_hz >= len(waveform) / 16000
+    stages = family.stages(folder, waveforms[1])
+    assert first_difference(stages) is None and "text of sherpa-onnx" in {stage.name for stage in stages}
+
+
 def test_metadata_for_the_client(streaming):
     values = read_metadata(streaming("chunks").graph("encoder"))
     expected = {

@@ -25,6 +25,8 @@ def test_plateaus_are_named_as_long_as_they_last(finetuning, caplog):
     assert messages[0].startswith("plateau: validation CER 100.0 after 200 of 1000 updates, hypotheses are blank")
     assert "--lr" in messages[0] and "--student" in messages[0]
     assert not warnings_of(run, caplog, *(stats(u, 120.0, 14.0) for u in (300, 400)))  # too long, with words
+    (message,) = warnings_of(run, caplog, *(stats(u, 317.0, 2.0) for u in (300, 400)))
+    assert "CER 317.0 after 400 of 1000 updates, hypotheses are long and wrong" in message
 
 
 def test_the_first_tenth_of_a_run_by_epochs_may_be_blank(finetuning, caplog):

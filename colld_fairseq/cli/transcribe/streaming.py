@@ -27,6 +27,7 @@ from colld_fairseq.numbers import POSITIVE
 from colld_fairseq.recogniser import Recogniser
 
 BYTES = 2  # of a sample of raw PCM
+HEADERS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # of audio files
 
 
 def streaming_recogniser(args: argparse.Namespace, recogniser: Recogniser) -> StreamingRecogniser:
@@ -166,11 +167,19 @@ def from_standard_input(streaming: StreamingRecogniser, console: Console) -> Non
 
 
 def raw_pcm(file: BinaryIO) -> Iterator[np.ndarray]:
-    """Pieces int16 [n] of what arrives, as soon as it does; half a sample at the very end is dropped."""
-    rest = b""
+    """Pieces int16 [n] of what arrives, as soon as it does; half a sample at the very end is dropped.
+
+    Raises AudioError where it begins as an audio file does.
+    """
+    rest, begun = b"", False
     try:
         while read := file.read1(BYTES * PIECE):
-            read = rest + read
+            if not begun and read.startswith(HEADERS):
+                raise AudioError(
+                    "standard input: is an audio file, and raw samples are read there (16 kHz, 16 bits, mono): name the"
+                    " file in place of -, or decode it (ffmpeg -i FILE -f s16le -ar 16000 -ac 1 - | ...)"
+                )
+            read, begun = rest + read, True
             end = len(read) // BYTES * BYTES
             rest = read[end:]
             yield np.frombuffer(read[:end], dtype="<i2").astype(np.int16, copy=False)

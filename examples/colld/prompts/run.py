@@ -16,11 +16,15 @@ from typing import List, NamedTuple, Sequence, Tuple
 
 import torch
 
+from colld_fairseq.teachers import describe_teacher
 from examples.driver.jobs import ROOT, Job
 from examples.driver.plan import Plan, Result, run_comparison
 from examples.driver.recipes import (
     absolute_spec,
+    check_layers,
     decoding_jobs,
+    errors_told,
+    folder_with,
     override,
     parse_settings,
     read_yaml,
@@ -53,7 +57,8 @@ TO_TEXT = ["--max-len-a", "0.2", "--max-len-b", "10", "--post-process", "letter"
 
 
 def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
-    data = out / "data" if args.data is None else args.data.resolve()
+    check_layers("--layers", args.layers.split(","), describe_teacher(args.teacher))
+    data = out / "data" if args.data is None else args.data
     audio = ",".join(str(data / f"{split}_asr.tsv") for split in ("train", "dev"))
     transcripts = f"{data / 'train_asr.tsv'},{data / 'train.tsv'}"
     jobs, needs = [], []
@@ -131,7 +136,8 @@ def systems(text: str) -> List[str]:
 def arguments(line: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", default=ROOT / "runs" / "prompts")
-    parser.add_argument("--data", type=Path, help="folder of manifests (default: the prompts beside this file)")
+    manifests = folder_with("train", "train_asr", "dev", "dev_asr", "test_asr", "test_st")
+    parser.add_argument("--data", type=manifests, help="folder of manifests (default: the prompts beside this file)")
     parser.add_argument("--teacher", default=f"hf:{TEACHER}", help="hf:DIRECTORY or fairseq:FILE.pt")
     parser.add_argument("--layers", default="2,4,6", help="three teacher layers")
     usual = ",".join(TABLE["usual"])
@@ -152,7 +158,9 @@ def arguments(line: List[str]) -> argparse.Namespace:
 
 def main() -> None:
     args = arguments(sys.argv[1:])
-    run_comparison(args.out, *make_plan(args.out, args), parallel=1 if torch.cuda.is_available() else 2)
+    with errors_told():
+        jobs, plan = make_plan(args.out, args)
+    run_comparison(args.out, jobs, plan, parallel=1 if torch.cuda.is_available() else 2)
 
 
 if __name__ == "__main__":
