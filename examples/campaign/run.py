@@ -24,10 +24,12 @@ from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.files import write_atomically
 from colld_fairseq.named_values import all_named
 from colld_fairseq.profiling import describe_machine
+from colld_fairseq.teachers import describe_teacher
 from examples.campaign.build import Builder, Inputs, teachers_in
 from examples.campaign.cost import claim_jobs, cost_rows, measure, read_speeds, system_rows
 from examples.campaign.plan import Campaign, Claim, every_claim, read_campaign
 from examples.campaign.plateau import PlateauWatch
+from examples.campaign.prepare import SPLITS
 from examples.campaign.report import verdicts_table, write_report
 from examples.campaign.tune import Tuning, pick, tuning_runs
 from examples.driver.jobs import ROOT, at_a_time, run_jobs
@@ -54,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     deadline = None if args.budget_hours is None else time.time() + 3600 * args.budget_hours
     builder = Builder(campaign, args.out, inputs)
     if not (args.dry_run or args.report_only):
+        check_there(inputs)
         keep(args)
         if args.measure:
             inputs.speeds.update(measure(builder, claims, parallel))
@@ -141,6 +144,21 @@ def resolve(campaign: Campaign, claims: Sequence[Claim], args: argparse.Namespac
     fast = torch.cuda.is_available() and has_fast_bfloat16("cuda") if precision == "auto" else precision == "bfloat16"
     ngram_lm = args.ngram_lm or kept.get("ngram_lm", "")
     return Inputs(teachers, corpora, unlabeled, str(ngram_lm or ""), fast, picks_of(args.out), read_speeds(args.out))
+
+
+def check_there(inputs: Inputs) -> None:
+    """Raises ColldError for what is given and not there, before the first job."""
+    manifests = [(name, f"{folder}/{split}.tsv") for name, folder in inputs.corpora.items() for split in SPLITS]
+    files = [
+        *((f"--corpora {name}", path) for name, path in manifests),
+        *((f"--unlabeled {name}", path) for name, path in inputs.unlabeled.items()),
+        *([("--ngram-lm", inputs.ngram_lm)] if inputs.ngram_lm else []),
+    ]
+    for option, path in files:
+        if not Path(path).is_file():
+            raise ConfigError(f"{option}: no file {path}")
+    for spec in inputs.teachers.values():
+        describe_teacher(spec)
 
 
 def from_plan(spec: str, folder: Path) -> str:

@@ -15,7 +15,7 @@ from job_checks import changes, check_command, run_here
 
 from colld_fairseq.data.manifest import Row, read_manifest
 from colld_fairseq.data.manifest_writer import write_manifest
-from colld_fairseq.errors import ConfigError, ManifestError
+from colld_fairseq.errors import ColldError, ConfigError, ManifestError
 from colld_fairseq.tasks.plateau import Plateau
 from examples.campaign import prepare
 from examples.campaign.build import Builder, Inputs, choices_of
@@ -23,7 +23,7 @@ from examples.campaign.cost import claim_jobs, core_hours, cost_rows, sample_job
 from examples.campaign.plan import Comparison, every_claim, read_campaign
 from examples.campaign.plateau import plateau_of
 from examples.campaign.report import write_report
-from examples.campaign.run import arguments, resolve
+from examples.campaign.run import arguments, check_there, resolve
 from examples.campaign.run import run as run_campaign
 from examples.campaign.tune import pick, tuning_runs
 from examples.campaign.verdict import FAILS, HOLDS, UNDECIDED, Decoded, Effect, decide, judge
@@ -139,6 +139,12 @@ def test_what_is_missing_is_named_before_anything_starts(campaign, tmp_path):
     inputs = given("--corpora", "mboshi=m", "--teachers", "whisper_decoder=hf:w", claims=[9])
     assert inputs.teachers["whisper"] == f"hf:{ROOT / 'examples/quickstart/teacher'}"
     assert inputs.corpora["mboshi"] == str(Path("m").resolve())
+    with pytest.raises(ConfigError, match="--corpora mboshi: no file .*/m/train.tsv"):
+        check_there(inputs)
+    with pytest.raises(ColldError, match="w: "):
+        check_there(replace(inputs, corpora={}))
+    with pytest.raises(ConfigError, match="--ngram-lm: no file x.arpa"):
+        check_there(replace(inputs, corpora={}, ngram_lm="x.arpa"))
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------------
