@@ -184,7 +184,7 @@ def ways(args: Args) -> Dict[str, List[str]]:
     """Way of decoding -> its options: greedy and, where a language model is given, with it."""
     options = {"greedy": ["--beam", "1", "--post-process", "letter"]}
     if args.lm:
-        model = ["--ngram-lm", str(args.lm), "--ngram-lm-weight", args.lm_weight, "--length-bonus", "1"]
+        model = ["--ngram-lm", str(args.lm), "--ngram-lm-weight", str(args.lm_weight), "--length-bonus", "1"]
         options["lm"] = ["--beam", "20", "--post-process", "letter", *model]
     return options
 
@@ -221,7 +221,7 @@ def arguments(argv: List[str]) -> Args:
     add("--finetune-lr", type=float, default=1e-3, help="default: %(default)s")
     add("--discriminative-weight", type=float, default=1.0, help="default: %(default)s")
     add("--lm", type=recipes.file, help="n-gram model (ARPA or KenLM) of words: the test set is also decoded with it")
-    add("--lm-weight", default="0.5", help="default: %(default)s")
+    add("--lm-weight", type=float, default=0.5, help="default: %(default)s")
     add("--no-cache", action="store_true", help="run the teacher in every update instead of storing its features once")
     recipes.run_options(add)
     more = "GROUP.NAME=VALUE"

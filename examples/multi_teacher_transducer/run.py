@@ -282,7 +282,7 @@ class Comparison:
         beam = self.args.beam
         # The most probable hypothesis is often too short, and a beam finds it where greedy search does not: the length
         # bonus makes up for that (deletions with and without: RESULTS.md).
-        wider = {f"beam{beam}": ["--beam", str(beam), "--length-bonus", self.args.length_bonus]}
+        wider = {f"beam{beam}": ["--beam", str(beam), "--length-bonus", str(self.args.length_bonus)]}
         ways = {"greedy": ["--beam", "1"], **(wider if beam > 1 else {})}
         if student == "full":
             return ways
@@ -290,6 +290,11 @@ class Comparison:
         chunks = {way: [*options, "--model-overrides", chunk] for way, options in ways.items()}
         full = "{'eval_chunk': 'full', 'eval_left_context': 'full'}"
         return {**chunks, "whole": ["--beam", "1", "--model-overrides", full]}
+
+
+def chunks(text: str) -> str:
+    """A whole number, or full."""
+    return text if text == "full" else str(int(text))
 
 
 def arguments(argv: List[str]) -> argparse.Namespace:
@@ -304,7 +309,7 @@ def arguments(argv: List[str]) -> argparse.Namespace:
     add("--label-minutes", type=float, help="transcripts of so many minutes of every language are used (default: all)")
     add("--systems", type=words, default="", help="comma-separated (default: all that are possible)")
     add("--students", type=words, default="full", help="full, streaming or both (default: %(default)s)")
-    add("--preset", default="conformer_10m", help="of the encoder (default: %(default)s)")
+    add("--preset", choices=sorted(PRESETS), default="conformer_10m", help="of the encoder (default: %(default)s)")
     add("--shape", metavar="LAYERSxWIDTH/FFN/HEADS", help="smaller: 6x144/576/4 (default: the preset's)")
     add("--predictor-dim", type=int, default=320, help="of the predictor and the joiner (default: %(default)s)")
     add("--pieces", type=int, help="size of a sentencepiece vocabulary (default: letters)")
@@ -318,9 +323,19 @@ def arguments(argv: List[str]) -> argparse.Namespace:
     add("--kd", choices=("one_best", "three_class", "lattice"), default="one_best", help="default: %(default)s")
     add("--kd-weight", type=float, default=0.3, help="default: %(default)s")
     add("--beam", type=int, default=4, help="of the second decoding; 1 = greedy only (default: %(default)s)")
-    add("--length-bonus", default="0.2", help="of the beam, per label, against deletions (default: %(default)s)")
+    add(
+        "--length-bonus",
+        type=float,
+        default=0.2,
+        help="of the beam, per label, against deletions (default: %(default)s)",
+    )
     add("--chunk", type=int, default=8, help="encoder frames a streaming student decodes by (default: %(default)s)")
-    add("--left-context", default="4", help="chunks before its own that it takes in, or full (default: %(default)s)")
+    add(
+        "--left-context",
+        type=chunks,
+        default="4",
+        help="chunks before its own that it takes in, or full (default: %(default)s)",
+    )
     add("--target-shift", type=int, default=0, help="of stage 1 of a streaming student (default: %(default)s)")
     add("--teacher-cache", default="", metavar="NAME=DIR,...", help="made before, by colld features, of all the audio")
     add("--no-cache", action="store_true", help="run the teachers in every update instead of storing their features")

@@ -81,6 +81,9 @@ def test_a_system_that_is_not_possible_is_refused(system, reason, comparison):
         ["--kd", "bad"],
         ["--kd-teacher", "nofile.pt"],
         ["--seeds", "one"],
+        ["--preset", "conformer"],
+        ["--left-context", "all"],
+        ["--length-bonus", "some"],
     ],
 )
 def test_mistyped_options_are_refused(words, comparison, capsys):

@@ -70,8 +70,8 @@ def make_plan(out: Path, args: argparse.Namespace) -> Tuple[List[Job], Plan]:
     jobs.append(Job("vocab", [*vocab, "--out", str(out / "vocab")], needs))
     ngram = ["colld", "ngram", "--vocab", str(out / "vocab"), "--manifest", str(data / "train_asr.tsv")]
     jobs.append(Job("ngram", [*ngram, "--out", str(out / "words.arpa")], ["vocab"]))
-    fusion = ["--ngram-lm", str(out / "words.arpa"), "--ngram-lm-weight", args.ngram_weight]
-    fusion += ["--length-bonus", args.length_bonus]
+    fusion = ["--ngram-lm", str(out / "words.arpa"), "--ngram-lm-weight", str(args.ngram_weight)]
+    fusion += ["--length-bonus", str(args.length_bonus)]
     jobs.append(Job("features", [*features, "--out", str(out / "features")], needs))
     tokens = {"max_tokens": args.max_tokens, "max_tokens_valid": 8 * args.max_tokens}
     common = {"common": {"seed": args.seed}, "task": {"data": str(data)}, "dataset": tokens}
@@ -142,8 +142,8 @@ def arguments(line: List[str]) -> argparse.Namespace:
     parser.add_argument("--layers", default="2,4,6", help="three teacher layers")
     usual = ",".join(TABLE["usual"])
     parser.add_argument("--systems", type=systems, default=usual, help="of systems.yaml (default: %(default)s)")
-    parser.add_argument("--ngram-weight", default="0.3", help="of the n-gram model of words, per word")
-    parser.add_argument("--length-bonus", default="0.5", help="per word, beside the n-gram model")
+    parser.add_argument("--ngram-weight", type=float, default=0.3, help="of the n-gram model of words, per word")
+    parser.add_argument("--length-bonus", type=float, default=0.5, help="per word, beside the n-gram model")
     parser.add_argument("--distil-updates", type=int, default=1600)
     parser.add_argument("--finetune-updates", type=int, default=1600)
     parser.add_argument("--max-tokens", type=int, default=224000, help="audio of a batch, in samples at 16 kHz")
