@@ -29,13 +29,23 @@ def seed(name):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_fixture_setup(fixturedef):
-    seed(fixturedef.argname)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_call(item):
+def pytest_runtest_setup(item):
     seed(item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """What several tests share neither takes random numbers from the first of them nor leaves it other ones."""
+    if fixturedef.scope == "function":
+        return (yield)
+    before = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    seed(fixturedef.argname)
+    try:
+        return (yield)
+    finally:
+        random.setstate(before[0])
+        numpy.random.set_state(before[1])
+        torch.set_rng_state(before[2])
 
 
 @pytest.fixture(autouse=True)
