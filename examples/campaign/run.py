@@ -20,7 +20,7 @@ import torch
 from tabulate import tabulate
 
 from colld_fairseq.devices import has_fast_bfloat16, pick_device
-from colld_fairseq.errors import ColldError, ConfigError
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.files import write_atomically
 from colld_fairseq.named_values import all_named
 from colld_fairseq.profiling import describe_machine
@@ -33,7 +33,7 @@ from examples.campaign.prepare import SPLITS
 from examples.campaign.report import verdicts_table, write_report
 from examples.campaign.tune import Tuning, pick, tuning_runs
 from examples.driver.jobs import ROOT, at_a_time, run_jobs
-from examples.driver.recipes import absolute_spec, resolved, words
+from examples.driver.recipes import absolute_spec, errors_told, resolved, words
 from examples.driver.report import markdown_table
 
 KEPT = ("teachers", "corpora", "unlabeled", "ngram_lm", "precision")
@@ -41,10 +41,8 @@ KEPT = ("teachers", "corpora", "unlabeled", "ngram_lm", "precision")
 
 def main() -> None:
     args = arguments(sys.argv[1:])
-    try:
+    with errors_told():
         sys.exit(run(args))
-    except ColldError as error:
-        sys.exit(f"campaign: error: {error}")
 
 
 def run(args: argparse.Namespace) -> int:

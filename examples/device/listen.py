@@ -28,6 +28,7 @@ FACTORIES = {
 }
 # Of sherpa-onnx's streams, whose defaults are icefall's.
 FBANK = {"icefall": {}, "kaldi": {"high_freq": 0.0, "normalize_samples": False, "snip_edges": True}}
+TAIL_SECONDS = 0.66  # of silence behind the last sample, as sherpa-onnx's examples append
 FURTHER_SECONDS = 0.03  # that the filterbanks of a chunk reach beyond its frames
 
 
@@ -75,7 +76,7 @@ def stream_text(folder: Path, int8: bool, source: Iterator[np.ndarray]) -> Itera
     stream = recognizer.create_stream()
     shown = ""
     step = int(metadata(folder / f"encoder{'.int8' * int8}.onnx")["T"]) / 100  # a chunk is decoded as a whole
-    for samples in with_tail(source, step + FURTHER_SECONDS):
+    for samples in with_tail(source, max(TAIL_SECONDS, step + FURTHER_SECONDS)):
         stream.accept_waveform(RATE, samples)
         while recognizer.is_ready(stream):
             recognizer.decode_stream(stream)

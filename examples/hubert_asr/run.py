@@ -199,7 +199,6 @@ def arguments(argv: List[str]) -> Args:
     add(
         "--teacher-codes",
         type=recipes.file,
-        default=None,
         help="file of colld cluster, for a teacher without code embeddings of its own",
     )
     add("--unlabeled", type=manifests, default="", help="to distil from, A.tsv,B.tsv (default: train_asr.tsv)")

@@ -75,3 +75,12 @@ def run_here(out, jobs):
                 importlib.import_module(words[1]).main()
         else:
             call(program.removeprefix("fairseq-"), *words)
+
+
+def refusal(main, words, monkeypatch, capsys) -> str:
+    """What a driver says that is given `words` and ends before it has made its output folder, the first of them."""
+    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not Path(words[0]).exists()
+    return f"{stopped.value}{capsys.readouterr().err}"
