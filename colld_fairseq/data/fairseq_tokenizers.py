@@ -6,11 +6,12 @@ from typing import Any, Callable, List, Mapping, Union
 
 from fairseq.data import encoders
 
-from colld_fairseq.data.text import TextCodec, TextNormalizer, file_beside
+from colld_fairseq.data.text import PIECE_BOUNDARY, TextCodec, TextNormalizer, file_beside
 from colld_fairseq.errors import ConfigError
 
 BPE_FILES = {"subword_nmt": "bpe_codes", "fastbpe": "bpe_codes", "sentencepiece": "sentencepiece_model"}
 PRE_TOKENIZERS = ("moses", "space")
+CONTINUED = "@@"  # at the end of a token of subword_nmt or fastbpe: the word goes on
 
 
 class FairseqCodec(TextCodec):
@@ -33,6 +34,7 @@ class FairseqCodec(TextCodec):
         if words not in (None, *PRE_TOKENIZERS):
             raise ConfigError(f"{config}: pre_tokenizer {words!r} is not known; known are {', '.join(PRE_TOKENIZERS)}")
         self.kind = self.post_process = name or "word"
+        self.boundary = PIECE_BOUNDARY if name == "sentencepiece" else None
         self.normalizer = normalizer
         bpe = dict(bpe_tokenizer)
         if name is not None:
@@ -57,6 +59,11 @@ class FairseqCodec(TextCodec):
         for step in (self._subwords, self._words):
             text = text if step is None else step.decode(text)
         return text.strip()
+
+    def begins_word(self, symbol: str, before: str) -> bool:
+        if self.boundary is None:
+            return not before.endswith(CONTINUED)
+        return super().begins_word(symbol, before)
 
 
 def _build(build: Callable, options: Mapping[str, Any], config: Union[str, Path]) -> Any:

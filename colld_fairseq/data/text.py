@@ -101,7 +101,7 @@ class TextCodec:
             raise ConfigError(f"unknown kind of vocabulary {kind!r}; use 'char' or 'sentencepiece'")
         self.kind = kind
         self.normalizer = normalizer
-        self.boundary = LETTER_BOUNDARY if kind == "char" else PIECE_BOUNDARY
+        self.boundary: Optional[str] = LETTER_BOUNDARY if kind == "char" else PIECE_BOUNDARY
         self.post_process = "letter" if kind == "char" else "sentencepiece"
         self._processor: Any = None  # of sentencepiece
         self._bytes: Dict[str, int] = {}  # pieces of a model with byte fallback -> what they stand for
@@ -129,6 +129,10 @@ class TextCodec:
         if self._bytes:
             tokens = self._join_bytes(tokens)
         return "".join(tokens).replace(" ", "").replace(self.boundary, " ").strip()
+
+    def begins_word(self, symbol: str, before: str) -> bool:
+        """Whether a word begins with this token, or behind it. before: the token in front of it, "" for none."""
+        return symbol.startswith(self.boundary)
 
     def piece_scores(self) -> Dict[str, float]:
         """Log-probabilities of sentencepiece's pieces. ConfigError for a model that has none, or has byte fallback."""

@@ -72,6 +72,15 @@ class Vocabulary:
         unk = self.dictionary.unk()
         return [None if i in skipped else unknown if i == unk else self.dictionary[i] for i in ids]
 
+    def word_boundary(self, option: str) -> str:
+        """What is in front of a word, for an option that has to know. ConfigError for tokens that mark none."""
+        if self.codec.boundary is None:
+            raise ConfigError(
+                f"{option} has to know where words begin, as letters and sentencepiece's pieces say it; the tokens of"
+                f" {self.folder} ({self.codec.kind}) do not"
+            )
+        return self.codec.boundary
+
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of a hypothesis' tokens, without unknown ones."""
         return self.decode(torch.tensor(tokens, dtype=torch.long), unknown="")

@@ -43,10 +43,14 @@ class WordTimer:
         """(text, indices of its tokens) of every word."""
         codec, symbols = self.vocabulary.codec, self.vocabulary.symbols_of(tokens)
         members: List[List[int]] = [[]]
+        before = ""
         for index, symbol in enumerate(symbols):
-            if symbol and symbol.startswith(codec.boundary):
+            if not symbol:
+                continue
+            if codec.begins_word(symbol, before):
                 members.append([])
-            if symbol and symbol != codec.boundary:
+            if symbol != codec.boundary:
                 members[-1].append(index)
+            before = symbol
         groups = [(codec.decode([symbols[index] for index in one]), tuple(one)) for one in members if one]
         return [(text, one) for text, one in groups if text]

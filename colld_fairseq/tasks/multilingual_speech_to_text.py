@@ -465,16 +465,17 @@ class MultilingualSpeechToTextTask(SpeechTask):
         if not cfg.ngram_lm:
             return None, cfg.ngram_lm_weight
         path, symbols = absolute_path(cfg.ngram_lm), dictionary.symbols
-        word = cfg.ngram_lm_unit == "word"
-        lm = WordKenlm(path, symbols, self.vocabulary.tag_ids) if word else TokenKenlm(path, symbols)
-        return lm, cfg.ngram_lm_weight
+        if cfg.ngram_lm_unit != "word":
+            return TokenKenlm(path, symbols), cfg.ngram_lm_weight
+        self.vocabulary.word_boundary("--ngram-lm-unit word")
+        return WordKenlm(path, symbols, self.vocabulary.tag_ids), cfg.ngram_lm_weight
 
     def with_hotwords(self, lm: Optional[LanguageModel], lm_weight: float) -> Tuple[Optional[LanguageModel], float]:
         """The same with --hotwords beside it."""
         if not self.cfg.hotwords:
             return lm, lm_weight
         phrases = read_hotwords(absolute_path(self.cfg.hotwords), self.vocabulary, self.cfg.hotword_bonus)
-        symbols, boundary = self.target_dictionary.symbols, self.vocabulary.codec.boundary
+        symbols, boundary = self.target_dictionary.symbols, self.vocabulary.word_boundary("--hotwords")
         return HotwordScorer(phrases, symbols, boundary, lm, lm_weight), 1.0
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):

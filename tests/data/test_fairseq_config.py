@@ -19,6 +19,7 @@ from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.data.stored_fbank import read_stored_fbank
 from colld_fairseq.data.text import load_text_codec
 from colld_fairseq.data.vocabulary import Vocabulary
+from colld_fairseq.decoding.words import WordTimer
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.input_config import InputConfig
 
@@ -188,6 +189,26 @@ def test_words_are_cut_before_subwords(subword_nmt):
     config = {"pre_tokenizer": {"tokenizer": "space"}, "bpe_tokenizer": {"bpe": "subword_nmt", "bpe_codes": "codes"}}
     codec = load_text_codec(config, subword_nmt / "config.yaml")
     assert codec.encode("ab \u3000c") == ["a@@", "b", "c"] and codec.decode(["a@@", "b", "c"]) == "ab c"
+
+
+def test_words_of_a_hypothesis(subword_nmt):
+    vocabulary = Vocabulary(str(subword_nmt))
+    ids = vocabulary.encode("abc cab b", append_eos=False).tolist()
+    assert WordTimer(vocabulary, 0.04).groups(ids) == [("abc", (0, 1, 2)), ("cab", (3, 4, 5)), ("b", (6,))]
+
+
+def test_words_are_tokens_without_subwords(tmp_path):
+    (tmp_path / "words.txt").write_text("hello 1\nworld 1\n")
+    (tmp_path / "config.yaml").write_text("vocab_filename: words.txt\npre_tokenizer: {tokenizer: space}\n")
+    vocabulary = Vocabulary(str(tmp_path))
+    ids = vocabulary.encode("hello world", append_eos=False).tolist()
+    assert WordTimer(vocabulary, 0.04).groups(ids) == [("hello", (0,)), ("world", (1,))]
+
+
+@pytest.mark.parametrize("option", ["--hotwords", "--ngram-lm-unit word"])
+def test_what_needs_a_word_boundary_is_refused(subword_nmt, option):
+    with pytest.raises(ConfigError, match=f"{option} has to know where words begin.*subword_nmt"):
+        Vocabulary(str(subword_nmt)).word_boundary(option)
 
 
 @pytest.mark.parametrize(
