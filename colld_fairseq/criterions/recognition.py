@@ -17,6 +17,7 @@ class RecognitionCriterion(FairseqCriterion):
     """Losses are sums over target tokens, which are the sample size."""
 
     logged_terms = ("loss",)  # sums over target tokens that are logged as means
+    reads_nbest = False  # whether it learns from --nbest-targets
 
     def __init__(self, cfg: FairseqDataclass, task) -> None:
         super().__init__(task)

@@ -36,6 +36,7 @@ AUDIO_SUFFIXES = (
 )  # looked for in folders and archives; a file given by name may have any
 _ZIP_SPEC = re.compile(r"(?P<zip>.+\.zip):(?P<offset>\d+):(?P<length>\d+)", re.IGNORECASE | re.DOTALL)
 _SEGMENT_SPEC = re.compile(r"(?P<file>.+):(?P<offset>\d+):(?P<length>\d+)", re.DOTALL)
+_ADDRESS = re.compile(r"(?:^|/)(?:https?|ftp|s3|gs)://")  # of a web, perhaps behind the root of a manifest
 _LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's local header
 _LOUDEST = 2.0**31  # full scale is 1; some keep float samples on an integer scale, of 32 bits at most
 _LOGGED = ("VOC", "MAT4")  # libsndfile shortens these, but says so in its log
@@ -422,26 +423,36 @@ def _sounds(path_spec: str, handle: BinaryIO) -> Iterator[List[Union[_Sound, _Me
 
 
 def open_bytes(path_spec: str) -> BinaryIO:
-    """A file, or the bytes of an archive's member, opened for reading. AudioError where they are not there."""
+    """A file, or the bytes of an archive's member, opened for reading. AudioError where they are not there, or in a
+    pipe."""
     zip_spec = split_zip_spec(path_spec)
     try:
         handle = open(zip_spec[0] if zip_spec else path_spec, "rb")
         if zip_spec is None:
-            return handle
+            return _seekable(path_spec, handle)
         with handle:
             handle.seek(zip_spec[1])
             data = handle.read(zip_spec[2])
     except (OSError, ValueError, OverflowError) as error:  # a zero byte in the name, an offset beyond 64 bits
         reason = getattr(error, "strerror", None) or error
-        raise AudioError(
-            f"{printable(path_spec)}: cannot be read ({reason}); check the path, in a manifest also its root line or "
-            "audio_root"
-        ) from error
+        remedy = "check the path, in a manifest also its root line or audio_root"
+        if _ADDRESS.search(path_spec):
+            remedy = "it is an address, and audio is read from files: download it first"
+        raise AudioError(f"{printable(path_spec)}: cannot be read ({reason}); {remedy}") from error
     if len(data) < zip_spec[2]:
         raise AudioError(
             f"{printable(path_spec)}: the archive ends before this member does; copy it again or rewrite the manifest"
         )
     return io.BytesIO(data)
+
+
+def _seekable(path_spec: str, handle: BinaryIO) -> BinaryIO:
+    if handle.seekable():
+        return handle
+    handle.close()
+    raise AudioError(
+        f"{printable(path_spec)}: is a pipe or a device, and audio is read from files: write it to one first"
+    )
 
 
 def _explain_unreadable(path_spec: str, handle: BinaryIO, error: Exception) -> str:

@@ -300,6 +300,10 @@ class MultilingualSpeechToTextTask(SpeechTask):
             if getattr(self.cfg, name) and name not in self.loaded_teachers:
                 option_name = f"--{name.replace('_', '-')}"
                 raise ConfigError(f"{option_name}: nothing is learned from it: leave it out, or give {learners}")
+        if self.cfg.nbest_targets > 1 and not getattr(criterion, "reads_nbest", False):
+            raise ConfigError(
+                "--nbest-targets: nothing is learned from it: leave it out, or give --criterion transducer"
+            )
         return criterion
 
     @property

@@ -6,13 +6,19 @@ Any web server can give it out: `python -m http.server --directory site`. Nothin
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
-from typing import List
+from typing import Dict, List, Union
+
+from colld_fairseq.checkpoints.onnx_reading import open_graph
+from colld_fairseq.errors import CheckpointError, ConfigError
+from colld_fairseq.export.family import ENCODER
 
 PAGE = Path(__file__).resolve().parent / "web"
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 MODEL_FILES = ("tokens.txt", "model.onnx")
+INPUTS = ["features", "lengths"]  # that the page gives a graph
 
 
 def main() -> None:
@@ -28,10 +34,30 @@ def main() -> None:
     missing = [path for path in [*runtime, *model] if not path.is_file()]
     if missing:
         parser.error(f"{missing[0]} is not there")
+    try:
+        given = input_of(args.model / "model.onnx")
+    except (CheckpointError, ConfigError) as error:
+        parser.error(str(error))
     for folder, files in ((".", page), ("runtime", runtime), ("model", model)):
         copy(files, args.site / folder)
+    (args.site / "model" / "input.json").write_text(json.dumps(given))
     size = sum(path.stat().st_size for path in [*page, *runtime, *model])
     print(f"{args.site}: {size / 1e6:.1f} MB; python -m http.server --directory {args.site}")
+
+
+def input_of(model: Path) -> Dict[str, Union[str, int]]:
+    """Kind and bins of the filterbanks that an exported graph reads. ConfigError for one that reads anything else."""
+    proto = open_graph(model)
+    names = [value.name for value in proto.graph.input]
+    if names != INPUTS:
+        raise ConfigError(
+            f"{model} reads {', '.join(names)}; the page gives filterbanks, to a CTC student that reads them"
+        )
+    metadata = {item.key: item.value for item in proto.metadata_props}
+    if ENCODER not in metadata:
+        raise ConfigError(f"{model} does not say which filterbanks it reads: export it with this version")
+    given = json.loads(metadata[ENCODER])["input"]
+    return {"fbank": given["fbank"], "bins": given["bins"]}
 
 
 def copy(files: List[Path], folder: Path) -> None:

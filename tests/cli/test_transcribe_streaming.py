@@ -167,7 +167,9 @@ def test_standard_input(run, corpus, monkeypatch, tmp_path):
     assert [line[2:] for line in lines(printed.out)] == expected
     assert {line[1] for line in lines(printed.out)} == {"-"} and "real-time factor" in printed.err
     assert "raw PCM" in stream(b"", code=2).err
-    assert "is an audio file, and raw samples are read there" in stream(utterance.read_bytes(), code=2).err
+    m4a, webm = b"\0\0\0\x20ftypM4A ", b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81"
+    for audio_file in (utterance.read_bytes(), m4a, webm, b"FORM\0\0\x10\0AIFF"):
+        assert "is an audio file, and raw samples are read there" in stream(audio_file, code=2).err
 
 
 def test_interrupted_recording_is_finished(run, corpus, monkeypatch):

@@ -10,7 +10,7 @@ from commands import TINY_ENCODER
 from task_setup import set_up
 
 from colld_fairseq.cli import main
-from colld_fairseq.cli.transcribe.words import Timed, clock, cues, srt, text_grid, vtt
+from colld_fairseq.cli.transcribe.words import Timed, clock, cues, srt, text_grid, vtt, write_words
 from colld_fairseq.data.hypotheses import read_entries
 from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.decoding.hypothesis import Hypothesis, Word
@@ -100,6 +100,16 @@ def test_an_attention_decoder_has_no_times(corpus, vocab, tmp_path, capsys):
     assert "'doc': the formats are srt" in capsys.readouterr().err
     assert not (tmp_path / "o.tsv").exists()
     assert load_recogniser(str(path)).transcribe([[0.0] * 16000])[0][0].words == []
+
+
+def test_files_of_folders_above_have_words_of_their_own(tmp_path):
+    utterances = [
+        Timed(name, 0.5, Hypothesis([], 0, 0, words=words((0, 0.5), text=text)))
+        for name, text in (("talk.wav", "one"), ("../talk.wav", "two"))
+    ]
+    folder = write_words(str(tmp_path / "out.jsonl"), ["srt"], utterances)
+    texts = [path.read_text() for path in sorted(folder.rglob("*.srt"))]
+    assert len(texts) == 2 and "two0" in texts[0] and "one0" in texts[1]
 
 
 def test_subtitles_end_at_pauses_and_where_they_are_long():

@@ -164,6 +164,7 @@ def test_transducer_of_itself(build, kd, more):
         ("ctc", dict(ctc_kd="teacher"), "needs --teacher-ctc"),
         ("ctc", dict(teacher_ctc="x.pt"), "--teacher-ctc: nothing is learned from it: .* --ctc-kd teacher"),
         ("transducer", dict(teacher_transducer="x.pt"), "--teacher-transducer: nothing is learned from it"),
+        ("ctc", dict(nbest_targets=2), "--nbest-targets: nothing is learned from it: .* --criterion transducer"),
         ("transducer", dict(kd_from="self"), "--kd-from self says nothing without --kd"),
     ],
 )

@@ -259,6 +259,19 @@ def test_names_that_are_not_utf8(tmp_path):
     str(caught.value).encode()  # can be printed
 
 
+@pytest.mark.parametrize("address", ["https://x.org/a.wav", "/corpus/https://x.org/a.wav"])
+def test_addresses_are_told(address):
+    with pytest.raises(AudioError, match="cannot be read.*it is an address.*download it first"):
+        audio_info(address)
+
+
+def test_a_pipe_is_told():
+    reading, writing = os.pipe()
+    with open(reading, "rb"), open(writing, "wb"):
+        with pytest.raises(AudioError, match=f"/dev/fd/{reading}: is a pipe or a device.*write it to one first"):
+            audio_info(f"/dev/fd/{reading}")
+
+
 def test_nothing_to_read(tmp_path):
     with pytest.raises(AudioError, match=r"zero\.wav: no samples"):
         read_audio(save(tmp_path / "zero.wav", encode(np.zeros(0))))

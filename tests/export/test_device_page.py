@@ -78,10 +78,24 @@ def test_the_folder_of_the_page_is_complete(exported, runtime, tmp_path):
     site = tmp_path / "site"
     done = make_page(site, "--model", exported("conformer", "sherpa-onnx").tokens.parent, "--runtime", runtime)
     assert done.returncode == 0, done.stderr
-    assert {*MODEL_FILES, "model.int8.onnx"} == {path.name for path in (site / "model").iterdir()}
+    assert {*MODEL_FILES, "model.int8.onnx", "input.json"} == {path.name for path in (site / "model").iterdir()}
     loaded = re.findall(r'(?:src|from)=? ?"\.?/?([\w/.-]+)"', (site / "index.html").read_text())
     loaded += [name for path in site.glob("*.js") for name in re.findall(r'from "\./([^"]+)"', path.read_text())]
     assert len(loaded) >= 6 and all((site / name).is_file() for name in loaded)
+
+
+@pytest.mark.parametrize("shape, fbank", [("conformer", "kaldi"), ("icefall", "icefall")])
+def test_the_page_is_told_its_filterbanks(shape, fbank, exported, runtime, tmp_path):
+    done = make_page(tmp_path, "--model", exported(shape, "onnx").tokens.parent, "--runtime", runtime)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "model" / "input.json").read_text()) == {"fbank": fbank, "bins": 80}
+
+
+@pytest.mark.parametrize("shape, message", [("hubert", "reads waveform, lengths; the page gives filterbanks")])
+def test_students_that_the_page_cannot_run_are_refused(shape, message, exported, runtime, tmp_path):
+    folder = exported(shape, "onnx").tokens.parent
+    done = make_page(tmp_path / "site", "--model", folder, "--runtime", runtime)
+    assert done.returncode == 2 and message in done.stderr and not (tmp_path / "site").exists()
 
 
 def test_what_is_missing_is_named(exported, runtime, tmp_path):

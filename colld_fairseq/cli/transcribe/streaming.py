@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 import shutil
 import statistics
 import sys
@@ -27,7 +28,11 @@ from colld_fairseq.numbers import POSITIVE
 from colld_fairseq.recogniser import Recogniser
 
 BYTES = 2  # of a sample of raw PCM
-HEADERS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # of audio files
+# Of audio files: wav, RF64, W64, AIFF, AU, CAF, flac, ogg, mp3 with tags, webm and mkv, wma, amr, mp4 and m4a. (mp3 and
+# aac without tags begin with 11 bits that samples may be as well.)
+HEADERS = re.compile(
+    rb"RIFF|RF64|riff|FORM|\.snd|caff|fLaC|OggS|ID3|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75|#!AMR|.{4}ftyp", re.DOTALL
+)
 
 
 def streaming_recogniser(args: argparse.Namespace, recogniser: Recogniser) -> StreamingRecogniser:
@@ -174,7 +179,7 @@ def raw_pcm(file: BinaryIO) -> Iterator[np.ndarray]:
     rest, begun = b"", False
     try:
         while read := file.read1(BYTES * PIECE):
-            if not begun and read.startswith(HEADERS):
+            if not begun and HEADERS.match(read):
                 raise AudioError(
                     "standard input: is an audio file, and raw samples are read there (16 kHz, 16 bits, mono): name the"
                     " file in place of -, or decode it (ffmpeg -i FILE -f s16le -ar 16000 -ac 1 - | ...)"

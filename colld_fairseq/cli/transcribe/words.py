@@ -144,7 +144,12 @@ def write_words(out: str, formats: Sequence[str], utterances: Iterable[Timed]) -
     folder = words_folder(out)
     for one in utterances:
         for name in formats:
-            # The id is a path where files of a folder were named; it stays below ours.
-            relative = Path(*[part for part in Path(one.id).parts if part not in ("/", "..", "\\")])
-            write_atomically(folder / f"{relative}.{name}", FORMATS[name](one).encode())
+            write_atomically(folder / f"{below(one.id)}.{name}", FORMATS[name](one).encode())
     return folder
+
+
+def below(utterance_id: str) -> Path:
+    """The id as a path below a folder: it is one where files were named. `..` becomes `_up`: `../a.wav` and `a.wav` are
+    two."""
+    parts = [part for part in Path(utterance_id).parts if part not in ("/", "\\")]
+    return Path(*["_up" if part == ".." else part for part in parts])

@@ -59,6 +59,7 @@ class TransducerConfig(PrunedTrainingConfig, TransducerKdConfig, DelayedKdConfig
 @register_criterion("transducer", dataclass=TransducerConfig)
 class TransducerCriterion(RecognitionCriterion):
     logged_terms = ("loss", "transducer_loss", "simple_loss")
+    reads_nbest = True
 
     def __init__(self, cfg: TransducerConfig, task) -> None:
         super().__init__(cfg, task)

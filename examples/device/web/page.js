@@ -1,5 +1,5 @@
 // The page: an audio file that is chosen, or `?wav=FILE` beside the page, as text. `?model=model.int8.onnx` takes
-// another graph of model/, `?fbank=icefall` the other filterbanks.
+// another graph of model/, whose input.json says which filterbanks they read.
 
 import { SAMPLE_RATE } from "./fbank.js";
 import { createRecognizer } from "./recognizer.js";
@@ -31,12 +31,21 @@ async function transcribe(recognize, blob) {
   element("player").src = URL.createObjectURL(blob);
   element("player").hidden = false;
   element("status").textContent = "Recognizing …";
+  element("text").textContent = "";
   const samples = await samplesOf(await blob.arrayBuffer());
   const start = performance.now();
   element("text").textContent = await recognize(samples);
   const seconds = (performance.now() - start) / 1000;
   const length = samples.length / SAMPLE_RATE;
   element("status").textContent = `Done: ${length.toFixed(1)} s of audio in ${seconds.toFixed(2)} s.`;
+}
+
+/** One file after the other: another one cannot be chosen until this one is done. */
+async function chosen(recognize, input) {
+  if (input.files.length === 0) return; // the dialog was left without a choice
+  input.disabled = true;
+  await shown(() => transcribe(recognize, input.files[0]));
+  input.disabled = false;
 }
 
 /** What went wrong is shown, not hidden in the console. */
@@ -55,11 +64,11 @@ ort.env.wasm.numThreads = 1; // more need a page that is cross-origin isolated
 const recognize = await shown(async () => {
   const tokens = await (await get("model/tokens.txt")).text();
   const model = await (await get(`model/${given.get("model") ?? "model.onnx"}`)).arrayBuffer();
-  return createRecognizer(ort, model, tokens, given.get("fbank") ?? "kaldi");
+  return createRecognizer(ort, model, tokens, await (await get("model/input.json")).json());
 });
 if (recognize) {
   element("status").textContent = "Ready.";
-  element("file").disabled = false;
-  element("file").addEventListener("change", (event) => shown(() => transcribe(recognize, event.target.files[0])));
   if (given.has("wav")) await shown(async () => transcribe(recognize, await (await get(given.get("wav"))).blob()));
+  element("file").disabled = false;
+  element("file").addEventListener("change", (event) => chosen(recognize, event.target));
 }

@@ -4,14 +4,15 @@
 import { bestPath, detokenize, parseTokens } from "./ctc.js";
 import { logMelFbank } from "./fbank.js";
 
-/** model: path, URL or bytes of the graph; tokens: the text of tokens.txt; fbank: "kaldi" or "icefall", as trained. */
-export async function createRecognizer(ort, model, tokens, fbank = "kaldi") {
+/** model: path, URL or bytes of the graph; tokens: the text of tokens.txt; input: what the graph reads, as
+ *  make_page wrote it, {fbank: "kaldi" or "icefall", bins}. */
+export async function createRecognizer(ort, model, tokens, input) {
   const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
   const symbols = parseTokens(tokens);
 
   /** Text of samples in [-1, 1] at 16 kHz. */
   return async function recognize(samples) {
-    const { data, frames, bins } = logMelFbank(samples, fbank);
+    const { data, frames, bins } = logMelFbank(samples, input.fbank, input.bins);
     if (frames === 0) return "";
     const output = await session.run({
       features: new ort.Tensor("float32", data, [1, frames, bins]),
