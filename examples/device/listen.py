@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import BinaryIO, Dict, Iterator, List
+from typing import BinaryIO, Callable, Dict, Iterator, List
 
 import numpy as np
 import onnxruntime
@@ -37,9 +37,26 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of colld export --to sherpa-onnx")
     parser.add_argument("--int8", action="store_true", help="take the files in 8 bits")
     args = parser.parse_args()
-    listen = stream_text if (args.folder / "joiner.onnx").is_file() else utterance_text
+    try:
+        listen = listener(args.folder, args.int8)
+    except ValueError as error:
+        parser.error(str(error))
     for line in listen(args.folder, args.int8, pieces(sys.stdin.buffer)):
         print(line, flush=True)
+
+
+def listener(folder: Path, int8: bool) -> Callable[[Path, bool, Iterator[np.ndarray]], Iterator[str]]:
+    """What makes text with the model of the folder. Raises ValueError for a folder with none that can listen."""
+    end = ".int8.onnx" if int8 else ".onnx"
+    encoder, model = folder / f"encoder{end}", folder / f"model{end}"
+    if all((folder / f"{name}{end}").is_file() for name in ("encoder", "decoder", "joiner")):
+        if "T" in metadata(encoder):  # frames of a chunk
+            return stream_text
+        raise ValueError(f"{folder}: a transducer of whole utterances; one that listens is exported with --streaming")
+    if model.is_file() and metadata(model).get("colld_slot") in FACTORIES:
+        return utterance_text
+    wanted = "a CTC student, or of a streaming transducer (of several languages: of one, --lang)"
+    raise ValueError(f"{folder}: no folder of colld export --to sherpa-onnx{' --int8' * int8}, of {wanted}")
 
 
 def pieces(source: BinaryIO) -> Iterator[np.ndarray]:

@@ -1,5 +1,6 @@
 """examples/device/listen.py, with utterances in place of a microphone."""
 
+import re
 import subprocess
 import sys
 
@@ -33,6 +34,21 @@ def test_a_line_for_each_utterance(options, recogniser, exported, waveforms):
         quantized = [(part * 32767).astype("<i2").astype(np.float32) / 32768 for part in parts]
         assert lines == [own.text for (own,) in ours.transcribe(quantized) if own.text]
     assert lines
+
+
+@pytest.mark.parametrize(
+    "shape, target, options, message",
+    [
+        ("stateless", "sherpa-onnx", [], "a transducer of whole utterances; .* --streaming"),
+        ("conformer", "onnx", [], "no folder of colld export --to sherpa-onnx, of a CTC student"),
+        (None, None, ["--int8"], "no folder of colld export --to sherpa-onnx --int8, of"),
+    ],
+)
+def test_folders_that_cannot_listen_are_refused(shape, target, options, message, exported, tmp_path):
+    folder = exported(shape, target).tokens.parent if shape else tmp_path
+    command = [sys.executable, "-m", "examples.device.listen", str(folder), *options]
+    done = subprocess.run(command, input="", cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2 and re.search(message, done.stderr.replace("\n", " "))
 
 
 def test_utterances_lie_between_pauses():
