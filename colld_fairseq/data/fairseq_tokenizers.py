@@ -34,7 +34,7 @@ class FairseqCodec(TextCodec):
         if words not in (None, *PRE_TOKENIZERS):
             raise ConfigError(f"{config}: pre_tokenizer {words!r} is not known; known are {', '.join(PRE_TOKENIZERS)}")
         self.kind = self.post_process = name or "word"
-        self.boundary = PIECE_BOUNDARY if name == "sentencepiece" else None
+        self.boundary = PIECE_BOUNDARY if name == "sentencepiece" else ""  # the others mark no beginnings
         self.normalizer = normalizer
         bpe = dict(bpe_tokenizer)
         if name is not None:
@@ -61,7 +61,7 @@ class FairseqCodec(TextCodec):
         return text.strip()
 
     def begins_word(self, symbol: str, before: str) -> bool:
-        if self.boundary is None:
+        if not self.boundary:
             return not before.endswith(CONTINUED)
         return super().begins_word(symbol, before)
 

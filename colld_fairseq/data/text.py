@@ -101,7 +101,7 @@ class TextCodec:
             raise ConfigError(f"unknown kind of vocabulary {kind!r}; use 'char' or 'sentencepiece'")
         self.kind = kind
         self.normalizer = normalizer
-        self.boundary: Optional[str] = LETTER_BOUNDARY if kind == "char" else PIECE_BOUNDARY
+        self.boundary = LETTER_BOUNDARY if kind == "char" else PIECE_BOUNDARY
         self.post_process = "letter" if kind == "char" else "sentencepiece"
         self._processor: Any = None  # of sentencepiece
         self._bytes: Dict[str, int] = {}  # pieces of a model with byte fallback -> what they stand for

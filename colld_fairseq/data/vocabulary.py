@@ -74,7 +74,7 @@ class Vocabulary:
 
     def word_boundary(self, option: str) -> str:
         """What is in front of a word, for an option that has to know. ConfigError for tokens that mark none."""
-        if self.codec.boundary is None:
+        if not self.codec.boundary:
             raise ConfigError(
                 f"{option} has to know where words begin, as letters and sentencepiece's pieces say it; the tokens of"
                 f" {self.folder} ({self.codec.kind}) do not"

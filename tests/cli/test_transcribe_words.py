@@ -108,8 +108,8 @@ def test_files_of_folders_above_have_words_of_their_own(tmp_path):
         for name, text in (("talk.wav", "one"), ("../talk.wav", "two"))
     ]
     folder = write_words(str(tmp_path / "out.jsonl"), ["srt"], utterances)
-    texts = [path.read_text() for path in sorted(folder.rglob("*.srt"))]
-    assert len(texts) == 2 and "two0" in texts[0] and "one0" in texts[1]
+    written = [path.read_text() for path in sorted(folder.rglob("*.srt"))]
+    assert len(written) == 2 and "two0" in written[0] and "one0" in written[1]
 
 
 def test_subtitles_end_at_pauses_and_where_they_are_long():
