@@ -132,3 +132,22 @@ def test_marks_and_quotes_are_written_as_each_format_wants_them():
         float(x) for x in re.findall(r"^ {12}xm..= ?(\S+)|^ {12}xm\w+ = (\S+)", text_grid(one), re.M) for x in x if x
     ]
     assert bounds == [0, 3600.5, 3600.5, 3600.75, 3600.75, 3661.0]
+
+
+@pytest.mark.parametrize(
+    "seconds, times",
+    [
+        (1.23406, [(1.0, 1.234)]),  # the audio ends within the millisecond in which the word does
+        (1.2336, [(1.0, 1.234)]),
+        (1.234, [(1.234, 1.234)]),
+        (2.0, [(0.28, 0.28), (0.28, 0.28), (0.282, 0.282), (1.999, 2.0)]),
+        (0.5, []),
+    ],
+)
+def test_no_interval_is_empty_of_time_or_leaves_its_tier(seconds, times):
+    grid = text_grid(Timed("a", seconds, Hypothesis([], 0, 0, words=words(*times))))
+    bounds = [float(bound) for bound in re.findall(r"^ {12}xm\w+ = (\S+)", grid, re.MULTILINE)]
+    starts, ends = bounds[::2], bounds[1::2]
+    assert all(start < end for start, end in zip(starts, ends)) and starts == [0.0, *ends[:-1]]
+    tier = re.findall(r"^(?: {8})?xmax = (\S+)", grid, re.MULTILINE)
+    assert [float(end) for end in tier] == [ends[-1]] * 2 and ends[-1] == pytest.approx(seconds, abs=2e-3)

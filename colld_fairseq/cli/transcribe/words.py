@@ -81,8 +81,8 @@ def ctm(one: Timed) -> str:
 
 def text_grid(one: Timed) -> str:
     """Praat's, one tier of words with the silence between them."""
-    end = max([one.seconds, *(word.end for word in one.hypothesis.words)])
-    intervals = list(filled(one.hypothesis.words, end))
+    intervals = list(filled(one.hypothesis.words, round(one.seconds, 3)))
+    end = intervals[-1].end if intervals else 0.0
     lines = [
         *('File type = "ooTextFile"', 'Object class = "TextGrid"', ""),
         *("xmin = 0", f"xmax = {end:.3f}", "tiers? <exists>", "size = 1", "item []:", "    item [1]:"),
@@ -103,15 +103,16 @@ class Interval(NamedTuple):
 
 
 def filled(words: Sequence[Word], end: float) -> Iterator[Interval]:
-    """Intervals from 0 to `end` without a gap, none of them empty of time."""
+    """Intervals from 0 to `end`, or to that of the last word, without a gap, none of them empty of time. Times, as
+    those of words, are of whole milliseconds."""
     now = 0.0
     for index, word in enumerate(words):
         follows = words[index + 1].start if index + 1 < len(words) else end
         stop = min(max(word.end, word.start + 0.001), max(follows, word.start + 0.001))
         if word.start > now:
             yield Interval(now, word.start, "")
-        yield Interval(max(now, word.start), max(stop, now + 0.001), word.text)
-        now = max(stop, now + 0.001)
+        start, now = max(now, word.start), round(max(stop, now + 0.001), 3)
+        yield Interval(start, now, word.text)
     if end > now:
         yield Interval(now, end, "")
 
