@@ -228,6 +228,12 @@ class Preparation:
         suffixes = ("", "_asr", "_st") if any(one.translations for one in plan.utterances) else ("",)
         paths = [self.out / f"{self._stem(split)}{suffix}.tsv" for split in splits for suffix in suffixes]
         paths.append(self._path("left_out.tsv"))
+        twice = next((path for index, path in enumerate(paths) if path in paths[:index]), None)
+        if twice is not None:
+            raise ConfigError(
+                f"{self.folder}: its splits {', '.join(splits)} would write {twice.name} twice, one over the other; "
+                "rename one"
+            )
         there = next((path for path in paths if path.exists()), None)
         if there and not self._is_mine():
             raise ConfigError(

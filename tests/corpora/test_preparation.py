@@ -298,6 +298,15 @@ def test_a_file_that_was_mended_is_tried_again(tmp_path, capsys):
     assert [row.n_samples for row in rows_of(tmp_path / "data/train.tsv")] == [4800, 4800, 3200, 3200, 3200, 3200]
 
 
+@pytest.mark.parametrize("other, lost", [("train_asr", "train_asr.tsv"), ("left_out", "left_out.tsv")])
+def test_splits_that_would_write_one_file_are_refused(other, lost, tmp_path, capsys):
+    for name in ("train", other):
+        sound(tmp_path / f"corpus/{name}.wav", 0.3)
+        (tmp_path / f"corpus/{name}.csv").write_text(f"path,sentence,locale,translation_en\n{name}.wav,Ja,de,Yes\n")
+    assert prepare("table", tmp_path / "corpus", tmp_path / "data", "--translate-into", "en") == 2
+    assert f"would write {lost} twice" in capsys.readouterr().err and not (tmp_path / "data" / lost).exists()
+
+
 def test_replaced_manifests_are_named(tmp_path, capsys):
     common_voice(tmp_path / "cv", de="Ja", fr="Oui")
     told = "train.tsv: other utterances than an earlier preparation of this corpus had"
