@@ -28,4 +28,9 @@ def open_graph(path: Path):
 
 def read_metadata(path: Path) -> Dict[str, str]:
     """Keys and values in a file. Raises CheckpointError where it is no graph."""
-    return {item.key: item.value for item in open_graph(path).metadata_props}
+    return metadata_of(open_graph(path))
+
+
+def metadata_of(graph) -> Dict[str, str]:
+    """Keys and values in an `onnx.ModelProto`."""
+    return {item.key: item.value for item in graph.metadata_props}

@@ -36,7 +36,7 @@ AUDIO_SUFFIXES = (
 )  # looked for in folders and archives; a file given by name may have any
 _ZIP_SPEC = re.compile(r"(?P<zip>.+\.zip):(?P<offset>\d+):(?P<length>\d+)", re.IGNORECASE | re.DOTALL)
 _SEGMENT_SPEC = re.compile(r"(?P<file>.+):(?P<offset>\d+):(?P<length>\d+)", re.DOTALL)
-_ADDRESS = re.compile(r"(?:^|/)(?:https?|ftp|s3|gs)://")  # of a web, perhaps behind the root of a manifest
+_ADDRESS = re.compile(r"(?:^|/)(?:https?|ftp|s3|gs)://")  # perhaps behind a manifest's root
 _LOCAL_HEADER_BYTES = 30  # fixed part of a zip member's local header
 _LOUDEST = 2.0**31  # full scale is 1; some keep float samples on an integer scale, of 32 bits at most
 _LOGGED = ("VOC", "MAT4")  # libsndfile shortens these, but says so in its log

@@ -478,8 +478,8 @@ class MultilingualSpeechToTextTask(SpeechTask):
         """The same with --hotwords beside it."""
         if not self.cfg.hotwords:
             return lm, lm_weight
-        phrases = read_hotwords(absolute_path(self.cfg.hotwords), self.vocabulary, self.cfg.hotword_bonus)
         symbols, boundary = self.target_dictionary.symbols, self.vocabulary.word_boundary("--hotwords")
+        phrases = read_hotwords(absolute_path(self.cfg.hotwords), self.vocabulary, self.cfg.hotword_bonus)
         return HotwordScorer(phrases, symbols, boundary, lm, lm_weight), 1.0
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):

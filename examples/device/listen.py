@@ -7,6 +7,7 @@ whole utterances (CTC) writes after each pause. Needs numpy, onnxruntime and she
 """
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
@@ -65,6 +66,7 @@ def pieces(source: BinaryIO) -> Iterator[np.ndarray]:
         yield np.frombuffer(data[: len(data) // 2 * 2], dtype="<i2").astype(np.float32) / 32768
 
 
+@functools.lru_cache(maxsize=None)
 def metadata(graph: Path) -> Dict[str, str]:
     """What `colld export` wrote into a file: colld_slot, the client's name of the model; colld_encoder, its input."""
     return onnxruntime.InferenceSession(str(graph)).get_modelmeta().custom_metadata_map

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Dict, List, Union
 
-from colld_fairseq.checkpoints.onnx_reading import open_graph
+from colld_fairseq.checkpoints.onnx_reading import metadata_of, open_graph
 from colld_fairseq.errors import CheckpointError, ConfigError
 from colld_fairseq.export.family import ENCODER
 
@@ -47,13 +47,13 @@ def main() -> None:
 
 def input_of(model: Path) -> Dict[str, Union[str, int]]:
     """Kind and bins of the filterbanks that an exported graph reads. ConfigError for one that reads anything else."""
-    proto = open_graph(model)
-    names = [value.name for value in proto.graph.input]
+    opened = open_graph(model)
+    names = [value.name for value in opened.graph.input]
     if names != INPUTS:
         raise ConfigError(
             f"{model} reads {', '.join(names)}; the page gives filterbanks, to a CTC student that reads them"
         )
-    metadata = {item.key: item.value for item in proto.metadata_props}
+    metadata = metadata_of(opened)
     if ENCODER not in metadata:
         raise ConfigError(f"{model} does not say which filterbanks it reads: export it with this version")
     given = json.loads(metadata[ENCODER])["input"]

@@ -7,16 +7,18 @@ import re
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import soundfile
 from checkpoints import save_transducer
 
 from colld_fairseq.cli import main
-from colld_fairseq.cli.transcribe.streaming import StreamPrinter
+from colld_fairseq.cli.transcribe.streaming import StreamPrinter, raw_pcm
 from colld_fairseq.data.hypotheses import hypotheses_path, read_entries
 from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.decoding.hypothesis import Hypothesis, joined
 from colld_fairseq.decoding.streaming import StreamingResult
+from colld_fairseq.errors import AudioError
 
 SPEAKS = ["--options", "blank_penalty=0.5,max_symbols=1"]  # an untrained model would say little else than blanks
 CONTEXT = ["--chunk-ms", "160", "--left-context", "2"]
@@ -167,9 +169,40 @@ def test_standard_input(run, corpus, monkeypatch, tmp_path):
     assert [line[2:] for line in lines(printed.out)] == expected
     assert {line[1] for line in lines(printed.out)} == {"-"} and "real-time factor" in printed.err
     assert "raw PCM" in stream(b"", code=2).err
-    m4a, webm = b"\0\0\0\x20ftypM4A ", b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81"
-    for audio_file in (utterance.read_bytes(), m4a, webm, b"FORM\0\0\x10\0AIFF"):
-        assert "is an audio file, and raw samples are read there" in stream(audio_file, code=2).err
+    assert "is an audio file, and raw samples are read there" in stream(utterance.read_bytes(), code=2).err
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"RIFF\x24\0\0\0WAVEfmt ",
+        b"FORM\0\0\1\0AIFFCOMM",
+        b".snd\0\0\0\x18\0\0\0\0\0\0\0\3",
+        b"\x1aE\xdf\xa3\x9fB\x86\x81\1B\xf7\x81\1B\xf2\x81",  # WebM, of a browser's recorder
+        b"\0\0\0\x1cftypM4A \0\0\2\0",
+    ],
+)
+@pytest.mark.parametrize("arrives", [1, 3, 16])
+def test_audio_files_are_no_samples(begin, arrives):
+    """Also where their first bytes do not arrive at once."""
+
+    class Pipe(io.BytesIO):
+        def read1(self, size):
+            return super().read1(min(size, arrives))
+
+    with pytest.raises(AudioError, match="is an audio file, and raw samples are read there"):
+        list(raw_pcm(Pipe(begin)))
+
+
+def test_samples_are_no_audio_file():
+    """Whatever bytes arrive at once; a sample may be the two bytes that AAC begins with."""
+    samples = np.array([-3585, 4, 9, -1], dtype="<i2")
+
+    class Pipe(io.BytesIO):
+        def read1(self, size):
+            return super().read1(min(size, 3))
+
+    np.testing.assert_array_equal(np.concatenate(list(raw_pcm(Pipe(samples.tobytes())))), samples)
 
 
 def test_interrupted_recording_is_finished(run, corpus, monkeypatch):

@@ -22,6 +22,10 @@ from colld_fairseq.data.vocabulary import Vocabulary
 from colld_fairseq.decoding.words import WordTimer
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.modules.input_config import InputConfig
+from colld_fairseq.tasks.multilingual_speech_to_text import (
+    MultilingualSpeechToTextConfig,
+    MultilingualSpeechToTextTask,
+)
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +209,15 @@ def test_words_are_tokens_without_subwords(tmp_path):
     assert WordTimer(vocabulary, 0.04).groups(ids) == [("hello", (0,)), ("world", (1,))]
 
 
-@pytest.mark.parametrize("option", ["--hotwords", "--ngram-lm-unit word"])
-def test_what_needs_a_word_boundary_is_refused(subword_nmt, option):
+@pytest.mark.parametrize(
+    "decoding, option",
+    [(dict(hotwords="names.txt"), "--hotwords"), (dict(ngram_lm="words.arpa"), "--ngram-lm-unit word")],
+)
+def test_what_needs_a_word_boundary_is_refused(subword_nmt, decoding, option):
+    cfg = MultilingualSpeechToTextConfig(data=str(subword_nmt), vocab=str(subword_nmt), **decoding)
+    task = MultilingualSpeechToTextTask.setup_task(cfg)
     with pytest.raises(ConfigError, match=f"{option} has to know where words begin.*subword_nmt"):
-        Vocabulary(str(subword_nmt)).word_boundary(option)
+        task.with_hotwords(*task.fusion(None, 0.0))
 
 
 @pytest.mark.parametrize(

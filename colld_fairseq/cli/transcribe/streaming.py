@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import re
 import shutil
 import statistics
 import sys
@@ -17,6 +16,7 @@ from colld_fairseq.cli.transcribe.inputs import Utterances
 from colld_fairseq.cli.transcribe.output import Result
 from colld_fairseq.data.audio import SAMPLE_RATE, audio_blocks
 from colld_fairseq.data.manifest import require_waveforms
+from colld_fairseq.data.media import media_format
 from colld_fairseq.data.text_files import STANDARD_INPUT
 from colld_fairseq.data.utterances import BadUtterances
 from colld_fairseq.decoding.hypothesis import joined
@@ -28,11 +28,8 @@ from colld_fairseq.numbers import POSITIVE
 from colld_fairseq.recogniser import Recogniser
 
 BYTES = 2  # of a sample of raw PCM
-# Of audio files: wav, RF64, W64, AIFF, AU, CAF, flac, ogg, mp3 with tags, webm and mkv, wma, amr, mp4 and m4a. (mp3 and
-# aac without tags begin with 11 bits that samples may be as well.)
-HEADERS = re.compile(
-    rb"RIFF|RF64|riff|FORM|\.snd|caff|fLaC|OggS|ID3|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75|#!AMR|.{4}ftyp", re.DOTALL
-)
+HEADER = 16  # bytes by which an audio file is known
+HEADERS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"caff", b".snd", b"NIST_1A", b"fLaC", b"OggS", b"ID3")
 
 
 def streaming_recogniser(args: argparse.Namespace, recogniser: Recogniser) -> StreamingRecogniser:
@@ -176,20 +173,27 @@ def raw_pcm(file: BinaryIO) -> Iterator[np.ndarray]:
 
     Raises AudioError where it begins as an audio file does.
     """
-    rest, begun = b"", False
+    rest = begin = b""
     try:
         while read := file.read1(BYTES * PIECE):
-            if not begun and HEADERS.match(read):
-                raise AudioError(
-                    "standard input: is an audio file, and raw samples are read there (16 kHz, 16 bits, mono): name the"
-                    " file in place of -, or decode it (ffmpeg -i FILE -f s16le -ar 16000 -ac 1 - | ...)"
-                )
-            read, begun = rest + read, True
+            if len(begin) < HEADER:
+                begin = (begin + read)[:HEADER]
+                check_raw(begin)
+            read = rest + read
             end = len(read) // BYTES * BYTES
             rest = read[end:]
             yield np.frombuffer(read[:end], dtype="<i2").astype(np.int16, copy=False)
     except KeyboardInterrupt:  # the end of a recording, not of the program
         return
+
+
+def check_raw(begin: bytes) -> None:
+    """AudioError where these first bytes are those of an audio file, and not of samples."""
+    if begin.startswith(HEADERS) or media_format(begin) not in (None, "AAC"):  # its two bytes may be a sample's
+        raise AudioError(
+            "standard input: is an audio file, and raw samples are read there (16 kHz, 16 bits, mono): name the file in"
+            " place of -, or decode it (ffmpeg -i FILE -f s16le -ar 16000 -ac 1 - | ...)"
+        )
 
 
 def summary(latencies: Sequence[Latency]) -> str:
