@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +48,11 @@ class StudentInput:
         if self.config.normalization == "none":
             return waveform
         return normalize_waveform(waveform, self.config.variance_floor)
+
+    @property
+    def max_samples(self) -> float:
+        """Of the longest waveform that it takes."""
+        return self._log_mel.log_mel.max_samples if self.config.kind == "log_mel" else math.inf
 
     def lengths(self, samples: Tensor) -> Tensor:
         """Lengths of what is made of so many samples, int64 [B]: frames, or the samples themselves."""

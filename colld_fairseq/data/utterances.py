@@ -1,5 +1,6 @@
 """Reading every utterance of a manifest: in which order, ahead of its use, and which of them cannot be used."""
 
+import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -77,11 +78,15 @@ def read_ahead(manifest, ids: Sequence[str], batches: Iterable[np.ndarray]) -> I
 
 
 def usable(
-    utterances: Sequence[Utterance], output_lengths: Callable[[Tensor], Tensor], bad: Dict[str, str]
+    utterances: Sequence[Utterance],
+    output_lengths: Callable[[Tensor], Tensor],
+    bad: Dict[str, str],
+    max_samples: float = math.inf,
 ) -> Tuple[List[str], List[Tensor]]:
-    """Ids and waveforms [N] of the utterances that can be read and give a frame; the others are entered in `bad`.
+    """Ids and waveforms [N] of the utterances that can be read, give a frame and are not too long; the others are
+    entered in `bad`.
 
-    output_lengths: samples int64 [B] -> frames [B], as a teacher or a student has it.
+    output_lengths: samples int64 [B] -> frames [B], as a teacher or a student has it. max_samples: of `StudentInput`.
     """
     ids, waveforms = [], []
     for utterance in utterances:
@@ -92,6 +97,10 @@ def usable(
             continue
         if int(output_lengths(torch.tensor([len(waveform)]))) < 1:
             bad[utterance.id] = f"{len(waveform)} samples are too few for one frame"
+            continue
+        if len(waveform) > max_samples:
+            longest, seconds = max_samples / SAMPLE_RATE, len(waveform) / SAMPLE_RATE
+            bad[utterance.id] = f"{seconds:.2f} s are too long for the encoder, which takes in {longest:g} s: cut it"
             continue
         ids.append(utterance.id)
         waveforms.append(waveform)
@@ -105,12 +114,13 @@ def usable_batches(
     output_lengths,
     bad,
     advance: Callable[[int, float], None],
+    max_samples: float = math.inf,
 ) -> Iterator[Tuple[List[str], List[Tensor]]]:
     """Ids and waveforms of each batch of rows, as `usable` gives them; bad (`BadUtterances` or a dictionary) gets the
     others. Calls advance(utterances, seconds) once a batch was used."""
     for utterances in read_ahead(manifest, ids, batches):
         failed: Dict[str, str] = {}
-        names, waveforms = usable(utterances, output_lengths, failed)
+        names, waveforms = usable(utterances, output_lengths, failed, max_samples)
         bad.update(failed)
         yield names, waveforms
         advance(len(utterances), sum(map(len, waveforms)) / SAMPLE_RATE)

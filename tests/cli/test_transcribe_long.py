@@ -11,6 +11,7 @@ from checkpoints import save_ctc
 from commands import REPOSITORY
 from rich.progress import Progress
 from streams import speech
+from tiny_whisper import complete_whisper
 
 from colld_fairseq.cli import main
 from colld_fairseq.cli.terminal import AudioBar
@@ -224,6 +225,25 @@ def test_containers_that_take_pyav_are_named_with_what_installs_it(recording, tm
     rows, bad = read_files([str(tmp_path)])
     assert rows.ids == ["b.wav"] and list(bad) == ["a.m4a"]
     assert 'pip install "colld_fairseq[media]", or install ffmpeg' in bad["a.m4a"]
+
+
+def test_what_whisper_cannot_take_in_does_not_end_a_run(tmp_path, capsys):
+    """In a folder with others it is named, with the remedy, and the others are transcribed."""
+    (tmp_path / "audio").mkdir()
+    for name, seconds in (("a", 31), ("b", 1)):
+        soundfile.write(tmp_path / "audio" / f"{name}.wav", speech(seconds, 0), RATE)
+    complete_whisper(tmp_path)
+    model, whisper = str(tmp_path / "model.pt"), f"hf:{tmp_path}"
+    assert main(["assemble", "--student", whisper, "--decoder-from", whisper, "--out", model]) == 0
+    command = ["transcribe", model, str(tmp_path / "audio"), "--src-lang", "en", "--lang", "en"]
+    for cut in ([], ["--cut-seconds", "60"]):
+        capsys.readouterr()
+        assert main([*command, *cut]) == 0
+        printed = capsys.readouterr()
+        assert printed.out.startswith("b.wav\t") and "a.wav\t" not in printed.out
+        assert "a.wav: 31.00 s are too long for the encoder, which takes in 30 s: cut it" in printed.err
+    assert main([*command, "--cut-seconds", "30"]) == 0
+    assert "a.wav\t" in capsys.readouterr().out
 
 
 def test_streams_are_not_cut(checkpoint, recording, capsys):

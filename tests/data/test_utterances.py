@@ -72,6 +72,9 @@ def test_usable_utterances(manifest, tmp_path):
     ids, waveforms = utterances.usable([*batch, *gone], lambda samples: torch.div(samples, limit).int(), bad)
     assert len(ids) == 3 and sorted(bad) == sorted(set(names(manifest)[:4] + ["gone"]) - set(ids))
     assert all(waveform.dtype == torch.float32 and len(waveform) >= limit for waveform in waveforms)
+    assert utterances.usable(batch, lambda samples: samples, {}, max_samples=limit)[0] == [
+        name for name, samples in zip(names(manifest), manifest.n_samples[:4]) if samples <= limit
+    ]
     assert "none.wav" in bad["gone"] and "too few for one frame" in " ".join(bad.values())
 
 

@@ -80,7 +80,8 @@ def _gather(args: argparse.Namespace, console: Console, manifest: JoinedManifest
     with progress(console, "similarity") as display:
         bar = AudioBar(display, len(drawn), manifest.n_samples[drawn].sum() / SAMPLE_RATE)
         batches = plan_batches(drawn, manifest.n_samples, args.batch_seconds * SAMPLE_RATE)
-        for names, waveforms in usable_batches(manifest, ids, batches, output_lengths, bad, bar.advance):
+        longest = min(rows.max_samples, columns.max_samples)
+        for names, waveforms in usable_batches(manifest, ids, batches, output_lengths, bad, bar.advance, longest):
             if names:
                 x, y = paired_frames(rows, columns, names, waveforms)
                 moments = moments or SecondMoments(rows.widths, columns.widths, x.device)

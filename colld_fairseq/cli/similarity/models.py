@@ -1,5 +1,6 @@
 """Students and teachers behind one interface: utterances in, chosen layers side by side out."""
 
+import math
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -33,7 +34,7 @@ class TeacherLayers:
         self.layers = list(self.teacher.layers)
         self.widths = [self.teacher.width] * len(self.layers)
         self.frame_rate_hz = self.teacher.frame_rate_hz
-        self.output_lengths = self.teacher.output_lengths
+        self.output_lengths, self.max_samples = self.teacher.output_lengths, math.inf
 
     def __call__(self, waveforms: Sequence[Tensor]) -> Features:
         padded = torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True)
@@ -51,6 +52,7 @@ class StudentLayers:
         self.name, self.device = path, device
         self.student = load_student(path, cmvn).to(device)
         self.input = StudentInput(self.student.config.input)
+        self.max_samples = self.input.max_samples
         every = range(self.student.num_layers + 1)
         self.layers = sorted(set(every if layers is None else layers))
         wrong = [layer for layer in self.layers if layer not in every]

@@ -173,8 +173,9 @@ def transcribe_utterances(
 ) -> Iterator[Dict[str, Result]]:
     """Of whole utterances, those of similar length together."""
     batches = plan_batches(rows, utterances.rows.n_samples, batch_seconds * SAMPLE_RATE)
+    lengths, longest = recogniser.output_lengths, recogniser.input.max_samples
     for names, waveforms in usable_batches(
-        utterances.rows, utterances.ids, batches, recogniser.output_lengths, bad, bar.advance
+        utterances.rows, utterances.ids, batches, lengths, bad, bar.advance, longest
     ):
         languages = utterances.languages(names) if recogniser.needs_language else None
         n_best = recogniser.transcribe(
