@@ -20,7 +20,7 @@ from colld_fairseq.data.manifest import AnyManifest, Row, read_manifests, requir
 from colld_fairseq.data.manifest_writer import write_manifest
 from colld_fairseq.data.utterances import BadUtterances
 from colld_fairseq.errors import AudioError, ConfigError
-from colld_fairseq.outputs import check_output
+from colld_fairseq.outputs import check_output, only_run
 
 WINDOW = re.compile(r"\d{6}\.flac")  # the audio of one
 
@@ -37,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out {out}: give the manifest's name, NAME.tsv; the audio is written to NAME/")
     check_apart(manifest, folder)
     windows = plan(args, manifest)
-    empty(folder)
     bad, cut = BadUtterances(len(manifest), args.max_bad), []
-    with progress(console, "join") as display:
+    with only_run(out), progress(console, "join") as display:
+        empty(folder, out)
         bar = AudioBar(display, len(windows), sum(window.n_samples for window in windows) / SAMPLE_RATE)
         write_manifest(out, written(windows, manifest, folder, args.seconds, bad, cut, bar))
     console.left_out(bad)
@@ -59,13 +59,16 @@ def check_apart(manifest: AnyManifest, folder: Path) -> None:
             )
 
 
-def empty(folder: Path) -> None:
-    """Make the folder, without the windows that an earlier run may have left; ConfigError for anything else in it."""
+def empty(folder: Path, manifest: Path) -> None:
+    """Make the folder, without the windows that an earlier run may have left and first without their manifest, which
+    would name other audio if this run is stopped; ConfigError for anything else in it."""
     folder.mkdir(parents=True, exist_ok=True)
     windows = {path for path in folder.iterdir() if WINDOW.fullmatch(path.name)}
     others = sorted(set(folder.iterdir()) - windows)
     if others:
         raise ConfigError(f"{folder} is to hold the windows alone, but there is {others[0].name}: take another --out")
+    if windows:
+        manifest.unlink(missing_ok=True)
     for path in windows:
         path.unlink()
 

@@ -1,9 +1,10 @@
 """What opening the audio has given so far, kept in a file: a preparation that is stopped goes on where it was.
 
-The first line says what is prepared; each further one is a finished part. Begun for another plan, it begins anew. Audio
-that could not be used is tried again once its file has changed.
+The first line says what is prepared; each further one is a finished part. Begun for another plan, it begins anew. A
+part is opened again once a file of its audio has changed, whether that could be used or not.
 """
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from colld_fairseq.corpora.arrow_audio import ArrowAudio
 from colld_fairseq.corpora.measuring import Measured, Result, Source
 from colld_fairseq.corpora.utterance import LeftOut
-from colld_fairseq.data.audio import split_zip_spec
+from colld_fairseq.data.audio import split_segment_spec, split_zip_spec
 from colld_fairseq.files import errors_name
 from colld_fairseq.json_lines import json_line, read_json_lines
 
@@ -37,8 +38,7 @@ class Journal:
     def add(self, part: int, results: Sequence[Result]) -> None:
         """Note a finished part."""
         self.results[part] = list(results)
-        encoded = [_encoded(result, source) for result, source in zip(results, self.parts[part])]
-        self._append({"part": part, "results": encoded})
+        self._append({"part": part, "results": list(map(_encoded, results)), "files": _states(self.parts[part])})
 
     def close(self) -> None:
         self._file.close()
@@ -59,30 +59,37 @@ class Journal:
             return []
 
     def _still_holds(self, entry: Dict[str, Any]) -> bool:
-        """Whether the files that could not be used are as they were."""
+        """Whether the files are as they were."""
         part = self.parts[entry["part"]]
-        return len(part) == len(entry["results"]) and all(
-            one["file"] == _state(source) for one, source in zip(entry["results"], part) if isinstance(one, dict)
-        )
+        return len(part) == len(entry["results"]) and entry["files"] == _states(part)
 
 
 def _is_entry(entry: Any, parts: int) -> bool:
-    return isinstance(entry, dict) and entry.keys() == {"part", "results"} and entry["part"] in range(parts)
+    return isinstance(entry, dict) and entry.keys() == {"part", "results", "files"} and entry["part"] in range(parts)
 
 
-def _encoded(result: Result, source: Source) -> Any:
-    return list(result) if isinstance(result, Measured) else {**result._asdict(), "file": _state(source)}
+def _encoded(result: Result) -> Any:
+    return list(result) if isinstance(result, Measured) else result._asdict()
 
 
 def _decoded(entry: Any) -> Result:
-    return LeftOut(entry["id"], entry["kind"], entry["reason"]) if isinstance(entry, dict) else Measured(*entry)
+    return LeftOut(**entry) if isinstance(entry, dict) else Measured(*entry)
 
 
-def _state(source: Source) -> Optional[List[int]]:
-    """Size and time of change of the file that the audio is in; None where there is none."""
-    audio = source.audio
-    archive = None if isinstance(audio, ArrowAudio) else split_zip_spec(audio)
-    path = audio.file if isinstance(audio, ArrowAudio) else archive[0] if archive else audio
+def _states(part: Sequence[Source]) -> List[Optional[List[int]]]:
+    """Size and time of change of the files that the audio is in, one of several utterances in a row once; None where
+    there is none."""
+    return [_state(path) for path, _ in itertools.groupby(map(_file, part))]
+
+
+def _file(source: Source) -> str:
+    if isinstance(source.audio, ArrowAudio):
+        return source.audio.file
+    inside = split_zip_spec(source.audio) or split_segment_spec(source.audio)
+    return inside[0] if inside else source.audio
+
+
+def _state(path: str) -> Optional[List[int]]:
     try:
         state = os.stat(path)
     except (OSError, ValueError):

@@ -30,13 +30,13 @@ from colld_fairseq.corpora.arrow_audio import ArrowAudio
 from colld_fairseq.corpora.journal import Journal
 from colld_fairseq.corpora.measuring import PART, Measured, Result, Source, measure, sources
 from colld_fairseq.corpora.plan import Plan
+from colld_fairseq.corpora.record import LEFT_OUT, RECORD, read_record
 from colld_fairseq.corpora.utterance import KINDS, LeftOut, Utterance
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.manifest_writer import write_manifest
 from colld_fairseq.errors import AudioError, ConfigError
 from colld_fairseq.files import write_atomically, written_atomically
 from colld_fairseq.outputs import check_folder, only_run
-from colld_fairseq.parsing import parse_json
 from colld_fairseq.worker_signals import leave_signals_to_parent
 
 SHOWN = 10  # examples in messages
@@ -178,7 +178,7 @@ class Preparation:
         prepared = Prepared(
             manifests=totals,
             left_out=left_out,
-            left_out_path=self._path("left_out.tsv"),
+            left_out_path=self._path(f"{LEFT_OUT}.tsv"),
             replaced=[name for name, record in records.items() if earlier.get(name, record) != record],
             removed=[name for name in earlier if name not in {**records, **kept}],
         )
@@ -227,7 +227,7 @@ class Preparation:
         """ConfigError where a file of another origin has the name of one that is to be written."""
         suffixes = ("", "_asr", "_st") if any(one.translations for one in plan.utterances) else ("",)
         paths = [self.out / f"{self._stem(split)}{suffix}.tsv" for split in splits for suffix in suffixes]
-        paths.append(self._path("left_out.tsv"))
+        paths.append(self._path(f"{LEFT_OUT}.tsv"))
         twice = next((path for index, path in enumerate(paths) if path in paths[:index]), None)
         if twice is not None:
             raise ConfigError(
@@ -246,16 +246,11 @@ class Preparation:
         return self._origin().items() <= self._recorded().items()
 
     def _recorded(self) -> Dict[str, Any]:
-        """What prepared.json says; nothing where there is none."""
-        try:
-            record = parse_json(self._path("prepared.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
+        return read_record(self._path(f"{RECORD}.json"))
 
     def _record(self, content: Dict[str, Any]) -> None:
         record = {**self._origin(), **content}
-        write_atomically(self._path("prepared.json"), json.dumps(record, ensure_ascii=False, indent=1).encode())
+        write_atomically(self._path(f"{RECORD}.json"), json.dumps(record, ensure_ascii=False, indent=1).encode())
 
     def _earlier(self) -> Dict[str, Any]:
         """{manifest: its totals} of an earlier preparation of the same corpus, finished or not."""

@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, List, Tuple, Union
 
 from colld_fairseq.corpora import columns
 from colld_fairseq.corpora.reading import json_records, table
+from colld_fairseq.corpora.record import written_into
 from colld_fairseq.corpora.request import Request, nothing_there
 from colld_fairseq.corpora.timed import span
 from colld_fairseq.corpora.utterance import LeftOut, Listed, Utterance
@@ -23,10 +24,12 @@ def read(request: Request) -> Iterator[Listed]:
 
 
 def tables(folder: Path) -> List[Path]:
-    """The folder itself if it is a table, or those in it. Raises ConfigError where there is none."""
+    """The folder itself if it is a table, or those in it, without what preparations have written there. Raises
+    ConfigError where there is none."""
     if folder.is_file():
         return [folder]
-    there = sorted(path for path in folder.glob("*") if path.name.endswith(SUFFIXES))
+    written = written_into(folder)
+    there = sorted(path for path in folder.glob("*") if path.name.endswith(SUFFIXES) and path.name not in written)
     if not there:
         raise nothing_there(folder, f"table ({', '.join(SUFFIXES)})")
     return there

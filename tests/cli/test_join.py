@@ -7,6 +7,7 @@ import soundfile
 from colld_fairseq.cli import main as colld
 from colld_fairseq.data.audio import read_audio
 from colld_fairseq.data.manifest import read_manifest
+from colld_fairseq.outputs import only_run
 
 
 def join(corpus, out, *more):
@@ -71,6 +72,28 @@ def test_what_cannot_be_read_is_left_out_and_named(corpus, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "1 of" in output and "broken.wav" in output
     assert fields[2][lines[0].split("\t").index("tgt_text")] not in (tmp_path / "out.tsv").read_text()
+
+
+def test_a_stopped_run_leaves_no_manifest_of_other_windows(corpus, tmp_path, monkeypatch):
+    """That of an earlier run would name the new audio beside its own text."""
+    assert join(corpus, tmp_path / "windows.tsv") == 0
+    read = []
+
+    def stopped(path):
+        read.append(path)
+        if len(read) > 3:
+            raise KeyboardInterrupt
+        return read_audio(path)
+
+    monkeypatch.setattr("colld_fairseq.cli.join.read_audio", stopped)
+    assert join(corpus, tmp_path / "windows.tsv", "--seed", "7") == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["windows"]
+
+
+def test_two_runs_do_not_write_to_one_folder(corpus, tmp_path, capsys):
+    with only_run(tmp_path / "windows.tsv"):
+        assert join(corpus, tmp_path / "windows.tsv") == 2
+    assert "another run writes there" in capsys.readouterr().err and not (tmp_path / "windows").exists()
 
 
 def test_a_stopped_run_is_begun_anew(corpus, tmp_path):

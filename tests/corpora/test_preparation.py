@@ -188,6 +188,18 @@ def test_tables_of_spreadsheets(tmp_path):
     assert (asr.tgt_text, asr.tgt_lang) == ('Ja; doch, "so"', "de") and (st.tgt_text, st.tgt_lang) == ("Yes", "en")
 
 
+@pytest.mark.parametrize("how", [[], ["--name", "mine"]])
+def test_a_folder_of_tables_takes_its_own_manifests(how, tmp_path):
+    """They are no tables of the corpus the second time, nor is the list of what was left out."""
+    sound(tmp_path / "a.wav")
+    write(tmp_path / "training.csv", "path,text,language", "a.wav,Ja,de", "a.wav,,de")
+    made = []
+    for _ in range(2):
+        assert prepare("table", tmp_path, tmp_path, *how) == 0
+        made.append({path.name: path.read_text() for path in tmp_path.glob("*.tsv")})
+    assert made[0] == made[1] and len(made[0]) == 2
+
+
 def test_tables_without_a_row_and_lists(tmp_path, capsys):
     table = write(tmp_path / "empty.csv", "path,text")
     assert prepare("table", table, tmp_path / "data") == 2
@@ -305,6 +317,23 @@ def test_splits_that_would_write_one_file_are_refused(other, lost, tmp_path, cap
         (tmp_path / f"corpus/{name}.csv").write_text(f"path,sentence,locale,translation_en\n{name}.wav,Ja,de,Yes\n")
     assert prepare("table", tmp_path / "corpus", tmp_path / "data", "--translate-into", "en") == 2
     assert f"would write {lost} twice" in capsys.readouterr().err and not (tmp_path / "data" / lost).exists()
+
+
+@pytest.mark.parametrize("how", [[], ["--zip"]])
+def test_audio_that_changed_while_a_run_was_stopped_is_opened_again(how, tmp_path, monkeypatch):
+    """Audio that could be used before: neither its former length nor, packed, its former sound is kept."""
+    monkeypatch.setattr("colld_fairseq.corpora.preparation.PART", 2)
+    common_voice(tmp_path / "cv", de="Ja")
+    (tmp_path / "cv/de/clips/de_4.wav").rename(tmp_path / "de_4.wav")
+    (tmp_path / "cv/de/clips/de_5.wav").rename(tmp_path / "de_5.wav")
+    assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", *how) == 2
+    for name in ("de_4.wav", "de_5.wav"):
+        (tmp_path / name).rename(tmp_path / "cv/de/clips" / name)
+    new = sound(tmp_path / "cv/de/clips/de_1.wav", 0.3, seed=9)
+    assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", *how) == 0
+    row = rows_of(tmp_path / "data/train.tsv")[1]
+    assert row.n_samples == 4800
+    assert (read_audio(row.audio, RATE) == soundfile.read(new, dtype="float32")[0]).all()
 
 
 def test_replaced_manifests_are_named(tmp_path, capsys):
