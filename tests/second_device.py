@@ -46,6 +46,9 @@ class OnDevice(torch.Tensor):
     def tolist(self):
         return self.inner.tolist()
 
+    def __format__(self, how):
+        return format(self.inner, how)
+
     def backward(self, gradient=None):
         torch.autograd.backward(self, gradient)  # torch's method would turn the modes off in what it calls
 
@@ -58,19 +61,40 @@ class Operations(TorchDispatchMode):
 
 
 class Factories(TorchFunctionMode):
-    """torch.tensor(device=...) goes to the device past the dispatcher."""
+    """What goes to the device past the dispatcher: torch.tensor(device=...), lists as indices; and what a tensor's
+    memory is resized by."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if function is torch.tensor and kwargs.get("device") is not None:
             return function(*args, **{**kwargs, "device": "cpu"}).to(kwargs["device"])
+        if function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], OnDevice):
+            return function(args[0], indices(args[1]), *args[2:])
+        if function is torch.Tensor.resize_ and isinstance(args[0], OnDevice):
+            return resized(args[0], *args[1:])
         return function(*args, **kwargs)
+
+
+def indices(index):
+    """Lists in it as tensors."""
+    if isinstance(index, tuple):
+        return tuple(map(indices, index))
+    return torch.tensor(index) if isinstance(index, list) and index else index
+
+
+def resized(x, *size):
+    """`x.resize_(*size)`."""
+    x.inner = x.inner.clone().resize_(*size)
+    x.data = OnDevice(x.inner)
+    return x
 
 
 def compute(operation, args, kwargs):
     """The operation on the values; what it makes is on the device that its arguments or `device=` say."""
     tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
     ours = [value for value in tensors if isinstance(value, OnDevice)]
+    if any(value.device == DEVICE and not isinstance(value, OnDevice) for value in tensors):
+        raise DeviceMismatch(f"{operation}: a tensor has come to {DEVICE} without its values")
     indexes = operation in INDEXING and isinstance(args[0], OnDevice)
     if ours and operation not in COPIES and not indexes:
         others = [tuple(value.shape) for value in tensors if not isinstance(value, OnDevice) and value.dim()]

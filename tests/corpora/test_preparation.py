@@ -328,7 +328,7 @@ def test_audio_that_changed_while_a_run_was_stopped_is_opened_again(how, tmp_pat
     (tmp_path / "cv/de/clips/de_5.wav").rename(tmp_path / "de_5.wav")
     assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", *how) == 2
     for name in ("de_4.wav", "de_5.wav"):
-        (tmp_path / name).rename(tmp_path / "cv/de/clips" / name)
+        (tmp_path / name).rename(tmp_path / f"cv/de/clips/{name}")
     new = sound(tmp_path / "cv/de/clips/de_1.wav", 0.3, seed=9)
     assert prepare("common-voice", tmp_path / "cv", tmp_path / "data", *how) == 0
     row = rows_of(tmp_path / "data/train.tsv")[1]

@@ -96,7 +96,12 @@ def test_a_claim_may_be_given_by_its_own_file(campaign):
     alone = read_campaign(PLAN.parent / "claim4.yaml")
     assert [claim.name for claim in alone.claims] == ["claim4"]
     assert alone.claims[0].systems == claim_named(campaign, "claim4").systems
-    assert [claim.name for claim in every_claim(campaign, [1, 4])] == ["claim1_study", "claim1", "claim4"]
+    assert [claim.name for claim in every_claim(campaign, [1, 4])] == [
+        "claim1_study",
+        "claim1",
+        "claim1_recognition",
+        "claim4",
+    ]
     with pytest.raises(ConfigError, match="no claim 10; the plan has 1, 2"):
         every_claim(campaign, [10])
 
