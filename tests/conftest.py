@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms: synthetic corpora, a tiny teacher, vocabularies, and fairseq's commands."""
 
+import contextlib
 import logging
 import os
 import random
@@ -13,6 +14,7 @@ import pytest
 import synthetic
 import torch
 from commands import TINY_ENCODER
+from pretended_gpu import pretended_gpu
 from task_setup import set_up
 
 from colld_fairseq.data.vocabulary_making import make_vocabulary
@@ -26,6 +28,19 @@ def seed(name):
     random.seed(value)
     numpy.random.seed(value)
     torch.manual_seed(value)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--pretend-gpu", action="store_true", help="run everything as on a GPU, see tests/pretended_gpu.py"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Fixtures included, whatever their scope."""
+    with pretended_gpu() if item.config.getoption("--pretend-gpu") else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

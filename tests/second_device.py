@@ -134,10 +134,15 @@ class Generator(torch.Generator):
 
 @contextlib.contextmanager
 def second_device() -> Iterator[None]:
+    with autocast_and_generator(), Operations(), Factories():
+        yield
+
+
+@contextlib.contextmanager
+def autocast_and_generator() -> Iterator[None]:
     before = torch.autocast, torch.Generator
     torch.autocast, torch.Generator = Autocast, Generator
     try:
-        with Operations(), Factories():
-            yield
+        yield
     finally:
         torch.autocast, torch.Generator = before

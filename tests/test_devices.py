@@ -3,13 +3,17 @@
 The other device has none of the CPU's fast paths, so that these are compared with the plain operators as well.
 """
 
+import contextlib
 import math
+import re
 
 import pytest
 import torch
+from commands import PACKAGE, TINY_ENCODER, TRAINING, call, losses
 from device_cases import (
     DISTILLATIONS,
     RECOGNISERS,
+    STILL,
     distilled_losses,
     set_up_distillation,
     set_up_recogniser,
@@ -17,9 +21,13 @@ from device_cases import (
     step,
     tiled_losses,
 )
+from pretended_gpu import pretended_gpu
 from second_device import DEVICE, second_device
 
+from colld_fairseq.cli import main as colld
+from colld_fairseq.data.manifest import read_manifest
 from colld_fairseq.devices import has_fast_bfloat16
+from colld_fairseq.recogniser import load_recogniser
 
 
 @pytest.fixture(autouse=True)
@@ -53,11 +61,38 @@ def test_finetuning(arch, options, corpus, tagged_vocab):
     check(set_up_recogniser(corpus, tagged_vocab, arch, options))
 
 
-@pytest.mark.parametrize("losses", [distilled_losses, tiled_losses])
-def test_losses_of_transducer_distillation(losses):
-    expected = losses("cpu")
+@pytest.mark.parametrize("of_kd", [distilled_losses, tiled_losses])
+def test_losses_of_transducer_distillation(of_kd):
+    expected = of_kd("cpu")
     with second_device():
-        assert losses(DEVICE) == pytest.approx(expected, rel=1e-4)
+        assert of_kd(DEVICE) == pytest.approx(expected, rel=1e-4)
+
+
+def test_commands_on_a_gpu(corpus, teacher, vocab, tmp_path):
+    """Distilled, fine-tuned, decoded: the losses and the text of the CPU."""
+    logged, written = {}, {}
+    for place, machine in (("cpu", contextlib.nullcontext()), ("gpu", pretended_gpu())):
+        folder = tmp_path / place
+        with machine:
+            distil = ["--task", "speech_distillation", "--teacher", teacher, "--criterion", "colld"]
+            distil += ["--arch", "colld_student", *TINY_ENCODER, "--layer-map", "sparse:2", *STILL]
+            first = call("train", corpus, *distil, *TRAINING, "--max-update", "3", "--save-dir", folder / "distil")
+            tune = ["--task", "multilingual_speech_to_text", "--vocab", vocab, "--criterion", "ctc_attention"]
+            tune += ["--arch", "student_ctc", "--student", folder / "distil/checkpoint_last.pt", "--dropout", "0"]
+            second = call("train", corpus, *tune, *TRAINING, "--max-update", "3", "--save-dir", folder / "tune")
+            model = folder / "tune/checkpoint_last.pt"
+            weights = load_recogniser(model).models[0].parameters()
+            assert {weight.device for weight in weights} == {DEVICE if place == "gpu" else torch.device("cpu")}
+            decode = ["--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--max-tokens", "60000"]
+            text = call("generate", corpus, *decode, "--vocab", vocab, "--path", model, "--gen-subset", "test")
+            table = folder / "text.tsv"
+            assert colld(["transcribe", str(model), "--manifest", str(corpus / "test.tsv"), "--out", str(table)]) == 0
+        logged[place] = [float(loss) for loss in (*losses(first), *losses(second))]
+        rows = read_manifest(str(table))
+        transcripts = [rows.row(index).tgt_text for index in range(len(rows))]
+        written[place] = sorted(re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, re.MULTILINE)), transcripts
+    assert len(logged["cpu"]) == 6 and logged["gpu"] == pytest.approx(logged["cpu"], rel=2e-3)
+    assert written["gpu"] == written["cpu"] and len(written["cpu"][0]) == 9
 
 
 def test_the_second_device_refuses_what_a_gpu_would():
