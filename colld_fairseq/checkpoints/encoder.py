@@ -54,6 +54,11 @@ class EncoderCheckpoint:
     lacks: str = ""
     """The part that the student encoder has no place for, which makes these weights a starting point only."""
 
+    def num_parameters(self) -> int:
+        """As :meth:`StudentEncoder.num_parameters` counts them."""
+        with torch.device("meta"):
+            return StudentEncoder(self.config).num_parameters()
+
     def build(self, blocks: Optional[int] = None, dtype: torch.dtype = torch.float32) -> StudentEncoder:
         """The encoder with these weights, in eval mode.
 

@@ -7,7 +7,6 @@ from typing import Any, Dict, List, Mapping, Sequence
 from colld_fairseq.checkpoints.card import LICENSE_FIELDS, TO_BE_FILLED, metadata_of, training_table
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint
 from colld_fairseq.checkpoints.files import read_json
-from colld_fairseq.checkpoints.stored_weights import shapes_of
 from colld_fairseq.errors import ConfigError
 
 NAME = "README.md"
@@ -114,7 +113,6 @@ def card_of(
 ) -> str:
     """The card's text; settings: config.json. The others: see :func:`write`."""
     config = encoder.config
-    weights = [tensor.numel() for name, tensor in shapes_of(encoder.weights).items() if name != "mask_emb"]
     vocabulary = settings["vocab_size"] if recognizer else 0
     made = f"### The encoder\n\n{training_table(earlier)}\n\n" if earlier else ""
     return TEMPLATE.format(
@@ -124,7 +122,7 @@ def card_of(
         architecture=settings["architectures"][0],
         layers=config.layers,
         width=config.embed_dim,
-        parameters=sum(weights) + vocabulary * (config.embed_dim + 1),
+        parameters=encoder.num_parameters() + vocabulary * (config.embed_dim + 1),
         input=config.input,
         rows="\n".join([*vocabulary_rows(vocabulary, recognizer), ""]) if recognizer else "",
         run=run_lines("auto_map" in settings, recognizer) if recognizer else ENCODER,

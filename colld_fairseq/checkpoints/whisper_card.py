@@ -6,7 +6,7 @@ from colld_fairseq.checkpoints.card import LICENSE_FIELDS, TO_BE_FILLED, metadat
 from colld_fairseq.checkpoints.encoder import EncoderCheckpoint
 from colld_fairseq.modules.input_config import InputConfig
 
-ENCODER, POSITIONS = "model.encoder.", "model.encoder.embed_positions.weight"  # which are no parameters
+ENCODER = "model.encoder."
 TEMPLATE = """\
 ---
 {metadata}
@@ -82,7 +82,7 @@ def model_card(encoder: EncoderCheckpoint, whisper: Any, sizes: Mapping[str, int
         teacher=teacher,
         teacher_layers=whisper.settings.get("encoder_layers", TO_BE_FILLED),
         decoder_layers=whisper.settings.get("decoder_layers"),
-        encoder_parameters=sum(sizes[name] for name in sizes if name.startswith(ENCODER) and name != POSITIONS),
+        encoder_parameters=sum(sizes[name] for name in sizes if name.startswith(ENCODER)),
         decoder_parameters=sum(sizes[name] for name in sizes if not name.startswith(ENCODER)),
         bins=config.fbank_bins,
         languages=", ".join(languages),

@@ -13,7 +13,6 @@ from rich.table import Column, Table
 from colld_fairseq.checkpoints import ctc_directory, names_colld, names_hf, student_card, whisper_directory
 from colld_fairseq.checkpoints.encoder import FORMATS, EncoderCheckpoint, read_encoder, write_encoder
 from colld_fairseq.checkpoints.files import resolve_file
-from colld_fairseq.checkpoints.stored_weights import shapes_of
 from colld_fairseq.checkpoints.verify import Difference, compare, open_native
 from colld_fairseq.checkpoints.whisper_card import other_silence
 from colld_fairseq.cli.options import ENCODERS
@@ -207,8 +206,8 @@ def print_differences(console: Console, source: str, target: str, differences: L
 def describe(scheme: str, target: str, encoder: EncoderCheckpoint) -> str:
     """What was written, and how to go on from it."""
     config = encoder.config
-    parameters = sum(tensor.numel() for tensor in shapes_of(encoder.weights).values())
-    text = f"{target}: {config.layers} layers × {config.embed_dim}, {parameters:,} parameters; input: {config.input}"
+    size = f"{config.layers} layers × {config.embed_dim}, {encoder.num_parameters():,} parameters"
+    text = f"{target}: {size}; input: {config.input}"
     if scheme == "colld":
         text += f"\nfine-tune it with: --student {shlex.quote(target.removeprefix('colld:'))}"
     return text

@@ -346,8 +346,10 @@ def test_the_card(student, copy, tmp_path):
     }
     write(tmp_path / "a", student, f"hf:{copy}", training)
     card = (tmp_path / "a" / "README.md").read_text()
+    encoder = transformers.WhisperForConditionalGeneration.from_pretrained(tmp_path / "a").get_encoder()
+    assert encoder.num_parameters() == student.num_parameters()
     for line in (
-        "| encoder | 2 × 24 (the teacher: 3) | ",
+        f"| encoder | 2 × 24 (the teacher: 3) | {encoder.num_parameters():,} |",  # as transformers counts
         "Languages of the decoder: en, de, es, ru.",
         "| objective | `feature_regression` |",
         "| its layers | `1,3` |",
