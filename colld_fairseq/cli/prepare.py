@@ -36,6 +36,10 @@ def run(args: argparse.Namespace) -> int:
         max_bad=args.max_bad,
         made_by=made_by(args),
     )
+    if args.vocab_kind:
+        from colld_fairseq.data.vocabulary_making import check_place
+
+        check_place(Path(args.out))
     with console.status("reading what the corpus lists"):
         plan = make_plan(args.layout, request, normalizer)
     with progress(console, "prepare") as display:

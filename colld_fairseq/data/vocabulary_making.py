@@ -64,8 +64,7 @@ def make_vocabulary(
     tags without languages, files of the vocabulary that cannot be written or are manifests.
     """
     manifest = join_manifests([read_manifest(path) for path in manifests])
-    for name in FILES:
-        check_output(Path(out) / name, "--out", manifests)
+    check_place(out, manifests)
     sentences = _sentences_by_language(manifest, column, normalizer)
     config = {"vocab_filename": "dict.txt", "text_normalization": asdict(normalizer)}
     if kind == "char":
@@ -99,8 +98,7 @@ def extend_vocabulary(manifests: Sequence[str], old: str, out: Path, column: str
     old vocabulary is one of pieces: text that it could write so far would be written with others.
     """
     manifest = join_manifests([read_manifest(path) for path in manifests])
-    for name in FILES:
-        check_output(Path(out) / name, "--out", [*manifests, str(Path(old) / name)])
+    check_place(out, [*manifests, *(str(Path(old) / name) for name in FILES)])
     before = Vocabulary(old)
     if before.codec.boundary != LETTER_BOUNDARY:
         raise ConfigError(f"--extend {old}: a vocabulary of pieces cannot grow, one of letters can")
@@ -109,6 +107,7 @@ def extend_vocabulary(manifests: Sequence[str], old: str, out: Path, column: str
     letters = _letters(_sentences_by_language(manifest, column, before.codec.normalizer), before.codec.normalizer, None)
     counts += [(letter, count) for letter, count in letters if letter not in known]
     config, languages = dict(read_vocabulary_config(old)), _target_languages(manifest)
+    config.setdefault("text_normalization", asdict(before.codec.normalizer))
     config.update(vocab_filename="dict.txt", languages=sorted({*(config.get("languages") or []), *languages}))
     if before.uses_tags:
         tags = [(LANG_TAG_TEMPLATE.format(language), count) for language, count in sorted(languages.items())]
@@ -116,6 +115,24 @@ def extend_vocabulary(manifests: Sequence[str], old: str, out: Path, column: str
     _check_tokens([token for token, _ in counts])
     _write(out, config, counts, {})
     return len(counts) + NUM_SPECIALS
+
+
+def check_place(out: Path, inputs: Sequence[str] = ()) -> None:
+    """That a vocabulary can be written into a folder: over none of the inputs, and over no config.yaml but an earlier
+    vocabulary's, as those of fairseq's scripts say more than that. Raises ConfigError."""
+    for name in FILES:
+        check_output(Path(out) / name, "--out", inputs)
+    if not (Path(out) / "config.yaml").exists():
+        return
+    try:
+        ours = "text_normalization" in read_vocabulary_config(out)
+    except ConfigError:  # empty, or broken
+        ours = False
+    if not ours:
+        raise ConfigError(
+            f"--out {out}: there is a config.yaml that `colld vocab` did not make, and it would be replaced; give "
+            "another folder, and name that one by --vocab"
+        )
 
 
 def _write(out: Path, config: Dict[str, Any], counts: List[Tuple[str, int]], files: Dict[str, bytes]) -> None:

@@ -180,6 +180,19 @@ def test_a_vocabulary_grows_with_its_own_settings(option, tmp_path):
         colld_vocab(*manifest, "--extend", tmp_path / "old", "--out", tmp_path / "new", *option)
 
 
+def test_another_s_config_yaml_is_not_replaced(tmp_path):
+    """fairseq's scripts write one that says how filterbanks are treated, too."""
+    manifest, out = write_manifest(tmp_path / "a.tsv"), tmp_path / "data"
+    out.mkdir()
+    (out / "config.yaml").write_text("input_feat_per_channel: 80\nvocab_filename: dict.txt\n")
+    with pytest.raises(ConfigError, match="config.yaml that `colld vocab` did not make"):
+        colld_vocab("--manifest", manifest, "--out", out)
+    assert [path.name for path in out.iterdir()] == ["config.yaml"]
+    (out / "config.yaml").unlink()
+    for _ in range(2):  # its own it replaces
+        colld_vocab("--manifest", manifest, "--out", out)
+
+
 def test_errors_name_the_remedy(tmp_path):
     rows = [(text, "xx", "", "") for text in sentences(4, 20, "abcdef")]
     manifest = write_manifest(tmp_path / "a.tsv", rows)

@@ -200,6 +200,14 @@ def test_a_folder_of_tables_takes_its_own_manifests(how, tmp_path):
     assert made[0] == made[1] and len(made[0]) == 2
 
 
+def test_a_vocabulary_that_cannot_be_written_is_told_first(tmp_path, capsys):
+    table = interviews(tmp_path / "corpus")
+    write(tmp_path / "data/config.yaml", "input_feat_per_channel: 80")
+    assert prepare("table", table, tmp_path / "data", "--vocab-kind", "char") == 2
+    assert "config.yaml that `colld vocab` did not make" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["config.yaml"]
+
+
 def test_tables_without_a_row_and_lists(tmp_path, capsys):
     table = write(tmp_path / "empty.csv", "path,text")
     assert prepare("table", table, tmp_path / "data") == 2
