@@ -72,6 +72,8 @@ DISTILLATIONS = [
 # (architecture, options)
 RECOGNISERS = [
     ("student_ctc", ["--mask-prob", "0.3", "--mask-channel-prob", "0.2"]),
+    ("student_ctc", ["--ctc-kd", "self", *CHUNKS]),
+    ("transducer_student", ["--predictor-dropout", "0", "--kd", "lattice", "--kd-from", "self", *CHUNKS]),
     ("student_s2t", S2T),
     ("transducer_student", ["--predictor-dropout", "0", "--auxiliary-ctc"]),
     ("transducer_student", ["--predictor-dropout", "0", "--logits-budget-mb", "0.2"]),

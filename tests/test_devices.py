@@ -71,8 +71,8 @@ def test_losses_of_transducer_distillation(of_kd):
 def test_commands_on_a_gpu(corpus, teacher, vocab, tmp_path):
     """Distilled, fine-tuned, decoded: the losses and the text of the CPU."""
     logged, written = {}, {}
-    for place, machine in (("cpu", contextlib.nullcontext()), ("gpu", pretended_gpu())):
-        folder = tmp_path / place
+    for device, machine in (("cpu", contextlib.nullcontext()), ("gpu", pretended_gpu())):
+        folder = tmp_path / device
         with machine:
             distil = ["--task", "speech_distillation", "--teacher", teacher, "--criterion", "colld"]
             distil += ["--arch", "colld_student", *TINY_ENCODER, "--layer-map", "sparse:2", *STILL]
@@ -82,15 +82,15 @@ def test_commands_on_a_gpu(corpus, teacher, vocab, tmp_path):
             second = call("train", corpus, *tune, *TRAINING, "--max-update", "3", "--save-dir", folder / "tune")
             model = folder / "tune/checkpoint_last.pt"
             weights = load_recogniser(model).models[0].parameters()
-            assert {weight.device for weight in weights} == {DEVICE if place == "gpu" else torch.device("cpu")}
+            assert {weight.device for weight in weights} == {DEVICE if device == "gpu" else torch.device("cpu")}
             decode = ["--user-dir", PACKAGE, "--task", "multilingual_speech_to_text", "--max-tokens", "60000"]
             text = call("generate", corpus, *decode, "--vocab", vocab, "--path", model, "--gen-subset", "test")
             table = folder / "text.tsv"
             assert colld(["transcribe", str(model), "--manifest", str(corpus / "test.tsv"), "--out", str(table)]) == 0
-        logged[place] = [float(loss) for loss in (*losses(first), *losses(second))]
+        logged[device] = [float(loss) for loss in (*losses(first), *losses(second))]
         rows = read_manifest(str(table))
         transcripts = [rows.row(index).tgt_text for index in range(len(rows))]
-        written[place] = sorted(re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, re.MULTILINE)), transcripts
+        written[device] = sorted(re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, re.MULTILINE)), transcripts
     assert len(logged["cpu"]) == 6 and logged["gpu"] == pytest.approx(logged["cpu"], rel=2e-3)
     assert written["gpu"] == written["cpu"] and len(written["cpu"][0]) == 9
 

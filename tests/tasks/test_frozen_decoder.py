@@ -4,6 +4,8 @@ import pretrained
 import pytest
 import torch
 import transformers
+from device_cases import STILL, step
+from second_device import DEVICE, second_device
 from task_setup import set_up
 
 from colld_fairseq.data.manifest import read_manifest
@@ -174,3 +176,12 @@ def test_a_window_that_would_cut_an_utterance_and_not_its_transcript_is_refused(
     with pytest.raises(ConfigError, match=f"utterance {manifest.ids[longest]} of .* s is longer than --join-seconds"):
         task.load_dataset("train")
     distil(data, whisper, "--join-seconds", seconds + 0.2).task.load_dataset("train")
+
+
+@pytest.mark.parametrize("term", ["cross_entropy", "kl"])
+def test_on_a_device_that_is_not_the_cpu(term, data, whisper):
+    run = distil(data, whisper, "--decoder-term", term, *STILL)
+    loss, norms, _ = step(run, batch_of(run, range(3)), "cpu")
+    with second_device():
+        there = step(run, batch_of(run, range(3)), DEVICE)
+    assert there[0] == pytest.approx(loss, rel=1e-3) and there[1] == pytest.approx(norms, rel=2e-2, abs=1e-3)
