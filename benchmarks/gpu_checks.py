@@ -17,7 +17,6 @@ import torch
 from commands import TINY_ENCODER, TRAINING, call, losses
 from torch import Tensor
 
-from colld_fairseq.cli import main as colld
 from colld_fairseq.data.vocabulary_making import make_vocabulary
 from colld_fairseq.losses import (
     codebook_loss,
@@ -63,6 +62,7 @@ def world() -> World:
     fast = synthetic.write_teacher(root / "fast", width=16, strides=(5, 2, 2, 2, 2, 2, 1))
     coded = synthetic.write_hubert_with_codes(root / "coded.pt")
     teachers = {"plain": plain, "coded": coded, "two": f"slow={plain},fast={fast}"}
+    teachers["indexed"] = device_cases.indexed(corpus, plain, root)
     return World(corpus, root / "vocab", teachers, folder)
 
 
@@ -238,12 +238,8 @@ def check_decoders(args) -> Iterator[Dict]:
 def codebooks(device: str) -> str:
     """A residual quantizer of the plain teacher's layer 2, made on the device."""
     here = world()
-    path = f"{here.folder.name}/books.safetensors"
-    command = (
-        f"codebooks --teacher {here.teachers['plain']} --layer 2 --num-codebooks 3 --num-codes 8 --device {device}"
-    )
-    code = colld([*command.split(), "--manifest", str(here.corpus / "train.tsv"), "--out", path])
-    assert code == 0, "colld codebooks failed"
+    path = f"{here.folder.name}/books_of_the_device.safetensors"
+    device_cases.write_codebooks(here.corpus, here.teachers["plain"], path, "--device", device)
     return path
 
 
@@ -298,14 +294,16 @@ def train(which: str, updates: int, folder: Path, args, *more: str) -> List[floa
 
 def check_training(args) -> Iterator[Dict]:
     """A few updates of each criterion in mixed precision have finite losses near those of float32."""
-    precisions = ["--bf16", "--fp16", "--amp"] if args.cuda else ["--bf16"]
+    # A first scale that fits: an update that is skipped would leave other weights than those of float32.
+    scaled = [["--fp16", "--fp16-init-scale", "1"], ["--amp", "--fp16-init-scale", "1"]]
+    precisions = [["--bf16"], *(scaled if args.cuda else [])]
     for which in chosen(TRAININGS, args):
         with tempfile.TemporaryDirectory() as folder:
             plain = train(which, 3, Path(folder) / "float32", args)
             row = dict(name=which, loss=plain[-1])
-            for option in precisions:
-                values = train(which, 3, Path(folder) / option, args, option)
-                row[option[2:]] = values[-1] if values else math.nan  # fp16 skips updates until its scale fits
+            for option, *more in precisions:
+                values = train(which, 3, Path(folder) / option, args, option, *more)
+                row[option[2:]] = values[-1] if len(values) == 3 else math.nan
             # A few updates in: far from equal, and far from broken.
             finite = [value for key, value in row.items() if key != "name"]
             yield dict(row, ok=all(math.isfinite(value) and abs(value / plain[-1] - 1) < 0.5 for value in finite))

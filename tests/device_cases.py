@@ -7,6 +7,7 @@ from commands import TINY_ENCODER
 from task_setup import set_up
 from torch.utils._pytree import tree_map
 
+from colld_fairseq.cli import main as colld
 from colld_fairseq.losses import (
     HiddenNodes,
     JoinerParts,
@@ -67,6 +68,7 @@ DISTILLATIONS = [
     ("coded", "hubert_distillation", [*CODES, "--front-end-updates", "5"]),
     ("coded", "hubert_distillation", [*CODES, "--pad-frames", "include"]),
     ("two", "multi_teacher", [*TWO, "--teacher-combination", "random", "--target-shift", "2"]),
+    ("indexed", "multi_codebook", ["--layer-map", "1:2", "--mask-prob", "0"]),
 ]
 
 # (architecture, options)
@@ -82,9 +84,22 @@ RECOGNISERS = [
 
 
 def set_up_distillation(corpus, teachers, which, criterion, options):
-    """teachers: specs of "plain", "coded" and "two"."""
-    arguments = ["--task", "speech_distillation", "--teacher", teachers[which], "--criterion", criterion, *STILL]
+    """teachers: what follows --teacher for "plain", "coded", "two" and "indexed" (see `indexed`)."""
+    given = ["--teacher", *teachers[which].split(), "--criterion", criterion]
+    arguments = ["--task", "speech_distillation", *given, *STILL]
     return set_up(corpus, *arguments, "--arch", "colld_student", *TINY_ENCODER, *options)
+
+
+def write_codebooks(corpus, teacher, path, *more):
+    """Three codebooks of layer 2 of a teacher, for its frames of train.tsv and test.tsv; more: of the command."""
+    command = f"codebooks --teacher {teacher} --layer 2 --num-codebooks 3 --num-codes 8 --out {path}"
+    assert colld([*command.split(), "--manifest", f"{corpus}/train.tsv,{corpus}/test.tsv", *more]) == 0
+
+
+def indexed(corpus, teacher, folder):
+    """What names a teacher whose indexes into codebooks are cached."""
+    write_codebooks(corpus, teacher, folder / "books.safetensors", "--indexes", str(folder / "indexes"))
+    return f"{teacher} --teacher-codebooks {folder}/books.safetensors --teacher-cache {folder}/indexes"
 
 
 def set_up_recogniser(corpus, vocab, arch, options):

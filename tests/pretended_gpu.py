@@ -18,13 +18,19 @@ from second_device import DEVICE, Factories, Operations, autocast_and_generator
 from torch.utils._pytree import tree_map
 
 MEMORY = 2**34
+
+
+class Number(int):
+    """A GPU's number, which fairseq moves batches to and sorts weights by."""
+
+
 PROPERTIES = dict(name="none", major=8, minor=0, total_memory=MEMORY)
 # What fairseq and this project ask torch.cuda for.
 ANSWERS = {
     "is_available": True,
     "is_bf16_supported": True,
     "device_count": 1,
-    "current_device": DEVICE,  # in place of a number: fairseq moves batches there
+    "current_device": Number(DEVICE.index),
     "get_device_name": PROPERTIES["name"],
     "get_device_capability": (8, 0),
     "get_device_properties": SimpleNamespace(**PROPERTIES),
@@ -54,7 +60,7 @@ class Cuda(Factories):
 def there(value: Any) -> Any:
     is_cuda = isinstance(value, torch.device) and value.type == "cuda"
     is_cuda = is_cuda or isinstance(value, str) and value.split(":")[0] == "cuda"
-    return DEVICE if is_cuda else value
+    return DEVICE if is_cuda or isinstance(value, Number) else value
 
 
 class CudaEnvironment:

@@ -5,8 +5,8 @@
 
 Raises DeviceMismatch where tensors of both devices meet, but for what torch allows: CPU tensors of no dimension, CPU
 indices, copies. What wants the memory itself, such as `numpy()`, is an error as it is on a GPU. The device is called
-"meta", the only one besides "cpu" that autograd runs on without a driver; unlike torch's it computes, on the CPU. No
-tensor on it can be resized in place.
+"meta:0", as "meta" is the only kind besides "cpu" that autograd runs on without a driver; unlike torch's it computes,
+on the CPU. No tensor on it can be resized in place.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-DEVICE = torch.device("meta")
+DEVICE = torch.device("meta", 0)
 aten = torch.ops.aten
 COPIES = (aten.copy_.default, aten._to_copy.default)
 INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
@@ -93,7 +93,7 @@ def compute(operation, args, kwargs):
     """The operation on the values; what it makes is on the device that its arguments or `device=` say."""
     tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
     ours = [value for value in tensors if isinstance(value, OnDevice)]
-    if any(value.device == DEVICE and not isinstance(value, OnDevice) for value in tensors):
+    if any(value.device.type == DEVICE.type and not isinstance(value, OnDevice) for value in tensors):
         raise DeviceMismatch(f"{operation}: a tensor has come to {DEVICE} without its values")
     indexes = operation in INDEXING and isinstance(args[0], OnDevice)
     if ours and operation not in COPIES and not indexes:
@@ -102,7 +102,7 @@ def compute(operation, args, kwargs):
             raise DeviceMismatch(f"{operation}: tensors of shape {others} are on the CPU, others on {DEVICE}")
     on_device = bool(ours) if operation is not aten.copy_.default else isinstance(args[0], OnDevice)
     if kwargs.get("device") is not None:
-        on_device, kwargs = torch.device(kwargs["device"]) == DEVICE, {**kwargs, "device": "cpu"}
+        on_device, kwargs = torch.device(kwargs["device"]).type == DEVICE.type, {**kwargs, "device": "cpu"}
     result = operation(*tree_map(values_of, args), **tree_map(values_of, kwargs))
     if not on_device:
         return result
@@ -123,8 +123,8 @@ def values_of(value):
 class Autocast(torch.autocast):
     """That of the CPU for this device, which has none."""
 
-    def __init__(self, device_type: str, **how) -> None:
-        super().__init__("cpu" if device_type == DEVICE.type else device_type, **how)
+    def __init__(self, device_type: str, *how, **named) -> None:
+        super().__init__("cpu" if device_type == DEVICE.type else device_type, *how, **named)
 
 
 class Generator(torch.Generator):

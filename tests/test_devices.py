@@ -15,6 +15,7 @@ from device_cases import (
     RECOGNISERS,
     STILL,
     distilled_losses,
+    indexed,
     set_up_distillation,
     set_up_recogniser,
     small_batch,
@@ -51,8 +52,10 @@ def check(run):
 
 
 @pytest.mark.parametrize("which, criterion, options", DISTILLATIONS)
-def test_distillation(which, criterion, options, corpus, teacher, fast_teacher, coded_teacher):
+def test_distillation(which, criterion, options, corpus, teacher, fast_teacher, coded_teacher, tmp_path):
     teachers = {"plain": teacher, "coded": coded_teacher, "two": f"slow={teacher},fast={fast_teacher}"}
+    if which == "indexed":
+        teachers["indexed"] = indexed(corpus, teacher, tmp_path)
     check(set_up_distillation(corpus, teachers, which, criterion, options))
 
 

@@ -56,9 +56,9 @@ class MultiCodebookCriterion(SeveralTeachersCriterion):
         return loss, mask.sum(), {"cross_entropy": loss, "agree": agree / (sum(frames.weights) or 1)}
 
     def cka_targets(self, name: str, frames: Frames) -> List[Tensor]:
-        quantizer = self.task.teachers[name].quantizer
-        groups = (indexes.unflatten(-1, (-1, quantizer.header.num_codebooks)) for indexes in frames.targets)
-        return [quantizer.decode(indexes).flatten(-2) for indexes in groups]
+        teacher = self.task.teachers[name]
+        groups = (indexes.unflatten(-1, (-1, teacher.quantizer.header.num_codebooks)) for indexes in frames.targets)
+        return [teacher.decoded(indexes).flatten(-2) for indexes in groups]
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:

@@ -162,11 +162,19 @@ class TeacherSource:
         """With indexes [B, T, C] in the place of features, where there are codebooks and the cache has not got them."""
         if self.quantizer is None or (self.cache is not None and self.cache.header.codebooks):
             return output
-        device = next(iter(output.features.values())).device
+        quantizer = self._quantizer_on(next(iter(output.features.values())).device)
+        indexes = {layer: quantizer.encode(features) for layer, features in output.features.items()}
+        return replace(output, features=indexes)
+
+    def decoded(self, indexes: Tensor) -> Tensor:
+        """float32 [..., D], the features that indexes [..., C] into the teacher's codebooks stand for."""
+        return self._quantizer_on(indexes.device).decode(indexes)
+
+    def _quantizer_on(self, device: torch.device) -> ResidualQuantizer:
+        """No module holds the codebooks, so that nothing else moves them."""
         if self.quantizer.mean.device != device:
             self.quantizer = self.quantizer.to(device)
-        indexes = {layer: self.quantizer.encode(features) for layer, features in output.features.items()}
-        return replace(output, features=indexes)
+        return self.quantizer
 
     def targets(
         self, sample: Dict, lengths: Tensor, rate_hz: float, rows: Optional[Tensor] = None, **how: bool

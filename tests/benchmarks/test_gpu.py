@@ -5,10 +5,23 @@ import json
 import gpu
 import gpu_checks
 import pytest
+from pretended_gpu import pretended_gpu
 
 
-def run(tmp_path, *parts):
-    code = gpu.run(gpu.parse_arguments(["--device", "cpu", "--out", str(tmp_path), "--only", ",".join(parts)]))
+def run(tmp_path, *parts, device="cpu"):
+    options = [
+        "--device",
+        device,
+        "--preset",
+        "tiny",
+        "--minutes",
+        "60",
+        "--out",
+        str(tmp_path),
+        "--only",
+        ",".join(parts),
+    ]
+    code = gpu.run(gpu.parse_arguments(options))
     return code, json.loads((tmp_path / "gpu.json").read_text()), (tmp_path / "gpu.md").read_text()
 
 
@@ -33,6 +46,17 @@ def test_teachers_criterions_decoders_training_and_resume(tmp_path):
     assert code == 0, result
     assert [len(part["rows"]) for part in result["parts"]] == [2, 4, 2, 2, 1, 2]
     assert all(row["ok"] for part in result["parts"] for row in part["rows"])
+
+
+def test_training_on_a_machine_with_a_gpu(tmp_path, monkeypatch):
+    """One that is pretended: every criterion in float32, bfloat16, float16 and with autocast."""
+    monkeypatch.setattr(gpu_checks, "chosen", lambda cases, args: cases)
+    with pretended_gpu():
+        code, result, page = run(tmp_path, "training", device="cuda")
+    assert code == 0, page
+    (rows,) = (part["rows"] for part in result["parts"])
+    assert [row["name"] for row in rows] == list(gpu_checks.TRAININGS)
+    assert all(row.keys() >= {"bf16", "fp16", "amp"} for row in rows)
 
 
 def test_a_difference_fails_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
