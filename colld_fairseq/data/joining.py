@@ -12,6 +12,7 @@ from fairseq.data import FairseqDataset
 from colld_fairseq.data.audio import SAMPLE_RATE
 from colld_fairseq.data.datasets import SpeechDataset
 from colld_fairseq.data.manifest import AnyManifest, Row
+from colld_fairseq.data.seams import join_parts
 from colld_fairseq.errors import AudioError
 
 
@@ -165,6 +166,6 @@ def join(rows: Sequence[Row]) -> Row:
     return first._replace(
         id="+".join(row.id for row in rows),
         n_samples=sum(row.n_samples for row in rows),
-        tgt_text=" ".join(row.tgt_text for row in rows if row.tgt_text),
-        src_text=" ".join(row.src_text for row in rows if row.src_text),
+        tgt_text=join_parts(row.tgt_text for row in rows),
+        src_text=join_parts(row.src_text for row in rows),
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from colld_fairseq.checkpoints.files import load_tokenizer, read_json, resolve_directory
 from colld_fairseq.data.decoder_prefix import prefix_of
 from colld_fairseq.data.manifest import Manifest
+from colld_fairseq.data.seams import SPACELESS
 from colld_fairseq.data.text import PIECE_BOUNDARY, TextNormalizer
 from colld_fairseq.data.vocabulary import TextDictionary, Vocabulary
 from colld_fairseq.errors import ConfigError
@@ -27,7 +28,7 @@ FILES = (
     *("vocab.json", "merges.txt", "normalizer.json", "sentencepiece.bpe.model", "sentencepiece.model", KEPT),
 )
 # Scripts without spaces between words: Whisper begins the first word of any other text with one.
-_NO_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_NO_SPACES = re.compile(f"[{SPACELESS}]")
 
 
 class PretrainedVocabulary(Vocabulary):

@@ -5,6 +5,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from torch import nn
 
+from colld_fairseq.data.seams import join_parts
+
 Models = Sequence[nn.Module]  # one, or an ensemble, in eval mode
 
 
@@ -82,7 +84,7 @@ def joined(parts: Sequence[List[Hypothesis]], nbest: int) -> List[Hypothesis]:
             (score + one.score, (before, one)) for score, before in best for one in hypotheses
         ]
         best = sorted(longer, key=lambda scored: -scored[0])[:nbest]
-    return [_one_after_the_other(score, in_order(chain)) for score, chain in best]
+    return [one_after_the_other(score, in_order(chain)) for score, chain in best]
 
 
 Chain = Optional[Tuple["Chain", Hypothesis]]  # hypotheses of parts: the last one, behind those before it
@@ -96,12 +98,12 @@ def in_order(chain: Chain) -> List[Hypothesis]:
     return result[::-1]
 
 
-def _one_after_the_other(score: float, parts: List[Hypothesis]) -> Hypothesis:
+def one_after_the_other(score: float, parts: List[Hypothesis]) -> Hypothesis:
     return Hypothesis(
         [token for one in parts for token in one.tokens],
         score,
         sum((one.log_prob for one in parts), 0.0),
-        text=" ".join(one.text for one in parts if one.text),
+        text=join_parts(one.text for one in parts),
         words=[word for one in parts for word in one.words],
         language=parts[0].language if parts else "",
     )
