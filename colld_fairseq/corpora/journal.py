@@ -5,14 +5,13 @@ part is opened again once a file of its audio has changed, whether that could be
 """
 
 import itertools
-import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from colld_fairseq.corpora.arrow_audio import ArrowAudio
 from colld_fairseq.corpora.measuring import Measured, Result, Source
 from colld_fairseq.corpora.utterance import LeftOut
-from colld_fairseq.data.audio import split_segment_spec, split_zip_spec
+from colld_fairseq.data.audio_files import file_of, state_of
 from colld_fairseq.files import errors_name
 from colld_fairseq.json_lines import json_line, read_json_lines
 
@@ -79,19 +78,8 @@ def _decoded(entry: Any) -> Result:
 def _states(part: Sequence[Source]) -> List[Optional[List[int]]]:
     """Size and time of change of the files that the audio is in, one of several utterances in a row once; None where
     there is none."""
-    return [_state(path) for path, _ in itertools.groupby(map(_file, part))]
+    return [state_of(path) for path, _ in itertools.groupby(map(_file, part))]
 
 
 def _file(source: Source) -> str:
-    if isinstance(source.audio, ArrowAudio):
-        return source.audio.file
-    inside = split_zip_spec(source.audio) or split_segment_spec(source.audio)
-    return inside[0] if inside else source.audio
-
-
-def _state(path: str) -> Optional[List[int]]:
-    try:
-        state = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return [state.st_size, state.st_mtime_ns]
+    return source.audio.file if isinstance(source.audio, ArrowAudio) else file_of(source.audio)

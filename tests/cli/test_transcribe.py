@@ -254,6 +254,28 @@ def test_stopped_run_is_finished(checkpoint, corpus, tmp_path, monkeypatch, caps
         assert (tmp_path / name.format("out")).read_bytes() == (tmp_path / name.format("whole")).read_bytes()
 
 
+def test_audio_replaced_before_a_stopped_run_goes_on(checkpoint, corpus, tmp_path, monkeypatch):
+    wavs = [tmp_path / f"{n}.wav" for n in range(3)]
+    for wav, name in zip(wavs, ("test-0.wav", "test-3.wav", "test-6.wav")):
+        shutil.copy(corpus / name, wav)
+    out = tmp_path / "out.tsv"
+    plain, calls = Recogniser.transcribe, []
+
+    def stopping(self, *given, **named):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(self, *given, **named)
+
+    monkeypatch.setattr(Recogniser, "transcribe", stopping)
+    command = [checkpoint("ctc"), *wavs, "--batch-seconds", "0.1", "--out"]
+    assert transcribe(*command, out) == 130
+    for wav in wavs:
+        shutil.copy(corpus / "test-1.flac", wav)
+    assert transcribe(*command, out) == 0 and transcribe(*command, tmp_path / "whole.tsv") == 0
+    assert len(calls) == 9 and out.read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+
+
 @pytest.fixture
 def damaged(corpus, tmp_path):
     """The test utterances: one is no audio, one is gone, one is too short for a frame."""

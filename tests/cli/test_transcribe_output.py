@@ -64,3 +64,17 @@ def test_neither_inputs_nor_manifests_of_others_are_overwritten(tmp_path):
     (tmp_path / "own.tsv").write_text("id\taudio\tn_frames\ttgt_text\tmean_log_prob\n")
     for own in ("own.tsv", "new/deep/o.tsv"):
         check_places(str(tmp_path / own), [], both)
+
+
+def test_results_of_audio_that_was_replaced_are_left_out(tmp_path):
+    path, states = str(tmp_path / "o.tsv.partial"), {"a": [1, 2], "b": None}
+    journal = Journal(path, SETTINGS, states.get)
+    journal.add({"a": RESULT, "b": RESULT})
+    journal.close()
+    assert list(Journal(path, SETTINGS, states.get).results) == ["a", "b"]
+    states["a"] = [1, 3]
+    journal = Journal(path, SETTINGS, states.get)
+    assert list(journal.results) == ["b"]
+    journal.add({"a": RESULT})
+    journal.close()
+    assert sorted(Journal(path, SETTINGS, states.get).results) == ["a", "b"]

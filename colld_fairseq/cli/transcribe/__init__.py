@@ -212,7 +212,7 @@ def to_manifest(
 ) -> None:
     """Write --out once every utterance is transcribed; until then results are kept in a journal beside it."""
     refuse_inputs(args.out, "--out", (utterances.rows.audio_path(row) for row in utterances.todo.tolist()))
-    journal = Journal(f"{args.out}.partial", settings(args, utterances))
+    journal = Journal(f"{args.out}.partial", settings(args, utterances), utterances.audio_state)
     try:
         left = [row for row in utterances.todo.tolist() if utterances.ids[row] not in journal.results]
         there = len(utterances) - len(left)

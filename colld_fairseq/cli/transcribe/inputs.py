@@ -9,6 +9,7 @@ import numpy as np
 
 from colld_fairseq.data import media
 from colld_fairseq.data.audio import AUDIO_SUFFIXES, audio_info, find_zip_members, split_zip_spec
+from colld_fairseq.data.audio_files import file_of, state_of
 from colld_fairseq.data.manifest import AnyManifest, Row, read_manifests
 from colld_fairseq.data.manifest_writer import checked_name
 from colld_fairseq.data.rows import PathRows
@@ -17,6 +18,7 @@ from colld_fairseq.errors import AudioError, ConfigError, ManifestError
 
 Rows = Union[AnyManifest, PathRows]
 
+PART = "@"  # between the id of a recording and where a part of it begins
 SUFFIXES = (*AUDIO_SUFFIXES, *media.SUFFIXES)  # looked for in folders and archives
 
 
@@ -39,6 +41,11 @@ class Utterances:
     @functools.cached_property
     def row_of_id(self) -> Dict[str, int]:
         return {self.ids[row]: row for row in self.todo.tolist()}
+
+    def audio_state(self, name: str) -> Optional[List[int]]:
+        """Of the file of an utterance, or of a part of a recording, by its id."""
+        row = self.row_of_id[name if name in self.row_of_id else name.rpartition(PART)[0]]
+        return state_of(file_of(self.rows.audio_path(row)))
 
     def languages(self, names: Sequence[str]) -> List[str]:
         """Target languages of utterances, by their ids."""

@@ -10,7 +10,7 @@ from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequenc
 import numpy as np
 
 from colld_fairseq.cli.terminal import AudioBar
-from colld_fairseq.cli.transcribe.inputs import Utterances
+from colld_fairseq.cli.transcribe.inputs import PART, Utterances
 from colld_fairseq.cli.transcribe.output import Result
 from colld_fairseq.data.audio import SAMPLE_RATE, audio_blocks
 from colld_fairseq.data.cutting import Span, quietest
@@ -132,7 +132,7 @@ def transcribe_recording(
 
 
 def piece_name(name: str, piece: Piece) -> str:
-    return f"{name}@{piece.start}"
+    return f"{name}{PART}{piece.start}"
 
 
 def batches(some: Iterable[Piece], seconds: float) -> Iterator[List[Piece]]:

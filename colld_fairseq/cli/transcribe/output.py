@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from colld_fairseq.data.hypotheses import hypotheses_path, write_hypotheses
 from colld_fairseq.data.manifest import Row
@@ -62,11 +62,12 @@ class Journal:
     """Results by id, each kept in a file as soon as it is known: a run that is stopped goes on where it was.
 
     Utterances that could not be used are not in it: they are tried again. The first line of the file says what was
-    asked for. Raises ConfigError when a journal was begun for something else.
+    asked for. Raises ConfigError when a journal was begun for something else. audio: of an id, the state of its audio;
+    results of what was there before are left out.
     """
 
-    def __init__(self, path: str, settings: Dict[str, str]) -> None:
-        self.path = path
+    def __init__(self, path: str, settings: Dict[str, str], audio: Callable[[str], Any] = lambda name: None) -> None:
+        self.path, self.audio = path, audio
         self.results = Kept(path)
         begun = os.path.exists(path) and self._read(settings)
         self._file = open(path, "ab")
@@ -76,7 +77,7 @@ class Journal:
     def add(self, results: Dict[str, Result]) -> None:
         """Note finished utterances."""
         for name, result in results.items():
-            self.results.lines[name] = self._append({"id": name, **result.to_json()})
+            self.results.lines[name] = self._append({"id": name, "audio": self.audio(name), **result.to_json()})
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what could not be written has been told when it was tried
@@ -105,7 +106,8 @@ class Journal:
                     entry = json.loads(line) if line.strip() else None
                     if begun is not None and entry is not None:
                         result_of(entry)
-                        self.results.lines[entry["id"]] = start
+                        if entry["audio"] == self.audio(entry["id"]):
+                            self.results.lines[entry["id"]] = start
                     elif entry is not None:
                         self._check(entry, settings)
                         begun = entry
