@@ -15,18 +15,21 @@ WHOLE = "full"  # chunk: the whole utterance; left context: all there is
 TRAINED = "trained"  # left context: as in training
 
 
-def frames_of(student: StudentEncoder, chunk_ms: Union[int, str]) -> Count:
-    """Encoder frames of a chunk of so many milliseconds; None for "full". ConfigError if they are no whole number."""
-    count = parse_count(str(chunk_ms), "--chunk-ms")
-    return None if count is None else _whole_number(student, count, "--chunk-ms", 1)
+def frames_of(student: StudentEncoder, chunk_ms: Union[int, str], options: str = "--") -> Count:
+    """Encoder frames of a chunk of so many milliseconds; None for "full". ConfigError if they are no whole number.
+
+    options: how the names of the options begin that this and the other functions here have to name.
+    """
+    count = parse_count(str(chunk_ms), f"{options}chunk-ms")
+    return None if count is None else _whole_number(student, count, f"{options}chunk-ms", 1)
 
 
-def right_of(student: StudentEncoder, right_ms: int, size: Count) -> int:
+def right_of(student: StudentEncoder, right_ms: int, size: Count, options: str = "--") -> int:
     """Encoder frames of right context beside chunks of `size` frames. ConfigError if they are no whole number, or the
     student can have none."""
-    right = _whole_number(student, right_ms, "--right-ms", 0)
+    right = _whole_number(student, right_ms, f"{options}right-ms", 0)
     if right and (size is None or student.config.context != "chunk"):
-        raise ConfigError(f"--right-ms {right_ms}: only with chunks of a student with --encoder-context chunk")
+        raise ConfigError(f"{options}right-ms {right_ms}: only with chunks of a student with --encoder-context chunk")
     return right
 
 
@@ -37,23 +40,27 @@ def _whole_number(student: StudentEncoder, milliseconds: int, option: str, least
     return int(frames)
 
 
-def left_of(student: StudentEncoder, left_context: str = TRAINED) -> Count:
+def left_of(student: StudentEncoder, left_context: str = TRAINED, options: str = "--") -> Count:
     """Chunks ("causal" students: frames) of left context, None: all. left_context: a count, "full", or "trained": the
     longest of the training that has a limit."""
     if left_context == TRAINED:
         return max(_limited(student.config.left_contexts), default=None)
-    return parse_count(left_context, "--left-context")
+    return parse_count(left_context, f"{options}left-context")
 
 
 def set_latency(
-    student: StudentEncoder, chunk_ms: Union[int, str], left_context: str = TRAINED, right_ms: int = 0
+    student: StudentEncoder,
+    chunk_ms: Union[int, str],
+    left_context: str = TRAINED,
+    right_ms: int = 0,
+    options: str = "--",
 ) -> List[str]:
     """Give frames no more context in evaluation than in a stream of such chunks; what the training has against it.
 
     ConfigError: a student of whole utterances, or no whole number of frames.
     """
-    size, left = frames_of(student, chunk_ms), left_of(student, left_context)
-    right = right_of(student, right_ms, size)
+    size, left = frames_of(student, chunk_ms, options), left_of(student, left_context, options)
+    right = right_of(student, right_ms, size, options)
     if student.config.context == "causal":
         size = None  # its own
     student.set_chunk(size, left, right)

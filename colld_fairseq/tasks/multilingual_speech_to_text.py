@@ -199,7 +199,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         """Of --decoding-chunk-ms, if it is given; ConfigError for a student without one to choose."""
         if self.cfg.decoding_chunk_ms:
             context = self.cfg.decoding_left_context, self.cfg.decoding_right_ms
-            for remark in set_latency(student, self.cfg.decoding_chunk_ms, *context):
+            for remark in set_latency(student, self.cfg.decoding_chunk_ms, *context, options="--decoding-"):
                 logger.warning(remark)
         elif self.cfg.decoding_left_context != TRAINED or self.cfg.decoding_right_ms:
             raise ConfigError("--decoding-left-context and --decoding-right-ms say nothing without --decoding-chunk-ms")

@@ -22,6 +22,21 @@ def test_milliseconds_are_frames():
             frames_of(student, wrong)
 
 
+@pytest.mark.parametrize("options", ["--", "--decoding-"])
+@pytest.mark.parametrize(
+    "given, named",
+    [
+        (("60",), "chunk-ms 60"),
+        (("80", "all"), "left-context"),
+        (("80", "2", 10), "right-ms 10"),
+        (("full", "2", 40), "right-ms 40"),
+    ],
+)
+def test_options_are_named_as_they_were_given(given, named, options):
+    with pytest.raises(ConfigError, match=f"^{options}{named}"):
+        set_latency(streaming_encoder(**TRAINING), *given, options=options)
+
+
 @pytest.mark.parametrize(
     "training, chunk, remarks",
     [
