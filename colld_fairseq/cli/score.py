@@ -23,6 +23,7 @@ from colld_fairseq.scoring.sentences import read_generate_output, read_text_file
 
 
 def run(args: argparse.Namespace) -> int:
+    refuse_unused(args)
     if args.json:
         manifests = split_paths(args.manifest or "")
         given = [args.generate_output, args.transcripts, args.hyp, args.ref, args.lang, *manifests]
@@ -42,6 +43,16 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_atomically(args.json, (json.dumps(report, ensure_ascii=False, indent=2) + "\n").encode())
     return 0
+
+
+def refuse_unused(args: argparse.Namespace) -> None:
+    """ColldError for an option that what is scored has no use for."""
+    if args.lang and args.manifest:
+        raise ColldError(f"--lang {args.lang}: only of --hyp and --ref; a manifest says the languages of its rows")
+    if args.references == "manifest" and not args.generate_output:
+        raise ColldError(
+            "--references manifest: only of --generate-output; leave it out, other references are as given"
+        )
 
 
 def _row(name: str, scores: Dict[str, Any]) -> Tuple[str, ...]:

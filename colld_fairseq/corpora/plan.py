@@ -82,9 +82,9 @@ def _as_written(one: Utterance, request: Request, normalizer: TextNormalizer) ->
     if not all(map(is_text, [one.text, one.speaker, *one.translations.values()])):
         return LeftOut(one.id, "malformed row", "its text cannot be written as UTF-8")
     translations = {
-        target: normalized(text, target, normalizer)
+        target: written
         for target, text in one.translations.items()
-        if target in request.translate_into and text.strip()
+        if target in request.translate_into and (written := normalized(text, target, normalizer))
     }
     text = normalized(one.text, one.language, normalizer)
     return one._replace(audio=audio, text=text, translations=translations, split=split)

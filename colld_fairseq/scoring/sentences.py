@@ -159,6 +159,8 @@ def _check_same_references(path: str, manifest: AnyManifest, references: Dict[in
 def read_text_files(hypothesis_path: str, reference_path: str, languages: str = "") -> List[Sentence]:
     """Sentences of two files; `languages`: a code for all, or a file with `target` or `source<TAB>target` lines."""
     hypotheses, references = list(text_lines(hypothesis_path)), list(text_lines(reference_path))
+    if not references:
+        raise ColldError(f"{reference_path}: has no line, so that there is nothing to score")
     if os.path.isfile(languages):
         codes = list(text_lines(languages))
         for line_number, code in enumerate(codes, start=1):

@@ -188,6 +188,19 @@ def test_tables_of_spreadsheets(tmp_path):
     assert (asr.tgt_text, asr.tgt_lang) == ('Ja; doch, "so"', "de") and (st.tgt_text, st.tgt_lang) == ("Yes", "en")
 
 
+def test_translations_that_are_punctuation_alone_make_no_rows(tmp_path):
+    sound(tmp_path / "a.wav")
+    write(tmp_path / "train.csv", "path,text,translation_en,language", "a.wav,Ja,...,de", "b.wav,So,Yes,de")
+    sound(tmp_path / "b.wav")
+    options = ("--translate-into", "en", "--remove-punctuation")
+    assert prepare("table", tmp_path, tmp_path / "data", *options) == 0
+    assert [(row.tgt_text, row.tgt_lang) for row in rows_of(tmp_path / "data/train.tsv")] == [
+        ("Ja", "de"),
+        ("So", "de"),
+        ("Yes", "en"),
+    ]
+
+
 @pytest.mark.parametrize("how", [[], ["--name", "mine"]])
 def test_a_folder_of_tables_takes_its_own_manifests(how, tmp_path):
     """They are no tables of the corpus the second time, nor is the list of what was left out."""
@@ -237,6 +250,13 @@ def test_text_is_normalized_for_its_language(tmp_path):
     }
     assert normalized("I\u0307zmir IŞIK", "tr-TR", TextNormalizer(lowercase=True)) == "izmir ışık"
     assert normalized("IŞIK İ", "tr", TextNormalizer()) == "IŞIK İ"
+
+
+def test_controls_are_no_text():
+    plain = TextNormalizer()
+    assert normalized("a\0b\x1b[0m c\x7f\td\n", "en", plain) == "ab[0m c d"
+    assert normalized("\x93don\x92t\x94 \x85 \x81x", "en", plain) == "\u201cdon\u2019t\u201d \u2026 x"
+    assert normalized("\0 \x1b", "en", plain) == ""
 
 
 def test_segments_are_not_copied(tmp_path):
