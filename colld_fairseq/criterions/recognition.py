@@ -7,8 +7,9 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
-from colld_fairseq.criterions.delayed import DelayedKd
+from colld_fairseq.criterions.delayed import DelayedKd, DelayedKdConfig
 from colld_fairseq.criterions.logs import log_means, log_speed, sum_logs
+from colld_fairseq.criterions.unused_options import tell_unused
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.ctc import CtcOutput, ctc_loss
 
@@ -22,6 +23,7 @@ class RecognitionCriterion(FairseqCriterion):
     def __init__(self, cfg: FairseqDataclass, task) -> None:
         super().__init__(task)
         self.cfg = cfg
+        tell_unused(cfg, DelayedKdConfig, "ctc_kd")
         self.delayed_kd = None if cfg.ctc_kd == "none" else DelayedKd(cfg, task)
         self.blank, self.pad = task.target_dictionary.bos(), task.target_dictionary.pad()
 

@@ -2,13 +2,14 @@
 
 import logging
 import os
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 import numpy as np
 import pyarrow as pa
 
 from colld_fairseq.data.hypotheses import hypotheses_path, read_entries
 from colld_fairseq.data.manifest import JoinedManifest, Manifest
+from colld_fairseq.errors import ManifestError
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class NBestTargets:
             weights.append(np.array([weight for row in lists for _, weight in row], dtype=np.float64))
             ends.append(ends[-1][-1] + np.cumsum([len(row) for row in lists], dtype=np.int64))
             if of_rows:
+                check_ids(part, of_rows)
                 without = sum(not row for row in lists)
                 logger.info("%s: n-best lists of %d rows, %d without", part.path, len(lists) - without, without)
         self.hypotheses = pa.chunked_array(hypotheses)
@@ -44,6 +46,16 @@ class NBestTargets:
         """(text, weight) of a row, weights 1 in all; empty for a row without a list."""
         positions = range(self.ends[index], self.ends[index + 1])
         return [(self.hypotheses[i].as_py(), float(self.weights[i])) for i in positions]
+
+
+def check_ids(manifest: Manifest, of_rows: Mapping[str, Any]) -> None:
+    """ManifestError for lists of which no row of the manifest beside them has one."""
+    if not any(name in of_rows for name in manifest.ids):
+        raise ManifestError(
+            f"{hypotheses_path(manifest.path)}: none of its {len(of_rows)} ids (such as {next(iter(of_rows))!r}) is one"
+            f" of {manifest.path} (such as {manifest.ids[0]!r}): they are of other utterances, or of a manifest whose"
+            " ids were changed afterwards; transcribe this one, or remove the file"
+        )
 
 
 def read_lists(manifest: Manifest, limit: int) -> Dict[str, List[Tuple[str, float]]]:

@@ -10,7 +10,7 @@ from checkpoints import enlarged, save_untrained
 from commands import TINY_ENCODER
 from task_setup import assemble, configure, vary
 
-from colld_fairseq.errors import ConfigError
+from colld_fairseq.errors import ConfigError, ManifestError
 
 BASE = [
     *["--task", "multilingual_speech_to_text", "--arch", "transducer_student", "--criterion", "transducer"],
@@ -307,6 +307,15 @@ def test_wrong_options(message, build):
         build(**WRONG[message])
 
 
+def test_options_without_effect_are_told(build, caplog):
+    build(kd_weight=2.0, kd_shift=3, ctc_kd_delay=2)
+    assert "--kd-weight, --kd-shift: without effect, as --kd is none" in caplog.text
+    assert "--ctc-kd-delay: without effect, as --ctc-kd is none" in caplog.text
+    caplog.clear()
+    build()
+    assert "without effect" not in caplog.text
+
+
 def test_wrong_teachers(build, teacher, tagged_vocab, finetuning, tmp_path):
     """Another vocabulary; no transducer; another frame rate."""
     ctc = save_untrained(finetuning(), tmp_path / "ctc.pt")
@@ -343,6 +352,9 @@ def test_lists_beside_the_manifest(base, corpus, tmp_path):
     assert all(torch.equal(own, expected) for own, expected in zip(targets, wanted))
     assert "nbest" not in task.dataset("valid").collater([task.dataset("valid")[0]])
     assert "nbest" not in load(1, "train").dataset("train").collater([dataset[1]])
+    (tmp_path / "train.hypotheses.jsonl").write_text(json.dumps({**entry, "id": "other"}) + "\n")
+    with pytest.raises(ManifestError, match="none of its 1 ids .*'other'.* is one of .*train.tsv .*'train-0'"):
+        load(2, "train")
     (tmp_path / "train.hypotheses.jsonl").unlink()
     with pytest.raises(ConfigError, match="colld transcribe --nbest"):
         load(2, "train")

@@ -31,6 +31,7 @@ from colld_fairseq.criterions.transducer.distillation import (
 )
 from colld_fairseq.criterions.transducer.pruned import PrunedRange, PrunedTrainingConfig, warmup_weights
 from colld_fairseq.criterions.transducer.targets import TargetSequences, target_sequences
+from colld_fairseq.criterions.unused_options import tell_unused
 from colld_fairseq.errors import ConfigError
 from colld_fairseq.losses.transducer import TransducerOutput, transducer_loss
 from colld_fairseq.losses.transducer_pruned import pruned_transducer_loss
@@ -64,6 +65,7 @@ class TransducerCriterion(RecognitionCriterion):
     def __init__(self, cfg: TransducerConfig, task) -> None:
         super().__init__(cfg, task)
         check_options(cfg)
+        tell_unused(cfg, TransducerKdConfig, "kd")
         if cfg.kd != "none" and cfg.kd_from == "teacher":
             task.load_teacher_transducer()
 
