@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Sequence
 
 from colld_fairseq.cli.terminal import Console
 from colld_fairseq.errors import ConfigError
@@ -18,10 +19,14 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("give the output folder of a recipe or of a run, or several of them")
     if not args.out and len(args.folders) > 1:
         raise ConfigError("give --out PAGE.html: of several folders none is the page's own")
+    check_folders(args.folders)
     first = Path(args.folders[0])
     claim = first.name.removesuffix(f".{PLAN}") if first.name.endswith(f".{PLAN}") else ""
     out = Path(args.out or (first.with_name(f"{claim}.html") if claim else first / "report.html"))
     manifests = split_paths(args.manifest or "") if args.manifest else []
+    for manifest in manifests:
+        if not Path(manifest).is_file():
+            raise ConfigError(f"--manifest {manifest}: there is no such file")
     if first.exists():
         check_output(out, "--out", manifests)
     problems = Problems()
@@ -34,3 +39,11 @@ def run(args: argparse.Namespace) -> int:
         console.say(f"missing: {problem}", style="yellow")
     console.say(f"{out}: {len(page) / 1e6:.1f} MB")
     return 1 if problems else 0
+
+
+def check_folders(folders: Sequence[str]) -> None:
+    """ConfigError for one that is given twice, which would be compared with itself."""
+    places = [Path(folder).resolve() for folder in folders]
+    for index, place in enumerate(places):
+        if place in places[:index]:
+            raise ConfigError(f"{folders[index]}: is given twice; give every folder once")

@@ -198,33 +198,49 @@ class _Recipe(_Reader):
 
 
 class _Plain(_Reader):
-    """A folder of one system."""
+    """A folder of one system, or of several decodings of its test sets."""
 
     def experiment(self) -> Experiment:
-        name = self.folder.resolve().name
-        experiment = Experiment(str(self.folder), name)
-        run = Run(name, name, 1)
-        attempt = self.problems.attempt
-        tables = [path for path in self.files if path.suffix == ".json" and begins_with(path, '"pairs"')]
-        scores = {path: content for path in tables if (content := attempt(lambda: read_scores(path)))}
-        taken = set()
-        for path in self.files:
-            if path.name.startswith("generate-") and path.suffix == ".txt":
-                read = attempt(lambda: read_decoded(path, scores, self.manifests, ""))
-                if read is not None:
-                    taken.add(read[0])
-                    run.decoded.append(read[1])
-        run.decoded += [Decoded("", path.stem, content) for path, content in scores.items() if path not in taken]
+        experiment = Experiment(str(self.folder), self.folder.resolve().name)
         for path in self.files:
             if path.suffix == ".json" and begins_with(path, '"machine"'):
                 machine, encoders = self.profile(path)
                 experiment.machine = experiment.machine or machine
                 experiment.encoders += encoders
         students = [one for one in experiment.encoders if not one.source.startswith(("hf:", "fairseq:"))]
-        run.encoder = next(iter(students), None)
-        run.stages = self._stages()
-        experiment.runs = [run] if run.decoded or run.stages else []
+        for run in self._runs(experiment.title, self._decoded()):
+            run.encoder = next(iter(students), None)
+            experiment.runs.append(run)
+        stages = self._stages()
+        if stages and not experiment.runs:
+            experiment.runs = [Run(experiment.title, experiment.title, 1)]
+        if stages:
+            experiment.runs[0].stages = stages
         return experiment
+
+    def _decoded(self) -> List[Tuple[Path, Decoded]]:
+        """Every test set, and the file that it was read from."""
+        attempt = self.problems.attempt
+        tables = [path for path in self.files if path.suffix == ".json" and begins_with(path, '"pairs"')]
+        scores = {path: content for path in tables if (content := attempt(lambda: read_scores(path)))}
+        decoded, taken = [], set()
+        for path in self.files:
+            if path.name.startswith("generate-") and path.suffix == ".txt":
+                read = attempt(lambda: read_decoded(path, scores, self.manifests, ""))
+                if read is not None:
+                    taken.add(read[0])
+                    decoded.append((path, read[1]))
+        return decoded + [(path, Decoded("", path.stem, one)) for path, one in scores.items() if path not in taken]
+
+    def _runs(self, name: str, decoded: List[Tuple[Path, Decoded]]) -> List[Run]:
+        """One; where a test set was decoded several times, one of each folder, as they are systems to compare."""
+        runs: Dict[str, Run] = {}
+        several = len({one.test for _, one in decoded}) < len(decoded)
+        for path, one in decoded:
+            place = path.parent.relative_to(self.folder)
+            label = f"{name}: {place}" if several and place.name else name
+            runs.setdefault(label, Run(label, label, 1)).decoded.append(one)
+        return list(runs.values())
 
     def _stages(self) -> Dict[str, Stage]:
         """Every training log once: fairseq-hydra-train writes a copy of what it prints."""

@@ -112,16 +112,24 @@ def all_systems(experiments: Sequence[Experiment]) -> List[System]:
     return systems
 
 
+def _baseline(systems: Sequence[System], name: str) -> System:
+    """The one of that label, or else of that name. Raises ConfigError for none, or several."""
+    of_label = [one for one in systems if one.label == name]
+    chosen = of_label or [one for one in systems if one.name == name]
+    if len(chosen) != 1:
+        known = ", ".join(repr(one.label) for one in chosen or systems)
+        problem = "could be each of" if chosen else "is none of the systems, which are"
+        raise ConfigError(f"--baseline {name!r}: {problem} {known}")
+    return chosen[0]
+
+
 def wanted_comparisons(systems: Sequence[System], baseline: str = "") -> List[Tuple[str, System, System]]:
     """(question, system, baseline): all beside `baseline`, a label or a system's name, where it is given; else what the
     recipes ask, and a system of one experiment beside its namesake in the first; else all beside the first.
 
-    Raises ConfigError: no such baseline.
+    Raises ConfigError: no such baseline, or several.
     """
-    chosen = next((one for one in systems if baseline and baseline in (one.label, one.name)), None)
-    if baseline and chosen is None:
-        known = ", ".join(repr(one.label) for one in systems)
-        raise ConfigError(f"--baseline {baseline!r}: is none of the systems, which are {known}")
+    chosen = _baseline(systems, baseline) if baseline else None
     if chosen is not None:
         return [("", one, chosen) for one in systems if one is not chosen]
     wanted = []

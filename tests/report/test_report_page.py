@@ -313,6 +313,32 @@ def test_plain_folders(original, tmp_path, capsys):
     assert name == "my_teacher beside my_cut"
 
 
+def test_several_decodings_of_a_test_set_are_systems_of_their_own(original, tmp_path, capsys):
+    """Below one folder: they were one system with the mean of their scores."""
+    for name, system in (("greedy", "cut"), ("beam", "teacher")):
+        shutil.copytree(original / system / "seed1" / "asr", tmp_path / "mine" / name)
+    given = [tmp_path / "mine", "--manifest", original / "data" / "test_asr.tsv", "--out", tmp_path / "page.html"]
+    page = html.fromstring(page_of(*given))
+    tables = tables_of(page, "Recognition · test_asr")
+    rows = tables["Percent, all utterances"]
+    assert list(rows) == ["mine: beam", "mine: greedy"]
+    assert rows["mine: beam"][0]["WER"][0] != rows["mine: greedy"][0]["WER"][0]
+    assert list(tables["Paired comparisons"]) == ["mine: greedy beside mine: beam"]
+    for wrong, message in (
+        ([tmp_path / "mine", *given], "mine: is given twice"),
+        ([*given, "--manifest", tmp_path / "no.tsv"], "--manifest .*no.tsv: there is no such file"),
+    ):
+        assert colld(["report", *map(str, wrong)]) == 2
+        assert re.search(message, capsys.readouterr().err)
+
+
+def test_baselines_of_which_there_are_several_are_told(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "other")
+    both = [str(folder), str(tmp_path / "other"), "--out", str(tmp_path / "page.html"), "--baseline"]
+    assert colld(["report", *both, "cut"]) == 2
+    assert "--baseline 'cut': could be each of" in capsys.readouterr().err
+
+
 def test_a_single_system_is_not_compared_in_words(original, tmp_path):
     """One table of languages with both measures, nothing of changes, no column of unknown sizes, no BLEU."""
     folder = tmp_path / "mine"
