@@ -16,13 +16,17 @@ from colld_fairseq.data.manifest import AnyManifest, Row, read_manifests
 from colld_fairseq.data.utterances import BadUtterances, distinct_rows, plan_batches, usable_batches
 from colld_fairseq.decoding.label_delay import LabelDelay
 from colld_fairseq.errors import AudioError, ColldError, ConfigError
-from colld_fairseq.files import written_atomically
+from colld_fairseq.files import split_paths, written_atomically
 from colld_fairseq.modules.latency import WHOLE, frames_of
+from colld_fairseq.outputs import check_output
 from colld_fairseq.recogniser import Recogniser, load_recogniser
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints a table; with --json writes it, too. Raises ColldError."""
+    if args.json:
+        inputs = [args.checkpoint, args.reference, *split_paths(args.manifest)]
+        check_output(args.json, "--json", filter(None, inputs))
     options = {"decoder": args.decoder, "tgt_lang": args.lang, "vocab": args.vocab, "cmvn": args.cmvn}
     given = {name: value for name, value in options.items() if value}
     student = load_recogniser(args.checkpoint, device=args.device, **given)

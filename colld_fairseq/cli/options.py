@@ -16,6 +16,7 @@ ENCODERS = "hf:DIR (transformers), fairseq:FILE.pt, fairseq2:FILE.pt or colld:FI
 VARIANCE = Number(low=0, high=1, above=True)
 SOME_AUDIO = Number(low=0.1)
 CODES = Number(whole=True, low=2, high=256)  # of a byte
+ENDPOINT = "2.4,1.2,20"
 DRAWS = Number(whole=True, low=100)  # an interval of 95 % leaves out 2 of them on either side
 # As in modules/input_config.py, teachers/base.py, teachers/cache_storage.py and tasks/multilingual_speech_to_text.py,
 # which import torch or lie beside what does.
@@ -326,7 +327,7 @@ def transcribe(add: Add) -> None:
         " decoders no_repeat_ngram_size, max_len_a, max_len_b, lenpen, ...",
     )
     cut = "recordings longer than this are cut where they are quietest and transcribed in pieces (default: never)"
-    add("--cut-seconds", type=POSITIVE, default=0.0, metavar="SECONDS", help=cut)
+    add("--cut-seconds", type=SOME_AUDIO, default=0.0, metavar="SECONDS", help=cut)
     voice = (
         "cut around speech, which silero-vad finds (extra [vad]), and leave silence out, of short files too;"
         " default of --cut-seconds then"
@@ -356,7 +357,7 @@ def transcribe(add: Add) -> None:
     add(
         "--endpoint",
         metavar="S,S,S",
-        default="2.4,1.2,20",
+        default=ENDPOINT,
         help="an utterance ends after so many seconds of silence without a text, of silence after a text, or in all;"
         " none = with the stream",
     )

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check_folders(folders: Sequence[str]) -> None:
     """ConfigError for one that is given twice, which would be compared with itself."""
-    places = [Path(folder).resolve() for folder in folders]
-    for index, place in enumerate(places):
-        if place in places[:index]:
+    resolved = [Path(folder).resolve() for folder in folders]
+    for index, folder in enumerate(resolved):
+        if folder in resolved[:index]:
             raise ConfigError(f"{folders[index]}: is given twice; give every folder once")

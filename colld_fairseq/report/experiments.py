@@ -237,8 +237,8 @@ class _Plain(_Reader):
         runs: Dict[str, Run] = {}
         several = len({one.test for _, one in decoded}) < len(decoded)
         for path, one in decoded:
-            place = path.parent.relative_to(self.folder)
-            label = f"{name}: {place}" if several and place.name else name
+            below = path.parent.relative_to(self.folder)
+            label = f"{name}: {below}" if several and below.name else name
             runs.setdefault(label, Run(label, label, 1)).decoded.append(one)
         return list(runs.values())
 

@@ -306,6 +306,21 @@ def test_broken_utterances_are_named_and_counted(damaged, checkpoint, tmp_path, 
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--options", "beam=5"], "--options beam=5: give --beam 5"),
+        (["--options", "dtype=bfloat16"], "give --dtype bfloat16"),
+        (["--endpoint", "1,1,9"], "--endpoint: says nothing without --streaming"),
+        (["--streams", "2"], "--streams: says nothing without --streaming"),
+        (["--audio-root", "."], "--audio-root: says nothing without --manifest"),
+    ],
+)
+def test_options_without_effect(options, message, checkpoint, corpus, capsys):
+    assert transcribe(checkpoint("ctc"), corpus / "test.zip", *options) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_refused_with_the_remedy(checkpoint, corpus, distillation, tmp_path, capsys):
     def refused(*arguments):
         assert transcribe(*arguments) == 2

@@ -142,6 +142,9 @@ def test_refused_with_the_remedy(models, corpus, capsys):
     assert "frame rate and vocabulary" in capsys.readouterr().err
     assert main(["delay", models["ctc"], *manifest, "--chunk-ms", "100"]) == 2
     assert "multiple of 40" in capsys.readouterr().err
+    assert main(["delay", models["ctc"], *manifest, "--json", models["ctc"]]) == 2
+    assert "--json" in capsys.readouterr().err and main(["delay", models["ctc"], *manifest, "--json", str(corpus)]) == 2
+    assert "is a folder" in capsys.readouterr().err
 
 
 def test_what_no_utterance_can_have_is_no_fault_of_the_utterances(models, corpus, vocab, tmp_path, capsys):

@@ -11,6 +11,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, 
 import numpy as np
 from rich.progress import Progress
 
+from colld_fairseq.cli.options import ENDPOINT
 from colld_fairseq.cli.terminal import AudioBar, Console, progress
 from colld_fairseq.cli.transcribe import streaming
 from colld_fairseq.cli.transcribe.inputs import Utterances, read_files, read_utterances_of_manifests
@@ -32,6 +33,7 @@ from colld_fairseq.recogniser import TRAINED, Recogniser, load_recogniser
 # Transcribes utterances: results by id as they are known; what cannot be used goes to BadUtterances.
 Work = Callable[[Utterances, BadUtterances, AudioBar], Iterator[Dict[str, Result]]]
 
+OF_THE_COMMAND = {"beam", "nbest", "device", "dtype"}
 WINDOW = 512  # neighboring utterances among which batches of similar length are made: printing waits for no more
 
 
@@ -43,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("standard input (-) is a stream: give it alone, with --streaming and without --out")
     if args.out:
         check_places(args.out, [*split_paths(args.checkpoint, ":"), *args.audio, args.cmvn], args.manifest)
+    refuse_unused(args)
     formats = parse_formats(args.words)
     if formats and not args.out:
         raise ConfigError("--words writes files beside a manifest: give --out")
@@ -59,6 +62,16 @@ def run(args: argparse.Namespace) -> int:
     work = partial(transcribe, recogniser, args.batch_seconds, cutting(args, recogniser))
     run_utterances(args, recogniser, work, Printer(args.nbest), console)
     return 0
+
+
+def refuse_unused(args: argparse.Namespace) -> None:
+    """ConfigError for options that would have no effect."""
+    if not args.streaming:
+        given = {"--endpoint": args.endpoint != ENDPOINT, "--streams": args.streams != 1}
+        for option in filter(given.get, given):
+            raise ConfigError(f"{option}: says nothing without --streaming")
+    if args.audio_root and not args.manifest:
+        raise ConfigError("--audio-root: says nothing without --manifest; audio files are named as they lie")
 
 
 def run_streaming(args: argparse.Namespace, recogniser: Recogniser, console: Console) -> int:
@@ -118,6 +131,8 @@ def run_utterances(
 def task_options(args: argparse.Namespace) -> Dict[str, str]:
     """The task's options that differ from those of the training."""
     options = all_named(args.options, "--options", "NAME=VALUE,NAME=VALUE")
+    for name in OF_THE_COMMAND.intersection(options):
+        raise ConfigError(f"--options {name}={options[name]}: give --{name.replace('_', '-')} {options[name]}")
     moved = {name: getattr(args, name) for name in ("vocab", "cmvn") if getattr(args, name)}
     return {"decoder": args.decoder, "tgt_lang": args.lang, "src_lang": args.src_lang, **moved, **options}
 
