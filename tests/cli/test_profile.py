@@ -1,6 +1,7 @@
 """`colld profile`: figures against formulas written out by hand, and what each option changes."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -181,6 +182,16 @@ def test_working_memory_is_the_peak_not_what_remains():
 def test_errors_name_what_to_give(arguments, message, capsys):
     assert main(["profile", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_plot_replaces_no_model(student, tmp_path, capsys):
+    path, _ = student()
+    model = tmp_path / "model.png"
+    model.write_bytes(content := Path(path).read_bytes())
+    for plot, message in ((path, "ends in .png"), (str(model), "is an input")):
+        assert main(["profile", "--student", str(model), "--plot", plot, "WER", "4"]) == 2
+        assert f"--plot {plot}" in (said := capsys.readouterr().err) and message in said
+    assert model.read_bytes() == content
 
 
 def test_a_gpu_that_is_not_there(capsys, monkeypatch):

@@ -37,12 +37,13 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(pick_device(args.device))
+    inputs = [*args.student, *(spec.partition(":")[2] for spec in args.teacher)]
     if args.json:
-        check_output(args.json, "--json", [*args.student, *(spec.partition(":")[2] for spec in args.teacher)])
+        check_output(args.json, "--json", inputs)
     loaders = [(partial(load_student_subject, cmvn=args.cmvn), path) for path in args.student]
     loaders += [(loader, spec) for spec in args.exported for loader in exported_loaders(spec)]
     loaders += [(load_teacher_subject, spec) for spec in args.teacher]
-    plot = Plot.parse(args.plot, len(loaders)) if args.plot else None
+    plot = Plot.parse(args.plot, len(loaders), inputs) if args.plot else None
     report = {
         "machine": describe_machine(device),
         "device": str(device),

@@ -1,6 +1,6 @@
 """Quality against size and speed, as given on the command line."""
 
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, Dict, Iterable, List, NamedTuple, Sequence
 
 from matplotlib.figure import Figure
 
@@ -19,15 +19,18 @@ class Plot(NamedTuple):
     scores: List[float]
 
     @classmethod
-    def parse(cls, words: Sequence[str], models: int) -> "Plot":
-        """FILE.png NAME SCORE...; ConfigError unless there is a score for each model."""
+    def parse(cls, words: Sequence[str], models: int, inputs: Iterable[str] = ()) -> "Plot":
+        """FILE.png NAME SCORE...; ConfigError unless there is a score for each model, and a file to write that is no
+        input."""
         if len(words) != models + 2:
             raise ConfigError(
                 f"--plot {' '.join(words)}: write FILE.png, the name of the score, and the scores of the"
                 f" {models} models in the order of the table"
             )
         path, measure, *scores = words
-        check_output(path, "--plot")
+        if not path.endswith(".png"):
+            raise ConfigError(f"--plot {path}: it is a PNG; give a name that ends in .png")
+        check_output(path, "--plot", inputs)
         return cls(path, measure, [FINITE.read(score, f"--plot: {score!r} is no score") for score in scores])
 
     def write(self, models: Sequence[Dict[str, Any]]) -> None:
