@@ -14,7 +14,7 @@ from colld_fairseq.corpora.columns import TRANSLATION, check_uses
 from colld_fairseq.corpora.reading import is_text
 from colld_fairseq.corpora.request import Request, nothing_there
 from colld_fairseq.corpora.utterance import LeftOut, Listed, Utterance
-from colld_fairseq.data.audio import AUDIO_SUFFIXES
+from colld_fairseq.data.audio import SUFFIXES
 from colld_fairseq.errors import ConfigError
 
 _SPLIT = re.compile(r"(train|dev|valid|test)([-_.].*)?")
@@ -23,9 +23,9 @@ _SPLIT = re.compile(r"(train|dev|valid|test)([-_.].*)?")
 def read(request: Request) -> Iterator[Listed]:
     check_uses(request.columns, ["text"], "folder")
     root = request.folder
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise nothing_there(root, f"audio ({', '.join(AUDIO_SUFFIXES)})")
+        raise nothing_there(root, f"audio ({', '.join(SUFFIXES)})")
     for use, ending in request.columns.items():
         if not any(_beside(path, ending).is_file() for path in paths):
             raise ConfigError(f"{root}: no audio has a file NAME.{ending} beside it, as --columns {use}={ending} says")

@@ -79,6 +79,6 @@ def _utterance(path: Path, where: str, fields: List[str], text: str, split: str,
 
 def _audio(path: Path, recording: str) -> Optional[str]:
     folders = [path.parent, *(base / name for base in (path.parent, path.parent.parent) for name in AUDIO_FOLDERS)]
-    names = [recording, *(recording + suffix for suffix in (".sph", *AUDIO_SUFFIXES))]
+    names = [recording, *(recording + suffix for suffix in AUDIO_SUFFIXES)]
     candidates = (folder / name for folder in folders for name in names)
     return next((str(candidate) for candidate in candidates if os.path.isfile(candidate)), None)

@@ -27,13 +27,12 @@ from colld_fairseq.data.containers.stream import Stream
 from colld_fairseq.errors import AudioError
 from colld_fairseq.files import printable
 
+# Looked for in folders and archives; a file given by name may have any. The former are read without PyAV and ffmpeg.
 AUDIO_SUFFIXES = (
-    ".wav",
-    ".flac",
-    ".ogg",
-    ".opus",
-    ".mp3",
-)  # looked for in folders and archives; a file given by name may have any
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
+    *(".aif", ".aiff", ".au", ".caf", ".sph", ".w64"),
+)
+SUFFIXES = (*AUDIO_SUFFIXES, *media.SUFFIXES)
 _ZIP_SPEC = re.compile(r"(?P<zip>.+\.zip):(?P<offset>\d+):(?P<length>\d+)", re.IGNORECASE | re.DOTALL)
 _SEGMENT_SPEC = re.compile(r"(?P<file>.+):(?P<offset>\d+):(?P<length>\d+)", re.DOTALL)
 _ADDRESS = re.compile(r"(?:^|/)(?:https?|ftp|s3|gs)://")  # perhaps behind a manifest's root

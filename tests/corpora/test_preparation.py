@@ -12,6 +12,7 @@ import sys
 import tarfile
 import time
 
+import numpy as np
 import pytest
 import soundfile
 from commands import REPOSITORY, environment
@@ -186,6 +187,22 @@ def test_tables_of_spreadsheets(tmp_path):
     assert prepare("table", tmp_path, tmp_path / "data", "--translate-into", "en") == 0
     asr, st = rows_of(tmp_path / "data/train.tsv")
     assert (asr.tgt_text, asr.tgt_lang) == ('Ja; doch, "so"', "de") and (st.tgt_text, st.tgt_lang) == ("Yes", "en")
+
+
+def test_folders_of_whatever_can_be_read(tmp_path):
+    """AIFF, Sphere, ... and what PyAV reads; a text beside one, and no audio in another."""
+    endings = {"aiff": "AIFF", "au": "AU", "caf": "CAF", "sph": "NIST", "w64": "W64", "oga": "OGG"}
+    (tmp_path / "radio").mkdir()
+    for ending, kind in endings.items():
+        soundfile.write(tmp_path / f"radio/{ending}.{ending}", np.zeros(16000), 16000, format=kind)
+    (tmp_path / "radio/notes.pdf").write_bytes(b"no audio")
+    (tmp_path / "radio/damaged.m4a").write_bytes(b"\0\0\0\x1cftypM4A ")
+    options = ("--max-bad", 1)
+    assert prepare("folder", tmp_path / "radio", tmp_path / "data", *options) == 0
+    manifest = read_manifest(str(tmp_path / "data/train.tsv"))
+    assert sorted(manifest.ids) == sorted(f"{ending}.{ending}" for ending in endings)
+    assert set(manifest.n_samples) == {16000}
+    assert "damaged" in (tmp_path / "data/left_out.tsv").read_text()
 
 
 def test_translations_that_are_punctuation_alone_make_no_rows(tmp_path):

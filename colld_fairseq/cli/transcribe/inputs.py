@@ -7,8 +7,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 import numpy as np
 
-from colld_fairseq.data import media
-from colld_fairseq.data.audio import AUDIO_SUFFIXES, audio_info, find_zip_members, split_zip_spec
+from colld_fairseq.data.audio import SUFFIXES, audio_info, find_zip_members, split_zip_spec
 from colld_fairseq.data.audio_files import file_of, state_of
 from colld_fairseq.data.manifest import AnyManifest, Row, read_manifests
 from colld_fairseq.data.manifest_writer import checked_name
@@ -19,7 +18,6 @@ from colld_fairseq.errors import AudioError, ConfigError, ManifestError
 Rows = Union[AnyManifest, PathRows]
 
 PART = "@"  # between the id of a recording and where a part of it begins
-SUFFIXES = (*AUDIO_SUFFIXES, *media.SUFFIXES)  # looked for in folders and archives
 
 
 @dataclass(frozen=True)
