@@ -26,7 +26,7 @@ from colld_fairseq.decoding.transducer import Scorer
 from colld_fairseq.decoding.words import WordTimer
 from colld_fairseq.deprecated import present_name
 from colld_fairseq.devices import pick_device
-from colld_fairseq.errors import ConfigError
+from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.files import split_paths
 from colld_fairseq.models.colld_student import NO_HYPOTHESES
 from colld_fairseq.models.encoder_options import record
@@ -208,6 +208,8 @@ class Recogniser:
         """
         if len(self.models) > 1:
             raise ConfigError("an ensemble cannot stream: give one model")
+        if not (endpoint is None or isinstance(endpoint, EndpointRules)):
+            raise ConfigError(f"streaming: endpoint is {endpoint!r}; give EndpointRules(...), or None for no endpoints")
         if self.dtype != torch.float32:
             raise ConfigError(f"streams are decoded in float32, not in {str(self.dtype).partition('.')[2]}")
         (model,) = self.models
@@ -255,9 +257,13 @@ class Recogniser:
         language spoken, by which an `adapted_ctc` takes the parts of an added language (default: the option src_lang).
 
         Raises ConfigError as `check_alignable`. ColldError: the tokens need more frames than there are, or one of them
-        is none of the language's.
+        is none of the vocabulary's or of the language's.
         """
         self.check_alignable()
+        symbols = len(self.task.target_dictionary)
+        outside = next((token for token in tokens if not 0 <= token < symbols), None)
+        if outside is not None:
+            raise ColldError(f"align: token {outside} is none of the vocabulary's, which are 0 to {symbols - 1}")
         (model,), blank = self.models, self.task.target_dictionary.bos()
         source = torch.from_numpy(self.input(as_waveform(waveform, SAMPLE_RATE)))[None]
         lengths = torch.tensor([source.size(1)])

@@ -26,7 +26,7 @@ from colld_fairseq.data.waveform import as_samples, check_rate
 from colld_fairseq.decoding.hypothesis import Hypothesis, Word
 from colld_fairseq.decoding.search import Search
 from colld_fairseq.decoding.transducer import Scorer
-from colld_fairseq.errors import ColldError
+from colld_fairseq.errors import ColldError, ConfigError
 from colld_fairseq.modules.streaming import StreamingEncoder, StreamState
 
 FBANK_SECONDS = SHIFT / SAMPLE_RATE
@@ -182,7 +182,12 @@ class StreamingRecogniser:
         )
 
     def decode(self, streams: Sequence[Stream]) -> List[int]:
-        """One step of all streams that are ready, as one batch; which these were (indices in `streams`)."""
+        """One step of all streams that are ready, as one batch; which these were (indices in `streams`).
+
+        Raises ConfigError for a stream that is there twice.
+        """
+        if len(set(map(id, streams))) < len(streams):
+            raise ConfigError("decode: a stream is there twice; one step of a stream needs the one before")
         ready = [index for index, stream in enumerate(streams) if self.is_ready(stream)]
         if ready:
             self._step([streams[index] for index in ready])

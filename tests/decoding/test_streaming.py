@@ -219,7 +219,15 @@ def test_refused_with_the_remedy(make):
     assert "give one model" in refused(f"{make()}:{make()}")
     with pytest.raises(ColldError, match="--lang"):
         load_recogniser(make(tags=True)).streaming().create_stream()
-    assert load_recogniser(make("--cmvn", "none")).streaming()
+    assert "EndpointRules" in refused(make(), 320, "2", "none")
+    recogniser = load_recogniser(make("--cmvn", "none"))
+    streaming = recogniser.streaming()
+    stream = streaming.create_stream()
+    with pytest.raises(ConfigError, match="a stream is there twice"):
+        streaming.decode([stream, stream])
+    for outside in (-1, len(recogniser.vocabulary.dictionary)):
+        with pytest.raises(ColldError, match=f"token {outside} is none of the vocabulary's"):
+            recogniser.align(UTTERANCES[0], [5, outside])
 
 
 @pytest.mark.parametrize("contexts, expected", [("1,2,full", 2), ("2,1", 2), ("full,1,4", 4), ("full", None), ("3", 3)])
