@@ -23,6 +23,14 @@ from colld_fairseq.modules.input_config import InputConfig
 
 # fairseq's names: checkpoint12.pt after epoch 12, checkpoint_3_500.pt after 500 updates, in epoch 3.
 NAMES = {"epoch": re.compile(r"checkpoint(\d+)\.pt"), "update": re.compile(r"checkpoint_\d+_(\d+)\.pt")}
+# Settings that act in training alone: a run may go on with others.
+IN_TRAINING = {
+    *("dropout", "attention_dropout", "activation_dropout", "dropout_input", "output_dropout", "decoder_dropout"),
+    *("predictor_dropout", "encoder_layerdrop", "layerdrop", "feature_grad_mult"),
+    *("mask_prob", "mask_length", "min_masks", "mask_channel_prob", "mask_channel_length"),
+    *("front_end_updates", "freeze_encoder_updates", "freeze_decoder_updates", "train_decoder_parts", "frozen_blocks"),
+    *("checkpoint_activations", "compile_encoder"),
+}
 Checkpoint = Dict[str, Any]
 
 
@@ -133,13 +141,14 @@ def floating(checkpoint: Checkpoint) -> Iterator[Tuple[str, Tensor]]:
 
 
 def settings(checkpoint: Checkpoint) -> Dict[str, Any]:
-    """Of the model, but for the files that it began with; the shape of a student's encoder, which is recorded as
-    JSON, by its parts."""
-    fields = {name: value for name, value in checkpoint["cfg"]["model"].items() if name not in onnx_folder.FILES}
+    """Of the model, but for the files that it began with and what acts in training alone; the shape of a student's
+    encoder, which is recorded as JSON, by its parts."""
+    left_out = {*onnx_folder.FILES, *IN_TRAINING}
+    fields = {name: value for name, value in checkpoint["cfg"]["model"].items() if name not in left_out}
     recorded = json.loads(fields.pop("encoder_config", "") or "{}")
     if recorded:
         recorded["input"] = str(InputConfig.from_dict(recorded["input"])), recorded["input"]
-    return {**fields, **{f"encoder_config.{name}": value for name, value in recorded.items()}}
+    return {**fields, **{f"encoder_config.{name}": value for name, value in recorded.items() if name not in left_out}}
 
 
 def check_same(first: Checkpoint, other: Checkpoint, first_path: str, path: str) -> None:

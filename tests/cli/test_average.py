@@ -1,17 +1,22 @@
 """`colld average`: the values, which files are taken, who reads the result, and what is refused."""
 
 import errno
+import json
 import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 from checkpoints import save_untrained
 from commands import PACKAGE, TINY_ENCODER, TRAINING, call, log_records
+from fairseq.models import MODEL_DATACLASS_REGISTRY
 from task_setup import set_up
 
 from colld_fairseq import load_student
 from colld_fairseq.cli import main
+from colld_fairseq.models.averaging import IN_TRAINING
+from colld_fairseq.modules.encoder_config import EncoderConfig
 
 CTC = ["--task", "multilingual_speech_to_text", "--criterion", "ctc_attention", "--arch", "student_ctc", *TINY_ENCODER]
 
@@ -117,6 +122,19 @@ def test_every_reader_takes_it(checkpoint, corpus, vocab, tmp_path):
     assert f"Loaded checkpoint {out}" in output and len(log_records(output, "train_inner")) == 1
 
 
+def test_a_run_may_go_on_with_other_settings_of_training(checkpoint, tmp_path):
+    """There is one of each name in the models' options, or in an encoder's configuration."""
+    names = {
+        field.name for kind in (*MODEL_DATACLASS_REGISTRY.values(), EncoderConfig) for field in fields(kind) if kind
+    }
+    assert IN_TRAINING <= names
+    first = checkpoint("a.pt", 1)
+    recorded = read(first)["cfg"]["model"]["encoder_config"]
+    other = json.dumps({**json.loads(recorded), "dropout": 0.5})
+    second = checkpoint("b.pt", 2, model={"dropout": 0.5, "mask_prob": 0.1, "encoder_config": other})
+    assert average(first, second, "--out", tmp_path / "mean.pt") == 0
+
+
 def test_refused_with_the_reason(checkpoint, tmp_path, capsys):
     path, out = checkpoint("a.pt", 1), tmp_path / "mean.pt"
 
@@ -130,7 +148,7 @@ def test_refused_with_the_reason(checkpoint, tmp_path, capsys):
         ({"more": torch.ones(1)}, None, "b.pt has weight more"),
         ({name: value[:1]}, None, f"weight {name} is {[1, *value.shape[1:]]}, in {path} {list(value.shape)}"),
         ({name: value * torch.nan}, None, f"b.pt: {name} holds NaN"),
-        (None, {"dropout_input": 0.5}, "b.pt: the model's dropout_input is 0.5"),
+        (None, {"encoder_position": "x"}, "b.pt: the model's encoder_position is 'x'"),
         (None, {"other": 1}, "b.pt has the model's other"),
     ):
         assert message in refused(path, checkpoint("b.pt", 2, weights, model))
