@@ -107,7 +107,8 @@ def test_files_of_folders_above_have_words_of_their_own(tmp_path):
         Timed(name, 0.5, Hypothesis([], 0, 0, words=words((0, 0.5), text=text)))
         for name, text in (("talk.wav", "one"), ("../talk.wav", "two"))
     ]
-    folder = write_words(str(tmp_path / "out.jsonl"), ["srt"], utterances)
+    folder, former = write_words(str(tmp_path / "out.jsonl"), ["srt"], utterances)
+    assert former == 0 and write_words(str(tmp_path / "out.jsonl"), ["srt", "vtt"], utterances[:1])[1] == 1
     written = [path.read_text() for path in sorted(folder.rglob("*.srt"))]
     assert len(written) == 2 and "two0" in written[0] and "one0" in written[1]
 

@@ -247,8 +247,9 @@ def to_manifest(
         for path in write_results(args.out, rows, journal.results, args.nbest):
             console.say(bar.summary(path))
         if formats := parse_formats(args.words):
-            folder = write_words(args.out, formats, timed(rows, journal.results))
-            console.say(f"words with their times: {folder}")
+            folder, former = write_words(args.out, formats, timed(rows, journal.results))
+            more = f"; {former} of its files are of earlier runs with other utterances" * bool(former)
+            console.say(f"words with their times: {folder}{more}")
     journal.remove()
 
 

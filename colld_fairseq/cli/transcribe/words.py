@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from colld_fairseq.decoding.hypothesis import Hypothesis, Word
 from colld_fairseq.errors import ConfigError
@@ -140,13 +140,17 @@ def words_folder(out: str) -> Path:
     return Path(out).with_suffix(".words")
 
 
-def write_words(out: str, formats: Sequence[str], utterances: Iterable[Timed]) -> Path:
-    """One file per utterance and format, `ID.srt`, below the folder, which is returned."""
+def write_words(out: str, formats: Sequence[str], utterances: Iterable[Timed]) -> Tuple[Path, int]:
+    """One file per utterance and format, `ID.srt`, below a folder: the folder, and how many files of these formats it
+    had before that are of other utterances, and stay."""
     folder = words_folder(out)
+    former = {path for name in formats for path in folder.rglob(f"*.{name}")}
     for one in utterances:
         for name in formats:
-            write_atomically(folder / f"{below(one.id)}.{name}", FORMATS[name](one).encode())
-    return folder
+            path = folder / f"{below(one.id)}.{name}"
+            write_atomically(path, FORMATS[name](one).encode())
+            former.discard(path)
+    return folder, len(former)
 
 
 def below(utterance_id: str) -> Path:
