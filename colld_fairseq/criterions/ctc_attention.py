@@ -20,6 +20,7 @@ from torch import Tensor
 from colld_fairseq.criterions.delayed import DelayedKdConfig
 from colld_fairseq.criterions.logs import sum_logs
 from colld_fairseq.criterions.recognition import RecognitionCriterion, check_unused_parameters
+from colld_fairseq.errors import ConfigError
 from colld_fairseq.numbers import PROBABILITY, SHARE, option
 
 CTC_WEIGHT = 0.3  # beside an attention decoder, as in ESPnet
@@ -39,12 +40,20 @@ class CtcAttentionConfig(DelayedKdConfig):
 class CtcAttentionCriterion(RecognitionCriterion):
     logged_terms = ("loss", "nll_loss")
 
+    def __init__(self, cfg: CtcAttentionConfig, task) -> None:
+        super().__init__(cfg, task)
+        if cfg.ctc_weight and not task.has_ctc:
+            raise ConfigError(
+                "the model has no CTC layer, which beside a pretrained decoder is one of --ctc-layer: leave out"
+                " --ctc-weight, or give that too"
+            )
+
     def forward(self, model, sample: Dict, reduce: bool = True):
         """Returns (loss summed over target tokens, target tokens, logging output)."""
         if self.training:
             check_unused_parameters(model)
         output, log = model(**sample["net_input"]), {}
-        ctc = self.ctc(output, sample, log) if "ctc_logits" in output or self.cfg.ctc_weight else None
+        ctc = self.ctc(output, sample, log) if "ctc_logits" in output else None
         if "logits" in output:
             attention, loss, tokens, correct = self.attention_loss(output["logits"], sample["target"])
             if ctc is not None and ctc.tokens:

@@ -44,15 +44,15 @@ class DelayedKd:
     """The distillation of one criterion's CTC layer; made where `--ctc-kd` is not none."""
 
     def __init__(self, cfg: DelayedKdConfig, task) -> None:
+        """ConfigError for a model without a CTC layer, where the task has built one."""
         self.cfg, self.task = cfg, task
+        if not task.has_ctc:
+            raise ConfigError("--ctc-kd: the model has no CTC layer (of a transducer: --auxiliary-ctc)")
         if cfg.ctc_kd == "teacher":
             task.load_teacher_ctc()
 
     def __call__(self, model, output: Dict[str, Tensor], sample: Dict, log: Dict[str, Any]) -> Tensor:
-        """The weighted mean per frame of a batch, noted in `log`. ConfigError for a model without a CTC layer, or a
-        teacher at another frame rate."""
-        if "ctc_logits" not in output:
-            raise ConfigError("--ctc-kd: the model has no CTC layer (of a transducer: --auxiliary-ctc)")
+        """The weighted mean per frame of a batch, noted in `log`. ConfigError for a teacher at another frame rate."""
         lengths = output["ctc_lengths"]
         targets, target_lengths = self.targets(unwrapped(model), sample)
         check_equal_rate(lengths, target_lengths, sample["utt_id"], "CTC teacher")

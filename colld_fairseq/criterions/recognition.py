@@ -32,12 +32,7 @@ class RecognitionCriterion(FairseqCriterion):
         return cls(cfg, task)
 
     def ctc(self, output: Dict[str, Tensor], sample: Dict, log: Dict[str, Any]) -> CtcOutput:
-        """The CTC loss of a batch, noted in `log`. ConfigError for a model without a CTC layer."""
-        if "ctc_logits" not in output:
-            raise ConfigError(
-                "the model has no CTC layer, which beside a pretrained decoder is one of --ctc-layer: leave out"
-                " --ctc-weight, or give that too"
-            )
+        """The CTC loss of a batch, noted in `log`."""
         targets, lengths = sample["ctc_target"], sample["ctc_target_lengths"]
         ctc = ctc_loss(output["ctc_logits"], output["ctc_lengths"], targets, lengths, self.blank, self.pad)
         log.update(ctc_loss=ctc.loss_sum.detach(), ctc_tokens=ctc.tokens, ctc_too_short=ctc.too_short)

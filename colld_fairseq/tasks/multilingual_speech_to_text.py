@@ -174,6 +174,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         self.teacher_transducer: Optional[TransducerTeacher] = None  # loaded where a criterion asks for it
         self.teacher_ctc: Optional[CtcTeacher] = None  # likewise
         self.longest_target: Optional[int] = None  # tokens that a pretrained decoder has positions for
+        self.has_ctc = True  # of the model; before one is built there is nothing to say
         self.validations: List[Dict[str, float]] = []  # of this start of a run: their scores, by metric
 
     @property
@@ -192,6 +193,7 @@ class MultilingualSpeechToTextTask(SpeechTask):
         self.set_latency(model.encoder.student)
         if isinstance(getattr(model, "decoder", None), PretrainedDecoder):
             self.longest_target = model.decoder.max_positions()
+        self.has_ctc = has(model, "ctc")
         self.output_lengths = model.encoder.student.output_lengths  # fairseq-interactive asks for what is too short
         return model
 

@@ -48,7 +48,7 @@ def setting(with_decoder=True, tags=False):
         "net_input": {}, "target": padded(targets), "ctc_target": padded(ctc_targets),
         "ctc_target_lengths": torch.tensor([len(text) for text in ctc_targets]), "nsentences": 3, "audio_seconds": 1.0,
     }  # fmt: skip
-    task = SimpleNamespace(target_dictionary=symbols, prefix_size=int(tags))
+    task = SimpleNamespace(target_dictionary=symbols, prefix_size=int(tags), has_ctc=True)
     return SimpleNamespace(
         model=Model(), task=task, sample=sample, output=output, ctc_targets=ctc_targets, targets=targets
     )
@@ -180,5 +180,6 @@ def test_a_model_with_a_decoder_alone():
     expected = F.cross_entropy(at.output["logits"].float()[counted], at.sample["target"][counted], reduction="sum")
     assert tokens == int(counted.sum()) and float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert "ctc_loss" not in log
+    at.task.has_ctc = False
     with pytest.raises(ConfigError, match="no CTC layer, which beside a pretrained decoder is one of --ctc-layer"):
-        CtcAttentionCriterion(CtcAttentionConfig(ctc_weight=0.1), at.task)(at.model, at.sample)
+        CtcAttentionCriterion(CtcAttentionConfig(ctc_weight=0.1), at.task)

@@ -50,7 +50,7 @@ def setting(frames=(5, 3, 4), tags=False, ctc=False, topology="regular"):
         "target_lengths": torch.tensor(list(map(len, targets))), "ctc_target_lengths": torch.tensor([3, 1, 2]),
         "nsentences": 3, "audio_seconds": 1.0,
     }  # fmt: skip
-    task = SimpleNamespace(target_dictionary=symbols, prefix_size=int(tags))
+    task = SimpleNamespace(target_dictionary=symbols, prefix_size=int(tags), has_ctc=True)
     return SimpleNamespace(model=Model(), task=task, sample=sample, output=output, asked=asked)
 
 
