@@ -142,9 +142,13 @@ def mean_and_deviation(values: List[float]) -> Tuple[float, Optional[float]]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
+NOTHING = 5.0  # percent of BLEU or chrF: words in common by chance
+
+
 def relative_gain(measure: str, value: Optional[float], baseline: Optional[float]) -> Optional[float]:
-    """Percent by which `value` is better than `baseline`, relative to the baseline; positive = better."""
-    if value is None or not baseline:
+    """Percent by which `value` is better than `baseline`, relative to the baseline; positive = better. None for a
+    baseline of BLEU or chrF that is next to nothing, of which anything would be a thousand percent."""
+    if value is None or not baseline or (baseline < NOTHING and not LOWER_IS_BETTER[measure]):
         return None
     change = baseline - value if LOWER_IS_BETTER[measure] else value - baseline
     return 100 * change / baseline
