@@ -234,16 +234,7 @@ def check_decoders(args) -> Iterator[Dict]:
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1)
-def codebooks(device: str) -> str:
-    """A residual quantizer of the plain teacher's layer 2, made on the device."""
-    here = world()
-    path = f"{here.folder.name}/books_of_the_device.safetensors"
-    device_cases.write_codebooks(here.corpus, here.teachers["plain"], path, "--device", device)
-    return path
-
-
-def training_options(which: str, device: str) -> List[str]:
+def training_options(which: str) -> List[str]:
     """Of fairseq-train, without --save-dir, --max-update and precision."""
     here = world()
     name, *own = which.split()
@@ -256,7 +247,7 @@ def training_options(which: str, device: str) -> List[str]:
         teacher = here.teachers[{"hubert_distillation": "coded", "multi_teacher": "two"}.get(name, "plain")]
         task = ["--task", "speech_distillation", "--arch", "colld_student", "--teacher", teacher]
         if name == "multi_codebook":
-            own += ["--layer-map", "1:2", "--teacher-codebooks", codebooks(device)]
+            own += ["--layer-map", "1:2", "--teacher-codebooks", f"{here.folder.name}/{device_cases.CODEBOOKS}"]
         else:
             special = {"hubert_distillation": device_cases.CODES, "multi_teacher": device_cases.TWO}
             own += special.get(name, ["--layer-map", "sparse:2"])
@@ -282,7 +273,7 @@ def train(which: str, updates: int, folder: Path, args, *more: str) -> List[floa
     """Losses of all updates."""
     precision = [] if args.cuda else ["--cpu"]
     options = [
-        *training_options(which, args.device),
+        *training_options(which),
         "--save-dir",
         folder,
         "--max-update",

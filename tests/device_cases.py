@@ -34,6 +34,7 @@ S2T = ["--decoder-embed-dim", "16", "--decoder-layers", "1", "--decoder-dropout"
 TIED = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # which a move to that device takes apart
 CODES = ["--mask-prob", "0", "--layer-map", "dense", "--code-head", "cosine"]
 TWO = ["--fbank-stack", "4", "--layer-map", "slow=1:2,2:4,fast=2:3", "--frame-rule", "concat_tanh"]
+CODEBOOKS = "books.safetensors"  # of `indexed`
 STATELESS = ["--predictor", "stateless", "--prune-range", "4"]
 
 
@@ -90,16 +91,13 @@ def set_up_distillation(corpus, teachers, which, criterion, options):
     return set_up(corpus, *arguments, "--arch", "colld_student", *TINY_ENCODER, *options)
 
 
-def write_codebooks(corpus, teacher, path, *more):
-    """Three codebooks of layer 2 of a teacher, for its frames of train.tsv and test.tsv; more: of the command."""
-    command = f"codebooks --teacher {teacher} --layer 2 --num-codebooks 3 --num-codes 8 --out {path}"
-    assert colld([*command.split(), "--manifest", f"{corpus}/train.tsv,{corpus}/test.tsv", *more]) == 0
-
-
 def indexed(corpus, teacher, folder):
-    """What names a teacher whose indexes into codebooks are cached."""
-    write_codebooks(corpus, teacher, folder / "books.safetensors", "--indexes", str(folder / "indexes"))
-    return f"{teacher} --teacher-codebooks {folder}/books.safetensors --teacher-cache {folder}/indexes"
+    """What names a teacher whose indexes into three codebooks of its layer 2 are cached; both are made in `folder`."""
+    books, indexes = folder / CODEBOOKS, folder / "indexes"
+    command = f"codebooks --teacher {teacher} --layer 2 --num-codebooks 3 --num-codes 8 --out {books}"
+    manifests = f"{corpus}/train.tsv,{corpus}/test.tsv"
+    assert colld([*command.split(), "--manifest", manifests, "--indexes", str(indexes)]) == 0
+    return f"{teacher} --teacher-codebooks {books} --teacher-cache {indexes}"
 
 
 def set_up_recogniser(corpus, vocab, arch, options):

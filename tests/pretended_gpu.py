@@ -17,13 +17,12 @@ from fairseq import utils
 from second_device import DEVICE, Factories, Operations, autocast_and_generator
 from torch.utils._pytree import tree_map
 
-MEMORY = 2**34
-
 
 class Number(int):
     """A GPU's number, which fairseq moves batches to and sorts weights by."""
 
 
+MEMORY = 2**34
 PROPERTIES = dict(name="none", major=8, minor=0, total_memory=MEMORY)
 # What fairseq and this project ask torch.cuda for.
 ANSWERS = {

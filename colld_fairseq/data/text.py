@@ -26,8 +26,6 @@ _APOSTROPHES = "'\u2019\u02bc\u2018\uff07"
 _INVISIBLE = dict.fromkeys(
     [0xFEFF, 0x200B, 0x00AD, 0x2060, 0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 )
-_DOTTED = {"tr", "az", "tur", "aze"}
-_CAPITAL_I = str.maketrans({"I": "ı", "İ": "i"})
 _WHITESPACE = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # in every dictionary of fairseq, without a line
@@ -66,13 +64,9 @@ class TextNormalizer:
     """Characters of category P become spaces ("Weißenburg-Gunzenhausen" is two words, "1,000" is "1 000"); an
     apostrophe between letters is kept, written "'". Symbols (category S: "$", "+") are kept."""
 
-    def __call__(self, text: str, language: str = "") -> str:
-        """language: of the text (ISO 639, perhaps with a region), where it is known. Turkish and Azerbaijani have two
-        letters i, with a dot and without, which Unicode's lower-casing of other languages confuses."""
+    def __call__(self, text: str) -> str:
         text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
         if self.lowercase:
-            if re.split("[-_]", language)[0].lower() in _DOTTED:
-                text = text.translate(_CAPITAL_I)
             # lower() may decompose ("İ" becomes "i" and a combining dot), hence NFC again.
             text = unicodedata.normalize("NFC", text.lower())
         if self.remove_punctuation:

@@ -84,7 +84,7 @@ def joined(parts: Sequence[List[Hypothesis]], nbest: int) -> List[Hypothesis]:
             (score + one.score, (before, one)) for score, before in best for one in hypotheses
         ]
         best = sorted(longer, key=lambda scored: -scored[0])[:nbest]
-    return [one_after_the_other(score, in_order(chain)) for score, chain in best]
+    return [_one_after_the_other(score, in_order(chain)) for score, chain in best]
 
 
 Chain = Optional[Tuple["Chain", Hypothesis]]  # hypotheses of parts: the last one, behind those before it
@@ -98,7 +98,7 @@ def in_order(chain: Chain) -> List[Hypothesis]:
     return result[::-1]
 
 
-def one_after_the_other(score: float, parts: List[Hypothesis]) -> Hypothesis:
+def _one_after_the_other(score: float, parts: List[Hypothesis]) -> Hypothesis:
     return Hypothesis(
         [token for one in parts for token in one.tokens],
         score,

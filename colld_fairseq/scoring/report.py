@@ -11,10 +11,7 @@ from colld_fairseq.scoring.sentences import Sentence
 
 def build_report(sentences: Sequence[Sentence], normalizer: TextNormalizer = TextNormalizer()) -> Dict[str, Any]:
     """What is printed, ready for JSON: pairs, overall, signatures, language_confusion, text_normalization."""
-    cleaned = [
-        s._replace(hypothesis=normalizer(s.hypothesis, s.tgt_lang), reference=normalizer(s.reference, s.tgt_lang))
-        for s in sentences
-    ]
+    cleaned = [s._replace(hypothesis=normalizer(s.hypothesis), reference=normalizer(s.reference)) for s in sentences]
     scores = CorpusScores()
     for sentence in cleaned:
         scores.add(*sentence)

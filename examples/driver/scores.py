@@ -13,6 +13,7 @@ from examples.driver.jobs import failures
 from examples.driver.shown import shown_utterances
 
 COUNTS = ("sentences", "overlong")
+NEXT_TO_NOTHING = {"bleu": 1.0, "chrf": 5.0}  # percent: below, a baseline has no more in common with a text than chance
 Scores = Dict[str, Dict[str, Dict[str, float]]]  # "asr" or "st" -> "de", "de → en", "mean" or "all" -> measure
 
 
@@ -142,13 +143,10 @@ def mean_and_deviation(values: List[float]) -> Tuple[float, Optional[float]]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-NOTHING = 5.0  # percent of BLEU or chrF: words in common by chance
-
-
 def relative_gain(measure: str, value: Optional[float], baseline: Optional[float]) -> Optional[float]:
     """Percent by which `value` is better than `baseline`, relative to the baseline; positive = better. None for a
-    baseline of BLEU or chrF that is next to nothing, of which anything would be a thousand percent."""
-    if value is None or not baseline or (baseline < NOTHING and not LOWER_IS_BETTER[measure]):
+    baseline that is next to nothing, of which anything would be a thousand percent."""
+    if value is None or not baseline or baseline < NEXT_TO_NOTHING.get(measure, 0.0):
         return None
     change = baseline - value if LOWER_IS_BETTER[measure] else value - baseline
     return 100 * change / baseline

@@ -9,19 +9,8 @@ from pretended_gpu import pretended_gpu
 
 
 def run(tmp_path, *parts, device="cpu"):
-    options = [
-        "--device",
-        device,
-        "--preset",
-        "tiny",
-        "--minutes",
-        "60",
-        "--out",
-        str(tmp_path),
-        "--only",
-        ",".join(parts),
-    ]
-    code = gpu.run(gpu.parse_arguments(options))
+    options = f"--device {device} --preset tiny --minutes 60 --out {tmp_path}".split()
+    code = gpu.run(gpu.parse_arguments([*options, "--only", ",".join(parts)]))
     return code, json.loads((tmp_path / "gpu.json").read_text()), (tmp_path / "gpu.md").read_text()
 
 

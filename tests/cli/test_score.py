@@ -148,17 +148,6 @@ def test_plain_files_with_a_language_a_line(tmp_path):
     assert any("tok:zh" in text for text in report["signatures"].values())
 
 
-def test_letters_are_lowered_in_their_language(tmp_path):
-    (tmp_path / "hyp").write_text("IŞIK\nIDEA\n", encoding="utf-8")
-    (tmp_path / "ref").write_text("ışık\nidea\n", encoding="utf-8")
-    (tmp_path / "lang").write_text("tr\nen\n", encoding="utf-8")
-    files = ("--hyp", tmp_path / "hyp", "--ref", tmp_path / "ref", "--lowercase")
-    colld_score(*files, "--lang", tmp_path / "lang", "--json", tmp_path / "scores.json")
-    assert json.loads((tmp_path / "scores.json").read_text())["overall"]["cer"] == 0
-    colld_score(*files, "--json", tmp_path / "scores.json")
-    assert json.loads((tmp_path / "scores.json").read_text())["overall"]["cer"] > 0
-
-
 def test_bad_calls_say_what_to_do(tmp_path):
     (tmp_path / "two").write_text("a\nb\n", encoding="utf-8")
     (tmp_path / "one").write_text("a\n", encoding="utf-8")

@@ -1,16 +1,15 @@
 """Parts of a text put together: spaces where the writing has them."""
 
 import pytest
-import torch
 
 from colld_fairseq.data.joining import join
 from colld_fairseq.data.manifest import Row
 from colld_fairseq.data.seams import join_parts
-from colld_fairseq.decoding.hypothesis import Hypothesis, one_after_the_other
+from colld_fairseq.decoding.hypothesis import Hypothesis, joined
 
 
 @pytest.mark.parametrize(
-    "parts, joined",
+    "parts, text",
     [
         (["guten", "Tag"], "guten Tag"),
         (["", "a", "", "b", ""], "a b"),
@@ -23,11 +22,10 @@ from colld_fairseq.decoding.hypothesis import Hypothesis, one_after_the_other
         (["𠀀", "𠀁"], "𠀀𠀁"),
     ],
 )
-def test_seams(parts, joined):
-    assert join_parts(parts) == joined
-    assert (
-        one_after_the_other(0.0, [Hypothesis([], 0.0, torch.tensor(0.0), text=part) for part in parts]).text == joined
-    )
+def test_seams(parts, text):
+    assert join_parts(parts) == text
+    (recording,) = joined([[Hypothesis([], 0.0, 0.0, text=part)] for part in parts], nbest=1)
+    assert recording.text == text
 
 
 def test_windows_of_rows():

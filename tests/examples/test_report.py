@@ -203,13 +203,14 @@ def test_validation_curves_leave_out_recognition_from_the_translation_scores():
     assert validation_curve(result, "st") == [(10, 20), (20, 20)]
 
 
-@pytest.mark.parametrize("score, better, worse", [("cer", 20, 30), ("wer", 20, 30), ("chrf", 30, 20), ("bleu", 9, 6)])
+@pytest.mark.parametrize("score, better, worse", [("cer", 20, 30), ("wer", 20, 30), ("chrf", 30, 20), ("bleu", 3, 2)])
 def test_gain_is_positive_when_better(score, better, worse):
     assert relative_gain(score, better, worse) == pytest.approx(100 * abs(better - worse) / worse)
     assert relative_gain(score, worse, better) < 0
     assert relative_gain(score, None, 1.0) is None
     assert relative_gain(score, 1.0, 0.0) is None
-    assert (relative_gain(score, 40.0, 2.0) is None) == (score in ("chrf", "bleu"))
+    assert (relative_gain(score, 40.0, 0.9) is None) == (score in ("chrf", "bleu"))
+    assert (relative_gain(score, 40.0, 2.1) is None) == (score == "chrf")
 
 
 def test_log_of_a_run_that_was_killed_and_restarted(tmp_path):

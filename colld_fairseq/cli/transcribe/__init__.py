@@ -132,7 +132,7 @@ def task_options(args: argparse.Namespace) -> Dict[str, str]:
     """The task's options that differ from those of the training."""
     options = all_named(args.options, "--options", "NAME=VALUE,NAME=VALUE")
     for name in OF_THE_COMMAND.intersection(options):
-        raise ConfigError(f"--options {name}={options[name]}: give --{name.replace('_', '-')} {options[name]}")
+        raise ConfigError(f"--options {name}={options[name]}: give --{name} {options[name]}")
     moved = {name: getattr(args, name) for name in ("vocab", "cmvn") if getattr(args, name)}
     return {"decoder": args.decoder, "tgt_lang": args.lang, "src_lang": args.src_lang, **moved, **options}
 
